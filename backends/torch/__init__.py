@@ -1,0 +1,6 @@
+"""The PyTorch backend: CPU, CUDA, MPS."""
+
+from lost.backends.torch.devices import available, capacity, resolve
+from lost.backends.torch.engine import TorchEngine as create
+
+__all__ = ["available", "capacity", "create", "resolve"]

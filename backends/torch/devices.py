@@ -1,0 +1,55 @@
+"""Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
+
+import os
+import resource
+import sys
+
+import torch
+
+from lost.errors import BackendError
+
+
+def resolve(name: str) -> torch.device:
+    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        BackendError: it isn't here, with what is.
+    """
+    if name == "auto":
+        return torch.device(available()[0])
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise BackendError(f"--device {name}: PyTorch devices are auto, cpu, cuda and mps")
+    if kind not in available() and name not in available():
+        raise BackendError(
+            f"--device {name}: PyTorch {torch.__version__} sees no such device here; available: "
+            f"{', '.join(available())}; choose one of these, or install a PyTorch built for the device"
+        )
+    if kind == "cuda" and ":" in name and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return torch.device(name)
+
+
+def available() -> list[str]:
+    """Return the kinds of device that work here, the fastest first."""
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [kind for kind, works in kinds.items() if works]
+
+
+def capacity(device: torch.device) -> int:
+    """Return the memory of a device in bytes, all of it: what is in use isn't subtracted."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def peak(device: torch.device) -> int:
+    """Return the most memory in use so far, in bytes: allocated on CUDA, by the driver on MPS, by the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    units = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units

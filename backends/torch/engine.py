@@ -1,0 +1,145 @@
+"""The PyTorch engine: one optimizer step, evaluation and generation on one device."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lost.backends.torch import devices
+from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.loss import IGNORED, head_loss, head_nll
+from lost.backends.torch.model import Cache, LostForCausalLM
+from lost.batches import Batch
+from lost.config import Config
+from lost.engine import MOMENTS, NamedArrays, StepReport
+from lost.errors import CheckpointError
+from lost.parameters import parameter_table
+
+
+class TorchEngine:
+    """A model on a device. Implements `lost.engine.Engine`.
+
+    Args:
+        config: the run; its vocabulary known.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        BackendError: the device isn't here.
+    """
+
+    def __init__(self, config: Config, device: str = "auto") -> None:
+        self._config, self._device = config, devices.resolve(device)
+        self.device = str(self._device)
+        self._table = parameter_table(config)
+        self.model = LostForCausalLM(config).to(self._device)
+        self._trunk = torch.compile(self.model.model) if config.train.compile else self.model.model
+        self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
+        self._optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        settings = self._config.optimizer
+        decaying = [tensor for name, tensor in self._trained.items() if self._table[name].decays]
+        others = [tensor for name, tensor in self._trained.items() if not self._table[name].decays]
+        return torch.optim.AdamW(
+            [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            fused=True,
+        )
+
+    def load(self, parameters: NamedArrays) -> None:
+        """Take every parameter, cast to the run's `param_dtype`."""
+        self._fill(self._tensors, {name: row.shape for name, row in self._table.items()}, parameters)
+
+    def dump(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter; on CPU, views."""
+        for name in self._table:
+            yield name, to_array(self._tensors[name])
+
+    def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
+        """Take the moments of every trained parameter."""
+        if step == 0:
+            return
+        places = {}
+        for name, tensor in self._trained.items():
+            state = {moment: torch.empty_like(tensor) for moment in MOMENTS}
+            self._optimizer.state[tensor] = {"step": torch.tensor(float(step), device=self._device), **state}
+            places |= {f"{name}.{moment}": place for moment, place in state.items()}
+        self._fill(places, {name: tuple(place.shape) for name, place in places.items()}, moments)
+
+    def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the moments; on CPU, views."""
+        for name, tensor in self._trained.items():
+            for moment in MOMENTS:
+                if moment in self._optimizer.state[tensor]:
+                    yield f"{name}.{moment}", to_array(self._optimizer.state[tensor][moment])
+
+    @torch.no_grad()
+    def _fill(self, places: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], arrays: NamedArrays) -> None:
+        missing = set(shapes)
+        for name, array in arrays:
+            if shapes.get(name) != array.shape:
+                expected = f"{shapes[name]}" if name in shapes else "no such name"
+                raise CheckpointError(f"{name} has shape {array.shape}; this model has {expected}: not of this run")
+            places[name].copy_(to_tensor(array))
+            missing.discard(name)
+        if missing:
+            raise CheckpointError(f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's")
+
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+        """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
+        self._optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self._device)
+        for batch in micro_batches:
+            tokens, targets = self._on_device(batch)
+            states = self._trunk(tokens).flatten(0, 1)
+            nll = head_loss(states, self.model.head, targets)
+            (nll / predictions).backward()
+            total += nll.detach()
+        limit = self._config.train.grad_clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), limit)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        return StepReport(lambda: (total.item() / predictions, norm.item()))
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """Return (summed nll, predictions), summed in float64."""
+        total, count = 0.0, 0
+        for batch in batches:
+            tokens, targets = self._on_device(batch)
+            nll = head_nll(self._trunk(tokens).flatten(0, 1), self.model.head, targets)
+            total += nll.cpu().double().sum().item()
+            count += batch.predictions
+        return total, count
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(batch.tokens.astype(np.int64))
+        targets = tokens[:, 1:].clone()
+        if batch.counted is not None:
+            targets[~torch.from_numpy(batch.counted)] = IGNORED
+        return tokens[:, :-1].to(self._device, non_blocking=True), targets.flatten().to(self._device, non_blocking=True)
+
+    @torch.inference_mode()
+    def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
+        """Yield up to `limit` tokens, keys and values of what was read kept."""
+        model = self._config.model
+        shape = (1, model.key_value_heads, len(prompt) + limit, model.head_dim)
+        kind = {"device": self._device, "dtype": DTYPES[self._config.train.dtype]}
+        caches = [Cache(torch.empty(shape, **kind), torch.empty(shape, **kind)) for _ in self.model.model.layers]
+        unread, read = list(prompt), 0
+        for _ in range(limit):
+            tokens = torch.tensor([unread], device=self._device)
+            states = self.model.model(tokens, caches, read)[:, -1]
+            logits = torch.nn.functional.linear(states, self.model.head.to(states.dtype))
+            read += len(unread)
+            unread = [choose(to_array(logits[0].float()))]
+            yield unread[0]
+
+    def memory(self) -> int:
+        """Return the peak memory so far, in bytes."""
+        return devices.peak(self._device)

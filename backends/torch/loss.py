@@ -1,0 +1,71 @@
+"""The head's loss in chunks of tokens, so that logits of all tokens are never held at once.
+
+The chunk's gradient is computed while its logits are there: no logits are kept for, or computed again in, the backward
+pass. Same values as `cross_entropy(linear(x, weight), targets, reduction="sum")`; faster than
+`torch.nn.functional.linear_cross_entropy` with its chunks, measured in docs/experiments.md.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed negative log-likelihood, float32 scalar, natural log.
+
+    Args:
+        x: (n, hidden), the type that products are computed in.
+        weight: (vocab, hidden), the head.
+        targets: (n,) int64; predictions with target -100 aren't counted.
+    """
+    return _HeadLoss.apply(x, weight, targets)
+
+
+@torch.no_grad()
+def head_nll(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each prediction, (n,) float32; 0 where the target is -100."""
+    weight, result = weight.to(x.dtype), []
+    for part, wanted in _chunks(x, weight, targets):
+        scores = torch.log_softmax(part @ weight.T, dim=-1, dtype=torch.float32)
+        result.append(-scores.gather(1, wanted.clamp(min=0)[:, None])[:, 0].masked_fill_(wanted == IGNORED, 0.0))
+    return torch.cat(result)
+
+
+def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
+    # 32 MiB of logits on a CPU (benchmarks/head_loss.py); on an accelerator larger products keep it busy.
+    entries = 1 << (23 if x.device.type == "cpu" else 27)
+    rows = max(64, entries // len(weight))
+    return zip(x.split(rows), targets.split(rows), strict=True)
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        head = weight.to(x.dtype)
+        x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
+        done = 0
+        for part, wanted in _chunks(x, head, targets):
+            scores = torch.log_softmax(part @ head.T, dim=-1, dtype=torch.float32)
+            ignored, index = wanted == IGNORED, wanted.clamp(min=0)[:, None]
+            total -= scores.gather(1, index).masked_fill_(ignored[:, None], 0.0).sum()
+            grad = scores.exp_()  # softmax, then minus one at the target
+            grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=grad.dtype))
+            grad = grad.masked_fill_(ignored[:, None], 0.0).to(x.dtype)
+            x_grad[done : done + len(part)] = grad @ head
+            if weight.dtype == x.dtype:
+                weight_grad.addmm_(grad.T, part)
+            else:
+                weight_grad += grad.T @ part
+            done += len(part)
+        ctx.save_for_backward(x_grad, weight_grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_grad, weight_grad = ctx.saved_tensors
+        # In place: both belong to this call alone, and a copy of the head's gradient would be the step's peak.
+        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None

@@ -1,0 +1,80 @@
+"""Which tokens an optimizer step sees, and which an evaluation does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from lost.dataset import Split
+from lost.errors import DataError
+from lost.order import Permutation
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that go through the model together.
+
+    Attributes:
+        tokens: (b, s + 1) int32: the model reads tokens[:, :-1] and predicts tokens[:, 1:].
+        counted: (b, s) bool, the predictions that enter the loss; None: all.
+    """
+
+    tokens: np.ndarray
+    counted: np.ndarray | None = None
+
+    @property
+    def predictions(self) -> int:
+        """Number of predictions that enter the loss."""
+        return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
+
+
+class TrainingStream:
+    """The samples of a run in their order. Where a run stands is one integer: the samples consumed so far.
+
+    Each epoch visits every window once, in the order of a permutation keyed by (seed, epoch).
+    """
+
+    def __init__(self, split: Split, seq_len: int, seed: int) -> None:
+        self._split, self._seq_len, self._seed = split, seq_len, seed
+        self.windows = split.windows(seq_len)
+        self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(self.windows, seed, epoch))
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return samples [first, first + count), which may run over the end of an epoch."""
+        samples = np.arange(first, first + count)
+        rows = [self._window(*divmod(int(sample), self.windows)) for sample in samples]
+        return Batch(np.stack(rows))
+
+    def _window(self, epoch: int, position: int) -> np.ndarray:
+        number = int(self._permutation(epoch)(np.array([position]))[0])
+        return self._split.read(number * self._seq_len, self._seq_len + 1)
+
+
+def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    """Cut one long text into windows in which every token but the first is predicted exactly once.
+
+    The last window is extended to the left, so that every window is full and its predictions have their context; only
+    the new ones are counted. Text shorter than a window makes one short batch.
+
+    Args:
+        tokens: (n,) ids, the first of which is context only.
+        seq_len: predictions a window.
+        batch_size: windows a batch.
+        limit: predictions to stop after; None: all.
+
+    Raises:
+        DataError: fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise DataError(f"there are {len(tokens)} tokens to evaluate; expected at least two; choose a longer text")
+    total = min(len(tokens) - 1, limit or len(tokens))
+    length = min(seq_len, total)
+    whole = np.arange(total // length) * length
+    for start in range(0, len(whole), batch_size):
+        chosen = whole[start : start + batch_size]
+        yield Batch(tokens[chosen[:, None] + np.arange(length + 1)].astype(np.int32))
+    if rest := total % length:
+        counted = np.zeros((1, length), bool)
+        counted[:, -rest:] = True
+        yield Batch(tokens[None, total - length : total + 1].astype(np.int32), counted)

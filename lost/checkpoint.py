@@ -1,0 +1,190 @@
+"""Checkpoints: a folder of safetensors sealed by a manifest, written whole, verified before anything older goes.
+
+    step-00000500/  manifest.json  model-*.safetensors  optimizer-*.safetensors  config.json  tokenizer.model
+
+The manifest holds everything a run needs to go on, and the size and checksum of every other file. No pickle anywhere.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+import lost
+from lost.config import Config
+from lost.engine import Engine
+from lost.errors import CheckpointError, ConfigError
+from lost.files import Seal, broken, remove_partial, replace_text, seal, whole_folder
+from lost.tensors import read_tensors, write_tensors
+from lost.tokenizer import FILE as TOKENIZER
+from lost.tokenizer import Tokenizer, load_tokenizer
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_PATTERN = "step-*"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        samples: samples consumed, the place in the data.
+        tokens: tokens trained on.
+        seconds: time spent training.
+        data: fingerprint of the prepared data.
+        validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
+    """
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    data: str = ""
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest has been read."""
+
+    path: Path
+    config: Config
+    progress: Progress
+    tokenizer_fingerprint: str
+    files: dict[str, Seal]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the files, reading all of them."""
+        for name, expected in self.files.items():
+            if fault := broken(self.path / name, expected):
+                yield f"{self.path / name} {fault}"
+
+    def verify(self) -> None:
+        """Read every file.
+
+        Raises:
+            CheckpointError: one isn't what was written.
+        """
+        if faults := list(self.faults()):
+            raise CheckpointError(f"{'; '.join(faults)}; this checkpoint is damaged: use another, or restore the file")
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter."""
+        return self._tensors("model")
+
+    def moments(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the optimizer's moments; nothing if the checkpoint was written without them."""
+        return self._tensors("optimizer")
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the run."""
+        return load_tokenizer(self.path)
+
+    def _tensors(self, stem: str) -> Iterator[tuple[str, np.ndarray]]:
+        return read_tensors([self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")])
+
+
+def save(folder: Path, engine: Engine, config: Config, progress: Progress, tokenizer: Tokenizer) -> Checkpoint:
+    """Write `folder/step-<n>`, verify it, and point `folder/../latest` to it.
+
+    Raises:
+        StorageError: the disk refused; nothing older was touched.
+        CheckpointError: what was read back is not what was written.
+    """
+    path = folder / f"step-{progress.step:08d}"
+    with whole_folder(path, replace=True) as partial:
+        files = write_tensors(partial, "model", engine.dump())
+        files |= write_tensors(partial, "optimizer", engine.optimizer_state())
+        described = {"architectures": ["LostForCausalLM"], "model_type": "lost", **config.model.model_dump()}
+        contents = {
+            "config.json": _json({**described, "projection": config.projection.model_dump()}),
+            TOKENIZER: tokenizer.model,
+        }
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+            files[name] = seal(content)
+        manifest = {
+            "format": _FORMAT,
+            "lost": lost.__version__,
+            "seed": config.train.seed,
+            **asdict(progress),
+            "tokenizer": tokenizer.fingerprint,
+            "config": config.model_dump(mode="json"),
+            "files": files,
+        }
+        (partial / MANIFEST).write_bytes(_json(manifest))
+    checkpoint = open_checkpoint(path)
+    checkpoint.verify()
+    replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
+    return checkpoint
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint's manifest; its files are not read yet.
+
+    Raises:
+        CheckpointError: there is no manifest, or not one that can be trusted.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path} has no readable {MANIFEST}; expected a folder written by `lost train`") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {_FORMAT}, the one this version reads")
+    try:
+        files = {str(name): Seal(size=int(s["size"]), sha256=str(s["sha256"])) for name, s in manifest["files"].items()}
+        progress = Progress(**{name: manifest[name] for name in Progress.__dataclass_fields__})
+        config = Config.model_validate(manifest["config"])
+        fingerprint = str(manifest["tokenizer"])
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ConfigError) as error:
+        raise CheckpointError(f"{path / MANIFEST} is incomplete or damaged ({error!r}); use another checkpoint") from None
+    for name in files:
+        if Path(name).name != name or name in ("", "..", MANIFEST):
+            raise CheckpointError(f"{path / MANIFEST} names {name!r}, a file outside its folder; don't trust it")
+    return Checkpoint(path, config, progress, fingerprint, files)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, oldest first, finished or not."""
+    return sorted(path for path in folder.glob(_PATTERN) if path.is_dir())
+
+
+def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint all of whose files are what was written, and what is wrong with newer ones."""
+    rejected = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            checkpoint = open_checkpoint(path)
+            checkpoint.verify()
+        except CheckpointError as error:
+            rejected.append(str(error))
+            continue
+        return checkpoint, rejected
+    return None, rejected
+
+
+def prune(folder: Path, keep_last: int, keep_every: int) -> None:
+    """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps."""
+    found = []
+    for path in checkpoints(folder):
+        remove_partial(path)
+        try:
+            found.append(open_checkpoint(path))
+        except CheckpointError:
+            continue  # not ours to judge, so not ours to remove
+    measured = [each for each in found if each.progress.validation_loss is not None]
+    best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
+    for each in found[:-keep_last]:
+        if each is not best and not (keep_every and each.progress.step % keep_every == 0):
+            shutil.rmtree(each.path)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,0 +1,229 @@
+"""What a run is: the six sections of a configuration, their fields, their defaults.
+
+Only shapes of values are checked here; `lost.configfile` reads files and words the messages. Names follow Hugging Face
+where Hugging Face has a name.
+"""
+
+import fnmatch
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _no_booleans(value: Any) -> Any:
+    """Refuse `true` where a number is meant: pydantic would read it as 1."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, got a boolean")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_booleans)]
+Float = Annotated[float, BeforeValidator(_no_booleans)]
+Count = Annotated[Int, Field(ge=1)]
+Share = Annotated[Float, Field(ge=0, le=1)]
+Positive = Annotated[Float, Field(gt=0)]
+NotNegative = Annotated[Float, Field(ge=0)]
+
+ProjectionKind = Literal["dense", "lowrank", "lost"]
+Activation = Literal["silu", "none"]
+Values = Literal["original", "complement"]
+DType = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """Unknown keys refused, infinities refused, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The host model: LLaMA, with Hugging Face's names."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count | None = None
+    """Heads that share keys and values (grouped-query attention); None: as many as `num_attention_heads`."""
+    vocab_size: Count | None = None
+    """None: taken from the prepared data."""
+    max_position_embeddings: Count = 2048
+    rms_norm_eps: Positive = 1e-6
+    rope_theta: Positive = 10_000.0
+    tie_word_embeddings: bool = False
+    initializer_range: Positive = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+            raise ValueError(
+                f"num_attention_heads = {self.num_attention_heads} doesn't divide hidden_size = {self.hidden_size} "
+                "into heads of an even width; choose a number of heads that does"
+            )
+        if self.num_attention_heads % self.key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads = {self.key_value_heads} doesn't divide num_attention_heads = "
+                f"{self.num_attention_heads}; choose a divisor"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key and value heads, with the default resolved."""
+        return self.num_key_value_heads or self.num_attention_heads
+
+
+class ProjectionSettings(Section):
+    """How one projection stores its weight. `dense` uses none of the fields after `kind`; `lowrank` only `rank`."""
+
+    kind: ProjectionKind = "lost"
+    rank: Count = 128
+    density: Annotated[Float, Field(gt=0, le=1)] = 0.03
+    """Share of input channels that a LOST layer keeps; rounded up to `align`."""
+    gamma: Share = 0.7
+    """Weight of the low-rank part; the sparse part has 1 - gamma."""
+    activation: Activation = "silu"
+    select: Literal["l2"] = "l2"
+    values: Values = "original"
+    align: Count = 32
+    """rank + channels is rounded up to a multiple of this (faster, and quantisable); 1 switches it off."""
+
+
+class ProjectionConfig(ProjectionSettings):
+    """The settings of all projections, with exceptions by name pattern."""
+
+    keep_gate_activation: bool = True
+    """Whether SwiGLU's own SiLU stays although the gate projection has an activation inside."""
+    overrides: dict[str, dict[str, Any]] = {}
+    """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
+
+    @model_validator(mode="after")
+    def _overrides_are_settings(self) -> "ProjectionConfig":
+        for pattern in self.overrides:
+            self._with(pattern)
+        return self
+
+    def _with(self, pattern: str) -> ProjectionSettings:
+        settings = self.model_dump(include=set(ProjectionSettings.model_fields))
+        return ProjectionSettings.model_validate({**settings, **self.overrides[pattern]})
+
+    def settings_for(self, name: str) -> ProjectionSettings:
+        """Settings of the projection `name`, such as `model.layers.0.mlp.up_proj`."""
+        matches = [pattern for pattern in self.overrides if fnmatch.fnmatchcase(name, pattern)]
+        if matches:
+            return self._with(matches[-1])
+        return ProjectionSettings.model_validate(self.model_dump(include=set(ProjectionSettings.model_fields)))
+
+
+class DataConfig(Section):
+    """Which prepared text, cut how."""
+
+    path: str | None = None
+    """Folder written by `lost prepare`."""
+    seq_len: Count = 256
+
+
+class TrainConfig(Section):
+    """Batches, precision and cadences. A cadence of 0 means never."""
+
+    batch_size: Count = 512
+    """Sequences an optimizer step, over all devices and micro-batches."""
+    micro_batch_size: Count | None = None
+    """Sequences that are in memory at once; None: the whole batch."""
+    dtype: DType = "float32"
+    """Type in which the model computes."""
+    param_dtype: DType = "float32"
+    """Type in which weights and moments are kept. bfloat16 here is pure bf16: half the memory, and small updates are
+    lost to rounding."""
+    compile: bool = False
+    grad_clip: NotNegative = 1.0
+    """Largest L2 norm of all gradients together; 0 switches clipping off."""
+    seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
+    log_every: Annotated[Int, Field(ge=0)] = 10
+    eval_every: Annotated[Int, Field(ge=0)] = 500
+    eval_tokens: Count | None = None
+    """Validation tokens an evaluation during training looks at; None: all."""
+    save_every: Annotated[Int, Field(ge=0)] = 500
+    keep_last: Count = 2
+    keep_every: Annotated[Int, Field(ge=0)] = 0
+    """Checkpoints at multiples of this step are never pruned."""
+    stop_after: Count | None = None
+    """Stop once this step is done, the schedule unchanged; None: at the schedule's end."""
+
+    @model_validator(mode="after")
+    def _micro_batches_divide(self) -> "TrainConfig":
+        if self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch_size = {self.micro_batch} doesn't divide batch_size = {self.batch_size}; choose a divisor"
+            )
+        if self.param_dtype == "bfloat16" and self.dtype == "float32":
+            raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than their use")
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in memory at once, with the default resolved."""
+        return self.micro_batch_size or self.batch_size
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101); decay acts on matrices only."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Positive = 3e-3
+    betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
+
+
+class ScheduleConfig(Section):
+    """How the learning rate moves over the run."""
+
+    name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    steps: Count
+    warmup_steps: Annotated[Int, Field(ge=0)] = 0
+    decay_steps: Annotated[Int, Field(ge=0)] | None = None
+    """wsd only: length of the final decay; None: a fifth of the run."""
+    min_lr_ratio: Share = 0.1
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> "ScheduleConfig":
+        if self.decay_steps is not None and self.name != "wsd":
+            raise ValueError(f"decay_steps belongs to the schedule wsd, not to {self.name}; remove it")
+        if self.warmup_steps + (self.decay_steps or 0) > self.steps:
+            raise ValueError(
+                f"warmup_steps + decay_steps = {self.warmup_steps + (self.decay_steps or 0)} is more than "
+                f"steps = {self.steps}; shorten them or train longer"
+            )
+        return self
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    projection: ProjectionConfig = ProjectionConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig
+
+    @model_validator(mode="after")
+    def _positions_suffice(self) -> "Config":
+        if self.data.seq_len > self.model.max_position_embeddings:
+            raise ValueError(
+                f"data.seq_len = {self.data.seq_len} is more than model.max_position_embeddings = "
+                f"{self.model.max_position_embeddings}; raise the latter or shorten the sequences"
+            )
+        return self
+
+    def replace(self, section: str, **changes: Any) -> "Config":
+        """Return a copy in which fields of one section are changed, validated anew."""
+        raw = self.model_dump()
+        raw[section].update(changes)
+        return Config.model_validate(raw)

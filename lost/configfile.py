@@ -1,0 +1,186 @@
+"""From a YAML file and `--set` overrides to a validated `Config`, with messages that name file, line and key."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lost.config import Config, Section
+from lost.errors import ConfigError
+
+_SHIPPED = Path(__file__).parent / "configs"
+_COMMAND_LINE = "--set"
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """Return the file meant by `name`: a path, or the name of a shipped configuration."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name in shipped():
+        return shipped()[name]
+    near = difflib.get_close_matches(name, shipped(), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"no configuration {name!r}: it is neither a file nor a shipped name. {hint}Shipped are {', '.join(shipped())}."
+    )
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and validate a configuration.
+
+    Args:
+        name: a YAML file, or the name of a shipped configuration such as `llama_60m`.
+        overrides: `section.key=value`, the value in YAML; applied in order.
+
+    Raises:
+        ConfigError: naming file, line, key and value, all problems at once.
+    """
+    path = find(str(name))
+    document = _parse(path)
+    for text in overrides:
+        _override(document, text)
+    return validate(document.values, document)
+
+
+def validate(values: dict[str, Any], document: "Document | None" = None) -> Config:
+    """Validate plain values, and check what needs several of them: every projection's rank against its shape."""
+    from lost.parameters import projections
+
+    document = document or Document("configuration", values)
+    try:
+        config = Config.model_validate(values)
+        projections(config)
+    except ValidationError as error:
+        raise ConfigError("\n".join(document.explain(problem) for problem in _problems(error))) from None
+    except ConfigError as error:
+        raise ConfigError(f"{document.place(('projection', 'rank'))}: {error}") from None
+    return config
+
+
+def dump(config: Config) -> str:
+    """Return the configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+@dataclass
+class Document:
+    """Plain values, and the place where each was written."""
+
+    source: str
+    values: dict[str, Any]
+    lines: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def place(self, path: tuple[str, ...]) -> str:
+        """Return `file:line` of the key, or of the nearest key around it."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return self.source
+
+    def explain(self, problem: "Problem") -> str:
+        """Word one problem: place, key, value, what was expected."""
+        shown = "" if problem.value is _MISSING else f" = {problem.value!r}"
+        key = ".".join(problem.path)
+        return f"{self.place(problem.path)}: {key}{shown}: {problem.text}" if key else f"{self.source}: {problem.text}"
+
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration."""
+
+    path: tuple[str, ...]
+    value: Any
+    text: str
+
+
+def _problems(error: ValidationError) -> Iterable[Problem]:
+    for entry in error.errors():
+        path = tuple(str(part) for part in entry["loc"])
+        kind, value, text = entry["type"], entry["input"], entry["msg"]
+        if kind == "extra_forbidden":
+            text = f"unknown key{_suggestion(path)}"
+        elif kind == "missing":
+            value, text = _MISSING, "missing; add it"
+        elif isinstance(value, dict):
+            value = _MISSING
+        text = text.removeprefix("Value error, ")
+        yield Problem(path, value, text[0].lower() + text[1:])
+
+
+def _suggestion(path: tuple[str, ...]) -> str:
+    known = _keys(path[:-1])
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here are {', '.join(known)}"
+
+
+def _keys(section: tuple[str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in section:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _parse(path: Path) -> Document:
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from None
+    document = Document(str(path), {})
+    values = _construct(node, (), document) if node is not None else {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {values!r}, not sections; expected {', '.join(Config.model_fields)}.")
+    document.values = values
+    return document
+
+
+def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> Any:
+    if not isinstance(node, yaml.MappingNode):
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{document.source}:{node.start_mark.line + 1}: {error}") from None
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        place = f"{document.source}:{key_node.start_mark.line + 1}"
+        if key in values:
+            first = document.lines[(*path, key)].rpartition(":")[2]
+            raise ConfigError(f"{place}: {'.'.join((*path, key))}: written twice, first in line {first}; remove one")
+        document.lines[(*path, key)] = place
+        values[key] = _construct(value_node, (*path, key), document)
+    return values
+
+
+def _override(document: Document, text: str) -> None:
+    key, equals, raw = text.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        raise ConfigError(f"--set {text}: expected section.key=value, such as --set optimizer.lr=3e-3")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: {raw!r} can't be read as a YAML value; quote it") from None
+    section = document.values
+    for part in path[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {text}: {part!r} is a value, not a section")
+    section[path[-1]] = value
+    document.lines[path] = _COMMAND_LINE

@@ -1,0 +1,197 @@
+"""Prepared text on disk: token shards and the `dataset.json` that describes them, written whole and read by window."""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lost.errors import DataError
+from lost.files import broken
+from lost.tokenizer import Tokenizer, load_tokenizer
+
+DESCRIPTION = "dataset.json"
+TRAIN, VALID = "train", "valid"
+_FORMAT = 1
+_SHARD_TOKENS = 100_000_000
+
+
+class SplitWriter:
+    """Writes the shards of one split, `<split>-00000.bin` and so on, little-endian uint16 or uint32.
+
+    A split begins with end-of-text and every document ends with it: each token of text has something before it, so
+    each is predicted once, and nothing is padded.
+    """
+
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer) -> None:
+        self._folder, self._split, self._tokenizer = folder, split, tokenizer
+        self._dtype = token_dtype(tokenizer.vocab_size)
+        self._files: list[dict[str, Any]] = []
+        self._open: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self.documents = self.bytes = self.tokens = 0
+        self._append(np.array([tokenizer.end_of_text]))
+
+    def write(self, texts: list[str]) -> None:
+        """Encode and append whole documents."""
+        self._append(self._tokenizer.encode_documents(texts))
+        self.documents += len(texts)
+        self.bytes += sum(len(text.encode()) for text in texts)
+
+    def close(self) -> dict[str, Any]:
+        """Finish the last shard; return the split's entry of `dataset.json`."""
+        self._close_shard()
+        counts = {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+        return {**counts, "files": self._files}
+
+    def _append(self, ids: np.ndarray) -> None:
+        while len(ids):
+            if self._open is None:
+                name = f"{self._split}-{len(self._files):05d}.bin"
+                self._files.append({"name": name, "tokens": 0})
+                self._open = (self._folder / name).open("wb")
+            entry = self._files[-1]
+            part, ids = np.split(ids, [_SHARD_TOKENS - entry["tokens"]])
+            content = part.astype(self._dtype).tobytes()
+            self._open.write(content)
+            self._hash.update(content)
+            entry["tokens"] += len(part)
+            self.tokens += len(part)
+            if entry["tokens"] == _SHARD_TOKENS:
+                self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            entry = self._files[-1]
+            entry.update(size=entry["tokens"] * self._dtype.itemsize, sha256=self._hash.hexdigest())
+            self._open, self._hash = None, hashlib.sha256()
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the type that shards use for such a vocabulary."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict[str, Any]], origin: Any) -> None:
+    """Write `dataset.json` and the tokenizer."""
+    tokenizer.save(folder)
+    description = {
+        "format": _FORMAT,
+        "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "dtype": token_dtype(tokenizer.vocab_size).name,
+        "splits": splits,
+        "origin": origin,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass
+class Split:
+    """The tokens of one split, as one long row over its shards."""
+
+    name: str
+    tokens: int
+    bytes: int
+    documents: int
+    vocab_size: int
+    _maps: list[np.ndarray] = field(repr=False)
+    _starts: list[int] = field(repr=False)
+
+    def windows(self, seq_len: int) -> int:
+        """Count the samples: windows of seq_len + 1 tokens, each beginning where the one before was last predicted.
+
+        Raises:
+            DataError: not even one fits.
+        """
+        count = (self.tokens - 1) // seq_len
+        if count < 1:
+            raise DataError(
+                f"data.seq_len = {seq_len}: the {self.name} split holds only {self.tokens} tokens, and one sample takes "
+                f"{seq_len + 1}; prepare more text or set a shorter data.seq_len"
+            )
+        return count
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        """Return tokens [start, start + length) as int32, across shard borders.
+
+        Raises:
+            DataError: an id beyond the vocabulary, which only damage can put there.
+        """
+        shard = bisect.bisect_right(self._starts, start) - 1
+        parts, needed = [], length
+        while needed > 0:
+            offset = start + length - needed - self._starts[shard]
+            part = self._maps[shard][offset : offset + needed]
+            parts.append(part)
+            needed -= len(part)
+            shard += 1
+        ids = np.concatenate(parts).astype(np.int32)
+        if ids.max() >= self.vocab_size:
+            raise DataError(
+                f"token id {ids.max()} at token {start + int(ids.argmax())} of the {self.name} split is beyond the "
+                f"vocabulary of {self.vocab_size}: the shards are damaged; prepare the data again"
+            )
+        return ids
+
+
+class Dataset:
+    """A folder written by `lost prepare`.
+
+    Raises:
+        DataError: not such a folder, a missing or shortened shard, a tokenizer that isn't the one it was made with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._description: dict[str, Any] = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise DataError(
+                f"{path} holds no prepared data (no readable {DESCRIPTION}); expected a folder written by "
+                "`lost prepare`; prepare it, or name another with --data"
+            ) from None
+        if self._description.get("format") != _FORMAT:
+            raise DataError(f"{path} has data format {self._description.get('format')}; this version reads {_FORMAT}")
+        self.tokenizer = load_tokenizer(path)
+        if self.tokenizer.fingerprint != self._description["tokenizer"]["fingerprint"]:
+            raise DataError(
+                f"{path}: tokenizer.model is not the one that the shards were made with; put that one back, or prepare "
+                "the data again"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """One checksum over tokenizer and shards: equal only for equal data."""
+        content = json.dumps([self.tokenizer.fingerprint, self._description["splits"]], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def split(self, name: str) -> Split:
+        """Open a split without reading it."""
+        if name not in self._description["splits"]:
+            raise DataError(f"{self.path} has no {name} split; prepare it with --valid or --valid-fraction")
+        entry = self._description["splits"][name]
+        dtype, maps, starts, start = np.dtype(self._description["dtype"]).newbyteorder("<"), [], [], 0
+        for file in entry["files"]:
+            path = self.path / Path(file["name"]).name
+            size = path.stat().st_size if path.exists() else None
+            if size != file["size"]:
+                found = "missing" if size is None else f"{size} bytes long"
+                raise DataError(f"{path} is {found}; expected {file['size']} bytes; prepare the data again")
+            maps.append(np.memmap(path, dtype, "r"))
+            starts.append(start)
+            start += file["tokens"]
+        counts = (entry["tokens"], entry["bytes"], entry["documents"])
+        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
+
+    def damaged(self) -> Iterator[str]:
+        """Yield what is wrong with shards whose bytes are not the ones that were written."""
+        for entry in self._description["splits"].values():
+            for file in entry["files"]:
+                path = self.path / Path(file["name"]).name
+                if fault := broken(path, file):
+                    yield f"{path} {fault}"

@@ -1,0 +1,66 @@
+"""The leading eigenvectors of a symmetric matrix, by LAPACK's dsyevr, without holding Python's lock.
+
+`scipy.linalg.eigh(subset_by_index=..., driver="evr")` runs the same routine but keeps the interpreter's lock all the
+while, so that two matrices can't be worked on side by side: a third of the start of a 1B model. scipy hands out its
+LAPACK to compiled code through `cython_lapack`; ctypes calls the same pointer, and releases the lock as it does.
+"""
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cython_lapack
+
+
+def leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
+    """Return the eigenvectors of the `count` largest eigenvalues.
+
+    Args:
+        matrix: (n x n) float64, symmetric, C-contiguous; overwritten.
+        count: 1 to n.
+
+    Returns:
+        (n x count) float64, orthonormal columns, the largest eigenvalue first.
+
+    Raises:
+        ArithmeticError: LAPACK gave up, which it does on entries that are not finite.
+    """
+    size = len(matrix)
+    values, vectors = np.empty(size), np.empty((count, size))
+    support = np.empty(2 * max(1, count), np.int32)
+    found, info = ctypes.c_int(0), ctypes.c_int(0)
+
+    def call(work: np.ndarray, work_size: int, integers: np.ndarray, integers_size: int) -> None:
+        first, last, order = size - count + 1, size, ctypes.byref(ctypes.c_int(size))
+        _dsyevr()(
+            *(b"V", b"I", b"L"),
+            *(order, _pointer(matrix), order),
+            *(ctypes.byref(ctypes.c_double(0)), ctypes.byref(ctypes.c_double(0))),
+            *(ctypes.byref(ctypes.c_int(first)), ctypes.byref(ctypes.c_int(last)), ctypes.byref(ctypes.c_double(0))),
+            *(ctypes.byref(found), _pointer(values), _pointer(vectors), order, _pointer(support)),
+            *(_pointer(work), ctypes.byref(ctypes.c_int(work_size))),
+            *(_pointer(integers), ctypes.byref(ctypes.c_int(integers_size)), ctypes.byref(info)),
+        )
+
+    work, integers = np.empty(1), np.empty(1, np.int32)
+    call(work, -1, integers, -1)  # a query: LAPACK answers with the sizes it wants
+    work, integers = np.empty(int(work[0])), np.empty(int(integers[0]), np.int32)
+    call(work, len(work), integers, len(integers))
+    if info.value != 0 or found.value != count:
+        raise ArithmeticError(f"LAPACK dsyevr found {found.value} of {count} eigenvectors (info {info.value})")
+    return vectors[::-1].T  # ascending rows of a column-major answer
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@cache
+def _dsyevr() -> Any:
+    capsule = cython_lapack.__pyx_capi__["dsyevr"]
+    name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))(capsule)
+    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+    address = get(("PyCapsule_GetPointer", ctypes.pythonapi))(capsule, name)
+    arguments = [ctypes.c_char_p] * 3 + [ctypes.c_void_p] * 18
+    return ctypes.CFUNCTYPE(None, *arguments)(address)

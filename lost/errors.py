@@ -1,0 +1,41 @@
+"""Errors a user can meet.
+
+Each message has three parts: what happened with the value received, what was expected, what to do. The command line
+prints the message alone and leaves with `exit_code`; a traceback is shown only with `--debug`.
+"""
+
+
+class LostError(Exception):
+    """Something failed that a message can explain."""
+
+    exit_code = 1
+
+
+class UserError(LostError):
+    """The user's input, or the user's machine, must change before this can work."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A configuration that can't be trained."""
+
+
+class DataError(UserError):
+    """Text, tokens or a tokenizer that can't be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is damaged, foreign or missing."""
+
+
+class StorageError(UserError):
+    """The disk refused a write: full, read-only, or out of quota."""
+
+
+class BackendError(UserError):
+    """A backend or device that this machine doesn't have."""
+
+
+class DivergedError(LostError):
+    """The loss stopped being a finite number."""

@@ -1,0 +1,84 @@
+"""Perplexity and bits per byte: token-weighted, over text of which every token is predicted exactly once."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lost.batches import Batch, evaluation_batches
+from lost.engine import Engine
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a text.
+
+    Attributes:
+        nll: summed negative log-likelihood, natural log.
+        tokens: predictions summed over.
+        batches: batches that the text was evaluated in.
+        bytes: UTF-8 bytes of the text; None when only part of a prepared set was evaluated.
+    """
+
+    nll: float
+    tokens: int
+    batches: int
+    bytes: int | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood a token, in nats."""
+        return self.nll / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll / tokens)."""
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits that a byte of the text costs: comparable across tokenizers."""
+        return self.nll / math.log(2) / self.bytes if self.bytes else None
+
+    @property
+    def lineage_perplexity(self) -> float:
+        """Perplexity as the GaLore-lineage scripts print it: their batch counter starts at 1, so the mean loss over N
+        batches comes out N / (N + 1) too small. Only for comparison with papers.
+        """
+        return math.exp(min(self.loss * self.batches / (self.batches + 1), 700.0))
+
+
+def evaluate(
+    engine: Engine,
+    tokens: np.ndarray,
+    seq_len: int,
+    batch_size: int,
+    *,
+    text_bytes: int | None = None,
+    limit: int | None = None,
+) -> Evaluation:
+    """Evaluate a model on tokens (n,), the first of which is context only.
+
+    Args:
+        engine: holds the model.
+        tokens: ids, beginning with end-of-text.
+        seq_len: context that a window gives.
+        batch_size: windows at once; changes nothing but speed, memory and `lineage_perplexity`.
+        text_bytes: bytes of the text that the tokens stand for.
+        limit: predictions to stop after; None: all.
+    """
+    batches = _Counted(evaluation_batches(tokens, seq_len, batch_size, limit))
+    nll, count = engine.evaluate(batches)
+    whole = count == len(tokens) - 1
+    return Evaluation(nll, count, batches.seen, text_bytes if whole else None)
+
+
+class _Counted:
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self._batches, self.seen = batches, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            self.seen += 1
+            yield batch

@@ -1,0 +1,117 @@
+"""Writing so that a crash at any moment leaves either the old state or the new one, never half of one."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypedDict
+
+from lost.errors import StorageError
+
+_PARTIAL = ".partial-"
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` on success and disappears on failure.
+
+    Every file in it is flushed to disk before the rename. What an earlier crash left is removed first. With `replace`,
+    a folder that is already there makes way at the last moment.
+    """
+    path = Path(os.path.abspath(path))
+    remove_partial(path)
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    with storage(path):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                flush(file)
+            flush(partial)
+            if replace and path.exists():
+                shutil.rmtree(path)
+            os.rename(partial, path)
+            flush(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def remove_partial(path: Path) -> bool:
+    """Remove what an interrupted `whole_folder(path)` left; return whether there was anything."""
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    if not partial.exists():
+        return False
+    shutil.rmtree(partial)
+    return True
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    with storage(path):
+        partial.write_text(text, encoding="utf-8")
+        flush(partial)
+        os.replace(partial, path)
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file or folder to disk before going on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Seal(TypedDict):
+    """What a file must be: its size in bytes and its SHA-256."""
+
+    size: int
+    sha256: str
+
+
+def seal(content: bytes) -> Seal:
+    """Return the seal of what is about to be written."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def broken(path: Path, seal: Seal) -> str | None:
+    """Say what is wrong with a sealed file, or None."""
+    if not path.is_file():
+        return "is missing"
+    if (size := path.stat().st_size) != seal["size"]:
+        return f"is {size} bytes long instead of {seal['size']}"
+    if checksum(path) != seal["sha256"]:
+        return "doesn't have the checksum it was written with"
+    return None
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn a refused write into a message; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        where = path.parent
+        while not where.exists():
+            where = where.parent
+        free = shutil.disk_usage(where).free
+        raise StorageError(
+            f"{path} could not be written: {os.strerror(error.errno or 0)} ({free / 2**20:,.0f} MiB free there). "
+            "Nothing that was there before is lost. Make room, or choose another folder with --out, and run the same "
+            "command again."
+        ) from error

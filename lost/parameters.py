@@ -1,0 +1,108 @@
+"""The table of a model's parameters: Hugging Face's names, shapes, and what the optimizer may do with each."""
+
+from dataclasses import dataclass
+
+from lost.config import Config
+from lost.errors import ConfigError
+from lost.projections import Projection, Tensor, projection
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named array of a checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    integer: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has gradients and moments."""
+        return not self.integer
+
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay acts on it: on matrices only."""
+        return self.trained and len(self.shape) > 1
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        size = 1
+        for width in self.shape:
+            size *= width
+        return size
+
+
+def layer_projections(config: Config, layer: int) -> list[Projection]:
+    """Return the seven projections of one block, in the order in which a forward pass meets them."""
+    model = config.model
+    hidden, inner = model.hidden_size, model.intermediate_size
+    shared = model.key_value_heads * model.head_dim
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (hidden, shared),
+        "self_attn.v_proj": (hidden, shared),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+    return [
+        projection(name, fan_in, fan_out, config.projection.settings_for(name))
+        for name, (fan_in, fan_out) in ((f"model.layers.{layer}.{part}", shape) for part, shape in shapes.items())
+    ]
+
+
+def projections(config: Config) -> list[Projection]:
+    """Return every projection of the model.
+
+    Raises:
+        ConfigError: a rank larger than its matrix.
+    """
+    return [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
+
+
+def gate_is_activated(config: Config, gate: Projection) -> bool:
+    """Whether SwiGLU's own SiLU acts: always, unless the gate projection has an activation and the recipe drops it."""
+    return config.projection.keep_gate_activation or not gate.has_activation
+
+
+def vocabulary(config: Config) -> int:
+    """Return the vocabulary's size.
+
+    Raises:
+        ConfigError: it was left to the data, and there is none yet.
+    """
+    if config.model.vocab_size is None:
+        raise ConfigError(
+            "model.vocab_size = None: it is taken from the prepared data, and there is none here; "
+            "name the data with --data, or set it with --set model.vocab_size=32000"
+        )
+    return config.model.vocab_size
+
+
+def parameter_table(config: Config) -> dict[str, Parameter]:
+    """Return every parameter by name, in the order of a forward pass."""
+    hidden = config.model.hidden_size
+    rows = [Parameter(EMBEDDING, (vocabulary(config), hidden))]
+    for layer in range(config.model.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        attention, mlp = [], []
+        for each in layer_projections(config, layer):
+            target = mlp if ".mlp." in each.name else attention
+            target.extend(_parameter(each.name, suffix, tensor) for suffix, tensor in each.tensors().items())
+        rows += [Parameter(f"{prefix}.input_layernorm.weight", (hidden,)), *attention]
+        rows += [Parameter(f"{prefix}.post_attention_layernorm.weight", (hidden,)), *mlp]
+    rows.append(Parameter(FINAL_NORM, (hidden,)))
+    if not config.model.tie_word_embeddings:
+        rows.append(Parameter(HEAD, (vocabulary(config), hidden)))
+    return {row.name: row for row in rows}
+
+
+def _parameter(name: str, suffix: str, tensor: Tensor) -> Parameter:
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.integer)

@@ -1,0 +1,17 @@
+"""The ways of storing a projection's weight: one file a kind, all under `Projection`."""
+
+from lost.config import ProjectionSettings
+from lost.projections.base import Projection, Tensor
+from lost.projections.dense import Dense
+from lost.projections.lost import Lost
+from lost.projections.lowrank import LowRank
+
+KINDS: dict[str, type[Projection]] = {"dense": Dense, "lowrank": LowRank, "lost": Lost}
+
+
+def projection(name: str, in_features: int, out_features: int, settings: ProjectionSettings) -> Projection:
+    """Return the projection `name` as its settings say it is stored."""
+    return KINDS[settings.kind](name, in_features, out_features, settings)
+
+
+__all__ = ["KINDS", "Projection", "Tensor", "projection"]

@@ -1,0 +1,66 @@
+"""What the core must know about a projection: its tensors, their first values, what it computes, what it costs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lost.config import ProjectionSettings
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Shape of one stored array; `integer` ones are int32, never trained and have no moments."""
+
+    shape: tuple[int, ...]
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class Projection(ABC):
+    """A linear map of `in_features` to `out_features`, or what stands in its place.
+
+    To add a kind: subclass this in a file of its own, name it in `KINDS`, and write its forward pass in each backend.
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    settings: ProjectionSettings
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether the map is nonlinear."""
+        return False
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the stored tensors by suffix: the parameter is called `<name>.<suffix>`."""
+
+    @abstractmethod
+    def initial(self, seed: int, std: float) -> dict[str, Array]:
+        """Return first values by suffix: float64 (out x in orientation), int32 for integers.
+
+        Args:
+            seed: the run's seed; values depend on it and on the parameter's name only.
+            std: standard deviation of the dense weight that this projection stands for.
+        """
+
+    @abstractmethod
+    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Map `x` (..., in_features) to (..., out_features): the slow reference of the backends."""
+
+    @abstractmethod
+    def saved_per_token(self) -> int:
+        """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
+
+    def multiply_adds(self) -> int:
+        """Count the multiply-adds of one token's forward pass."""
+        return self.parameters()
+
+    def parameters(self) -> int:
+        """Count the trained parameters."""
+        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors().values() if not tensor.integer)

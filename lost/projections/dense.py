@@ -1,0 +1,26 @@
+"""A plain matrix: y = W x."""
+
+from collections.abc import Mapping
+
+from lost.projections.base import Array, Projection, Tensor
+from lost.randomness import normal
+
+
+class Dense(Projection):
+    """y = W x, with W (out x in)."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """W alone."""
+        return {"weight": Tensor((self.out_features, self.in_features))}
+
+    def initial(self, seed: int, std: float) -> dict[str, Array]:
+        """W normal with standard deviation `std`."""
+        return {"weight": normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), std)}
+
+    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return W x."""
+        return x @ values["weight"].T
+
+    def saved_per_token(self) -> int:
+        """Nothing beyond the input."""
+        return 0

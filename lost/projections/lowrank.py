@@ -1,0 +1,46 @@
+"""Two thin matrices: y = B A x."""
+
+from collections.abc import Mapping
+
+from lost.errors import ConfigError
+from lost.projections.base import Array, Projection, Tensor
+from lost.randomness import normal
+
+
+def check_rank(projection: Projection) -> None:
+    """Refuse a rank that the matrix can't have."""
+    largest = min(projection.in_features, projection.out_features)
+    if projection.settings.rank > largest:
+        raise ConfigError(
+            f"projection.rank = {projection.settings.rank} is larger than {projection.name} allows: it is "
+            f"{projection.out_features} x {projection.in_features}, so its rank is at most {largest}; lower projection.rank"
+            " or give this projection its own in projection.overrides"
+        )
+
+
+class LowRank(Projection):
+    """y = up down x, with down (rank x in) and up (out x rank): the field's plain low-rank baseline."""
+
+    def __post_init__(self) -> None:
+        check_rank(self)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Down and up."""
+        rank = self.settings.rank
+        return {"down": Tensor((rank, self.in_features)), "up": Tensor((self.out_features, rank))}
+
+    def initial(self, seed: int, std: float) -> dict[str, Array]:
+        """Both normal, scaled alike so that the entries of up @ down have standard deviation `std`."""
+        each = (std / self.settings.rank**0.5) ** 0.5
+        return {
+            suffix: normal(seed, f"{self.name}.{suffix}", tensor.shape, each)
+            for suffix, tensor in self.tensors().items()
+        }
+
+    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return up (down x)."""
+        return x @ values["down"].T @ values["up"].T
+
+    def saved_per_token(self) -> int:
+        """The bottleneck."""
+        return self.settings.rank

@@ -1,0 +1,82 @@
+"""A slow LLaMA in numpy: the authority that both backends are tested against. Shapes: b batch, s sequence, h hidden."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lost.config import Config
+from lost.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections
+from lost.projections import Projection
+from lost.projections.lost import silu
+
+Array = np.ndarray
+
+
+def logits(config: Config, parameters: Mapping[str, Array], tokens: Array) -> Array:
+    """Return (b, s, vocab) for tokens (b, s), in the parameters' own precision."""
+    x = parameters[EMBEDDING][tokens]
+    for layer in range(config.model.num_hidden_layers):
+        x = _block(config, parameters, layer, x)
+    x = _norm(x, parameters[FINAL_NORM], config.model.rms_norm_eps)
+    return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
+
+
+def loss(config: Config, parameters: Mapping[str, Array], tokens: Array) -> float:
+    """Return the mean negative log-likelihood (natural log) of tokens[:, 1:] given what precedes, tokens (b, s + 1)."""
+    scores = logits(config, parameters, tokens[:, :-1])
+    highest = scores.max(axis=-1, keepdims=True)
+    total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
+    chosen = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
+    return float((total - chosen).mean())
+
+
+def _block(config: Config, parameters: Mapping[str, Array], layer: int, x: Array) -> Array:
+    prefix, eps = f"model.layers.{layer}", config.model.rms_norm_eps
+    q, k, v, o, gate, up, down = layer_projections(config, layer)
+
+    def apply(projection: Projection, x: Array) -> Array:
+        return projection.forward(
+            x, {suffix: parameters[f"{projection.name}.{suffix}"] for suffix in projection.tensors()}
+        )
+
+    normed = _norm(x, parameters[f"{prefix}.input_layernorm.weight"], eps)
+    x = x + apply(o, _attention(config, apply(q, normed), apply(k, normed), apply(v, normed)))
+    normed = _norm(x, parameters[f"{prefix}.post_attention_layernorm.weight"], eps)
+    opened = apply(gate, normed)
+    if gate_is_activated(config, gate):
+        opened = silu(opened)
+    return x + apply(down, opened * apply(up, normed))
+
+
+def _norm(x: Array, weight: Array, eps: float) -> Array:
+    """RMSNorm (Zhang and Sennrich, arXiv 1910.07467)."""
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+def _attention(config: Config, q: Array, k: Array, v: Array) -> Array:
+    """Causal attention of (b, s, heads * head_dim), each key head serving a group of query heads."""
+    model = config.model
+    batch, length = q.shape[:2]
+    groups = model.num_attention_heads // model.key_value_heads
+
+    def split(x: Array, heads: int) -> Array:
+        return x.reshape(batch, length, heads, model.head_dim).swapaxes(1, 2)
+
+    q = _rotate(split(q, model.num_attention_heads), model.rope_theta)
+    k = np.repeat(_rotate(split(k, model.key_value_heads), model.rope_theta), groups, axis=1)
+    v = np.repeat(split(v, model.key_value_heads), groups, axis=1)
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(model.head_dim)
+    scores = np.where(np.tril(np.ones((length, length), bool)), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return (weights @ v).swapaxes(1, 2).reshape(batch, length, -1)
+
+
+def _rotate(x: Array, theta: float) -> Array:
+    """Rotary positions (Su et al., arXiv 2104.09864) in Hugging Face's convention: the two halves are the pairs."""
+    length, width = x.shape[-2:]
+    frequencies = theta ** (-np.arange(0, width, 2) / width)
+    angles = np.arange(length)[:, None] * frequencies
+    first, second = x[..., : width // 2], x[..., width // 2 :]
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

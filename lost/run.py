@@ -1,0 +1,116 @@
+"""A run folder: where a training starts, what may differ when it goes on, which checkpoint a command means."""
+
+import shutil
+from pathlib import Path
+
+from lost import configfile
+from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, open_checkpoint
+from lost.config import Config
+from lost.dataset import Dataset
+from lost.errors import CheckpointError, ConfigError, DataError
+from lost.files import replace_text
+from lost.metrics import FILE as METRICS
+from lost.metrics import Reporter
+
+CONFIG = "config.yaml"
+
+# What may change when a run goes on: none of it changes what is computed, but for rounding.
+_FREE = {
+    "data.path",
+    *(f"train.{key}" for key in ("micro_batch_size", "compile", "log_every", "eval_every", "eval_tokens")),
+    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "stop_after")),
+}
+
+
+def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
+    """Return the checkpoint to go on from, or None for a new run; the folder then holds the resolved configuration.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+        ConfigError: the folder's run has another configuration; every difference is named.
+        DataError: the folder's run was trained on other data.
+    """
+    start, rejected = newest_valid(folder / "checkpoints")
+    for reason in rejected:
+        reporter.message(f"passed over: {reason}")
+    if start is None and rejected:
+        raise CheckpointError(
+            f"{folder} has checkpoints, but none is whole; restore one, or begin again with --fresh --overwrite"
+        )
+    if start:
+        _check_agreement(start, config, folder, dataset, reporter)
+        reporter.message(f"resuming {folder} from step {start.progress.step}")
+    elif (folder / CONFIG).exists():
+        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / CONFIG, configfile.dump(config))
+    return start
+
+
+def begin_afresh(folder: Path, overwrite: bool, reporter: Reporter) -> None:
+    """Empty a run folder for a new run.
+
+    Raises:
+        CheckpointError: it holds checkpoints, and overwriting them was not asked for.
+    """
+    held = checkpoints(folder / "checkpoints")
+    if held and not overwrite:
+        raise CheckpointError(
+            f"{folder} holds {len(held)} checkpoints up to {held[-1].name}, which --fresh would remove; choose another "
+            "--out, or add --overwrite to remove them"
+        )
+    if held:
+        reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in (METRICS, "latest", CONFIG):
+        (folder / name).unlink(missing_ok=True)
+
+
+def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
+    """Return the verified checkpoint meant by a checkpoint folder, or the newest whole one of a run folder.
+
+    Returns:
+        The checkpoint, and why newer ones of the run were passed over.
+
+    Raises:
+        CheckpointError: there is none, or the one named is damaged.
+    """
+    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+        checkpoint = open_checkpoint(path)
+        checkpoint.verify()
+        return checkpoint, []
+    found, rejected = newest_valid(path / "checkpoints")
+    if found is None:
+        why = f": {'; '.join(rejected)}" if rejected else ""
+        raise CheckpointError(
+            f"{path} holds no usable checkpoint{why}; expected a run folder or a checkpoint written by `lost train`"
+        )
+    return found, rejected
+
+
+def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
+    changes = _differences(start.config, config)
+    refused = [text for key, text in changes.items() if key not in _FREE]
+    if refused:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
+            "--out, restore the values, or begin again with --fresh --overwrite"
+        )
+    if changes:
+        reporter.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
+    if start.progress.data != dataset.fingerprint:
+        raise DataError(
+            f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, or other text); expected "
+            "the same set; name it with --data, or choose another --out"
+        )
+
+
+def _differences(old: Config, new: Config) -> dict[str, str]:
+    before, after = _flat(old), _flat(new)
+    return {key: f"{key} = {after[key]!r}, was {before[key]!r}" for key in after if before[key] != after[key]}
+
+
+def _flat(config: Config) -> dict[str, object]:
+    return {
+        f"{section}.{key}": value for section, keys in config.model_dump(mode="json").items() for key, value in keys.items()
+    }

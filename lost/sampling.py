@@ -1,0 +1,42 @@
+"""Choosing the next token from logits: one implementation for every backend, so equal seeds give equal text."""
+
+import numpy as np
+
+from lost.errors import UserError
+from lost.randomness import generator
+
+
+class Sampler:
+    """Draws from softmax(logits / temperature), cut to the `top_k` likeliest and to the nucleus of mass `top_p`.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_k: 0 keeps all.
+        top_p: smallest set of likeliest tokens with at least this mass (Holtzman et al., arXiv 1904.09751).
+        seed: equal seeds draw equally.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    def __init__(self, temperature: float = 0.8, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise UserError(
+                f"temperature = {temperature}, top-k = {top_k}, top-p = {top_p}: expected temperature >= 0, "
+                "top-k >= 0 and top-p in (0, 1]"
+            )
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self._random = generator(seed, "sampling")
+
+    def __call__(self, logits: np.ndarray) -> int:
+        """Return a token number for logits (vocab,)."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scaled = logits.astype(np.float64) / self.temperature
+        order = np.argsort(-scaled, kind="stable")[: self.top_k or None]
+        mass = np.exp(scaled[order] - scaled[order[0]])
+        mass /= mass.sum()
+        kept = int(np.searchsorted(np.cumsum(mass), self.top_p)) + 1
+        mass = mass[:kept] / mass[:kept].sum()
+        drawn = int(np.searchsorted(np.cumsum(mass), self._random.random(), side="right"))
+        return int(order[min(drawn, len(mass) - 1)])

@@ -1,0 +1,26 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop after its step and save, the second leaves at once."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_on_signal(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a stop was requested; handlers are restored afterwards."""
+    requested = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+        announce(f"{signal.Signals(number).name}: saving after this step; again to leave at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

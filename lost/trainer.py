@@ -1,0 +1,173 @@
+"""THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lost import checkpoint
+from lost.batches import Batch, TrainingStream
+from lost.checkpoint import Checkpoint, Progress
+from lost.config import Config
+from lost.dataset import TRAIN, VALID, Dataset
+from lost.engine import Engine, StepReport
+from lost.errors import DivergedError
+from lost.evaluate import Evaluation, evaluate
+from lost.initial import initial_values
+from lost.metrics import MetricsFile, Reporter
+from lost.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended."""
+
+    progress: Progress
+    checkpoint: Path
+    validation: Evaluation | None
+    interrupted: bool
+
+
+def train(
+    config: Config,
+    folder: Path,
+    dataset: Dataset,
+    engine: Engine,
+    reporter: Reporter,
+    start: Checkpoint | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train from the seed, or go on from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
+
+    Args:
+        config: the run, its vocabulary known.
+        folder: the run folder.
+        dataset: prepared text.
+        engine: a fresh engine.
+        reporter: shows the run.
+        start: a verified checkpoint of the same configuration; None starts from initial values.
+        stop_requested: asked between steps.
+
+    Raises:
+        DivergedError: a reported loss is not finite.
+        StorageError: a checkpoint or log could not be written.
+    """
+    run = _Run(config, folder, dataset, engine, reporter)
+    progress = run.begin(start)
+    last = min(config.schedule.steps, config.train.stop_after or config.schedule.steps)
+    begun_at, validation, saved = progress.step, None, start
+    while True:
+        step, ending = progress.step, progress.step >= last
+        interrupted = stop_requested() and not ending
+        if step > begun_at and not interrupted and (ending or _due(step, config.train.eval_every)):
+            validation = run.validate(progress)
+            progress = replace(progress, validation_loss=validation.loss)
+        if (saved is None or step > saved.progress.step) and (
+            ending or interrupted or (step > begun_at and _due(step, config.train.save_every))
+        ):
+            saved = run.save(progress)
+        if (ending or interrupted) and saved:
+            return Result(progress, saved.path, validation, interrupted)
+        progress, report = run.step(progress)
+        if progress.step >= last or _due(progress.step, config.train.log_every):
+            progress = run.report(progress, report)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class _Run:
+    """The parts of a run that the loop puts in order."""
+
+    def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, reporter: Reporter) -> None:
+        self.config, self.folder, self.dataset, self.engine, self.reporter = config, folder, dataset, engine, reporter
+        self.stream = TrainingStream(dataset.split(TRAIN), config.data.seq_len, config.train.seed)
+        self.valid = dataset.split(VALID)
+        self.per_step = config.train.batch_size * config.data.seq_len
+
+    def begin(self, start: Checkpoint | None) -> Progress:
+        if start is None:
+            self.engine.load(initial_values(self.config))
+            progress = Progress(data=self.dataset.fingerprint)
+        else:
+            self.engine.load(start.parameters())
+            self.engine.load_optimizer_state(start.moments(), start.progress.step)
+            progress = replace(start.progress, validation_loss=None)
+        self.metrics = MetricsFile(self.folder, progress.step)
+        self._clock, self._clock_step = time.perf_counter(), progress.step
+        return progress
+
+    def step(self, progress: Progress) -> tuple[Progress, StepReport]:
+        """Take one optimizer step; nothing waits for the device."""
+        train, first = self.config.train, progress.samples
+
+        def micro_batches() -> Iterator[Batch]:
+            for start in range(first, first + train.batch_size, train.micro_batch):
+                yield self.stream.batch(start, train.micro_batch)
+
+        lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
+        report = self.engine.step(micro_batches(), self.per_step, lr)
+        moved = replace(
+            progress,
+            step=progress.step + 1,
+            samples=first + train.batch_size,
+            tokens=progress.tokens + self.per_step,
+            validation_loss=None,
+        )
+        return moved, report
+
+    def report(self, progress: Progress, report: StepReport) -> Progress:
+        """Wait for the device, write and show the step."""
+        loss, grad_norm = report.read()
+        now = time.perf_counter()
+        elapsed, steps = now - self._clock, progress.step - self._clock_step
+        self._clock, self._clock_step = now, progress.step
+        progress = replace(progress, seconds=progress.seconds + elapsed)
+        row = {
+            "step": progress.step,
+            "loss": loss,
+            "lr": learning_rate(self.config.optimizer, self.config.schedule, progress.step),
+            "grad_norm": grad_norm,
+            "tokens": progress.tokens,
+            "tokens_per_second": steps * self.per_step / elapsed,
+            "seconds": progress.seconds,
+            "memory_bytes": self.engine.memory(),
+            "samples": [progress.samples - self.config.train.batch_size, progress.samples - 1],
+        }
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+            raise DivergedError(
+                f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}; expected finite "
+                "numbers. Nothing was saved after that; lower optimizer.lr, lengthen schedule.warmup_steps or "
+                "lower train.grad_clip, and train again"
+            )
+        self.metrics.write(row)
+        self.reporter.step(row)
+        return progress
+
+    def validate(self, progress: Progress) -> Evaluation:
+        """Evaluate on held-out text."""
+        limit = self.config.train.eval_tokens
+        tokens = self.valid.read(0, min(self.valid.tokens, limit + 1 if limit else self.valid.tokens))
+        began = time.perf_counter()
+        whole = self.valid.bytes if len(tokens) == self.valid.tokens else None
+        result = evaluate(
+            self.engine, tokens, self.config.data.seq_len, self.config.train.micro_batch, text_bytes=whole
+        )
+        row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
+        row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
+        self.metrics.write(row)
+        self.reporter.validation(row)
+        self._clock += time.perf_counter() - began  # an evaluation isn't training time
+        return result
+
+    def save(self, progress: Progress) -> Checkpoint:
+        """Write a checkpoint, then let older ones go."""
+        began, train = time.perf_counter(), self.config.train
+        folder = self.folder / "checkpoints"
+        saved = checkpoint.save(folder, self.engine, self.config, progress, self.dataset.tokenizer)
+        checkpoint.prune(folder, train.keep_last, train.keep_every)
+        self._clock += time.perf_counter() - began
+        return saved
