@@ -113,5 +113,6 @@ def _activations(config: Config) -> int:
         token += 2 * norm + 4 * model.num_attention_heads  # and the softmax's scales
     cast = 0
     if config.train.dtype != config.train.param_dtype:
-        cast = width * sum(row.size for row in parameter_table(config).values() if row.decays)
+        matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
+        cast = width * matrices
     return config.train.micro_batch * config.data.seq_len * token + cast + _LOGITS

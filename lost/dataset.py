@@ -188,7 +188,7 @@ class Dataset:
         counts = (entry["tokens"], entry["bytes"], entry["documents"])
         return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
 
-    def damaged(self) -> Iterator[str]:
+    def faults(self) -> Iterator[str]:
         """Yield what is wrong with shards whose bytes are not the ones that were written."""
         for entry in self._description["splits"].values():
             for file in entry["files"]:

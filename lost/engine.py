@@ -76,7 +76,11 @@ def backend_module(name: str) -> Any:
         ) from None
 
 
+def resolve_backend(name: str) -> str:
+    """Return the backend meant by a name; `auto` is the best one here."""
+    return BACKENDS[0] if name == "auto" else name
+
+
 def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:
     """Make an engine with the given backend on the given device; `auto` takes the best there is."""
-    name = BACKENDS[0] if backend == "auto" else backend
-    return backend_module(name).create(config, device)
+    return backend_module(resolve_backend(backend)).create(config, device)

@@ -66,6 +66,18 @@ class Tokenizer:
         """Return the text of ids; bytes that make no character become U+FFFD."""
         return self._processor.decode(list(ids))
 
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield text as ids arrive, holding back bytes that don't make a character yet."""
+        seen: list[int] = []
+        shown = ""
+        for token in ids:
+            seen.append(token)
+            text = self.decode(seen)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(shown) :]
+                shown = text
+        yield self.decode(seen)[len(shown) :]
+
     def save(self, folder: Path) -> None:
         """Write `tokenizer.model` into a folder."""
         (folder / FILE).write_bytes(self.model)

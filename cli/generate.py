@@ -1,0 +1,54 @@
+"""`lost generate`: a continuation of a prompt, token by token."""
+
+from typing import Annotated
+
+import typer
+
+from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
+
+
+def generate(
+    path: RunOrCheckpoint,
+    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw from the K likeliest; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that have this mass together.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Equal seeds draw equally.", min=0)] = 0,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Continue a prompt, streaming; ends early when the model ends the text."""
+    from itertools import takewhile
+
+    from lost.cli.load import load_model
+    from lost.cli.output import answer, note
+    from lost.sampling import Sampler
+
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    checkpoint, engine = load_model(path, backend, device)
+    tokenizer = checkpoint.tokenizer()
+    begin = [tokenizer.end_of_text, *tokenizer.encode(prompt).tolist()]
+    room = checkpoint.config.model.max_position_embeddings - len(begin)
+    if room < 1:
+        from lost.errors import UserError
+
+        raise UserError(
+            f"the prompt has {len(begin)} tokens; expected fewer than model.max_position_embeddings = "
+            f"{checkpoint.config.model.max_position_embeddings}; shorten it"
+        )
+    if max_tokens > room:
+        note(f"stopping after {room} tokens: the model has no more positions")
+    if len(begin) + min(max_tokens, room) > checkpoint.config.data.seq_len:
+        note(f"longer than the {checkpoint.config.data.seq_len} tokens the model was trained on: expect it to wander")
+    drawn = engine.generate(begin, sampler, min(max_tokens, room))
+    ids = takewhile(lambda token: token != tokenizer.end_of_text, drawn)
+    if as_json:
+        tokens = list(ids)
+        answer(True, {"prompt": prompt, "text": tokenizer.decode(tokens), "token_ids": tokens}, [])
+        return
+    print(prompt, end="", flush=True)
+    for piece in tokenizer.stream(ids):
+        print(piece, end="", flush=True)
+    print()

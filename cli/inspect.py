@@ -1,0 +1,49 @@
+"""`lost inspect`: what a checkpoint holds."""
+
+from lost.cli.options import AsJson, RunOrCheckpoint
+
+
+def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
+    """Show what a checkpoint holds, layer by layer.
+
+    spectrum: share of the layer's squared singular values that its leading `rank` ones hold (activations taken as the
+    identity). sparse: share of the sparse part in the layer's squared norm.
+    """
+    from dataclasses import asdict
+
+    from lost.cli.output import answer, count, note, size, table
+    from lost.inspection import inspect_layers
+    from lost.run import find_checkpoint
+
+    checkpoint, rejected = find_checkpoint(path)
+    for reason in rejected:
+        note(f"passed over: {reason}")
+    parameters = dict(checkpoint.parameters())
+    layers = list(inspect_layers(checkpoint.config, parameters))
+    trained = sum(array.size for array in parameters.values() if array.dtype.kind != "i")
+    stored = sum(seal["size"] for seal in checkpoint.files.values())
+    progress = asdict(checkpoint.progress)
+    value = {"path": str(checkpoint.path), **progress, "parameters": trained, "bytes": stored}
+    lines = [
+        f"{checkpoint.path}: step {checkpoint.progress.step}, {count(checkpoint.progress.tokens)} tokens seen, "
+        f"{count(trained)} parameters, {size(stored)} in {len(checkpoint.files)} files",
+        "",
+        *table(
+            ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],
+            [
+                [
+                    each.name.removeprefix("model.layers."),
+                    each.kind,
+                    f"{each.shape[0]}x{each.shape[1]}",
+                    each.rank or "-",
+                    each.channels or "-",
+                    f"{each.norm:.2f}",
+                    "-" if each.spectrum is None else f"{each.spectrum:.1%}",
+                    f"{each.effective_rank:.1f}",
+                    "-" if each.sparse_share is None else f"{each.sparse_share:.1%}",
+                ]
+                for each in layers
+            ],
+        ),
+    ]
+    answer(as_json, {**value, "layers": [asdict(each) for each in layers]}, lines)

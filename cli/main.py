@@ -1,0 +1,68 @@
+"""The `lost` command: registers the commands, words errors, sets exit codes (0 done, 1 failed, 2 input, 130 stopped)."""
+
+import sys
+
+import typer
+
+from lost.cli import doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.errors import LostError
+
+app = typer.Typer(
+    help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("prepare")(prepare.prepare)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("inspect")(inspect.inspect)
+app.command("verify")(verify.verify)
+app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from lost import __version__
+
+        typer.echo(f"lost {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks. May stand anywhere on the line."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Take what stands before the command; `main` reads --debug itself."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except LostError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left: nothing to say, and no one to say it to
+        sys.exit(1)
+    except Exception as error:  # a defect: say so in one line, and how to see more
+        if debug:
+            raise
+        _fail(f"{type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"lost: {message}", file=sys.stderr)
+    sys.exit(code)

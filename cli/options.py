@@ -1,0 +1,19 @@
+"""Options that several commands share, worded once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object; all else goes to standard error.")]
+Backend = Annotated[str, typer.Option(help="auto or torch.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as optimizer.lr=3e-3.")
+]
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name such as quickstart or llama_60m.")
+]
+RunOrCheckpoint = Annotated[
+    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder (its newest whole checkpoint) or a checkpoint.")
+]

@@ -1,0 +1,50 @@
+"""What a command prints: one JSON object, or lines for a person."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
+    """Print the command's answer on standard output."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+    else:
+        for line in lines:
+            print(line)
+
+
+def note(text: str) -> None:
+    """Print a remark on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return aligned lines: the first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return [
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(pairs))
+        for pairs in ([*zip(row, widths, strict=True)] for row in cells)
+    ]
+
+
+def count(number: float) -> str:
+    """Return 42,800,000 as 42.80M."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:.0f}"
+
+
+def size(number: float) -> str:
+    """Return bytes in GiB or MiB."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Return 3,725 seconds as 1:02:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,63 @@
+"""`lost plan`: what a run costs, before it starts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
+
+
+def plan(
+    config: ConfigName,
+    data: Annotated[Path | None, typer.Option(help="Take the vocabulary from this prepared set.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+    backend: Backend = "auto",
+    device: Device = "auto",
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Plan for a device with this much memory, instead of one here.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters, FLOPs a token and memory, beside the dense model; refuse what can't fit the device."""
+    from lost import configfile
+    from lost.budget import report
+    from lost.cli.output import answer, count, size, table
+    from lost.cli.train import open_data, with_data
+    from lost.engine import backend_module, resolve_backend
+    from lost.errors import UserError
+
+    settings = configfile.load_config(config, overrides)
+    if data or (settings.model.vocab_size is None and settings.data.path):
+        settings = with_data(settings, open_data(settings, data))
+    value = report(settings)
+    own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
+    flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
+    totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
+    rows = [
+        ["parameters", *map(count, totals), f"{totals[0] / totals[1]:.2f}"],
+        ["FLOPs a token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
+        *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
+    ]
+    parts = value["parameters"]
+    lines = [
+        *table(["", settings.projection.kind, "dense", "ratio"], rows),
+        "",
+        f"{count(parts['projections'])} of the parameters are in projections, {count(parts['embeddings'])} in embedding "
+        "and head",
+        f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
+        f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
+    ]
+    if memory_gib is None:
+        module = backend_module(resolve_backend(backend))
+        place = module.resolve(device)
+        room = module.capacity(place)
+    else:
+        place, room = "the device", int(memory_gib * 2**30)
+    fits = own["total"] <= room
+    answer(as_json, {**value, "device_bytes": room, "fits": fits}, lines)
+    if not fits:
+        raise UserError(
+            f"this needs {size(own['total'])}, and {place} has {size(room)}; expected to fit; set a smaller "
+            "train.micro_batch_size or data.seq_len, or train.dtype=bfloat16"
+        )

@@ -1,0 +1,91 @@
+"""Progress on screen: a live bar in a terminal, plain lines in a pipe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lost.cli.output import duration, size
+
+
+class TrainingScreen:
+    """Shows a training. Implements `lost.metrics.Reporter`.
+
+    Args:
+        total: the step at which the run ends.
+        on_stderr: keep standard output free for the answer.
+    """
+
+    def __init__(self, total: int, on_stderr: bool) -> None:
+        self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
+        self._total = total
+        self._bar = Progress(
+            BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
+        )
+        self._task = self._bar.add_task("waiting for the first step", total=total)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the bar on screen; in a pipe there is none."""
+        if self._console.is_terminal:
+            with self._bar:
+                yield
+        else:
+            yield
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Show a reported step."""
+        left = (self._total - row["step"]) * row["tokens"] / row["step"] / row["tokens_per_second"]
+        text = (
+            f"step {row['step']}/{self._total}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
+            f"grad {row['grad_norm']:.2f}  {row['tokens_per_second']:,.0f} tokens/s  "
+            f"{duration(left)} left  {size(row['memory_bytes'])}"
+        )
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=row["step"], description=text)
+        else:
+            self._console.print(text, markup=False)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Show a validation."""
+        bits = f"  {row['bits_per_byte']:.4f} bits/byte" if row["bits_per_byte"] else ""
+        self.message(
+            f"step {row['step']}/{self._total}  validation loss {row['validation_loss']:.4f}  "
+            f"perplexity {row['perplexity']:.2f}{bits}"
+        )
+
+    def message(self, text: str) -> None:
+        """Show a sentence, above the bar."""
+        self._console.print(text, markup=False)
+
+
+class PreparationScreen:
+    """Shows the phases of `lost prepare`, called as its progress function."""
+
+    def __init__(self, on_stderr: bool) -> None:
+        self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=self._console
+        )
+        self._tasks: dict[str, Any] = {}
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the bars on screen; in a pipe there are none."""
+        if self._console.is_terminal:
+            with self._bar:
+                yield
+        else:
+            yield
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Take note of where a phase stands."""
+        if phase not in self._tasks:
+            for task in self._tasks.values():
+                self._bar.update(task, total=max(1, self._bar.tasks[task].completed))
+            self._tasks[phase] = self._bar.add_task(phase, total=total or None)
+            if not self._console.is_terminal:
+                self._console.print(f"{phase} ...", markup=False)
+        self._bar.update(self._tasks[phase], completed=done)

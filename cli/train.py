@@ -1,0 +1,116 @@
+"""`lost train`: start or go on with a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lost.cli.options import AsJson, Backend, Device, Overrides
+
+if TYPE_CHECKING:
+    from lost.config import Config
+    from lost.dataset import Dataset
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    overrides: Overrides = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin again at step 0 instead of resuming.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --fresh: remove the checkpoints that are there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model; go on by itself when the run folder holds checkpoints and the configuration agrees.
+
+    Ctrl-C saves and leaves with exit code 130; the same command goes on from there.
+    """
+    from lost import configfile
+    from lost.cli.output import answer, size
+    from lost.cli.progress import TrainingScreen
+    from lost.engine import create_engine
+    from lost.run import CONFIG, begin_afresh, start_or_resume
+    from lost.signals import stop_on_signal
+    from lost.trainer import train as train_run
+
+    is_run = (Path(config) / CONFIG).exists()
+    folder = out or (Path(config) if is_run else Path("runs") / Path(config).stem)
+    settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
+    dataset = open_data(settings, data)
+    settings = with_data(settings, dataset)
+    screen = TrainingScreen(min(settings.schedule.steps, settings.train.stop_after or settings.schedule.steps), as_json)
+    if fresh:
+        begin_afresh(folder, overwrite, screen)
+    start = start_or_resume(settings, folder, dataset, screen)
+    engine = create_engine(settings, backend, device)
+    screen.message(describe(settings, engine.device))
+    with stop_on_signal(screen.message) as stop_requested, screen.live():
+        result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
+    validation = result.validation
+    value = {
+        "run": str(folder),
+        "step": result.progress.step,
+        "tokens": result.progress.tokens,
+        "seconds": result.progress.seconds,
+        "checkpoint": str(result.checkpoint),
+        "validation_loss": validation.loss if validation else None,
+        "perplexity": validation.perplexity if validation else None,
+        "bits_per_byte": validation.bits_per_byte if validation else None,
+        "interrupted": result.interrupted,
+    }
+    verb = "stopped" if result.interrupted else "done"
+    answer(
+        as_json, value, [f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {size(engine.memory())})"]
+    )
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def open_data(config: "Config", data: Path | None) -> "Dataset":
+    """Open the prepared set named on the command line, or in the configuration."""
+    from lost.dataset import Dataset
+    from lost.errors import DataError
+
+    if data is None and config.data.path is None:
+        raise DataError(
+            "no data: neither --data nor data.path is set; expected a folder made by `lost prepare TEXT... --out DIR`"
+        )
+    return Dataset(Path(data or config.data.path or ""))
+
+
+def with_data(config: "Config", dataset: "Dataset") -> "Config":
+    """Return the configuration with the data's path and, where it is left open, its vocabulary.
+
+    Raises:
+        ConfigError: the data's tokenizer has ids beyond the model's vocabulary.
+    """
+    from lost.errors import ConfigError
+
+    entries = dataset.tokenizer.vocab_size
+    if config.model.vocab_size is None:
+        config = config.replace("model", vocab_size=entries)
+    elif config.model.vocab_size < entries:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to {entries - 1}; "
+            f"expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with a smaller one"
+        )
+    return config.replace("data", path=str(dataset.path.resolve()))
+
+
+def describe(config: "Config", device: str) -> str:
+    """Return one line that says what is about to be trained."""
+    from lost.budget import budget, dense_twin
+    from lost.cli.output import count
+
+    own, dense = budget(config), budget(dense_twin(config))
+    against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
+    return (
+        f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {device}, "
+        f"{config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
+    )

@@ -1,0 +1,87 @@
+"""What the layers of a checkpoint look like: how much of the weight the low rank holds, how much the kept channels."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lost.config import Config
+from lost.parameters import projections
+from lost.projections import Projection
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One projection.
+
+    Attributes:
+        name: such as `model.layers.0.mlp.up_proj`.
+        kind: lost, dense or lowrank.
+        shape: (out, in).
+        rank: of the low-rank pair; None for dense.
+        channels: kept input channels; None but for LOST.
+        norm: Frobenius norm of the composed weight, activations taken as the identity.
+        spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None for
+            dense, 1 for lowrank.
+        effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
+        sparse_share: share of the sparse part in the summed squared norms of both parts; None but for LOST.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int]
+    rank: int | None
+    channels: int | None
+    norm: float
+    spectrum: float | None
+    effective_rank: float
+    sparse_share: float | None
+
+
+def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iterator[LayerReport]:
+    """Yield a report for each projection; `parameters` by name, any float type."""
+    for projection in projections(config):
+        values = {}
+        for suffix, tensor in projection.tensors().items():
+            value = parameters[f"{projection.name}.{suffix}"]
+            values[suffix] = value if tensor.integer else value.astype(np.float64)
+        yield _report(projection, values)
+
+
+def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerReport:
+    kind, shape = projection.settings.kind, (projection.out_features, projection.in_features)
+    if kind == "dense":
+        weight = values["weight"]
+        gram = weight @ weight.T if shape[0] <= shape[1] else weight.T @ weight
+        energy, rank, channels, sparse_share = np.linalg.eigvalsh(gram), None, None, None
+    else:
+        rank = projection.settings.rank
+        up, right = values["up"], values["down"]
+        channels = len(values["channels"]) if kind == "lost" else None
+        sparse_share = None
+        if channels is not None:
+            gamma = projection.settings.gamma
+            basis, sparse = gamma * up[:, :rank], (1 - gamma) * up[:, rank:]
+            selection = np.zeros((channels, shape[1]))
+            selection[np.arange(channels), values["channels"]] = 1.0
+            up, right = np.concatenate([basis, sparse], axis=1), np.concatenate([right, selection])
+            low = np.sum((basis.T @ basis) * (values["down"] @ values["down"].T))
+            sparse_share = float(np.sum(sparse**2) / max(np.sum(sparse**2) + low, 1e-300))
+        # The squared singular values of up @ right are the eigenvalues of a small symmetric matrix.
+        triangle = np.linalg.qr(right.T, mode="r")
+        inner = triangle @ (up.T @ up) @ triangle.T
+        energy = np.linalg.eigvalsh(inner)
+    energy = np.sort(np.maximum(energy, 0.0))[::-1]
+    total = max(float(energy.sum()), 1e-300)
+    shares = energy[energy > 1e-14 * total] / total
+    return LayerReport(
+        name=projection.name,
+        kind=kind,
+        shape=shape,
+        rank=rank,
+        channels=channels,
+        norm=total**0.5,
+        spectrum=None if rank is None else float(energy[:rank].sum() / total),
+        effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
+        sparse_share=sparse_share,
+    )
