@@ -5,8 +5,9 @@
 set -euo pipefail
 train_text=$1 valid_text=$2 folder=$3
 [ -f "$folder/data/dataset.json" ] || lost prepare "$train_text" --valid "$valid_text" --vocab-size 8192 --out "$folder/data"
-for run in lost:6e-3 dense:3e-3 lost:3e-3 dense:1.5e-3 lost:1.2e-2 dense:6e-3; do
+for run in lost:6e-3 dense:3e-3 dense:1.5e-3 dense:6e-3 lost:3e-3 lost:1.2e-2; do
     kind=${run%%:*} lr=${run##*:}
+    grep -qs "\"$kind\", \"lr\": $lr," "$folder/results.jsonl" && continue
     lost train quickstart --data "$folder/data" --out "$folder/$kind-$lr" \
         --set "projection.kind=$kind" --set "optimizer.lr=$lr" \
         --set model.vocab_size=8192 --set model.tie_word_embeddings=false \

@@ -12,9 +12,13 @@ from torch import Tensor
 
 IGNORED = -100
 
+# Logits held at once. 32 MiB is best on a CPU (benchmarks/head_loss.py); larger products keep an accelerator busy.
+_CPU_ENTRIES = 1 << 23
+_DEVICE_ENTRIES = 1 << 27
+
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood, float32 scalar, natural log.
+    """Return the summed negative log-likelihood, a float32 scalar (float64 for a float64 x), natural log.
 
     Args:
         x: (n, hidden), the type that products are computed in.
@@ -35,8 +39,7 @@ def head_nll(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
-    # 32 MiB of logits on a CPU (benchmarks/head_loss.py); on an accelerator larger products keep it busy.
-    entries = 1 << (23 if x.device.type == "cpu" else 27)
+    entries = _CPU_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
     rows = max(64, entries // len(weight))
     return zip(x.split(rows), targets.split(rows), strict=True)
 
@@ -44,12 +47,13 @@ def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=x.device)
         head = weight.to(x.dtype)
         x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
         done = 0
         for part, wanted in _chunks(x, head, targets):
-            scores = torch.log_softmax(part @ head.T, dim=-1, dtype=torch.float32)
+            scores = torch.log_softmax(part @ head.T, dim=-1, dtype=wide)
             ignored, index = wanted == IGNORED, wanted.clamp(min=0)[:, None]
             total -= scores.gather(1, index).masked_fill_(ignored[:, None], 0.0).sum()
             grad = scores.exp_()  # softmax, then minus one at the target

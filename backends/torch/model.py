@@ -26,7 +26,7 @@ class Cache:
 
 
 class Norm(nn.Module):
-    """RMSNorm, computed in float32."""
+    """RMSNorm, computed in float32 where x is coarser."""
 
     def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -35,7 +35,8 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., h) to (..., h)."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -112,8 +113,8 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
         cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("cos", cos.float(), persistent=False)
+        self.register_buffer("sin", sin.float(), persistent=False)
 
     def forward(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Map tokens (b, s) to normed states (b, s, h)."""
@@ -147,10 +148,10 @@ class LostForCausalLM(nn.Module):
 
 
 def rotary_tables(positions: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, (positions, d / 2) float32, computed in float64."""
+    """Return cos and sin, (positions, d / 2) float64."""
     frequencies = theta ** (-np.arange(0, width, 2) / width)
     angles = np.arange(positions)[:, None] * frequencies
-    return torch.from_numpy(np.cos(angles)).float(), torch.from_numpy(np.sin(angles)).float()
+    return torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -31,6 +31,9 @@ class Projection(ABC):
     out_features: int
     settings: ProjectionSettings
 
+    def __post_init__(self) -> None:  # noqa: B027 - most kinds accept any shape
+        """Refuse settings that the shape doesn't allow, with a ConfigError."""
+
     @property
     def has_activation(self) -> bool:
         """Whether the map is nonlinear."""

@@ -1,0 +1,124 @@
+"""What several tests need: a tiny model, a small prepared set, the command line called in this process."""
+
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lost.config import Config
+from lost.dataset import Dataset
+from lost.prepare import prepare
+from lost.sources import Sources
+
+_WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low".split()
+
+
+def tiny_config(**sections: dict) -> Config:
+    """A model of a few thousand parameters; keyword arguments update its sections."""
+    raw: dict = {
+        "model": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 19,
+            "max_position_embeddings": 64,
+        },
+        "projection": {"kind": "lost", "rank": 4, "density": 0.2, "align": 1},
+        "data": {"seq_len": 8},
+        "train": {"batch_size": 4, "micro_batch_size": 2},
+        "optimizer": {"lr": 1e-2, "weight_decay": 0.1},
+        "schedule": {"steps": 10, "warmup_steps": 2},
+    }
+    for section, values in sections.items():
+        raw[section] = {**raw[section], **values}
+    return Config.model_validate(raw)
+
+
+@pytest.fixture(scope="session")
+def config() -> Callable[..., Config]:
+    return tiny_config
+
+
+def some_text(documents: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return [
+        "\n".join(" ".join(draw.choices(_WORDS, k=12)) for _ in range(draw.randint(3, 9))) for _ in range(documents)
+    ]
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for number, text in enumerate(some_text(60)):
+        (folder / f"{number:03d}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(Sources([text_folder]), out, 320, 0.1)
+    return Dataset(out)
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Call the command line in this process."""
+    from lost.cli.main import main
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["lost", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        printed = capsys.readouterr()
+        code = exit_info.value.code
+        return Answer(int(code) if code is not None else 0, printed.out, printed.err)
+
+    return call
+
+
+TINY_YAML = """\
+model:
+  hidden_size: 32
+  intermediate_size: 48
+  num_hidden_layers: 2
+  num_attention_heads: 4
+  max_position_embeddings: 64
+projection:
+  rank: 8
+  density: 0.1
+  align: 8
+data:
+  seq_len: 16
+train:
+  batch_size: 4
+  micro_batch_size: 2
+  log_every: 1
+  eval_every: 0
+  save_every: 10
+optimizer:
+  lr: 1e-2
+schedule:
+  steps: 20
+  warmup_steps: 2
+"""
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_YAML)
+    return path

@@ -1,0 +1,131 @@
+"""Checkpoints on disk: what is in them, what is refused, what is kept. A stand-in takes the engine's place."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lost import checkpoint
+from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
+from lost.config import Config
+from lost.dataset import Dataset
+from lost.errors import CheckpointError
+from lost.tensors import read_tensors, write_tensors
+
+
+class StandIn:
+    def dump(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield "a.down", np.arange(6, dtype=np.float32).reshape(2, 3)
+        yield "a.channels", np.array([1, 5], np.int32)
+
+    def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield "a.down.exp_avg", np.ones((2, 3), np.float32)
+
+
+Save = Callable[..., checkpoint.Checkpoint]
+
+
+@pytest.fixture
+def save(prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> Save:
+    def write(step: int, loss: float | None = None) -> checkpoint.Checkpoint:
+        progress = Progress(step=step, samples=4 * step, data=prepared.fingerprint, validation_loss=loss)
+        return checkpoint.save(tmp_path / "checkpoints", StandIn(), config(), progress, prepared.tokenizer)  # type: ignore[arg-type]
+
+    return write
+
+
+def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> None:
+    saved = save(7, 1.5)
+    found, rejected = newest_valid(tmp_path / "checkpoints")
+    assert found == saved
+    assert rejected == []
+    assert found.config == config()
+    assert found.progress == Progress(7, 28, 0, 0.0, prepared.fingerprint, 1.5)
+    arrays = dict(found.parameters())
+    np.testing.assert_array_equal(arrays["a.down"], np.arange(6).reshape(2, 3))
+    assert arrays["a.channels"].dtype == np.int32
+    assert [name for name, _ in found.moments()] == ["a.down.exp_avg"]
+    assert found.tokenizer().fingerprint == prepared.tokenizer.fingerprint
+    assert (tmp_path / "latest").read_text() == "checkpoints/step-00000007\n"
+    assert {path.name for path in saved.path.iterdir()} == {
+        "manifest.json", "config.json", "tokenizer.model", "model-00001.safetensors", "optimizer-00001.safetensors"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["model-00001.safetensors", "optimizer-00001.safetensors", "config.json", "tokenizer.model"]
+)
+def test_any_changed_byte_is_found_and_the_one_before_taken(save: Save, tmp_path: Path, name: str) -> None:
+    save(1)
+    newer = save(2)
+    content = bytearray((newer.path / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (newer.path / name).write_bytes(content)
+    found, rejected = newest_valid(tmp_path / "checkpoints")
+    assert found
+    assert found.progress.step == 1
+    assert name in rejected[0]
+    (newer.path / name).write_bytes(content[:-1])
+    assert "bytes long instead of" in newest_valid(tmp_path / "checkpoints")[1][0]
+    (newer.path / name).unlink()
+    assert "is missing" in newest_valid(tmp_path / "checkpoints")[1][0]
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "sub/file", "..", ""])
+def test_manifest_can_not_point_outside(save: Save, tmp_path: Path, name: str) -> None:
+    path = save(1).path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"size": 1, "sha256": "0"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        open_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}'])
+def test_foreign_manifests_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        open_checkpoint(tmp_path)
+
+
+def steps(folder: Path) -> list[int]:
+    return [open_checkpoint(path).progress.step for path in checkpoint.checkpoints(folder / "checkpoints")]
+
+
+def test_retention_keeps_last_best_and_multiples(save: Save, tmp_path: Path) -> None:
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: 2.4, 7: 2.2}
+    for step, loss in losses.items():
+        save(step, loss)
+    prune(tmp_path / "checkpoints", keep_last=2, keep_every=0)
+    assert steps(tmp_path) == [2, 6, 7]
+
+
+def test_retention_at_multiples_and_leaves_strangers(save: Save, tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save(step)
+    stranger = tmp_path / "checkpoints" / "step-strange"
+    stranger.mkdir()
+    prune(tmp_path / "checkpoints", keep_last=1, keep_every=3)
+    assert stranger.exists()
+    stranger.rmdir()
+    assert steps(tmp_path) == [3, 6, 7]
+
+
+def test_tensors_of_all_types_in_parts(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    arrays = {
+        "a": random.standard_normal((5, 4)).astype(np.float32),
+        "b": random.standard_normal(7).astype(ml_dtypes.bfloat16),
+        "c": np.arange(3, dtype=np.int32),
+        "d": random.standard_normal((2, 3)).astype(np.float32).T,
+    }
+    seals = write_tensors(tmp_path, "model", arrays.items(), part_bytes=60)
+    assert list(seals) == ["model-00001.safetensors", "model-00002.safetensors"]
+    back = dict(read_tensors([tmp_path / name for name in seals]))
+    assert back.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)

@@ -1,0 +1,116 @@
+"""Configuration: what is refused, in which words, and that all that ships can be loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from lost.budget import budget, dense_twin
+from lost.config import Config
+from lost.configfile import dump, load_config, shipped
+from lost.errors import ConfigError
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def edited(path: Path, old: str, new: str) -> Path:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_unknown_key_names_place_and_nearest(tiny_yaml: Path) -> None:
+    edited(tiny_yaml, "num_hidden_layers: 2", "num_layerz: 2")
+    message = refusal(tiny_yaml)
+    assert f"{tiny_yaml}:4: model.num_layerz = 2: unknown key; did you mean 'num_hidden_layers'?" in message
+    assert "model.num_hidden_layers: missing" in message  # all problems at once
+
+
+def test_unknown_section_and_override(tiny_yaml: Path) -> None:
+    assert "did you mean 'optimizer'?" in refusal(tiny_yaml, "optimiser.lr=1")
+    assert refusal(tiny_yaml, "optimizer.lrr=1").startswith("--set: optimizer.lrr = 1: unknown key")
+    assert "expected section.key=value" in refusal(tiny_yaml, "optimizer.lr")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.hidden_size=big", "model.hidden_size = 'big'"),
+        ("model.hidden_size=true", "got a boolean"),
+        ("model.hidden_size=32.5", "model.hidden_size = 32.5"),
+        ("model.hidden_size=30", "num_attention_heads = 4 doesn't divide hidden_size = 30"),
+        ("model.num_key_value_heads=3", "num_key_value_heads = 3"),
+        ("projection.density=0", "projection.density = 0"),
+        ("projection.density=1.5", "projection.density = 1.5"),
+        ("projection.rank=33", "projection.rank = 33 is larger than model.layers.0.self_attn.q_proj allows"),
+        ("projection.kind=magic", "projection.kind = 'magic'"),
+        ("projection.overrides={'*.up_proj': {'rankk': 3}}", "rankk"),
+        ("optimizer.lr=.inf", "optimizer.lr = inf"),
+        ("optimizer.lr=.nan", "optimizer.lr = nan"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
+        ("train.micro_batch_size=3", "micro_batch_size = 3 doesn't divide batch_size = 4"),
+        ("train.param_dtype=bfloat16", "param_dtype = bfloat16 needs dtype = bfloat16"),
+        ("schedule.warmup_steps=21", "warmup_steps + decay_steps = 21"),
+        ("schedule.decay_steps=3", "decay_steps belongs to the schedule wsd"),
+        ("data.seq_len=65", "data.seq_len = 65"),
+        ("model=3", "model"),
+    ],
+)
+def test_refused_values(tiny_yaml: Path, override: str, named: str) -> None:
+    assert named in refusal(tiny_yaml, override)
+
+
+def test_duplicate_keys_are_caught(tiny_yaml: Path) -> None:
+    edited(tiny_yaml, "  steps: 20", "  steps: 20\n  steps: 30")
+    message = refusal(tiny_yaml)
+    assert "schedule.steps: written twice" in message
+    assert f"{tiny_yaml}:23" in message
+
+
+def test_overrides_apply_in_order_and_yaml_floats_are_numbers(tiny_yaml: Path) -> None:
+    config = load_config(tiny_yaml, ["optimizer.lr=1e-3", "optimizer.lr=2e-3", "projection.kind=dense"])
+    assert config.optimizer.lr == 2e-3
+    assert config.projection.kind == "dense"
+
+
+def test_not_yaml_and_not_there(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("model: [")
+    assert "can't be read as YAML" in refusal(bad)
+    assert "did you mean 'llama_60m'?" in refusal(Path("lama_60m"))
+
+
+def test_settings_by_name_pattern(tiny_yaml: Path) -> None:
+    config = load_config(tiny_yaml, ["projection.overrides={'*.down_proj': {'rank': 5}, '*.q_proj': {'kind': 'dense'}}"])
+    assert config.projection.settings_for("model.layers.1.mlp.down_proj").rank == 5
+    assert config.projection.settings_for("model.layers.1.self_attn.q_proj").kind == "dense"
+    assert config.projection.settings_for("model.layers.1.mlp.up_proj").rank == 8
+
+
+@pytest.mark.parametrize("name", list(shipped()))
+def test_every_shipped_configuration_loads_with_its_dense_twin(name: str) -> None:
+    config = load_config(name)
+    assert config.projection.kind == "lost"
+    assert budget(config).parameters < budget(load_config(name, ["projection.kind=dense"])).parameters
+    assert Config.model_validate(config.model_dump()) == config
+
+
+def test_resolved_configuration_reads_back(tiny_yaml: Path, tmp_path: Path) -> None:
+    config = load_config(tiny_yaml)
+    again = tmp_path / "again.yaml"
+    again.write_text(dump(config))
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "dense"),
+    [("llama_60m", (43, 44.5), 58), ("llama_130m", (94, 98), 134), ("llama_350m", (185, 200), 368), ("llama_1b", (609, 670), 1339)],
+)
+def test_published_parameter_counts(name: str, own: tuple[float, float], dense: float) -> None:
+    config = load_config(name)
+    assert own[0] <= budget(config).parameters / 1e6 <= own[1]
+    assert budget(dense_twin(config)).parameters / 1e6 == pytest.approx(dense, abs=0.6)

@@ -1,0 +1,55 @@
+"""First values: the same whatever the order, the machine's threads, or the kind of projection."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lost.config import Config
+from lost.factors import compose, Factors
+from lost.initial import initial_values
+from lost.parameters import parameter_table
+from lost.randomness import normal
+
+
+def test_values_follow_the_table(config: Callable[..., Config]) -> None:
+    for kind in ("lost", "dense", "lowrank"):
+        for tied in (False, True):
+            settings = config(projection={"kind": kind}, model={"tie_word_embeddings": tied})
+            values, table = dict(initial_values(settings)), parameter_table(settings)
+            assert {name: value.shape for name, value in values.items()} == {n: row.shape for n, row in table.items()}
+            assert {value.dtype for name, value in values.items() if table[name].integer} <= {np.dtype(np.int32)}
+            assert {value.dtype for name, value in values.items() if table[name].trained} == {np.dtype(np.float32)}
+
+
+def test_values_depend_on_seed_and_name_alone(config: Callable[..., Config]) -> None:
+    small, deep = dict(initial_values(config())), dict(initial_values(config(model={"num_hidden_layers": 3})))
+    for name, value in small.items():
+        np.testing.assert_array_equal(value, deep[name])
+    other = dict(initial_values(config(train={"seed": 1})))
+    assert not np.array_equal(small["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
+    assert not np.array_equal(normal(0, "a", (3,), 1.0), normal(0, "b", (3,), 1.0))
+
+
+def test_known_value() -> None:
+    """A change here changes every run that was ever started."""
+    np.testing.assert_array_equal(
+        normal(0, "model.embed_tokens.weight", (2,), 0.02), [0.030734347140251903, -0.009271684241364766]
+    )
+
+
+def test_lost_starts_from_the_dense_start(config: Callable[..., Config]) -> None:
+    full = {"rank": 16, "density": 0.1}
+    own = dict(initial_values(config(projection=full, model={"num_key_value_heads": 4})))
+    dense = dict(initial_values(config(projection={"kind": "dense"}, model={"num_key_value_heads": 4})))
+    name = "model.layers.1.self_attn.k_proj"
+    factors = Factors(own[f"{name}.down"], own[f"{name}.up"], own[f"{name}.channels"], 16)
+    np.testing.assert_allclose(compose(factors, 1.0), dense[f"{name}.weight"], atol=1e-7)
+
+
+def test_scale(config: Callable[..., Config]) -> None:
+    wide = config(model={"hidden_size": 128, "intermediate_size": 256}, projection={"kind": "lowrank", "rank": 64})
+    values = dict(initial_values(wide))
+    product = values["model.layers.0.mlp.up_proj.up"] @ values["model.layers.0.mlp.up_proj.down"]
+    assert product.std() == pytest.approx(0.02, rel=0.05)
+    assert values["lm_head.weight"].std() == pytest.approx(0.02, rel=0.05)

@@ -1,0 +1,59 @@
+"""What users compare: perplexity, bits per byte, the log's rows; and the budget's arithmetic."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lost.budget import budget, report
+from lost.config import Config
+from lost.evaluate import Evaluation
+from lost.metrics import MetricsFile
+
+
+def test_perplexity_and_bits_per_byte() -> None:
+    result = Evaluation(nll=100 * math.log(8), tokens=100, batches=4, bytes=300)
+    assert result.perplexity == pytest.approx(8)
+    assert result.bits_per_byte == pytest.approx(1.0)
+    assert result.lineage_perplexity == pytest.approx(8 ** (4 / 5))  # GaLore's counter starts at 1
+    assert Evaluation(1.0, 1, 1).bits_per_byte is None
+
+
+def test_log_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    log = MetricsFile(tmp_path, 0)
+    for step in range(1, 6):
+        log.write({"step": step, "loss": 0.1 + step})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 6, "lo')  # cut off by a crash
+    MetricsFile(tmp_path, 3).write({"step": 4, "loss": 9.25})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["loss"] == 9.25
+    MetricsFile(tmp_path, 0)
+    assert path.read_text() == ""
+
+
+def test_budget_by_hand(config: Callable[..., Config]) -> None:
+    settings = config(projection={"kind": "dense"}, model={"num_key_value_heads": 4, "num_hidden_layers": 1})
+    inside = 4 * 16 * 16 + 3 * 16 * 24
+    counted = budget(settings)
+    assert counted.projections == inside
+    assert counted.embeddings == 2 * 19 * 16
+    assert counted.parameters == inside + 2 * 19 * 16 + 3 * 16
+    assert counted.flops_per_token == 6 * (inside + 19 * 16 + 2 * 8 * 16)
+    assert counted.memory.moments == 2 * 4 * counted.parameters
+    tied = budget(settings.replace("model", tie_word_embeddings=True))
+    assert tied.parameters == counted.parameters - 19 * 16
+
+
+def test_lost_layer_by_hand(config: Callable[..., Config]) -> None:
+    settings = config(model={"num_key_value_heads": 4, "num_hidden_layers": 1})
+    # rank 4; density .2 keeps 3 of 16 channels and 4 of 24
+    attention = 4 * (4 * 16 + 16 * 7)
+    mlp = 2 * (4 * 16 + 24 * 7) + (4 * 24 + 16 * 8)
+    assert budget(settings).projections == attention + mlp
+    answer = report(settings)
+    assert answer["parameters"]["dense_equivalent"] == budget(config(projection={"kind": "dense"}, model={"num_key_value_heads": 4, "num_hidden_layers": 1})).parameters
+    assert answer["memory_bytes"]["total"] == sum(v for k, v in answer["memory_bytes"].items() if k != "total")

@@ -1,0 +1,146 @@
+"""From text to shards: round trips, what is held out, what is refused, and that half a set is never left."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from lost.dataset import Dataset
+from lost.errors import DataError
+from lost.prepare import prepare
+from lost.sources import Sources
+from lost.tokenizer import load_tokenizer, train_tokenizer
+
+ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \r\n x=1234567890\n"
+
+
+def test_any_text_comes_back(prepared: Dataset) -> None:
+    tokenizer = prepared.tokenizer
+    assert tokenizer.decode(tokenizer.encode(ODD).tolist()) == ODD
+    assert "".join(tokenizer.stream(tokenizer.encode(ODD).tolist())) == ODD
+
+
+def test_long_documents_are_encoded_in_parts(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the rank of the layer\nand the weight\n" * 50
+    whole = prepared.tokenizer.encode_documents([text, "of"])
+    monkeypatch.setattr("lost.tokenizer._LONGEST", 100)
+    parts = prepared.tokenizer.encode_documents([text, "of"])
+    assert parts.tolist() == whole.tolist()
+    assert prepared.tokenizer.decode(prepared.tokenizer.encode("x" * 1000).tolist()) == "x" * 1000
+
+
+def test_same_text_same_set(text_folder: Path, prepared: Dataset, tmp_path: Path) -> None:
+    prepare(Sources([text_folder]), tmp_path / "again", 320, 0.1)
+    assert Dataset(tmp_path / "again").fingerprint == prepared.fingerprint
+
+
+def test_whole_documents_are_held_out(text_folder: Path, prepared: Dataset) -> None:
+    assert prepared.split("valid").documents == 6
+    assert prepared.split("train").documents == 54
+
+
+def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"document {number % 10} of the rank " * 20}) for number in range(40)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    prepare(Sources([tmp_path / "x.jsonl"]), tmp_path / "out", 300, 0.05)
+    assert Dataset(tmp_path / "out").split("valid").documents % 4 == 0
+
+
+def test_one_document_has_its_end_held_out(tmp_path: Path) -> None:
+    text = "".join(f"line {number} of the rank and the weight\n" for number in range(400))
+    (tmp_path / "one.txt").write_text(text)
+    prepare(Sources([tmp_path / "one.txt"]), tmp_path / "out", 300, 0.1)
+    data = Dataset(tmp_path / "out")
+    parts = []
+    for name in ("train", "valid"):
+        split = data.split(name)
+        parts.append(data.tokenizer.decode(split.read(1, split.tokens - 2).tolist()))
+    assert "".join(parts) == text
+    assert 0.08 < len(parts[1]) / len(text) < 0.12
+
+
+def test_json_lines_gzip_own_validation_and_own_tokenizer(prepared: Dataset, tmp_path: Path) -> None:
+    for name in ("train", "valid"):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps({"body": f"{name} {number} of the rank"}) + "\n" for number in range(9))
+    sources = [Sources([tmp_path / f"{name}.jsonl.gz"], text_key="body") for name in ("train", "valid")]
+    prepare(sources[0], tmp_path / "out", load_tokenizer(prepared.path), sources[1])
+    data = Dataset(tmp_path / "out")
+    assert data.tokenizer.fingerprint == prepared.tokenizer.fingerprint
+    assert data.split("valid").documents == data.split("train").documents == 9
+
+
+def test_folders_take_and_leave_by_name_and_say_what_is_not_text(tmp_path: Path) -> None:
+    for name in ("a.py", "b.txt", "skip/c.py", ".hidden.py", "__pycache__/d.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "e.py").write_bytes(b"\xff\xfe")
+    sources = Sources([tmp_path], include=["*.py"], exclude=["skip"])
+    assert list(sources.documents()) == ["a.py"]
+    assert sources.skipped == [tmp_path / "e.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("image.txt", b"\x89PNG\r\n", "is not text: byte 0 is 0x89"),
+        ("nul.txt", b"a\0b", "NUL byte at 1"),
+        ("bad.jsonl", b'{"text": 1}\n', "bad.jsonl:1: no text under 'text'"),
+        ("worse.jsonl", b'{"text": "x"}\n[\n', "worse.jsonl:2: not a JSON object"),
+        ("list.jsonl", b"[1]\n", "found: list"),
+        ("empty.txt", b"", "there is no text in"),
+        ("cut.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99)[:-9], "can't be read"),
+    ],
+)
+def test_refused_text(tmp_path: Path, name: str, content: bytes, named: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        prepare(Sources([tmp_path / name]), tmp_path / "out", 300, 0.1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refused_arguments(text_folder: Path, prepared: Dataset, tmp_path: Path) -> None:
+    sources = Sources([text_folder])
+    with pytest.raises(DataError, match="already holds a prepared set"):
+        prepare(sources, prepared.path, 320, 0.1)
+    with pytest.raises(DataError, match="--vocab-size 100000"):
+        prepare(sources, tmp_path / "out", 100_000, 0.1)
+    with pytest.raises(DataError, match="--valid-fraction 1.5"):
+        prepare(sources, tmp_path / "out", 320, 1.5)
+    with pytest.raises(DataError, match="doesn't exist"):
+        prepare(Sources([tmp_path / "nowhere"]), tmp_path / "out", 320, 0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokenizer_without_end_of_text_and_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no tokenizer at"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "x.model").write_bytes(b"not a model")
+    with pytest.raises(DataError, match="is not a sentencepiece model"):
+        load_tokenizer(tmp_path / "x.model")
+
+
+def test_prepared_data_with_another_tokenizer_inside(prepared: Dataset, text_folder: Path, tmp_path: Path) -> None:
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
+    train_tokenizer(["another text of the rank and of the weight"] * 99, 290).save(tmp_path / "out")
+    with pytest.raises(DataError, match="is not the one that the shards were made with"):
+        Dataset(tmp_path / "out")
+
+
+def test_damaged_sets(text_folder: Path, tmp_path: Path) -> None:
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
+    shard = tmp_path / "out" / "train-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    assert "doesn't have the checksum" in next(Dataset(tmp_path / "out").faults())
+    shard.write_bytes(content[:-2])
+    with pytest.raises(DataError, match="bytes long; expected"):
+        Dataset(tmp_path / "out").split("train")
+    shard.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        Dataset(tmp_path / "out").split("train")
+    (tmp_path / "out" / "dataset.json").unlink()
+    with pytest.raises(DataError, match="holds no prepared data"):
+        Dataset(tmp_path / "out")

@@ -1,0 +1,45 @@
+"""The learning rate of each step."""
+
+import pytest
+
+from lost.config import OptimizerConfig, ScheduleConfig
+from lost.schedule import learning_rate
+
+
+def rates(**schedule: object) -> list[float]:
+    parsed = ScheduleConfig.model_validate({"steps": 100, "warmup_steps": 10, "min_lr_ratio": 0.1, **schedule})
+    return [learning_rate(OptimizerConfig(lr=2.0), parsed, step) for step in range(1, 101)]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "wsd"])
+def test_warm_up_reaches_the_peak(name: str) -> None:
+    values = rates(name=name)
+    assert values[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert max(values) == values[9] == 2.0
+
+
+def test_ends_and_middles() -> None:
+    assert rates(name="cosine")[-1] == pytest.approx(0.2)
+    assert rates(name="cosine")[54] == pytest.approx(1.1)  # half way from step 10 to 100
+    assert rates(name="linear")[-1] == pytest.approx(0.2)
+    assert rates(name="linear")[54] == pytest.approx(1.1)
+    assert set(rates(name="constant")[9:]) == {2.0}
+
+
+def test_wsd_stays_then_falls() -> None:
+    values = rates(name="wsd", decay_steps=40)
+    assert set(values[9:60]) == {2.0}
+    assert values[79] == pytest.approx(1.1)
+    assert values[-1] == pytest.approx(0.2)
+    assert set(rates(name="wsd")[9:80]) == {2.0}  # a fifth of the run by default
+
+
+def test_falls_steadily() -> None:
+    for name in ("cosine", "linear"):
+        values = rates(name=name)[9:]
+        assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+
+
+def test_no_warm_up_and_warm_up_only() -> None:
+    assert rates(warmup_steps=0, name="constant")[0] == 2.0
+    assert rates(warmup_steps=100)[-1] == 2.0
