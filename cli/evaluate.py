@@ -23,8 +23,8 @@ def evaluate(
     """Evaluate on held-out text: every token is predicted exactly once, token-weighted, nothing padded."""
     import numpy as np
 
-    from lost.cli.output import answer
     from lost.cli.load import load_model
+    from lost.cli.output import answer
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError

@@ -1,4 +1,7 @@
-"""The `lost` command: registers the commands, words errors, sets exit codes (0 done, 1 failed, 2 input, 130 stopped)."""
+"""The `lost` command: its sub-commands, how errors are worded, and the exit codes.
+
+0 done, 1 failed, 2 the user's input, 130 interrupted (what was done is saved).
+"""
 
 import sys
 
@@ -50,10 +53,6 @@ def main() -> None:
         if debug:
             raise
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        _fail("interrupted", 130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left: nothing to say, and no one to say it to
         sys.exit(1)

@@ -11,7 +11,7 @@ from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
 def plan(
     config: ConfigName,
     data: Annotated[Path | None, typer.Option(help="Take the vocabulary from this prepared set.")] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     backend: Backend = "auto",
     device: Device = "auto",
     memory_gib: Annotated[
@@ -43,8 +43,8 @@ def plan(
     lines = [
         *table(["", settings.projection.kind, "dense", "ratio"], rows),
         "",
-        f"{count(parts['projections'])} of the parameters are in projections, {count(parts['embeddings'])} in embedding "
-        "and head",
+        f"{count(parts['projections'])} of the parameters are in projections, "
+        f"{count(parts['embeddings'])} in embedding and head",
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]

@@ -13,10 +13,10 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="Folder to make; default data/NAME.")] = None,
     vocab_size: Annotated[int, typer.Option(help="Size of the BPE vocabulary to train.", min=1)] = 8192,
     tokenizer: Annotated[Path | None, typer.Option(help="Use this sentencepiece model instead.")] = None,
-    valid: Annotated[list[Path], typer.Option(help="Validation text of its own; may be repeated.")] = [],  # noqa: B006
+    valid: Annotated[list[Path], typer.Option(help="Validation text of its own; may be repeated.")] = [],
     valid_fraction: Annotated[float, typer.Option(help="Otherwise, the share of documents to hold out.")] = 0.01,
-    include: Annotated[list[str], typer.Option(help="In folders, take only names like this: '*.py'.")] = [],  # noqa: B006
-    exclude: Annotated[list[str], typer.Option(help="In folders, leave out names like this.")] = [],  # noqa: B006
+    include: Annotated[list[str], typer.Option(help="In folders, take only names like this: '*.py'.")] = [],
+    exclude: Annotated[list[str], typer.Option(help="In folders, leave out names like this.")] = [],
     text_key: Annotated[str, typer.Option(help="Field of a JSON line that holds the text.")] = "text",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is already there.")] = False,
     as_json: AsJson = False,

@@ -20,7 +20,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     backend: Backend = "auto",
     device: Device = "auto",
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin again at step 0 instead of resuming.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --fresh: remove the checkpoints that are there.")
@@ -45,10 +45,10 @@ def train(
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
     screen = TrainingScreen(min(settings.schedule.steps, settings.train.stop_after or settings.schedule.steps), as_json)
+    engine = create_engine(settings, backend, device)  # before anything in the folder is touched
     if fresh:
         begin_afresh(folder, overwrite, screen)
     start = start_or_resume(settings, folder, dataset, screen)
-    engine = create_engine(settings, backend, device)
     screen.message(describe(settings, engine.device))
     with stop_on_signal(screen.message) as stop_requested, screen.live():
         result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
@@ -97,8 +97,8 @@ def with_data(config: "Config", dataset: "Dataset") -> "Config":
         config = config.replace("model", vocab_size=entries)
     elif config.model.vocab_size < entries:
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to {entries - 1}; "
-            f"expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with a smaller one"
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to "
+            f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with a smaller one"
         )
     return config.replace("data", path=str(dataset.path.resolve()))
 

@@ -144,7 +144,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ConfigError) as error:
-        raise CheckpointError(f"{path / MANIFEST} is incomplete or damaged ({error!r}); use another checkpoint") from None
+        raise CheckpointError(
+            f"{path / MANIFEST} is incomplete or damaged ({error!r}); use another checkpoint"
+        ) from None
     for name in files:
         if Path(name).name != name or name in ("", "..", MANIFEST):
             raise CheckpointError(f"{path / MANIFEST} names {name!r}, a file outside its folder; don't trust it")

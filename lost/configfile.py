@@ -153,7 +153,7 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
     if not isinstance(node, yaml.MappingNode):
         loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            return loader.construct_object(node, deep=True)
         except yaml.YAMLError as error:
             raise ConfigError(f"{document.source}:{node.start_mark.line + 1}: {error}") from None
     values: dict[str, Any] = {}

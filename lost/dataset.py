@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -99,7 +99,7 @@ class Split:
     bytes: int
     documents: int
     vocab_size: int
-    _maps: list[np.ndarray] = field(repr=False)
+    _maps: Sequence[np.ndarray] = field(repr=False)
     _starts: list[int] = field(repr=False)
 
     def windows(self, seq_len: int) -> int:
@@ -111,8 +111,8 @@ class Split:
         count = (self.tokens - 1) // seq_len
         if count < 1:
             raise DataError(
-                f"data.seq_len = {seq_len}: the {self.name} split holds only {self.tokens} tokens, and one sample takes "
-                f"{seq_len + 1}; prepare more text or set a shorter data.seq_len"
+                f"data.seq_len = {seq_len}: the {self.name} split holds only {self.tokens} tokens, and one sample "
+                f"takes {seq_len + 1}; prepare more text or set a shorter data.seq_len"
             )
         return count
 

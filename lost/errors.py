@@ -39,3 +39,9 @@ class BackendError(UserError):
 
 class DivergedError(LostError):
     """The loss stopped being a finite number."""
+
+
+class LeftAtOnce(LostError):
+    """A second signal: the user doesn't want to wait for the step's end."""
+
+    exit_code = 130

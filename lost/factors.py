@@ -125,7 +125,7 @@ def _leading_triplets(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
 
 
 def _largest_residuals(weight: np.ndarray, scaled_right: np.ndarray, count: int) -> np.ndarray:
-    """Return the `count` channels with the largest residual norm: ||W_comp e_j||^2 = ||W e_j||^2 - ||(S V^T) e_j||^2."""
+    """Return the `count` channels j with the largest ||W_comp e_j||^2 = ||W e_j||^2 - ||(S V^T) e_j||^2."""
     norms = np.einsum("ij,ij->j", weight, weight)
     residuals = norms - np.einsum("ij,ij->j", scaled_right, scaled_right)
     residuals[residuals < _CAPTURED * norms] = 0.0

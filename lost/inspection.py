@@ -68,7 +68,7 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
             low = np.sum((basis.T @ basis) * (values["down"] @ values["down"].T))
             sparse_share = float(np.sum(sparse**2) / max(np.sum(sparse**2) + low, 1e-300))
         # The squared singular values of up @ right are the eigenvalues of a small symmetric matrix.
-        triangle = np.linalg.qr(right.T, mode="r")
+        triangle: np.ndarray = np.linalg.qr(right.T, mode="r")  # type: ignore[assignment]
         inner = triangle @ (up.T @ up) @ triangle.T
         energy = np.linalg.eigvalsh(inner)
     energy = np.sort(np.maximum(energy, 0.0))[::-1]

@@ -92,7 +92,8 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
     rows = [Parameter(EMBEDDING, (vocabulary(config), hidden))]
     for layer in range(config.model.num_hidden_layers):
         prefix = f"model.layers.{layer}"
-        attention, mlp = [], []
+        attention: list[Parameter] = []
+        mlp: list[Parameter] = []
         for each in layer_projections(config, layer):
             target = mlp if ".mlp." in each.name else attention
             target.extend(_parameter(each.name, suffix, tensor) for suffix, tensor in each.tensors().items())

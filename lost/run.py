@@ -112,5 +112,7 @@ def _differences(old: Config, new: Config) -> dict[str, str]:
 
 def _flat(config: Config) -> dict[str, object]:
     return {
-        f"{section}.{key}": value for section, keys in config.model_dump(mode="json").items() for key, value in keys.items()
+        f"{section}.{key}": value
+        for section, keys in config.model_dump(mode="json").items()
+        for key, value in keys.items()
     }

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from lost.errors import LeftAtOnce
+
 
 @contextmanager
 def stop_on_signal(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
@@ -14,7 +16,7 @@ def stop_on_signal(announce: Callable[[str], None]) -> Iterator[Callable[[], boo
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal requested
         if requested:
-            raise KeyboardInterrupt
+            raise LeftAtOnce("left at once, on the second signal; what was saved before stands")
         requested = True
         announce(f"{signal.Signals(number).name}: saving after this step; again to leave at once")
 

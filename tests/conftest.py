@@ -13,7 +13,7 @@ from lost.dataset import Dataset
 from lost.prepare import prepare
 from lost.sources import Sources
 
-_WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low".split()
+_WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low"
 
 
 def tiny_config(**sections: dict) -> Config:
@@ -47,7 +47,8 @@ def config() -> Callable[..., Config]:
 def some_text(documents: int, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     return [
-        "\n".join(" ".join(draw.choices(_WORDS, k=12)) for _ in range(draw.randint(3, 9))) for _ in range(documents)
+        "\n".join(" ".join(draw.choices(_WORDS.split(), k=12)) for _ in range(draw.randint(3, 9)))
+        for _ in range(documents)
     ]
 
 

@@ -46,7 +46,7 @@ def capacity(device: torch.device) -> int:
 
 
 def peak(device: torch.device) -> int:
-    """Return the most memory in use so far, in bytes: allocated on CUDA, by the driver on MPS, by the process on CPU."""
+    """Return the most memory used so far, in bytes: allocated on CUDA, the driver's on MPS, the process's on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

@@ -63,7 +63,7 @@ class TorchEngine:
         """Take the moments of every trained parameter."""
         if step == 0:
             return
-        places = {}
+        places: dict[str, Tensor] = {}
         for name, tensor in self._trained.items():
             state = {moment: torch.empty_like(tensor) for moment in MOMENTS}
             self._optimizer.state[tensor] = {"step": torch.tensor(float(step), device=self._device), **state}
@@ -87,7 +87,9 @@ class TorchEngine:
             places[name].copy_(to_tensor(array))
             missing.discard(name)
         if missing:
-            raise CheckpointError(f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's")
+            raise CheckpointError(
+                f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's"
+            )
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
@@ -129,8 +131,8 @@ class TorchEngine:
         """Yield up to `limit` tokens, keys and values of what was read kept."""
         model = self._config.model
         shape = (1, model.key_value_heads, len(prompt) + limit, model.head_dim)
-        kind = {"device": self._device, "dtype": DTYPES[self._config.train.dtype]}
-        caches = [Cache(torch.empty(shape, **kind), torch.empty(shape, **kind)) for _ in self.model.model.layers]
+        keys = torch.empty(shape, device=self._device, dtype=DTYPES[self._config.train.dtype])
+        caches = [Cache(torch.empty_like(keys), torch.empty_like(keys)) for _ in self.model.model.layers]
         unread, read = list(prompt), 0
         for _ in range(limit):
             tokens = torch.tensor([unread], device=self._device)

@@ -25,6 +25,14 @@ class Cache:
     values: Tensor
 
 
+class Table(nn.Module):
+    """One row of `width` entries a token: the embedding, and the head."""
+
+    def __init__(self, rows: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width, dtype=dtype))
+
+
 class Norm(nn.Module):
     """RMSNorm, computed in float32 where x is coarser."""
 
@@ -108,8 +116,7 @@ class Trunk(nn.Module):
         super().__init__()
         model, dtype = config.model, DTYPES[config.train.param_dtype]
         self.dtype = DTYPES[config.train.dtype]
-        self.embed_tokens = nn.Module()
-        self.embed_tokens.weight = nn.Parameter(torch.empty(vocabulary(config), model.hidden_size, dtype=dtype))
+        self.embed_tokens = Table(vocabulary(config), model.hidden_size, dtype)
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
         cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
@@ -133,8 +140,7 @@ class LostForCausalLM(nn.Module):
         super().__init__()
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
-            self.lm_head = nn.Module()
-            self.lm_head.weight = nn.Parameter(torch.empty_like(self.model.embed_tokens.weight))
+            self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
 
     @property
     def head(self) -> Tensor:

@@ -13,8 +13,8 @@ def check_rank(projection: Projection) -> None:
     if projection.settings.rank > largest:
         raise ConfigError(
             f"projection.rank = {projection.settings.rank} is larger than {projection.name} allows: it is "
-            f"{projection.out_features} x {projection.in_features}, so its rank is at most {largest}; lower projection.rank"
-            " or give this projection its own in projection.overrides"
+            f"{projection.out_features} x {projection.in_features}, so its rank is at most {largest}; "
+            "lower projection.rank or give this projection its own in projection.overrides"
         )
 
 

@@ -41,7 +41,7 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
     settings = config(train={"grad_clip": clip})
     engine, twin = started(settings), started(settings)
     lrs = [0.01, 0.02, 0.005]
-    moments = {name: (0.0, 0.0) for name in dict(twin.model.named_parameters())}
+    moments = dict.fromkeys(dict(twin.model.named_parameters()), (0.0, 0.0))
     for number, (batch, lr) in enumerate(zip(batches(3, 4), lrs, strict=True), 1):
         loss, norm = engine.step([batch], batch.predictions, lr).read()
 
@@ -239,9 +239,7 @@ def test_plan_counts_what_is_allocated(name: str, kind: str) -> None:
 @pytest.mark.parametrize("heads", [2, 4])
 def test_plan_estimates_what_autograd_saves(config: Callable[..., Config], kind: str, dtype: str, heads: int) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_key_value_heads": heads}
-    settings = config(
-        projection={"kind": kind, "rank": 16}, model=sizes, train={"dtype": dtype}, data={"seq_len": 64}
-    )
+    settings = config(projection={"kind": kind, "rank": 16}, model=sizes, train={"dtype": dtype}, data={"seq_len": 64})
     engine = started(settings)
     own = {tensor.untyped_storage().data_ptr() for tensor in engine._tensors.values()}
     saved: dict[int, tuple[torch.UntypedStorage, int]] = {}

@@ -1,5 +1,6 @@
 """Each sample once an epoch, each token of an evaluation once, whatever the batch and shard borders."""
 
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -83,10 +84,7 @@ def test_reads_what_was_prepared(prepared: Dataset) -> None:
 
 def documents(dataset: Dataset, ids: np.ndarray) -> list[str]:
     borders = np.flatnonzero(ids == dataset.tokenizer.end_of_text)
-    return [
-        dataset.tokenizer.decode(ids[start + 1 : end].tolist())
-        for start, end in zip(borders, borders[1:], strict=False)
-    ]
+    return [dataset.tokenizer.decode(ids[start + 1 : end].tolist()) for start, end in itertools.pairwise(borders)]
 
 
 def test_nothing_is_lost_between_text_and_tokens(prepared: Dataset, text_folder: Path) -> None:

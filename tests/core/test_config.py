@@ -85,7 +85,9 @@ def test_not_yaml_and_not_there(tmp_path: Path) -> None:
 
 
 def test_settings_by_name_pattern(tiny_yaml: Path) -> None:
-    config = load_config(tiny_yaml, ["projection.overrides={'*.down_proj': {'rank': 5}, '*.q_proj': {'kind': 'dense'}}"])
+    config = load_config(
+        tiny_yaml, ["projection.overrides={'*.down_proj': {'rank': 5}, '*.q_proj': {'kind': 'dense'}}"]
+    )
     assert config.projection.settings_for("model.layers.1.mlp.down_proj").rank == 5
     assert config.projection.settings_for("model.layers.1.self_attn.q_proj").kind == "dense"
     assert config.projection.settings_for("model.layers.1.mlp.up_proj").rank == 8
@@ -108,7 +110,12 @@ def test_resolved_configuration_reads_back(tiny_yaml: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "own", "dense"),
-    [("llama_60m", (43, 44.5), 58), ("llama_130m", (94, 98), 134), ("llama_350m", (185, 200), 368), ("llama_1b", (609, 670), 1339)],
+    [
+        ("llama_60m", (43, 44.5), 58),
+        ("llama_130m", (94, 98), 134),
+        ("llama_350m", (185, 200), 368),
+        ("llama_1b", (609, 670), 1339),
+    ],
 )
 def test_published_parameter_counts(name: str, own: tuple[float, float], dense: float) -> None:
     config = load_config(name)

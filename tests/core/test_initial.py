@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lost.config import Config
-from lost.factors import compose, Factors
+from lost.factors import Factors, compose
 from lost.initial import initial_values
 from lost.parameters import parameter_table
 from lost.randomness import normal

@@ -55,5 +55,10 @@ def test_lost_layer_by_hand(config: Callable[..., Config]) -> None:
     mlp = 2 * (4 * 16 + 24 * 7) + (4 * 24 + 16 * 8)
     assert budget(settings).projections == attention + mlp
     answer = report(settings)
-    assert answer["parameters"]["dense_equivalent"] == budget(config(projection={"kind": "dense"}, model={"num_key_value_heads": 4, "num_hidden_layers": 1})).parameters
+    assert (
+        answer["parameters"]["dense_equivalent"]
+        == budget(
+            config(projection={"kind": "dense"}, model={"num_key_value_heads": 4, "num_hidden_layers": 1})
+        ).parameters
+    )
     assert answer["memory_bytes"]["total"] == sum(v for k, v in answer["memory_bytes"].items() if k != "total")

@@ -106,7 +106,7 @@ def test_refused_arguments(text_folder: Path, prepared: Dataset, tmp_path: Path)
         prepare(sources, prepared.path, 320, 0.1)
     with pytest.raises(DataError, match="--vocab-size 100000"):
         prepare(sources, tmp_path / "out", 100_000, 0.1)
-    with pytest.raises(DataError, match="--valid-fraction 1.5"):
+    with pytest.raises(DataError, match=r"--valid-fraction 1\.5"):
         prepare(sources, tmp_path / "out", 320, 1.5)
     with pytest.raises(DataError, match="doesn't exist"):
         prepare(Sources([tmp_path / "nowhere"]), tmp_path / "out", 320, 0.1)

@@ -1,5 +1,7 @@
 """The learning rate of each step."""
 
+import itertools
+
 import pytest
 
 from lost.config import OptimizerConfig, ScheduleConfig
@@ -37,7 +39,7 @@ def test_wsd_stays_then_falls() -> None:
 def test_falls_steadily() -> None:
     for name in ("cosine", "linear"):
         values = rates(name=name)[9:]
-        assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+        assert all(later < earlier for earlier, later in itertools.pairwise(values))
 
 
 def test_no_warm_up_and_warm_up_only() -> None:

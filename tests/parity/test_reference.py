@@ -38,7 +38,9 @@ def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
 
 def engine_with(config: Config, values: dict[str, np.ndarray]) -> TorchEngine:
     engine = TorchEngine(config, "cpu")
-    engine.load((name, value.astype(np.float32) if value.dtype != np.int32 else value) for name, value in values.items())
+    engine.load(
+        (name, value.astype(np.float32) if value.dtype != np.int32 else value) for name, value in values.items()
+    )
     return engine
 
 
@@ -58,7 +60,13 @@ def test_logits(config: Callable[..., Config], projection: dict, tied: bool) -> 
 @pytest.mark.parametrize("projection", CASES)
 def test_every_gradient(config: Callable[..., Config], projection: dict, tied: bool) -> None:
     """Central differences of the reference in float64, entry by entry, against autograd in float64."""
-    small = {"hidden_size": 8, "intermediate_size": 6, "vocab_size": 7, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small = {
+        "hidden_size": 8,
+        "intermediate_size": 6,
+        "vocab_size": 7,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     settings = config(projection={"rank": 3, **projection}, model={**small, "tie_word_embeddings": tied})
     values = random_values(settings, np.float64)
     tokens = np.random.default_rng(0).integers(0, 7, (2, 6))

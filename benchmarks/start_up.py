@@ -1,0 +1,52 @@
+"""What a run costs before its first step: `decompose` beside numpy's SVD, and a whole model's initial values.
+
+usage: python benchmarks/start_up.py [CONFIG]        (default llama_1b; minutes)
+"""
+
+import platform
+import resource
+import sys
+import time
+
+import numpy as np
+
+from lost.backends.torch.engine import TorchEngine
+from lost.budget import budget
+from lost.configfile import load_config
+from lost.factors import decompose
+from lost.initial import initial_values
+
+
+def seconds(call) -> float:  # type: ignore[no-untyped-def]
+    """Time one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print one table."""
+    config = load_config(sys.argv[1] if len(sys.argv) > 1 else "llama_1b")
+    engine = TorchEngine(config, "cpu")
+    model = seconds(lambda: engine.load(initial_values(config)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size = budget(config).memory.weights
+    del engine
+
+    weight = np.random.default_rng(0).standard_normal((2048, 5461))
+    own, svd = [], []
+    for _ in range(3):  # interleaved
+        own.append(seconds(lambda: decompose(weight, 512, 0.03)))
+        svd.append(seconds(lambda: np.linalg.svd(weight, full_matrices=False)))
+    print(f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}")
+    print()
+    print("| what | seconds | beside |")
+    print("| --- | --- | --- |")
+    print(f"| decompose 2048 x 5461, rank 512, median of 3 | {np.median(own):.2f} | |")
+    print(f"| numpy thin SVD of the same | {np.median(svd):.2f} | {np.median(own) / np.median(svd):.3f} of it |")
+    print(f"| initial values of {config.model.hidden_size} x {config.model.num_hidden_layers} layers | {model:.0f} | |")
+    print(f"| peak memory of that, framework included | {peak / 2**30:.2f} GiB | {peak / size:.2f} x the weights |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""What users get wrong: each answered in words, with exit code 2 and nothing lost."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lost.dataset import Dataset
+from lost.prepare import prepare
+from lost.sources import Sources
+
+Lost = Callable[..., object]
+
+
+@pytest.fixture
+def run(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> Path:
+    done = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "schedule.steps=4")
+    assert done.code == 0, done.err
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.hiden_size=4", "did you mean 'hidden_size'?"),
+        ("model.hidden_size=wide", "model.hidden_size = 'wide'"),
+        ("projection.rank=100", "projection.rank = 100 is larger than"),
+        ("projection.density=0", "projection.density = 0"),
+        ("projection.density=1.1", "projection.density = 1.1"),
+        ("data.seq_len=100000", "data.seq_len = 100000"),
+        ("model.vocab_size=100", "the tokenizer of"),
+    ],
+)
+def test_configuration(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, override: str, named: str
+) -> None:
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", override)
+    assert answer.code == 2
+    assert answer.err.startswith("lost: ")
+    assert named in answer.err
+    assert "Traceback" not in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_sequence_longer_than_the_data(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    answer = lost(
+        *("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run"),
+        *("--set", "data.seq_len=50000", "--set", "model.max_position_embeddings=50000"),
+    )
+    assert answer.code == 2
+    assert "data.seq_len = 50000: the train split holds only" in answer.err
+
+
+def test_prepare(lost: Lost, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "picture.txt").write_bytes(bytes(range(256)))
+    for name, named in (("empty.txt", "there is no text in"), ("picture.txt", "is not text"), ("no", "doesn't exist")):
+        answer = lost("prepare", tmp_path / name, "--out", tmp_path / "out")
+        assert answer.code == 2
+        assert named in answer.err
+        assert not (tmp_path / "out").exists()
+    assert lost("prepare").code == 2
+
+
+def test_no_data_and_no_tokenizer(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    answer = lost("train", tiny_yaml, "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "no data: neither --data nor data.path is set" in answer.err
+    shutil.copytree(prepared.path, tmp_path / "data")
+    (tmp_path / "data" / "tokenizer.model").unlink()
+    answer = lost("train", tiny_yaml, "--data", tmp_path / "data", "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "no tokenizer at" in answer.err
+
+
+def test_token_beyond_the_vocabulary_in_a_shard(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(prepared.path, tmp_path / "data")
+    shard = tmp_path / "data" / "train-00000.bin"
+    tokens = np.fromfile(shard, "<u2")
+    tokens[:] = 9999
+    tokens.tofile(shard)
+    answer = lost("train", tiny_yaml, "--data", tmp_path / "data", "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "token id 9999" in answer.err
+
+
+def test_data_of_another_tokenizer(lost: Lost, run: Path, text_folder: Path, tiny_yaml: Path, tmp_path: Path) -> None:
+    prepare(Sources([text_folder]), tmp_path / "other", 300, 0.1)
+    answer = lost("eval", run, "--data", tmp_path / "other")
+    assert answer.code == 2
+    assert "another tokenizer" in answer.err
+    answer = lost("train", run, "--data", tmp_path / "other", "--set", "train.stop_after=9")
+    assert answer.code == 2
+    assert "is not the data that" in answer.err
+
+
+def test_run_folder_of_another_configuration(lost: Lost, run: Path, tiny_yaml: Path, prepared: Dataset) -> None:
+    before = sorted(run.rglob("*"))
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--set", "optimizer.lr=1e-3")
+    assert answer.code == 2
+    assert "optimizer.lr = 0.001, was 0.01" in answer.err
+    assert "schedule.steps = 20, was 4" in answer.err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_harmless_changes_are_listed_and_taken(lost: Lost, run: Path) -> None:
+    answer = lost("train", run, "--set", "train.micro_batch_size=4", "--set", "train.log_every=3")
+    assert answer.code == 0, answer.err
+    assert "train.micro_batch_size = 4, was 2" in answer.out
+
+
+def test_fresh_does_not_overwrite_by_itself(lost: Lost, run: Path) -> None:
+    answer = lost("train", run, "--fresh")
+    assert answer.code == 2
+    assert "holds 1 checkpoints up to step-00000004" in answer.err
+    assert (run / "checkpoints" / "step-00000004").exists()
+    answer = lost("train", "quickstart", "--out", run, "--fresh")
+    assert answer.code == 2
+
+
+def test_fresh_with_overwrite_begins_again(lost: Lost, run: Path, tiny_yaml: Path, prepared: Dataset) -> None:
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--fresh", "--overwrite",
+                  "--set", "schedule.steps=3")  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "removing 1 checkpoints" in answer.out
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_damaged_checkpoint(lost: Lost, run: Path) -> None:
+    path = run / "checkpoints" / "step-00000004" / "model-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    for target in (path.parent, run):
+        for command in (("eval", target), ("generate", target), ("inspect", target)):
+            answer = lost(*command)
+            assert answer.code == 2
+            assert "doesn't have the checksum it was written with" in answer.err
+    answer = lost("train", run)
+    assert answer.code == 2
+    assert "none is whole" in answer.err
+
+
+def test_backends_and_devices(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
+    answer = lost(*arguments, "--backend", "abacus")
+    assert answer.code == 2
+    assert "--backend abacus: no such backend" in answer.err
+    if not torch.cuda.is_available():
+        answer = lost(*arguments, "--device", "cuda")
+        assert answer.code == 2
+        assert "sees no such device here; available: " in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_where_a_run_is_expected(lost: Lost, tmp_path: Path) -> None:
+    for command in ("eval", "generate", "inspect"):
+        answer = lost(command, tmp_path / "nowhere")
+        assert answer.code == 2
+        assert "holds no usable checkpoint" in answer.err
+
+
+def test_sampling_values(lost: Lost, run: Path) -> None:
+    answer = lost("generate", run, "--top-p", 3)
+    assert answer.code == 2
+    assert "top-p in (0, 1]" in answer.err
+    answer = lost("generate", run, "--prompt", "the rank " * 200)
+    assert answer.code == 2
+    assert "the prompt has" in answer.err
+
+
+def test_debug_shows_the_traceback(lost: Lost, tmp_path: Path) -> None:
+    from lost.errors import CheckpointError
+
+    with pytest.raises(CheckpointError):
+        lost("inspect", tmp_path / "nowhere", "--debug")

@@ -1,0 +1,191 @@
+"""The commands end to end on a small set, and the shape of what they answer to a program."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lost.checkpoint import open_checkpoint
+from lost.config import Config
+from lost.configfile import load_config
+from lost.dataset import Dataset
+from lost.parameters import parameter_table
+
+Lost = Callable[..., object]
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, trained through the command line in a process of its own."""
+    from_here = tmp_path_factory.mktemp("cli")
+    config = from_here / "tiny.yaml"
+    config.write_text(
+        "model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4}\n"
+        "projection: {rank: 8, density: 0.1, align: 8}\n"
+        "data: {seq_len: 16}\n"
+        "train: {batch_size: 4, micro_batch_size: 2, log_every: 5, eval_every: 20, save_every: 10}\n"
+        "optimizer: {lr: 1e-2}\n"
+        "schedule: {steps: 40, warmup_steps: 4}\n"
+    )
+    command = [sys.executable, "-m", "lost", "train", config, "--data", prepared.path, "--device", "cpu"]
+    done = subprocess.run(command, cwd=from_here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "step 40/40" in done.stdout  # plain lines in a pipe
+    assert "\x1b[" not in done.stdout
+    return from_here / "runs" / "tiny"
+
+
+def test_run_folder(run: Path, prepared: Dataset) -> None:
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "latest", "metrics.jsonl"}
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000030", "step-00000040"]
+    assert load_config(run / "config.yaml").model.vocab_size == prepared.tokenizer.vocab_size
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(5, 41, 5))
+    assert steps[1].keys() == {
+        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_bytes", "samples"
+    }  # fmt: skip
+    assert steps[1]["samples"] == [36, 39]
+    assert steps[1]["tokens"] == 10 * 4 * 16
+    assert [row["step"] for row in rows if "validation_loss" in row] == [20, 40]
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5  # it learns
+
+
+def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
+    answer = lost("eval", run, "--json")
+    assert answer.code == 0, answer.err
+    value = json.loads(answer.out)
+    split = prepared.split("valid")
+    assert value.keys() == {"nll", "tokens", "bytes", "perplexity", "bits_per_byte"}
+    assert (value["tokens"], value["bytes"]) == (split.tokens - 1, split.bytes)
+    assert value["perplexity"] == pytest.approx(np.exp(value["nll"] / value["tokens"]))
+    assert value["bits_per_byte"] == pytest.approx(value["nll"] / np.log(2) / value["bytes"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert value["perplexity"] == pytest.approx(rows[-1]["perplexity"], rel=1e-9)
+    one = json.loads(lost("eval", run, "--json", "--batch-size", 1).out)
+    assert one["nll"] == pytest.approx(value["nll"], rel=1e-6)
+
+    lineage = json.loads(lost("eval", run, "--json", "--lineage").out)
+    batches, mean = lineage["lineage_batches"], value["nll"] / value["tokens"]
+    assert lineage["lineage_perplexity"] == pytest.approx(np.exp(mean * batches / (batches + 1)))
+
+    text = tmp_path / "some.txt"
+    text.write_text("the rank of the layer and the weight of the channel\n" * 9)
+    raw = json.loads(lost("eval", run / "checkpoints" / "step-00000030", "--text", text, "--json").out)
+    assert raw["bytes"] == len(text.read_text())
+    assert raw["tokens"] == len(prepared.tokenizer.encode(text.read_text()))
+    assert "bits/byte" in lost("eval", run, "--text", text).out
+
+
+def test_generate(lost: Lost, run: Path, prepared: Dataset) -> None:
+    arguments = ("generate", run, "--prompt", "the rank", "--max-tokens", 12)
+    first, again, other = (json.loads(lost(*arguments, "--json", "--seed", seed).out) for seed in (1, 1, 2))
+    assert first == again
+    assert first["token_ids"] != other["token_ids"]
+    assert first["text"] == prepared.tokenizer.decode(first["token_ids"])
+    assert len(first["token_ids"]) <= 12
+    assert lost(*arguments, "--seed", 1).out == "the rank" + first["text"] + "\n"
+    greedy = [json.loads(lost(*arguments, "--json", "--temperature", 0, "--seed", seed).out) for seed in (1, 2)]
+    assert greedy[0] == greedy[1]
+
+
+def test_inspect(lost: Lost, run: Path) -> None:
+    value = json.loads(lost("inspect", run, "--json").out)
+    assert value["step"] == 40
+    assert len(value["layers"]) == 14
+    layer = value["layers"][4]
+    assert (layer["name"], layer["kind"], layer["shape"]) == ("model.layers.0.mlp.gate_proj", "lost", [48, 32])
+    arrays = dict(open_checkpoint(run / "checkpoints" / "step-00000040").parameters())
+    up, down, channels = (arrays[f"model.layers.0.mlp.gate_proj.{part}"] for part in ("up", "down", "channels"))
+    low, sparse = 0.7 * up[:, :8] @ down, 0.3 * up[:, 8:]
+    whole = low.astype(np.float64)
+    whole[:, channels] += sparse
+    energy = np.linalg.svd(whole, compute_uv=False) ** 2
+    shares = energy[energy > 1e-12] / energy.sum()
+    assert layer["norm"] == pytest.approx(np.linalg.norm(whole), rel=1e-5)
+    assert layer["spectrum"] == pytest.approx(energy[:8].sum() / energy.sum(), rel=1e-5)
+    assert layer["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
+    assert layer["sparse_share"] == pytest.approx((sparse**2).sum() / ((sparse**2).sum() + (low**2).sum()), rel=1e-4)
+    assert "0.mlp.gate_proj" in lost("inspect", run).out
+
+
+@pytest.mark.parametrize("kind", ["dense", "lowrank"])
+def test_inspect_other_kinds(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, kind: str) -> None:
+    done = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run",
+                "--set", f"projection.kind={kind}", "--set", "schedule.steps=2")  # fmt: skip
+    assert done.code == 0, done.err
+    layers = json.loads(lost("inspect", tmp_path / "run", "--json").out)["layers"]
+    assert {layer["kind"] for layer in layers} == {kind}
+    assert {layer["sparse_share"] for layer in layers} == {None}
+
+
+def test_plan(lost: Lost) -> None:
+    value = json.loads(lost("plan", "llama_60m", "--json").out)
+    assert value["parameters"].keys() == {"total", "projections", "embeddings", "dense_equivalent"}
+    assert value["memory_bytes"].keys() == {"weights", "gradients", "moments", "activations", "total"}
+    assert (
+        sum(row.size for row in parameter_table(load_config("llama_60m")).values() if row.trained)
+        == (value["parameters"]["total"])
+    )
+    refused = lost("plan", "llama_60m", "--memory-gib", 1)
+    assert refused.code == 2
+    assert "this needs 4.5" in refused.err
+    assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
+
+
+def test_doctor(lost: Lost) -> None:
+    value = json.loads(lost("doctor", "--json").out)
+    assert value["ready"]
+    assert "cpu" in value["backends"]["torch"]["devices"]
+    assert value["packages"]["numpy"] == np.__version__
+
+
+def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
+    assert lost("verify", prepared.path).code == 0
+    value = json.loads(lost("verify", run, "--json").out)
+    assert len(value["checked"]) == 2
+    assert value["faults"] == []
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "checkpoints" / "step-00000030" / "config.json").write_text("{}")
+    answer = lost("verify", copy)
+    assert answer.code == 2
+    assert "config.json is 2 bytes long" in answer.out
+
+
+def test_help_names_every_command(lost: Lost) -> None:
+    answer = lost("--help")
+    for name in ("prepare", "train", "eval", "generate", "inspect", "verify", "plan", "doctor"):
+        assert f"  {name} " in answer.out
+        assert lost(name, "--help").code == 0
+
+
+def test_run_folder_is_enough_to_go_on(lost: Lost, run: Path) -> None:
+    answer = lost("train", run, "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["step"] == 40
+    assert "resuming" in answer.err
+
+
+def test_defaults_of_prepare(lost: Lost, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = lost("prepare", text_folder, "--vocab-size", 320, "--json")
+    assert answer.code == 0, answer.err
+    value = json.loads(answer.out)
+    assert value["path"] == os.path.join("data", text_folder.name)
+    assert Dataset(Path(value["path"])).split("train").tokens == value["train"]["tokens"]
+
+
+def test_shipped_configuration_by_name_trains(lost: Lost, prepared: Dataset, tmp_path: Path) -> None:
+    sizes = ["--set", "model.num_hidden_layers=1", "--set", "schedule.steps=1", "--set", "schedule.warmup_steps=0"]
+    answer = lost("train", "quickstart", "--data", prepared.path, "--out", tmp_path / "q", *sizes,
+                  "--set", "data.seq_len=32", "--json")  # fmt: skip
+    assert answer.code == 0, answer.err
+    config: Config = load_config(tmp_path / "q" / "config.yaml")
+    assert config.model.vocab_size == 4096  # more entries than the tokenizer has are fine

@@ -1,0 +1,70 @@
+"""What ships: the wheel, installed with nothing else of this tree, knows every subpackage and configuration."""
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    clone = out / "tree"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    for name in filter(None, tracked.split("\0")):
+        source, target = ROOT / name, clone / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
+        elif source.exists():
+            target.write_bytes(source.read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(clone)], check=True, capture_output=True
+    )
+    return next(out.glob("*.whl"))
+
+
+def test_every_module_and_configuration_is_in_the_wheel(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {
+        f"lost/{path.relative_to(ROOT) if path.parts[len(ROOT.parts)] != 'lost' else path.relative_to(ROOT / 'lost')}"
+        for folder in ("lost", "backends", "cli", "configs")
+        for pattern in ("*.py", "*.yaml")
+        for path in (ROOT / folder).rglob(pattern)
+    }
+    assert len(expected) > 50
+    assert expected <= names
+    assert {name.split("/")[0] for name in names} == {"lost", wheel.name.rpartition("-py3")[0] + ".dist-info"}
+
+
+def test_installed_alone_it_runs(wheel: Path, tmp_path: Path) -> None:
+    """In an empty environment; the dependencies are lent by this one, so that nothing is downloaded."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, str(wheel)], check=True
+    )
+    lent = [entry for entry in sys.path if entry.endswith("site-packages")]
+    (Path(site) / "lent.pth").write_text("\n".join(lent))
+    for arguments, word in ((["--help"], "prepare"), (["plan", "quickstart"], "parameters"), (["doctor"], "ready")):
+        done = subprocess.run(
+            [python, "-P", "-m", "lost", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert word in done.stdout
+    where = subprocess.run(
+        [python, "-P", "-c", "import lost; print(lost.__file__)"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.startswith(str(tmp_path))

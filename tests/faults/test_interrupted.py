@@ -1,0 +1,221 @@
+"""Killed, told to stop, out of disk: a run goes on as if nothing had happened."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lost.checkpoint import open_checkpoint
+from lost.dataset import Dataset
+
+Lost = Callable[..., object]
+STEPS = 60
+
+
+def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out),
+            "--set", f"schedule.steps={STEPS}", "--set", "train.eval_every=20", *more]  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, tuple[float, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [(row["step"], (row["loss"], row["grad_norm"])) for row in rows if "loss" in row]
+    assert len(dict(found)) == len(found), "a step was reported twice"
+    return dict(found)
+
+
+def state(run: Path, step: int = STEPS) -> dict[str, bytes]:
+    checkpoint = open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+    return {name: value.tobytes() for name, value in (*checkpoint.parameters(), *checkpoint.moments())}
+
+
+def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(f"step {step}/"):
+            return
+    raise AssertionError(f"the run ended before step {step}")
+
+
+def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """60 steps straight, against 60 steps killed with kill -9 at step 37 and resumed from the checkpoint at 30."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run(command(tiny_yaml, prepared, straight), check=True, capture_output=True, timeout=300)
+    with subprocess.Popen(command(tiny_yaml, prepared, killed), stdout=subprocess.PIPE, text=True) as process:
+        wait_for_step(process, 37)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert max(losses(killed)) >= 37
+    again = subprocess.run(
+        command(tiny_yaml, prepared, killed), check=True, capture_output=True, text=True, timeout=300
+    )
+    assert "from step 30" in again.stdout
+    assert losses(killed) == losses(straight)
+    assert len(losses(killed)) == STEPS
+    assert state(killed) == state(straight)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    with subprocess.Popen(command(tiny_yaml, prepared, run), stdout=subprocess.PIPE, text=True) as process:
+        wait_for_step(process, 13)
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 130
+    assert "SIGTERM: saving after this step" in rest
+    step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
+    assert 13 <= step < STEPS
+    assert max(losses(run)) <= step
+    for out in (run, straight):
+        subprocess.run(command(tiny_yaml, prepared, out), check=True, capture_output=True, timeout=300)
+    assert state(run) == state(straight)
+    assert losses(run) == losses(straight)
+
+
+def test_stop_after_and_go_on_equals_straight(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    assert lost(*arguments, tmp_path / "a").code == 0
+    for stop in (3, 11, 20):
+        assert lost(*arguments, tmp_path / "b", "--set", f"train.stop_after={stop}").code == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert state(tmp_path / "a", 20) == state(tmp_path / "b", 20)
+
+
+def test_damaged_newest_checkpoint_is_passed_over(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    assert lost(*arguments, tmp_path / "a").code == 0
+    assert lost(*arguments, tmp_path / "b", "--set", "train.stop_after=15").code == 0
+    newest = tmp_path / "b" / "checkpoints" / "step-00000015" / "optimizer-00001.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    answer = lost(*arguments, tmp_path / "b")
+    assert answer.code == 0, answer.err
+    assert "passed over: " in answer.out
+    assert "from step 10" in answer.out
+    assert state(tmp_path / "a", 20) == state(tmp_path / "b", 20)
+
+
+def test_disk_full_while_saving(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of the second checkpoint's moments is refused: the first stays, nothing half-made stays."""
+    from lost import tensors
+
+    run, arguments = tmp_path / "run", ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
+    write = Path.write_bytes
+
+    def refuse(path: Path, content: bytes) -> int:
+        if "step-00000020" in str(path) and path.name.startswith("optimizer"):
+            write(path, content[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(tensors.Path, "write_bytes", refuse)
+    answer = lost(*arguments)
+    assert answer.code == 2
+    assert "No space left on device" in answer.err
+    assert "Nothing that was there before is lost" in answer.err
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000010"]
+    monkeypatch.undo()
+    assert lost("verify", run).code == 0
+
+
+def test_really_full_disk(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """The system itself refuses the write: a limit on file sizes stands for a full disk, and needs no privileges."""
+    run = tmp_path / "run"
+    subprocess.run(
+        command(tiny_yaml, prepared, run, "--set", "train.stop_after=10"), check=True, capture_output=True, timeout=300
+    )
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "sys.argv[0] = 'lost'; from lost.cli.main import main; main()"
+    )
+    arguments = command(tiny_yaml, prepared, run)[3:]
+    answer = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 2, answer.stderr
+    assert "could not be written: File too large" in answer.stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000010"]
+    assert len(state(run, 10)) > 0
+
+
+def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) -> None:
+    """Stopped inside the encoding, then run again: no set before, a whole one after, and no leftovers."""
+    out = tmp_path / "data"
+    stall = (
+        "import time, sys; from pathlib import Path\n"
+        "from lost.prepare import prepare; from lost.sources import Sources\n"
+        "def progress(phase, done, total):\n"
+        "    if phase == 'encoding valid': print('there', flush=True); time.sleep(600)\n"
+        "prepare(Sources([Path(sys.argv[1])]), Path(sys.argv[2]), 320, 0.1, progress)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", stall, str(text_folder), str(out)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "there\n"
+        process.kill()
+    assert not out.exists()
+    assert len(list(tmp_path.iterdir())) == 1  # the half-made folder, under its temporary name
+    done = subprocess.run(
+        [sys.executable, "-m", "lost", "prepare", str(text_folder), "--out", str(out), "--vocab-size", "320"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == [out]
+    assert list(Dataset(out).faults()) == []
+
+
+def test_killed_while_saving_leaves_the_last_good_checkpoint(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a crash leaves at each point of a save, as far as a file system shows it."""
+    run = tmp_path / "run"
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    assert lost(*arguments, tmp_path / "straight").code == 0
+    assert lost(*arguments, run, "--set", "train.stop_after=10").code == 0
+    half = run / "checkpoints" / ".partial-step-00000020"
+    half.mkdir()
+    (half / "model-00001.safetensors").write_bytes(b"half")
+    assert lost(*arguments, run).code == 0
+    assert not half.exists()
+    assert state(run, 20) == state(tmp_path / "straight", 20)
+
+
+def test_diverged_run_stops_in_words(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "optimizer.lr=1e30",
+                  "--set", "optimizer.weight_decay=1", "--set", "schedule.warmup_steps=0")  # fmt: skip
+    assert answer.code == 1
+    assert "expected finite numbers" in answer.err
+
+
+def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=20000")
+    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if "parameters" in line:
+                break
+        time.sleep(2)  # inside a step of 10,000 micro-batches
+        process.send_signal(signal.SIGINT)
+        assert "SIGINT: saving after this step" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr
+        assert process.stderr.read().startswith("lost: left at once")
+
+
+def test_arrays_are_compared_by_bytes() -> None:
+    """The comparisons above see the last bit."""
+    one = np.ones(1, np.float32)
+    assert one.tobytes() != np.nextafter(one, np.float32(2)).tobytes()
