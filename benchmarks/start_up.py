@@ -27,11 +27,9 @@ def seconds(call) -> float:  # type: ignore[no-untyped-def]
 def main() -> None:
     """Print one table."""
     config = load_config(sys.argv[1] if len(sys.argv) > 1 else "llama_1b")
-    engine = TorchEngine(config, "cpu")
-    model = seconds(lambda: engine.load(initial_values(config)))
+    model = seconds(lambda: TorchEngine(config, "cpu").load(initial_values(config)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     size = budget(config).memory.weights
-    del engine
 
     weight = np.random.default_rng(0).standard_normal((2048, 5461))
     own, svd = [], []

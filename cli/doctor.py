@@ -11,7 +11,10 @@ _PACKAGES = ("torch", "mlx", "numpy", "scipy", "safetensors", "sentencepiece", "
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Report what is installed, which devices work, what is missing and the command that adds it."""
+    """Report what works on this machine.
+
+    What is installed, which devices work, what is missing and the command that adds it.
+    """
     import os
     import platform
 
@@ -19,8 +22,9 @@ def doctor(as_json: AsJson = False) -> None:
     from lost.cli.output import answer, size
     from lost.engine import BACKENDS, backend_module
     from lost.errors import BackendError
+    from lost.machine import memory_bytes
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_bytes()
     backends: dict[str, Any] = {}
     for name in BACKENDS:
         try:

@@ -20,7 +20,10 @@ def evaluate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate on held-out text: every token is predicted exactly once, token-weighted, nothing padded."""
+    """Measure perplexity and bits per byte.
+
+    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded.
+    """
     import numpy as np
 
     from lost.cli.load import load_model

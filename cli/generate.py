@@ -19,7 +19,10 @@ def generate(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Continue a prompt, streaming; ends early when the model ends the text."""
+    """Continue a prompt.
+
+    Text appears as it is made, and ends early when the model ends it.
+    """
     from itertools import takewhile
 
     from lost.cli.load import load_model

@@ -4,10 +4,10 @@ from lost.cli.options import AsJson, RunOrCheckpoint
 
 
 def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
-    """Show what a checkpoint holds, layer by layer.
+    """Show what a checkpoint holds.
 
-    spectrum: share of the layer's squared singular values that its leading `rank` ones hold (activations taken as the
-    identity). sparse: share of the sparse part in the layer's squared norm.
+    Layer by layer. spectrum: share of the layer's squared singular values that its leading `rank` ones hold
+    (activations taken as the identity). sparse: share of the sparse part in the layer's squared norm.
     """
     from dataclasses import asdict
 

@@ -19,12 +19,14 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count parameters, FLOPs a token and memory, beside the dense model; refuse what can't fit the device."""
+    """Count what a run will cost.
+
+    Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
+    """
     from lost import configfile
     from lost.budget import report
     from lost.cli.output import answer, count, size, table
     from lost.cli.train import open_data, with_data
-    from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
 
     settings = configfile.load_config(config, overrides)
@@ -48,16 +50,30 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
-    if memory_gib is None:
-        module = backend_module(resolve_backend(backend))
-        place = module.resolve(device)
-        room = module.capacity(place)
-    else:
-        place, room = "the device", int(memory_gib * 2**30)
+    place, room = ("the device", int(memory_gib * 2**30)) if memory_gib is not None else _room(backend, device)
     fits = own["total"] <= room
     answer(as_json, {**value, "device_bytes": room, "fits": fits}, lines)
     if not fits:
+        ways = ["a smaller train.micro_batch_size"] if settings.train.micro_batch > 1 else []
+        ways += ["train.dtype=bfloat16"] if settings.train.dtype == "float32" else []
+        ways += ["train.param_dtype=bfloat16"] if settings.train.param_dtype == "float32" else []
         raise UserError(
-            f"this needs {size(own['total'])}, and {place} has {size(room)}; expected to fit; set a smaller "
-            "train.micro_batch_size or data.seq_len, or train.dtype=bfloat16"
+            f"this needs {size(own['total'])}, and {place} has {size(room)}; expected to fit; try "
+            f"{', '.join([*ways, 'a smaller model'])}, or a larger device"
         )
+
+
+def _room(backend: str, device: str) -> tuple[str, int]:
+    """Return the device that a training here would take, and its memory in bytes."""
+    from lost.engine import backend_module, resolve_backend
+    from lost.errors import BackendError
+    from lost.machine import memory_bytes
+
+    try:
+        module = backend_module(resolve_backend(backend))
+    except BackendError:
+        if (backend, device) != ("auto", "auto"):
+            raise
+        return "this machine", memory_bytes()  # counting needs no framework
+    place = module.resolve(device)
+    return str(place), module.capacity(place)

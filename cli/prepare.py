@@ -21,7 +21,7 @@ def prepare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is already there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn text into token shards for `lost train`.
+    """Turn text into token shards.
 
     A text file is one document, a JSON line is one document. Documents are packed end to end, nothing is padded.
     The folder appears only when it is complete; an interrupted call leaves nothing half-made.

@@ -27,9 +27,10 @@ def train(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model; go on by itself when the run folder holds checkpoints and the configuration agrees.
+    """Start or resume a run.
 
-    Ctrl-C saves and leaves with exit code 130; the same command goes on from there.
+    It resumes by itself when the run folder holds checkpoints and the configuration agrees. Ctrl-C saves and leaves
+    with exit code 130; the same command goes on from there.
     """
     from lost import configfile
     from lost.cli.output import answer, size
@@ -98,7 +99,8 @@ def with_data(config: "Config", dataset: "Dataset") -> "Config":
     elif config.model.vocab_size < entries:
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to "
-            f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with a smaller one"
+            f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
+            "a smaller one"
         )
     return config.replace("data", path=str(dataset.path.resolve()))
 

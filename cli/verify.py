@@ -12,7 +12,10 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Read every file of a run, a checkpoint or a prepared set, and compare it with its checksum."""
+    """Compare every file with its checksum.
+
+    Takes a run, a checkpoint or a prepared set.
+    """
     from lost.checkpoint import checkpoints, open_checkpoint
     from lost.cli.output import answer
     from lost.dataset import DESCRIPTION, Dataset

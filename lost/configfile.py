@@ -63,7 +63,7 @@ def validate(values: dict[str, Any], document: "Document | None" = None) -> Conf
     except ValidationError as error:
         raise ConfigError("\n".join(document.explain(problem) for problem in _problems(error))) from None
     except ConfigError as error:
-        raise ConfigError(f"{document.place(('projection', 'rank'))}: {error}") from None
+        raise ConfigError(f"{document.place(('projection',))}: {error}") from None
     return config
 
 

@@ -1,5 +1,6 @@
 """The table of a model's parameters: Hugging Face's names, shapes, and what the optimizer may do with each."""
 
+import fnmatch
 from dataclasses import dataclass
 
 from lost.config import Config
@@ -62,9 +63,16 @@ def projections(config: Config) -> list[Projection]:
     """Return every projection of the model.
 
     Raises:
-        ConfigError: a rank larger than its matrix.
+        ConfigError: a rank larger than its matrix, or an override for projections that aren't there.
     """
-    return [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
+    found = [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
+    for pattern in config.projection.overrides:
+        if not any(fnmatch.fnmatchcase(each.name, pattern) for each in found):
+            raise ConfigError(
+                f"projection.overrides has {pattern!r}, which matches no projection; expected a pattern for names such "
+                f"as {found[0].name}"
+            )
+    return found
 
 
 def gate_is_activated(config: Config, gate: Projection) -> bool:

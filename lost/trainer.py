@@ -57,10 +57,9 @@ def train(
     run = _Run(config, folder, dataset, engine, reporter)
     progress = run.begin(start)
     last = min(config.schedule.steps, config.train.stop_after or config.schedule.steps)
-    begun_at, validation, saved = progress.step, None, start
+    begun_at, validation, saved, interrupted = progress.step, None, start, False
     while True:
         step, ending = progress.step, progress.step >= last
-        interrupted = stop_requested() and not ending
         if step > begun_at and not interrupted and (ending or _due(step, config.train.eval_every)):
             validation = run.validate(progress)
             progress = replace(progress, validation_loss=validation.loss)
@@ -71,7 +70,10 @@ def train(
         if (ending or interrupted) and saved:
             return Result(progress, saved.path, validation, interrupted)
         progress, report = run.step(progress)
-        if progress.step >= last or _due(progress.step, config.train.log_every):
+        interrupted = stop_requested() and progress.step < last
+        # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
+        saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
+        if saving or _due(progress.step, config.train.log_every):
             progress = run.report(progress, report)
 
 

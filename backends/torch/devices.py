@@ -1,12 +1,12 @@
 """Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
 
-import os
 import resource
 import sys
 
 import torch
 
 from lost.errors import BackendError
+from lost.machine import memory_bytes
 
 
 def resolve(name: str) -> torch.device:
@@ -42,7 +42,7 @@ def capacity(device: torch.device) -> int:
         return torch.cuda.get_device_properties(device).total_memory
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_bytes()
 
 
 def peak(device: torch.device) -> int:

@@ -177,3 +177,19 @@ def test_debug_shows_the_traceback(lost: Lost, tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError):
         lost("inspect", tmp_path / "nowhere", "--debug")
+
+
+def test_framework_missing(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without PyTorch: what needs it says how to add it, what doesn't goes on working."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr("lost.engine.import_module", missing)
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "pip install 'lost-pretrain[torch]'" in answer.err
+    assert lost("plan", "quickstart").code == 0
+    assert lost("doctor").code == 1

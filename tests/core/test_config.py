@@ -49,6 +49,7 @@ def test_unknown_section_and_override(tiny_yaml: Path) -> None:
         ("projection.rank=33", "projection.rank = 33 is larger than model.layers.0.self_attn.q_proj allows"),
         ("projection.kind=magic", "projection.kind = 'magic'"),
         ("projection.overrides={'*.up_proj': {'rankk': 3}}", "rankk"),
+        ("projection.overrides={'*.qproj': {'rank': 3}}", "'*.qproj', which matches no projection"),
         ("optimizer.lr=.inf", "optimizer.lr = inf"),
         ("optimizer.lr=.nan", "optimizer.lr = nan"),
         ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
