@@ -77,14 +77,18 @@ class PreparationScreen:
         if self._console.is_terminal:
             with self._bar:
                 yield
+                self._finish()
         else:
             yield
+
+    def _finish(self) -> None:
+        for task in self._bar.tasks:
+            self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note of where a phase stands."""
         if phase not in self._tasks:
-            for task in self._tasks.values():
-                self._bar.update(task, total=max(1, self._bar.tasks[task].completed))
+            self._finish()
             self._tasks[phase] = self._bar.add_task(phase, total=total or None)
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)

@@ -60,7 +60,7 @@ def prepare(
         out: the folder to make; it appears only when it is complete.
         tokenizer: an existing one, or the size of the vocabulary to train.
         valid: text of its own for validation, or the share of `sources` to hold out, in (0, 1).
-        progress: called with (phase, bytes done, bytes in all).
+        progress: called with (phase, bytes done, bytes in all or 0 if that isn't known).
         overwrite: replace a set that is already there.
 
     Returns:
@@ -88,15 +88,17 @@ def prepare(
             yield from (part for text in sources.documents() if (part := held_out.split(text)[1]))
 
     if isinstance(tokenizer, int):
-        progress("training the tokenizer", 0, 0)
+        sample = min(_TOKENIZER_BYTES, survey.bytes)
+        progress("training the tokenizer", 0, sample)
         tokenizer = train_tokenizer(_sample(training_text(), survey.bytes), tokenizer)
+        progress("training the tokenizer", sample, sample)
     with whole_folder(out, replace=overwrite) as folder:
         splits = {}
         for name, texts in ((TRAIN, training_text()), (VALID, validation_text())):
             writer = SplitWriter(folder, name, tokenizer)
             for batch in _batches(texts):
                 writer.write(batch)
-                progress(f"encoding {name}", writer.bytes, survey.bytes)
+                progress(f"encoding {name}", writer.bytes, survey.bytes if name == TRAIN else 0)
             splits[name] = writer.close()
             if not writer.documents:
                 raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
