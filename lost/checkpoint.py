@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 import lost
 from lost.config import Config
@@ -140,7 +140,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {_FORMAT}, the one this version reads")
     try:
         files = {str(name): Seal(size=int(s["size"]), sha256=str(s["sha256"])) for name, s in manifest["files"].items()}
-        progress = Progress(**{name: manifest[name] for name in Progress.__dataclass_fields__})
+        fields = {name: manifest[name] for name in Progress.__dataclass_fields__}
+        progress = TypeAdapter(Progress).validate_python(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ConfigError) as error:

@@ -45,26 +45,20 @@ def test_every_module_and_configuration_is_in_the_wheel(wheel: Path) -> None:
 def test_installed_alone_it_runs(wheel: Path, tmp_path: Path) -> None:
     """In an empty environment; the dependencies are lent by this one, so that nothing is downloaded."""
     venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env" / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, str(wheel)], check=True
-    )
+    python, command = tmp_path / "env" / "bin" / "python", tmp_path / "env" / "bin" / "lost"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
+    subprocess.run(pip, check=True, timeout=120)
+    where = "import lost, site; print(lost.__file__); print(site.getsitepackages()[0])"
+    module, site = run(tmp_path, python, "-P", "-c", where).split()
+    assert module.startswith(site)
     lent = [entry for entry in sys.path if entry.endswith("site-packages")]
     (Path(site) / "lent.pth").write_text("\n".join(lent))
-    for arguments, word in ((["--help"], "prepare"), (["plan", "quickstart"], "parameters"), (["doctor"], "ready")):
-        done = subprocess.run(
-            [python, "-P", "-m", "lost", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        assert word in done.stdout
-    where = subprocess.run(
-        [python, "-P", "-c", "import lost; print(lost.__file__)"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(tmp_path))
+    assert "prepare" in run(tmp_path, command, "--help")
+    assert "parameters" in run(tmp_path, command, "plan", "quickstart")
+    assert "ready to train" in run(tmp_path, command, "doctor")
+
+
+def run(folder: Path, *command: object) -> str:
+    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

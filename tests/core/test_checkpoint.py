@@ -84,6 +84,14 @@ def test_manifest_can_not_point_outside(save: Save, tmp_path: Path, name: str) -
         open_checkpoint(path.parent)
 
 
+def test_manifest_values_are_checked(save: Save) -> None:
+    path = save(1).path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "samples": "many"}))
+    with pytest.raises(CheckpointError, match="incomplete or damaged"):
+        open_checkpoint(path.parent)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}'])
 def test_foreign_manifests_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
