@@ -20,7 +20,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/lost prepare $(STDLIB) --include '*.py' --exclude site-packages --exclude test --exclude tests \
 		--exclude idlelib --vocab-size 4096 --valid-fraction 0.02 --out $(DEMO)/data --overwrite
-	$(BIN)/lost train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite
+	$(BIN)/lost train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite \
+		--set model.vocab_size=4096
 	$(BIN)/lost eval $(DEMO)/run
 	$(BIN)/lost generate $(DEMO)/run --max-tokens 120 --prompt 'def read(self, path):'
 
@@ -36,4 +37,4 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info

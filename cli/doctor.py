@@ -7,7 +7,7 @@ import typer
 
 from lost.cli.options import AsJson
 
-_PACKAGES = ("torch", "mlx", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic", "transformers")
+_PACKAGES = ("torch", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic")
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -45,13 +45,15 @@ def generate(
         note(f"stopping after {room} tokens: the model has no more positions")
     if len(begin) + min(max_tokens, room) > checkpoint.config.data.seq_len:
         note(f"longer than the {checkpoint.config.data.seq_len} tokens the model was trained on: expect it to wander")
-    drawn = engine.generate(begin, sampler, min(max_tokens, room))
+    # The model may have more entries than its tokenizer: those were never trained and stand for nothing.
+    drawn = engine.generate(begin, lambda logits: sampler(logits[: tokenizer.vocab_size]), min(max_tokens, room))
     ids = takewhile(lambda token: token != tokenizer.end_of_text, drawn)
     if as_json:
         tokens = list(ids)
-        answer(True, {"prompt": prompt, "text": tokenizer.decode(tokens), "token_ids": tokens}, [])
+        text = "".join(tokenizer.stream(tokens, begin))
+        answer(True, {"prompt": prompt, "text": text, "token_ids": tokens}, [])
         return
     print(prompt, end="", flush=True)
-    for piece in tokenizer.stream(ids):
+    for piece in tokenizer.stream(ids, begin):
         print(piece, end="", flush=True)
     print()

@@ -29,10 +29,13 @@ def plan(
     from lost.cli.train import open_data, with_data
     from lost.errors import UserError
 
+    if memory_gib is not None and device != "auto":
+        raise UserError("--memory-gib and --device were both given; expected one of them")
     settings = configfile.load_config(config, overrides)
     if data or (settings.model.vocab_size is None and settings.data.path):
         settings = with_data(settings, open_data(settings, data))
-    value = report(settings)
+    place, room = ("the device", int(memory_gib * 2**30)) if memory_gib is not None else _room(backend, device)
+    value = report(settings, place)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
@@ -50,7 +53,6 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
-    place, room = ("the device", int(memory_gib * 2**30)) if memory_gib is not None else _room(backend, device)
     fits = own["total"] <= room
     answer(as_json, {**value, "device_bytes": room, "fits": fits}, lines)
     if not fits:
@@ -74,6 +76,6 @@ def _room(backend: str, device: str) -> tuple[str, int]:
     except BackendError:
         if (backend, device) != ("auto", "auto"):
             raise
-        return "this machine", memory_bytes()  # counting needs no framework
+        return "cpu", memory_bytes()  # counting needs no framework
     place = module.resolve(device)
     return str(place), module.capacity(place)

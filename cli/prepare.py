@@ -7,14 +7,21 @@ import typer
 
 from lost.cli.options import AsJson
 
+_VOCAB_SIZE = 8192
+_VALID_FRACTION = 0.01
+
 
 def prepare(
     text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="Text files, .jsonl[.gz] files, folders.")],
     out: Annotated[Path | None, typer.Option(help="Folder to make; default data/NAME.")] = None,
-    vocab_size: Annotated[int, typer.Option(help="Size of the BPE vocabulary to train.", min=1)] = 8192,
+    vocab_size: Annotated[
+        int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
+    ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Use this sentencepiece model instead.")] = None,
     valid: Annotated[list[Path], typer.Option(help="Validation text of its own; may be repeated.")] = [],
-    valid_fraction: Annotated[float, typer.Option(help="Otherwise, the share of documents to hold out.")] = 0.01,
+    valid_fraction: Annotated[
+        float | None, typer.Option(help=f"Otherwise, the share of the text to hold out; default {_VALID_FRACTION}.")
+    ] = None,
     include: Annotated[list[str], typer.Option(help="In folders, take only names like this: '*.py'.")] = [],
     exclude: Annotated[list[str], typer.Option(help="In folders, leave out names like this.")] = [],
     text_key: Annotated[str, typer.Option(help="Field of a JSON line that holds the text.")] = "text",
@@ -23,30 +30,39 @@ def prepare(
 ) -> None:
     """Turn text into token shards.
 
-    A text file is one document, a JSON line is one document. Documents are packed end to end, nothing is padded.
+    A text file is one document, a JSON line is one document. Documents are packed end to end, nothing is padded. Text
+    named by --valid that lies inside a TEXT folder is not trained on.
     The folder appears only when it is complete; an interrupted call leaves nothing half-made.
     """
     from lost.cli.output import answer, count, note
     from lost.cli.progress import PreparationScreen
+    from lost.errors import UserError
     from lost.prepare import prepare as prepare_text
     from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
 
+    for first, second in ((vocab_size, tokenizer), (valid_fraction, valid)):
+        if first is not None and second:
+            names = "--vocab-size and --tokenizer" if second is tokenizer else "--valid-fraction and --valid"
+            raise UserError(f"{names} were both given; expected one of them")
     out = out or Path("data") / text[0].name.split(".")[0]
     sources = Sources(text, include, exclude, text_key)
+    held_out = Sources(valid, include, exclude, text_key) if valid else None
     screen = PreparationScreen(on_stderr=as_json)
     with screen.live():
         splits = prepare_text(
             sources,
             out,
-            load_tokenizer(tokenizer) if tokenizer else vocab_size,
-            Sources(valid, include, exclude, text_key) if valid else valid_fraction,
+            load_tokenizer(tokenizer) if tokenizer else vocab_size or _VOCAB_SIZE,
+            held_out or (_VALID_FRACTION if valid_fraction is None else valid_fraction),
             screen,
             overwrite,
         )
-    if sources.skipped:
-        shown = ", ".join(path.name for path in sources.skipped[:3])
-        note(f"{len(sources.skipped)} files in the folders are not text and were left out: {shown} ...")
+    if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
+        note(
+            f"left out, because they are not text: {', '.join(path.name for path in skipped[:3])}"
+            f"{f' and {len(skipped) - 3} more' if len(skipped) > 3 else ''}"
+        )
     lines = [
         f"{name:5}  {entry['documents']:,} documents  {count(entry['bytes'])}B of text  {count(entry['tokens'])} tokens"
         f"  {entry['bytes'] / entry['tokens']:.2f} bytes a token"

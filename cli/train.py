@@ -36,10 +36,13 @@ def train(
     from lost.cli.output import answer, size
     from lost.cli.progress import TrainingScreen
     from lost.engine import create_engine
+    from lost.errors import UserError
     from lost.run import CONFIG, begin_afresh, start_or_resume
     from lost.signals import stop_on_signal
     from lost.trainer import train as train_run
 
+    if overwrite and not fresh:
+        raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
     is_run = (Path(config) / CONFIG).exists()
     folder = out or (Path(config) if is_run else Path("runs") / Path(config).stem)
     settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
@@ -47,9 +50,11 @@ def train(
     settings = with_data(settings, dataset)
     screen = TrainingScreen(min(settings.schedule.steps, settings.train.stop_after or settings.schedule.steps), as_json)
     engine = create_engine(settings, backend, device)  # before anything in the folder is touched
+    start = None
     if fresh:
-        begin_afresh(folder, overwrite, screen)
-    start = start_or_resume(settings, folder, dataset, screen)
+        begin_afresh(settings, folder, dataset, screen, overwrite)
+    else:
+        start = start_or_resume(settings, folder, dataset, screen)
     screen.message(describe(settings, engine.device))
     with stop_on_signal(screen.message) as stop_requested, screen.live():
         result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
@@ -66,6 +71,8 @@ def train(
         "interrupted": result.interrupted,
     }
     verb = "stopped" if result.interrupted else "done"
+    if result.progress.step < settings.schedule.steps and not result.interrupted:
+        verb = f"stopped by train.stop_after = {settings.train.stop_after}"
     answer(
         as_json, value, [f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {size(engine.memory())})"]
     )

@@ -16,10 +16,10 @@ def verify(
 
     Takes a run, a checkpoint or a prepared set.
     """
-    from lost.checkpoint import checkpoints, open_checkpoint
+    from lost.checkpoint import MANIFEST, checkpoints, open_checkpoint
     from lost.cli.output import answer
     from lost.dataset import DESCRIPTION, Dataset
-    from lost.errors import CheckpointError
+    from lost.errors import CheckpointError, UserError
 
     faults: list[str] = []
     checked: list[Path] = []
@@ -27,6 +27,8 @@ def verify(
         checked, faults = [path], list(Dataset(path).faults())
     else:
         checked = checkpoints(path / "checkpoints") or [path]
+        if not (path / MANIFEST).exists() and checked == [path]:
+            raise UserError(f"{path} holds neither a prepared set nor a checkpoint; expected what `lost` wrote")
         for each in checked:
             try:
                 faults += open_checkpoint(each).faults()

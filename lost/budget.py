@@ -7,7 +7,9 @@ from lost.config import Config
 from lost.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-_LOGITS = 64 << 20  # a chunk of logits and its softmax, in float32
+# Logits that the head's loss holds at once: 32 MiB of float32 is best on a CPU (benchmarks/head_loss.py); larger
+# products keep an accelerator busy.
+CPU_LOGITS, ACCELERATOR_LOGITS = 1 << 23, 1 << 27
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Budget:
     memory: Memory
 
 
-def budget(config: Config) -> Budget:
+def budget(config: Config, device: str = "cpu") -> Budget:
     """Count what training a configuration takes; exact but for the memory of activations."""
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
@@ -65,7 +67,7 @@ def budget(config: Config) -> Budget:
             weights=trained * width + integers * 4,
             gradients=trained * width,
             moments=2 * trained * width,
-            activations=_activations(config),
+            activations=_activations(config, device),
         ),
     )
 
@@ -75,9 +77,9 @@ def dense_twin(config: Config) -> Config:
     return config.replace("projection", kind="dense", overrides={})
 
 
-def report(config: Config) -> dict[str, Any]:
+def report(config: Config, device: str) -> dict[str, Any]:
     """Return what `lost plan --json` answers, the dense twin's figures beside the run's own."""
-    own, dense = budget(config), budget(dense_twin(config))
+    own, dense = budget(config, device), budget(dense_twin(config), device)
     return {
         "parameters": {
             "total": own.parameters,
@@ -94,7 +96,7 @@ def report(config: Config) -> dict[str, Any]:
     }
 
 
-def _activations(config: Config) -> int:
+def _activations(config: Config, device: str) -> int:
     """Bytes kept for the backward pass of one micro-batch, with the head's chunk of logits.
 
     Counted from the PyTorch model as it runs on a CPU without compilation; a test compares it with what autograd saves.
@@ -115,4 +117,6 @@ def _activations(config: Config) -> int:
     if config.train.dtype != config.train.param_dtype:
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
-    return config.train.micro_batch * config.data.seq_len * token + cast + _LOGITS
+    tokens = config.train.micro_batch * config.data.seq_len
+    logits = min(tokens * vocabulary(config), CPU_LOGITS if device.startswith("cpu") else ACCELERATOR_LOGITS)
+    return tokens * token + cast + 8 * logits  # scores and softmax in float32, or one of them and two in bfloat16

@@ -6,7 +6,6 @@ The manifest holds everything a run needs to go on, and the size and checksum of
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,17 @@ import lost
 from lost.config import Config
 from lost.engine import Engine
 from lost.errors import CheckpointError, ConfigError
-from lost.files import Seal, broken, remove_partial, replace_text, seal, whole_folder
+from lost.files import (
+    Seal,
+    broken,
+    read_sealed_json,
+    remove_folder,
+    replace_text,
+    seal,
+    sealed_json,
+    sweep,
+    whole_folder,
+)
 from lost.tensors import read_tensors, write_tensors
 from lost.tokenizer import FILE as TOKENIZER
 from lost.tokenizer import Tokenizer, load_tokenizer
@@ -119,7 +128,7 @@ def save(folder: Path, engine: Engine, config: Config, progress: Progress, token
             "config": config.model_dump(mode="json"),
             "files": files,
         }
-        (partial / MANIFEST).write_bytes(_json(manifest))
+        (partial / MANIFEST).write_bytes(sealed_json(manifest))
     checkpoint = open_checkpoint(path)
     checkpoint.verify()
     replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
@@ -133,10 +142,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: there is no manifest, or not one that can be trusted.
     """
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_sealed_json(path / MANIFEST)
+    except OSError:
         raise CheckpointError(f"{path} has no readable {MANIFEST}; expected a folder written by `lost train`") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+    except ValueError as error:
+        raise CheckpointError(f"{path / MANIFEST} is damaged: {error}; use another checkpoint") from None
+    if manifest.get("format") != _FORMAT:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {_FORMAT}, the one this version reads")
     try:
         files = {str(name): Seal(size=int(s["size"]), sha256=str(s["sha256"])) for name, s in manifest["files"].items()}
@@ -173,20 +184,28 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, rejected
 
 
-def prune(folder: Path, keep_last: int, keep_every: int) -> None:
-    """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps."""
+def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
+    """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps.
+
+    Args:
+        folder: holds the checkpoints.
+        keep_last: how many of the last to keep.
+        keep_every: 0, or the multiple whose checkpoints stay.
+        newest: the step just saved; later ones are leftovers of another life of the run, and neither count nor go.
+    """
+    sweep(folder)
     found = []
     for path in checkpoints(folder):
-        remove_partial(path)
         try:
             found.append(open_checkpoint(path))
         except CheckpointError:
             continue  # not ours to judge, so not ours to remove
+    found = [each for each in found if each.progress.step <= newest]
     measured = [each for each in found if each.progress.validation_loss is not None]
     best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
     for each in found[:-keep_last]:
         if each is not best and not (keep_every and each.progress.step % keep_every == 0):
-            shutil.rmtree(each.path)
+            remove_folder(each.path)
 
 
 def _json(value: Any) -> bytes:

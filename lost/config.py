@@ -7,7 +7,7 @@ where Hugging Face has a name.
 import fnmatch
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 
 def _no_booleans(value: Any) -> Any:
@@ -105,7 +105,11 @@ class ProjectionConfig(ProjectionSettings):
     @model_validator(mode="after")
     def _overrides_are_settings(self) -> "ProjectionConfig":
         for pattern in self.overrides:
-            self._with(pattern)
+            try:
+                self._with(pattern)
+            except ValidationError as error:
+                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                raise ValueError(f"overrides[{pattern!r}] isn't a set of projection settings: {problems}") from None
         return self
 
     def _with(self, pattern: str) -> ProjectionSettings:
@@ -150,6 +154,7 @@ class TrainConfig(Section):
     """Validation tokens an evaluation during training looks at; None: all."""
     save_every: Annotated[Int, Field(ge=0)] = 500
     keep_last: Count = 2
+    """Checkpoints to keep; the best stays too, judged where an evaluation fell on the step of a save."""
     keep_every: Annotated[Int, Field(ge=0)] = 0
     """Checkpoints at multiples of this step are never pruned."""
     stop_after: Count | None = None

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lost.errors import DataError
-from lost.files import broken
+from lost.files import broken, read_sealed_json, sealed_json
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -87,7 +87,7 @@ def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict
         "splits": splits,
         "origin": origin,
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    (folder / DESCRIPTION).write_bytes(sealed_json(description))
 
 
 @dataclass
@@ -130,13 +130,13 @@ class Split:
             parts.append(part)
             needed -= len(part)
             shard += 1
-        ids = np.concatenate(parts).astype(np.int32)
+        ids = np.concatenate(parts)
         if ids.max() >= self.vocab_size:
             raise DataError(
                 f"token id {ids.max()} at token {start + int(ids.argmax())} of the {self.name} split is beyond the "
                 f"vocabulary of {self.vocab_size}: the shards are damaged; prepare the data again"
             )
-        return ids
+        return ids.astype(np.int32)
 
 
 class Dataset:
@@ -149,12 +149,14 @@ class Dataset:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._description: dict[str, Any] = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            self._description = read_sealed_json(path / DESCRIPTION)
+        except OSError:
             raise DataError(
                 f"{path} holds no prepared data (no readable {DESCRIPTION}); expected a folder written by "
                 "`lost prepare`; prepare it, or name another with --data"
             ) from None
+        except ValueError as error:
+            raise DataError(f"{path / DESCRIPTION} is damaged: {error}; prepare the data again") from None
         if self._description.get("format") != _FORMAT:
             raise DataError(f"{path} has data format {self._description.get('format')}; this version reads {_FORMAT}")
         self.tokenizer = load_tokenizer(path)

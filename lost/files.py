@@ -1,13 +1,15 @@
 """Writing so that a crash at any moment leaves either the old state or the new one, never half of one."""
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from lost.errors import StorageError
 
@@ -20,11 +22,12 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` on success and disappears on failure.
 
     Every file in it is flushed to disk before the rename. What an earlier crash left is removed first. With `replace`,
-    a folder that is already there makes way at the last moment.
+    a folder that is already there makes way at the last moment; between the two renames there is none, never half of
+    one.
     """
     path = Path(os.path.abspath(path))
-    remove_partial(path)
     partial = path.with_name(f"{_PARTIAL}{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
     with storage(path):
         partial.mkdir(parents=True)
         try:
@@ -33,7 +36,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
                 flush(file)
             flush(partial)
             if replace and path.exists():
-                shutil.rmtree(path)
+                remove_folder(path)
             os.rename(partial, path)
             flush(path.parent)
         except BaseException:
@@ -41,13 +44,18 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             raise
 
 
-def remove_partial(path: Path) -> bool:
-    """Remove what an interrupted `whole_folder(path)` left; return whether there was anything."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
-    if not partial.exists():
-        return False
-    shutil.rmtree(partial)
-    return True
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash leaves all of it or nothing under its name."""
+    gone = path.with_name(f"{_PARTIAL}removed-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(path, gone)
+    shutil.rmtree(gone)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes and removals left in a folder."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -65,6 +73,8 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the data in the drive's cache
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
     finally:
         os.close(handle)
 
@@ -96,6 +106,28 @@ def checksum(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed_json(value: dict[str, Any]) -> bytes:
+    """Return a JSON document that carries the checksum of its own content."""
+    return (json.dumps({**value, "seal": _digest(value)}, indent=2) + "\n").encode()
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read a document written by `sealed_json`.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is not JSON, or not what was sealed.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or value.pop("seal", None) != _digest(value):
+        raise ValueError("its content doesn't have the checksum it was written with")
+    return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

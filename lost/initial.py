@@ -13,6 +13,8 @@ from lost.parameters import parameter_table, projections
 from lost.projections import Projection
 from lost.randomness import normal
 
+_MOST_WORKERS = 8  # each holds a weight, its Gram matrix and their products in float64
+
 
 def initial_values(config: Config) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, value): float32, int32 for channel numbers.
@@ -27,7 +29,7 @@ def initial_values(config: Config) -> Iterator[tuple[str, np.ndarray]]:
         values = projection.initial(seed, std)
         return [(f"{projection.name}.{suffix}", _stored(value)) for suffix, value in values.items()]
 
-    workers = os.cpu_count() or 1
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     waiting = deque(projections(config))
     covered = {f"{each.name}.{suffix}" for each in waiting for suffix in each.tensors()}
     for name, parameter in parameter_table(config).items():

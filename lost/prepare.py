@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from lost.sources import Sources
 from lost.tokenizer import Tokenizer, train_tokenizer
 
 _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
+_LONGEST_LINE = 4096  # of what it is trained on: its trainer passes over longer ones
 _BATCH_CHARACTERS = 4 << 20
+_FEW = 20  # with fewer documents, a whole one would be too large a share to hold out
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,8 +43,17 @@ class HeldOut:
         """Return (training text, validation text) of one document."""
         if self.largest_hash is not None:
             return ("", text) if _hash(text) <= self.largest_hash else (text, "")
-        cut = text.rfind("\n", 0, int(len(text) * (1 - self.fraction))) + 1
+        cut = self._cut(text)
         return text[:cut], text[cut:]
+
+    def _cut(self, text: str) -> int:
+        """Return where the held-out end begins: after a line, else after a word, else anywhere."""
+        wanted = int(len(text) * (1 - self.fraction))
+        nearby = max(0, wanted - max(200, len(text) - wanted))
+        for border in ("\n", " "):
+            if (found := text.rfind(border, nearby, wanted)) >= 0:
+                return found + 1
+        return wanted
 
 
 def prepare(
@@ -69,9 +80,9 @@ def prepare(
     Raises:
         DataError: no text, text that can't be read, a vocabulary that doesn't suit it, a set that is already there.
     """
-    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "a prepared set" if (out / DESCRIPTION).exists() else "something"
-        raise DataError(f"--out {out} already holds {what}; choose another folder, or replace it with --overwrite")
+    _check_place(out, sources, overwrite)
+    own_validation = list(valid.paths) if isinstance(valid, Sources) else []
+    sources = replace(sources, leave_out=[out, *own_validation])  # shares `skipped` with the caller's
     survey = _survey(sources, progress)
     held_out = None if isinstance(valid, Sources) else _hold_out(survey, valid)
 
@@ -102,9 +113,22 @@ def prepare(
             splits[name] = writer.close()
             if not writer.documents:
                 raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
-        origin = {"sources": [str(path) for path in sources.paths], "skipped": len(sources.skipped)}
+        origin = {"sources": [str(path) for path in sources.paths]}
         write_description(folder, tokenizer, splits, origin)
     return splits
+
+
+def _check_place(out: Path, sources: Sources, overwrite: bool) -> None:
+    place = out.resolve()
+    for source in sources.paths:
+        if place == source.resolve() or place in source.resolve().parents:
+            raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    elif out.exists() and not (out / DESCRIPTION).exists():
+        raise DataError(f"--out {out} exists and is not a prepared set; choose another folder")
+    elif out.exists() and not overwrite:
+        raise DataError(f"--out {out} already holds a prepared set; choose another folder, or add --overwrite")
 
 
 def _survey(sources: Sources, progress: Progress) -> Survey:
@@ -123,11 +147,11 @@ def _survey(sources: Sources, progress: Progress) -> Survey:
 def _hold_out(survey: Survey, fraction: float) -> HeldOut:
     if not 0 < fraction < 1:
         raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
-    wanted = int(survey.documents * fraction)
-    distinct = np.unique(survey.hashes)
-    if wanted < 1 or len(distinct) < 2:
+    distinct, counts = np.unique(survey.hashes, return_counts=True)
+    if len(distinct) < _FEW:
         return HeldOut(fraction, None)
-    return HeldOut(fraction, int(distinct[min(wanted, len(distinct) - 1) - 1]))
+    chosen = max(1, int(np.searchsorted(np.cumsum(counts), survey.documents * fraction, side="right")))
+    return HeldOut(fraction, int(distinct[min(chosen, len(distinct) - 1) - 1]))
 
 
 def _hash(text: str) -> int:
@@ -140,10 +164,12 @@ def _sample(texts: Iterator[str], total: int) -> Iterator[str]:
     owed = 0.0
     for text in texts:
         for line in text.splitlines():
-            owed += len(line) * share
-            if owed > 0 and line:
-                owed -= len(line)
-                yield line
+            for start in range(0, len(line), _LONGEST_LINE):
+                part = line[start : start + _LONGEST_LINE]
+                owed += len(part) * share
+                if owed > 0:
+                    owed -= len(part)
+                    yield part
 
 
 def _batches(texts: Iterator[str]) -> Iterator[list[str]]:

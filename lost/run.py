@@ -1,6 +1,5 @@
 """A run folder: where a training starts, what may differ when it goes on, which checkpoint a command means."""
 
-import shutil
 from pathlib import Path
 
 from lost import configfile
@@ -8,9 +7,10 @@ from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, ope
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError
-from lost.files import replace_text
+from lost.files import remove_folder, replace_text, sweep
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
+from lost.trainer import open_data
 
 CONFIG = "config.yaml"
 
@@ -28,8 +28,9 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
         ConfigError: the folder's run has another configuration; every difference is named.
-        DataError: the folder's run was trained on other data.
+        DataError: data that can't be trained on, or not what the folder's run was trained on.
     """
+    open_data(config, dataset)
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
         reporter.message(f"passed over: {reason}")
@@ -42,17 +43,18 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         reporter.message(f"resuming {folder} from step {start.progress.step}")
     elif (folder / CONFIG).exists():
         reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / CONFIG, configfile.dump(config))
+    _take(config, folder)
     return start
 
 
-def begin_afresh(folder: Path, overwrite: bool, reporter: Reporter) -> None:
-    """Empty a run folder for a new run.
+def begin_afresh(config: Config, folder: Path, dataset: Dataset, reporter: Reporter, overwrite: bool) -> None:
+    """Make a run folder ready for a new run.
 
     Raises:
         CheckpointError: it holds checkpoints, and overwriting them was not asked for.
+        DataError: data that can't be trained on; nothing was removed.
     """
+    open_data(config, dataset)
     held = checkpoints(folder / "checkpoints")
     if held and not overwrite:
         raise CheckpointError(
@@ -61,9 +63,18 @@ def begin_afresh(folder: Path, overwrite: bool, reporter: Reporter) -> None:
         )
     if held:
         reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for path in held:
+        remove_folder(path)
     for name in (METRICS, "latest", CONFIG):
         (folder / name).unlink(missing_ok=True)
+    _take(config, folder)
+
+
+def _take(config: Config, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in (folder, folder / "checkpoints"):
+        sweep(each)
+    replace_text(folder / CONFIG, configfile.dump(config))
 
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:

@@ -24,6 +24,7 @@ class Sources:
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
         text_key: the field of a JSON line that holds the text.
+        leave_out: files or folders inside the folders that aren't read: those that serve another purpose.
         skipped: files inside folders that turned out not to be text, filled while reading.
     """
 
@@ -31,6 +32,7 @@ class Sources:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     text_key: str = "text"
+    leave_out: Sequence[Path] = ()
     skipped: list[Path] = field(default_factory=list)
 
     def documents(self) -> Iterator[str]:
@@ -51,14 +53,16 @@ class Sources:
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for parent, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not self._left_out(name) and name != "__pycache__")
+            folders[:] = sorted(name for name in folders if name != "__pycache__" and self._wanted(Path(parent, name)))
             for name in sorted(files):
-                wanted = not self.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include)
-                if wanted and not self._left_out(name):
+                included = not self.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include)
+                if included and self._wanted(Path(parent, name)):
                     yield Path(parent, name)
 
-    def _left_out(self, name: str) -> bool:
-        return name.startswith(".") or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude)
+    def _wanted(self, path: Path) -> bool:
+        if path.name.startswith(".") or any(fnmatch.fnmatchcase(path.name, pattern) for pattern in self.exclude):
+            return False
+        return not any(path.resolve() == other.resolve() for other in self.leave_out)
 
     def _read(self, path: Path, inside_folder: bool) -> Iterator[str]:
         try:
@@ -73,6 +77,9 @@ class Sources:
                 ) from None
             self.skipped.append(path)
         except (OSError, EOFError, zlib.error) as error:
+            if inside_folder and not path.exists():  # a link to nowhere
+                self.skipped.append(path)
+                return
             raise DataError(f"{path} can't be read: {error}; check the file and its permissions") from None
 
     def _json_lines(self, path: Path) -> Iterator[str]:

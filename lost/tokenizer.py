@@ -1,4 +1,7 @@
-"""Tokenizers: sentencepiece BPE with byte fallback, so that any text goes to ids and back unchanged."""
+"""Tokenizers: sentencepiece BPE with byte fallback, so that text goes to ids and back unchanged.
+
+The one exception is sentencepiece's own sign for a space, U+2581, which comes back as a space.
+"""
 
 import hashlib
 import io
@@ -66,10 +69,15 @@ class Tokenizer:
         """Return the text of ids; bytes that make no character become U+FFFD."""
         return self._processor.decode(list(ids))
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield text as ids arrive, holding back bytes that don't make a character yet."""
-        seen: list[int] = []
-        shown = ""
+    def stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
+        """Yield the text of ids as they arrive, holding back bytes that don't make a character yet.
+
+        Args:
+            ids: the tokens.
+            after: what stands before them: some tokenizers drop a space at the beginning of what they decode.
+        """
+        seen = list(after)
+        shown = self.decode(seen)
         for token in ids:
             seen.append(token)
             text = self.decode(seen)
@@ -130,9 +138,9 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> Tokenizer:
             num_threads=os.cpu_count() or 1,
         )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
         raise DataError(
-            f"--vocab-size {vocab_size} doesn't suit this text ({reason}); expected at least 300 entries (256 are "
+            f"--vocab-size {vocab_size} doesn't suit this text: {reason} Expected at least 300 entries (256 are "
             "single bytes) and no more than the text has pieces for; choose a smaller vocabulary or add text"
         ) from None
     return Tokenizer(model.getvalue(), "the tokenizer trained here")

@@ -11,7 +11,7 @@ from lost import checkpoint
 from lost.batches import Batch, TrainingStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
-from lost.dataset import TRAIN, VALID, Dataset
+from lost.dataset import TRAIN, VALID, Dataset, Split
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError
 from lost.evaluate import Evaluation, evaluate
@@ -60,7 +60,8 @@ def train(
     begun_at, validation, saved, interrupted = progress.step, None, start, False
     while True:
         step, ending = progress.step, progress.step >= last
-        if step > begun_at and not interrupted and (ending or _due(step, config.train.eval_every)):
+        unmeasured = step > 0 and progress.validation_loss is None
+        if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             validation = run.validate(progress)
             progress = replace(progress, validation_loss=validation.loss)
         if (saved is None or step > saved.progress.step) and (
@@ -77,6 +78,15 @@ def train(
             progress = run.report(progress, report)
 
 
+def open_data(config: Config, dataset: Dataset) -> tuple[TrainingStream, Split]:
+    """Return the training samples and the validation text.
+
+    Raises:
+        DataError: a split that is missing, damaged, or shorter than one sample.
+    """
+    return TrainingStream(dataset.split(TRAIN), config.data.seq_len, config.train.seed), dataset.split(VALID)
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -86,8 +96,7 @@ class _Run:
 
     def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, reporter: Reporter) -> None:
         self.config, self.folder, self.dataset, self.engine, self.reporter = config, folder, dataset, engine, reporter
-        self.stream = TrainingStream(dataset.split(TRAIN), config.data.seq_len, config.train.seed)
-        self.valid = dataset.split(VALID)
+        self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
 
     def begin(self, start: Checkpoint | None) -> Progress:
@@ -97,7 +106,7 @@ class _Run:
         else:
             self.engine.load(start.parameters())
             self.engine.load_optimizer_state(start.moments(), start.progress.step)
-            progress = replace(start.progress, validation_loss=None)
+            progress = start.progress
         self.metrics = MetricsFile(self.folder, progress.step)
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
@@ -170,6 +179,6 @@ class _Run:
         began, train = time.perf_counter(), self.config.train
         folder = self.folder / "checkpoints"
         saved = checkpoint.save(folder, self.engine, self.config, progress, self.dataset.tokenizer)
-        checkpoint.prune(folder, train.keep_last, train.keep_every)
+        checkpoint.prune(folder, train.keep_last, train.keep_every, progress.step)
         self._clock += time.perf_counter() - began
         return saved

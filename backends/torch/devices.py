@@ -1,5 +1,6 @@
 """Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
 
+import re
 import resource
 import sys
 
@@ -17,15 +18,16 @@ def resolve(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device(available()[0])
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
-        raise BackendError(f"--device {name}: PyTorch devices are auto, cpu, cuda and mps")
-    if kind not in available() and name not in available():
+    match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", name)
+    if match is None:
+        raise BackendError(f"--device {name}: PyTorch devices are auto, cpu, cuda, cuda:N and mps; name one of these")
+    kind, number = match.groups()
+    if kind not in available():
         raise BackendError(
             f"--device {name}: PyTorch {torch.__version__} sees no such device here; available: "
             f"{', '.join(available())}; choose one of these, or install a PyTorch built for the device"
         )
-    if kind == "cuda" and ":" in name and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return torch.device(name)
 
@@ -46,7 +48,10 @@ def capacity(device: torch.device) -> int:
 
 
 def peak(device: torch.device) -> int:
-    """Return the most memory used so far, in bytes: allocated on CUDA, the driver's on MPS, the process's on CPU."""
+    """Return the most memory used so far, in bytes: allocated on CUDA, the process's on CPU.
+
+    MPS counts no peak: there, what the driver holds now, which seldom shrinks.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

@@ -32,7 +32,8 @@ class TorchEngine:
         self._config, self._device = config, devices.resolve(device)
         self.device = str(self._device)
         self._table = parameter_table(config)
-        self.model = LostForCausalLM(config).to(self._device)
+        with self._device:
+            self.model = LostForCausalLM(config).to(self._device)
         self._trunk = torch.compile(self.model.model) if config.train.compile else self.model.model
         self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
@@ -124,7 +125,7 @@ class TorchEngine:
         targets = tokens[:, 1:].clone()
         if batch.counted is not None:
             targets[~torch.from_numpy(batch.counted)] = IGNORED
-        return tokens[:, :-1].to(self._device, non_blocking=True), targets.flatten().to(self._device, non_blocking=True)
+        return tokens[:, :-1].to(self._device), targets.flatten().to(self._device)
 
     @torch.inference_mode()
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:

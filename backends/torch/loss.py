@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from lost.budget import ACCELERATOR_LOGITS, CPU_LOGITS
 
-# Logits held at once. 32 MiB is best on a CPU (benchmarks/head_loss.py); larger products keep an accelerator busy.
-_CPU_ENTRIES = 1 << 23
-_DEVICE_ENTRIES = 1 << 27
+IGNORED = -100
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -39,7 +37,7 @@ def head_nll(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
-    entries = _CPU_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
+    entries = CPU_LOGITS if x.device.type == "cpu" else ACCELERATOR_LOGITS
     rows = max(64, entries // len(weight))
     return zip(x.split(rows), targets.split(rows), strict=True)
 

@@ -52,6 +52,36 @@ def test_sequence_longer_than_the_data(lost: Lost, tiny_yaml: Path, prepared: Da
     )
     assert answer.code == 2
     assert "data.seq_len = 50000: the train split holds only" in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_removed_before_the_data_is_checked(lost: Lost, run: Path) -> None:
+    answer = lost(
+        *("train", run, "--fresh", "--overwrite", "--set", "data.seq_len=50000"),
+        *("--set", "model.max_position_embeddings=50000"),
+    )
+    assert answer.code == 2
+    assert (run / "checkpoints" / "step-00000004").exists()
+
+
+def test_fresh_removes_only_checkpoints(lost: Lost, run: Path) -> None:
+    kept = run / "checkpoints" / "mine"
+    kept.mkdir()
+    assert lost("train", run, "--fresh", "--overwrite").code == 0
+    assert kept.exists()
+
+
+def test_options_that_would_be_ignored(lost: Lost, run: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("train", run, "--overwrite"),
+        ("prepare", run, "--vocab-size", 300, "--tokenizer", run),
+        ("prepare", run, "--valid-fraction", 0.1, "--valid", run),
+        ("plan", "quickstart", "--memory-gib", 3, "--device", "cpu"),
+        ("eval", run, "--data", run, "--text", run),
+    ):
+        answer = lost(*arguments)
+        assert answer.code == 2, arguments
+        assert "given" in answer.err
 
 
 def test_prepare(lost: Lost, tmp_path: Path) -> None:
@@ -150,6 +180,8 @@ def test_backends_and_devices(lost: Lost, tiny_yaml: Path, prepared: Dataset, tm
     assert answer.code == 2
     assert "--backend abacus: no such backend" in answer.err
     if not torch.cuda.is_available():
+        for device in ("tpu", "cpu:", "cuda:x"):
+            assert "PyTorch devices are" in lost(*arguments, "--device", device).err
         answer = lost(*arguments, "--device", "cuda")
         assert answer.code == 2
         assert "sees no such device here; available: " in answer.err

@@ -34,6 +34,7 @@ def run(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "schedule: {steps: 40, warmup_steps: 4}\n"
     )
     command = [sys.executable, "-m", "lost", "train", config, "--data", prepared.path, "--device", "cpu"]
+    command += ["--set", f"model.vocab_size={prepared.tokenizer.vocab_size + 200}"]
     done = subprocess.run(command, cwd=from_here, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "step 40/40" in done.stdout  # plain lines in a pipe
@@ -44,7 +45,7 @@ def run(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_folder(run: Path, prepared: Dataset) -> None:
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "latest", "metrics.jsonl"}
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000030", "step-00000040"]
-    assert load_config(run / "config.yaml").model.vocab_size == prepared.tokenizer.vocab_size
+    assert load_config(run / "config.yaml").model.vocab_size == prepared.tokenizer.vocab_size + 200
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(5, 41, 5))
@@ -88,9 +89,12 @@ def test_generate(lost: Lost, run: Path, prepared: Dataset) -> None:
     first, again, other = (json.loads(lost(*arguments, "--json", "--seed", seed).out) for seed in (1, 1, 2))
     assert first == again
     assert first["token_ids"] != other["token_ids"]
-    assert first["text"] == prepared.tokenizer.decode(first["token_ids"])
+    begin = prepared.tokenizer.encode("the rank").tolist()
+    assert "the rank" + first["text"] == prepared.tokenizer.decode([*begin, *first["token_ids"]])
     assert len(first["token_ids"]) <= 12
     assert lost(*arguments, "--seed", 1).out == "the rank" + first["text"] + "\n"
+    whole = ("--temperature", 30, "--max-tokens", 50)  # nearly any entry may be drawn, also those no tokenizer has
+    assert lost("generate", run, *whole).code == 0
     greedy = [json.loads(lost(*arguments, "--json", "--temperature", 0, "--seed", seed).out) for seed in (1, 2)]
     assert greedy[0] == greedy[1]
 
@@ -135,7 +139,7 @@ def test_plan(lost: Lost) -> None:
     )
     refused = lost("plan", "llama_60m", "--memory-gib", 1)
     assert refused.code == 2
-    assert "this needs 4.5" in refused.err
+    assert "this needs 5.5" in refused.err
     assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
 
 
@@ -188,4 +192,4 @@ def test_shipped_configuration_by_name_trains(lost: Lost, prepared: Dataset, tmp
                   "--set", "data.seq_len=32", "--json")  # fmt: skip
     assert answer.code == 0, answer.err
     config: Config = load_config(tmp_path / "q" / "config.yaml")
-    assert config.model.vocab_size == 4096  # more entries than the tokenizer has are fine
+    assert config.model.vocab_size == 8192  # more entries than the tokenizer has are fine

@@ -73,6 +73,12 @@ def test_id_beyond_the_vocabulary() -> None:
         split_of(83, 83, vocab_size=50).read(0, 83)
 
 
+def test_id_beyond_what_int32_holds() -> None:
+    split = Split(TRAIN, 2, 2, 1, 100_000, [np.array([1, 2**31 + 5], np.uint32)], [0])
+    with pytest.raises(DataError, match="token id 2147483653"):
+        split.read(0, 2)
+
+
 def test_reads_what_was_prepared(prepared: Dataset) -> None:
     split = prepared.split(TRAIN)
     ids = split.read(0, split.tokens)

@@ -1,6 +1,5 @@
 """Checkpoints on disk: what is in them, what is refused, what is kept. A stand-in takes the engine's place."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError
+from lost.files import read_sealed_json, sealed_json
 from lost.tensors import read_tensors, write_tensors
 
 
@@ -77,24 +77,32 @@ def test_any_changed_byte_is_found_and_the_one_before_taken(save: Save, tmp_path
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "sub/file", "..", ""])
 def test_manifest_can_not_point_outside(save: Save, tmp_path: Path, name: str) -> None:
     path = save(1).path / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_sealed_json(path)
     manifest["files"][name] = {"size": 1, "sha256": "0"}
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(sealed_json(manifest))
     with pytest.raises(CheckpointError, match="outside its folder"):
         open_checkpoint(path.parent)
 
 
 def test_manifest_values_are_checked(save: Save) -> None:
     path = save(1).path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "samples": "many"}))
+    path.write_bytes(sealed_json({**read_sealed_json(path), "samples": "many"}))
     with pytest.raises(CheckpointError, match="incomplete or damaged"):
         open_checkpoint(path.parent)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', '{"format": 1}'])
-def test_foreign_manifests_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
+def test_a_changed_manifest_is_found(save: Save) -> None:
+    path = save(1).path / "manifest.json"
+    path.write_text(path.read_text().replace('"samples": 4', '"samples": 6'))
+    with pytest.raises(CheckpointError, match="doesn't have the checksum"):
+        open_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\xff", sealed_json({"format": 99}), sealed_json({"format": 1})]
+)
+def test_foreign_manifests_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(CheckpointError):
         open_checkpoint(tmp_path)
 
@@ -107,7 +115,7 @@ def test_retention_keeps_last_best_and_multiples(save: Save, tmp_path: Path) -> 
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5, 6: 2.4, 7: 2.2}
     for step, loss in losses.items():
         save(step, loss)
-    prune(tmp_path / "checkpoints", keep_last=2, keep_every=0)
+    prune(tmp_path / "checkpoints", keep_last=2, keep_every=0, newest=7)
     assert steps(tmp_path) == [2, 6, 7]
 
 
@@ -116,10 +124,22 @@ def test_retention_at_multiples_and_leaves_strangers(save: Save, tmp_path: Path)
         save(step)
     stranger = tmp_path / "checkpoints" / "step-strange"
     stranger.mkdir()
-    prune(tmp_path / "checkpoints", keep_last=1, keep_every=3)
+    prune(tmp_path / "checkpoints", keep_last=1, keep_every=3, newest=7)
     assert stranger.exists()
     stranger.rmdir()
     assert steps(tmp_path) == [3, 6, 7]
+
+
+def test_retention_never_takes_what_was_just_saved_and_sweeps_leftovers(save: Save, tmp_path: Path) -> None:
+    """Steps 20 and 30 are left of a life of the run that was gone back on."""
+    for step in (5, 10, 20, 30, 15):
+        save(step)
+    leftovers = [tmp_path / "checkpoints" / f".partial-{name}" for name in ("step-00000012", "removed-step-00000003")]
+    for path in leftovers:
+        path.mkdir()
+    prune(tmp_path / "checkpoints", keep_last=2, keep_every=0, newest=15)
+    assert steps(tmp_path) == [10, 15, 20, 30]
+    assert not any(path.exists() for path in leftovers)
 
 
 def test_tensors_of_all_types_in_parts(tmp_path: Path) -> None:

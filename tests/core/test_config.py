@@ -48,7 +48,10 @@ def test_unknown_section_and_override(tiny_yaml: Path) -> None:
         ("projection.density=1.5", "projection.density = 1.5"),
         ("projection.rank=33", "projection.rank = 33 is larger than model.layers.0.self_attn.q_proj allows"),
         ("projection.kind=magic", "projection.kind = 'magic'"),
-        ("projection.overrides={'*.up_proj': {'rankk': 3}}", "rankk"),
+        (
+            "projection.overrides={'*.up_proj': {'rankk': 3}}",
+            "overrides['*.up_proj'] isn't a set of projection settings",
+        ),
         ("projection.overrides={'*.qproj': {'rank': 3}}", "'*.qproj', which matches no projection"),
         ("optimizer.lr=.inf", "optimizer.lr = inf"),
         ("optimizer.lr=.nan", "optimizer.lr = nan"),

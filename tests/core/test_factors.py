@@ -54,6 +54,20 @@ def test_against_svd(shape: tuple[int, int], rank: int, density: float, dtype: t
     assert factors.channels.dtype == np.int32
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_against_svd_on_random_shapes(seed: int) -> None:
+    """Shape, rank, density and type drawn at random."""
+    random = np.random.default_rng(seed)
+    shape = (int(random.integers(1, 150)), int(random.integers(1, 150)))
+    rank, density = int(random.integers(1, min(shape) + 1)), float(random.uniform(0.01, 1))
+    weight = random.standard_normal(shape).astype(random.choice([np.float32, np.float64]))  # type: ignore[arg-type]
+    factors = decompose(weight, rank, density)
+    truncated, channels = plain(weight, rank, max(1, int(density * shape[1])))
+    np.testing.assert_array_equal(factors.channels, channels)
+    product = factors.up[:, :rank].astype(np.float64) @ factors.down
+    assert np.linalg.norm(product - truncated) <= 1e-5 * np.linalg.norm(truncated)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "rank", "density"), SHAPES)
 def test_rank_deficient(shape: tuple[int, int], rank: int, density: float, dtype: type) -> None:

@@ -1,5 +1,7 @@
 """First values: the same whatever the order, the machine's threads, or the kind of projection."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -53,3 +55,16 @@ def test_scale(config: Callable[..., Config]) -> None:
     product = values["model.layers.0.mlp.up_proj.up"] @ values["model.layers.0.mlp.up_proj.down"]
     assert product.std() == pytest.approx(0.02, rel=0.05)
     assert values["lm_head.weight"].std() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.slow
+def test_starting_a_1b_model_takes_less_than_twice_its_memory() -> None:
+    """Four minutes on two cores; `benchmarks/start_up.py` prints the time as well."""
+    program = (
+        "import resource; from lost.backends.torch.engine import TorchEngine; from lost.budget import budget\n"
+        "from lost.configfile import load_config; from lost.initial import initial_values\n"
+        "config = load_config('llama_1b'); TorchEngine(config, 'cpu').load(initial_values(config))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / budget(config).memory.weights)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2

@@ -41,10 +41,10 @@ def test_whole_documents_are_held_out(text_folder: Path, prepared: Dataset) -> N
 
 
 def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
-    lines = [json.dumps({"text": f"document {number % 10} of the rank " * 20}) for number in range(40)]
+    lines = [json.dumps({"text": f"document {number % 30} of the rank " * 20}) for number in range(120)]
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
-    prepare(Sources([tmp_path / "x.jsonl"]), tmp_path / "out", 300, 0.05)
-    assert Dataset(tmp_path / "out").split("valid").documents % 4 == 0
+    prepare(Sources([tmp_path / "x.jsonl"]), tmp_path / "out", 300, 0.04)
+    assert Dataset(tmp_path / "out").split("valid").documents == 4  # of 120, one text that is there four times
 
 
 def test_one_document_has_its_end_held_out(tmp_path: Path) -> None:
@@ -58,6 +58,37 @@ def test_one_document_has_its_end_held_out(tmp_path: Path) -> None:
         parts.append(data.tokenizer.decode(split.read(1, split.tokens - 2).tolist()))
     assert "".join(parts) == text
     assert 0.08 < len(parts[1]) / len(text) < 0.12
+
+
+@pytest.mark.parametrize("text", ["word " * 2000, "x" * 10_000])
+def test_text_without_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "one.txt").write_text(text)
+    prepare(Sources([tmp_path / "one.txt"]), tmp_path / "out", 264, 0.1)
+    data = Dataset(tmp_path / "out")
+    assert 0.05 < data.split("valid").bytes / len(text) < 0.15
+    assert data.split("valid").bytes + data.split("train").bytes == len(text)
+
+
+def test_own_validation_and_output_inside_the_folder_are_not_trained_on(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "held.txt"):
+        (tmp_path / name).write_text(f"{name} of the rank\n" * 30)
+    for _ in range(2):
+        prepare(Sources([tmp_path]), tmp_path / "out", 280, Sources([tmp_path / "held.txt"]), overwrite=True)
+        assert Dataset(tmp_path / "out").split("train").documents == 2
+
+
+def test_text_is_never_replaced(text_folder: Path, tmp_path: Path) -> None:
+    """--out on the text itself, or above it, or on something else, --overwrite or not."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("the rank\n" * 99)
+    other = tmp_path / "notes"
+    other.mkdir()
+    (other / "b.txt").write_text("mine")
+    for out in (tmp_path / "text", tmp_path, other, other / "b.txt"):
+        with pytest.raises(DataError, match=r"would replace the text|is not a prepared set"):
+            prepare(Sources([tmp_path / "text"]), out, 280, 0.1, overwrite=True)
+    assert (tmp_path / "text" / "a.txt").exists()
+    assert (other / "b.txt").read_text() == "mine"
 
 
 def test_json_lines_gzip_own_validation_and_own_tokenizer(prepared: Dataset, tmp_path: Path) -> None:
@@ -76,9 +107,10 @@ def test_folders_take_and_leave_by_name_and_say_what_is_not_text(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "e.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "f.py").symlink_to(tmp_path / "nowhere.py")
     sources = Sources([tmp_path], include=["*.py"], exclude=["skip"])
     assert list(sources.documents()) == ["a.py"]
-    assert sources.skipped == [tmp_path / "e.py"]
+    assert sources.skipped == [tmp_path / "e.py", tmp_path / "f.py"]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +173,12 @@ def test_damaged_sets(text_folder: Path, tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(DataError, match="is missing"):
         Dataset(tmp_path / "out").split("train")
-    (tmp_path / "out" / "dataset.json").unlink()
+    description = tmp_path / "out" / "dataset.json"
+    whole = description.read_text()
+    for content in (whole.replace('"bytes": ', '"bytes": 1'), "[]", "{"):
+        description.write_text(content)
+        with pytest.raises(DataError, match="is damaged"):
+            Dataset(tmp_path / "out")
+    description.unlink()
     with pytest.raises(DataError, match="holds no prepared data"):
         Dataset(tmp_path / "out")

@@ -1,5 +1,6 @@
 """Killed, told to stop, out of disk: a run goes on as if nothing had happened."""
 
+import contextlib
 import errno
 import json
 import os
@@ -88,6 +89,25 @@ def test_stop_after_and_go_on_equals_straight(lost: Lost, tiny_yaml: Path, prepa
         assert lost(*arguments, tmp_path / "b", "--set", f"train.stop_after={stop}").code == 0
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     assert state(tmp_path / "a", 20) == state(tmp_path / "b", 20)
+
+
+def test_an_evaluation_that_an_interruption_skipped_is_made_up(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "train.eval_every=5")
+    monkeypatch.setattr("lost.signals.stop_on_signal", lambda announce: contextlib.nullcontext(lambda: True))
+    assert lost(*arguments).code == 130  # after its first step
+    monkeypatch.setattr(
+        "lost.signals.stop_on_signal",
+        lambda announce: contextlib.nullcontext(iter([False] * 3 + [True] * 99).__next__),
+    )
+    assert lost(*arguments).code == 130  # after step 5
+    assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", [])
+    assert lost(*arguments).code == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 15, 20]
 
 
 def test_damaged_newest_checkpoint_is_passed_over(
@@ -185,11 +205,12 @@ def test_killed_while_saving_leaves_the_last_good_checkpoint(
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
     assert lost(*arguments, tmp_path / "straight").code == 0
     assert lost(*arguments, run, "--set", "train.stop_after=10").code == 0
-    half = run / "checkpoints" / ".partial-step-00000020"
-    half.mkdir()
-    (half / "model-00001.safetensors").write_bytes(b"half")
+    for name in (".partial-step-00000020", ".partial-step-00000013", ".partial-removed-step-00000005"):
+        half = run / "checkpoints" / name
+        half.mkdir()
+        (half / "model-00001.safetensors").write_bytes(b"half")
     assert lost(*arguments, run).code == 0
-    assert not half.exists()
+    assert list((run / "checkpoints").glob(".*")) == []
     assert state(run, 20) == state(tmp_path / "straight", 20)
 
 
