@@ -57,19 +57,18 @@ def train(
     run = _Run(config, folder, dataset, engine, reporter)
     progress = run.begin(start)
     last = min(config.schedule.steps, config.train.stop_after or config.schedule.steps)
-    begun_at, validation, saved, interrupted = progress.step, None, start, False
+    saved_at, saved = progress.step, start.path if start else folder
+    validation, interrupted = None, False
     while True:
         step, ending = progress.step, progress.step >= last
         unmeasured = step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             validation = run.validate(progress)
             progress = replace(progress, validation_loss=validation.loss)
-        if (saved is None or step > saved.progress.step) and (
-            ending or interrupted or (step > begun_at and _due(step, config.train.save_every))
-        ):
-            saved = run.save(progress)
-        if (ending or interrupted) and saved:
-            return Result(progress, saved.path, validation, interrupted)
+        if step > saved_at and (ending or interrupted or _due(step, config.train.save_every)):
+            saved_at, saved = step, run.save(progress).path
+        if ending or interrupted:
+            return Result(progress, saved, validation, interrupted)
         progress, report = run.step(progress)
         interrupted = stop_requested() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
