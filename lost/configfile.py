@@ -184,3 +184,5 @@ def _override(document: Document, text: str) -> None:
             raise ConfigError(f"--set {text}: {part!r} is a value, not a section")
     section[path[-1]] = value
     document.lines[path] = _COMMAND_LINE
+    for end in range(1, len(path)):
+        document.lines.setdefault(path[:end], _COMMAND_LINE)

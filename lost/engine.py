@@ -71,9 +71,7 @@ def backend_module(name: str) -> Any:
     try:
         return import_module(f"lost.backends.{name}")
     except ImportError as error:
-        raise BackendError(
-            f"the {name} backend can't be loaded: {error}; add it with: pip install 'lost-pretrain[{name}]'"
-        ) from None
+        raise BackendError(f"the {name} backend can't be loaded: {error}; add it with: pip install {name}") from None
 
 
 def resolve_backend(name: str) -> str:
