@@ -48,7 +48,7 @@ def train(
     settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
-    screen = TrainingScreen(min(settings.schedule.steps, settings.train.stop_after or settings.schedule.steps), as_json)
+    screen = TrainingScreen(settings.last_step, as_json)
     engine = create_engine(settings, backend, device)  # before anything in the folder is touched
     start = None
     if fresh:

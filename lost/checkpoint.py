@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 import lost
 from lost.config import Config
 from lost.engine import Engine
-from lost.errors import CheckpointError, ConfigError
+from lost.errors import CheckpointError
 from lost.files import (
     Seal,
     broken,
@@ -155,7 +155,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         progress = TypeAdapter(Progress).validate_python(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
-    except (KeyError, TypeError, ValueError, AttributeError, ValidationError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path / MANIFEST} is incomplete or damaged ({error!r}); use another checkpoint"
         ) from None

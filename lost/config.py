@@ -227,6 +227,11 @@ class Config(Section):
             )
         return self
 
+    @property
+    def last_step(self) -> int:
+        """The step at which training ends: the schedule's end, or `stop_after` before it."""
+        return min(self.schedule.steps, self.train.stop_after or self.schedule.steps)
+
     def replace(self, section: str, **changes: Any) -> "Config":
         """Return a copy in which fields of one section are changed, validated anew."""
         raw = self.model_dump()

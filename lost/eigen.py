@@ -1,7 +1,7 @@
 """The leading eigenvectors of a symmetric matrix, by LAPACK's dsyevr, without holding Python's lock.
 
 `scipy.linalg.eigh(subset_by_index=..., driver="evr")` runs the same routine but keeps the interpreter's lock all the
-while, so that two matrices can't be worked on side by side: a third of the start of a 1B model. scipy hands out its
+while, so that two matrices can't be worked on side by side (benchmarks/eigenvectors.py). scipy hands out its
 LAPACK to compiled code through `cython_lapack`; ctypes calls the same pointer, and releases the lock as it does.
 """
 

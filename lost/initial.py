@@ -20,7 +20,7 @@ def initial_values(config: Config) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, value): float32, int32 for channel numbers.
 
     Values depend on the seed and each parameter's name alone. Decompositions run side by side, one thread of BLAS
-    each (two matrices on two cores take a third less than one after the other on both), and only a few are held at
+    each (benchmarks/eigenvectors.py), and only a few are held at
     once, so that the peak stays near the size of the model that takes them.
     """
     seed, std = config.train.seed, config.model.initializer_range

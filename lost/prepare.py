@@ -124,10 +124,10 @@ def _check_place(out: Path, sources: Sources, overwrite: bool) -> None:
         if place == source.resolve() or place in source.resolve().parents:
             raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
     if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
-    elif out.exists() and not (out / DESCRIPTION).exists():
+        return  # an empty folder is renamed over
+    if out.exists() and not (out / DESCRIPTION).exists():
         raise DataError(f"--out {out} exists and is not a prepared set; choose another folder")
-    elif out.exists() and not overwrite:
+    if out.exists() and not overwrite:
         raise DataError(f"--out {out} already holds a prepared set; choose another folder, or add --overwrite")
 
 

@@ -56,7 +56,7 @@ def train(
     """
     run = _Run(config, folder, dataset, engine, reporter)
     progress = run.begin(start)
-    last = min(config.schedule.steps, config.train.stop_after or config.schedule.steps)
+    last = config.last_step
     saved_at, saved = progress.step, start.path if start else folder
     validation, interrupted = None, False
     while True:
