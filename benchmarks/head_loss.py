@@ -46,7 +46,7 @@ def methods(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> dic
 
     def ours(entries: int) -> Callable[[], torch.Tensor]:
         def call() -> torch.Tensor:
-            loss.CPU_LOGITS = entries
+            loss.logits_at_once = lambda *place: entries
             return loss.head_loss(x, weight, targets)
 
         return call

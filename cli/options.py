@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object; all else goes to standard error.")]
-Backend = Annotated[str, typer.Option(help="auto or torch.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Backend = Annotated[str, typer.Option(help="auto, torch or mlx; auto: MLX on Apple silicon, else PyTorch.")]
+Device = Annotated[str, typer.Option(help="auto, cpu; with torch cuda, cuda:N, mps; with mlx gpu.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as optimizer.lr=3e-3.")
 ]

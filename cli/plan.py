@@ -24,7 +24,7 @@ def plan(
     Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
     """
     from lost import configfile
-    from lost.budget import report
+    from lost.budget import check_room, report
     from lost.cli.output import answer, count, size, table
     from lost.cli.train import open_data, with_data
     from lost.errors import UserError
@@ -34,8 +34,10 @@ def plan(
     settings = configfile.load_config(config, overrides)
     if data or (settings.model.vocab_size is None and settings.data.path):
         settings = with_data(settings, open_data(settings, data))
-    place, room = ("the device", int(memory_gib * 2**30)) if memory_gib is not None else _room(backend, device)
-    value = report(settings, place)
+    name, place, room = _room(backend, device)
+    if memory_gib is not None:
+        place, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
+    value = report(settings, name, place)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
@@ -53,29 +55,22 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
-    fits = own["total"] <= room
-    answer(as_json, {**value, "device_bytes": room, "fits": fits}, lines)
-    if not fits:
-        ways = ["a smaller train.micro_batch_size"] if settings.train.micro_batch > 1 else []
-        ways += ["train.dtype=bfloat16"] if settings.train.dtype == "float32" else []
-        ways += ["train.param_dtype=bfloat16"] if settings.train.param_dtype == "float32" else []
-        raise UserError(
-            f"this needs {size(own['total'])}, and {place} has {size(room)}; expected to fit; try "
-            f"{', '.join([*ways, 'a smaller model'])}, or a larger device"
-        )
+    answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
+    check_room(settings, name, place, room)
 
 
-def _room(backend: str, device: str) -> tuple[str, int]:
-    """Return the device that a training here would take, and its memory in bytes."""
+def _room(backend: str, device: str) -> tuple[str, str, int]:
+    """Return the backend and the device that a training here would take, and the device's memory in bytes."""
     from lost.engine import backend_module, resolve_backend
     from lost.errors import BackendError
     from lost.machine import memory_bytes
 
     try:
-        module = backend_module(resolve_backend(backend))
+        name = resolve_backend(backend)
+        module = backend_module(name)
     except BackendError:
         if (backend, device) != ("auto", "auto"):
             raise
-        return "cpu", memory_bytes()  # counting needs no framework
+        return "torch", "cpu", memory_bytes()  # counting needs no framework
     place = module.resolve(device)
-    return str(place), module.capacity(place)
+    return name, place, module.capacity(place)

@@ -16,10 +16,11 @@ class TrainingScreen:
     Args:
         total: the step at which the run ends.
         on_stderr: keep standard output free for the answer.
+        quiet: show nothing; of several workers one speaks.
     """
 
-    def __init__(self, total: int, on_stderr: bool) -> None:
-        self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
+    def __init__(self, total: int, on_stderr: bool, quiet: bool) -> None:
+        self._console = Console(stderr=on_stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._total = total
         self._bar = Progress(
             BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True

@@ -1,7 +1,7 @@
 """`lost train`: start or go on with a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from lost.cli.options import AsJson, Backend, Device, Overrides
 if TYPE_CHECKING:
     from lost.config import Config
     from lost.dataset import Dataset
+    from lost.engine import Engine
 
 
 def train(
@@ -25,6 +26,9 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --fresh: remove the checkpoints that are there.")
     ] = False,
+    wired_gib: Annotated[
+        float | None, typer.Option(help="On a Mac: memory that MLX may keep from being paged out.", min=0)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start or resume a run.
@@ -33,9 +37,10 @@ def train(
     with exit code 130; the same command goes on from there.
     """
     from lost import configfile
+    from lost.budget import check_room
     from lost.cli.output import answer, size
     from lost.cli.progress import TrainingScreen
-    from lost.engine import create_engine
+    from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.run import CONFIG, begin_afresh, start_or_resume
     from lost.signals import stop_on_signal
@@ -48,14 +53,22 @@ def train(
     settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
-    screen = TrainingScreen(settings.last_step, as_json)
-    engine = create_engine(settings, backend, device)  # before anything in the folder is touched
+    name = resolve_backend(backend)
+    module = backend_module(name)
+    place, workers = module.resolve(device), module.join()
+    check_room(settings, name, place, module.capacity(place), workers.count)
+    if wired_gib:
+        wire(module, wired_gib)
+    screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
+    engine = module.create(settings, place)  # before anything in the folder is touched
     start = None
-    if fresh:
+    if workers.rank > 0:
+        pass  # the folder is rank 0's
+    elif fresh:
         begin_afresh(settings, folder, dataset, screen, overwrite)
     else:
         start = start_or_resume(settings, folder, dataset, screen)
-    screen.message(describe(settings, engine.device))
+    screen.message(describe(settings, engine))
     with stop_on_signal(screen.message) as stop_requested, screen.live():
         result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
     validation = result.validation
@@ -73,9 +86,9 @@ def train(
     verb = "stopped" if result.interrupted else "done"
     if result.progress.step < settings.schedule.steps and not result.interrupted:
         verb = f"stopped by train.stop_after = {settings.train.stop_after}"
-    answer(
-        as_json, value, [f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {size(engine.memory())})"]
-    )
+    peak = size(engine.memory()["memory_bytes"])
+    if workers.rank == 0:
+        answer(as_json, value, [f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {peak})"])
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -112,7 +125,20 @@ def with_data(config: "Config", dataset: "Dataset") -> "Config":
     return config.replace("data", path=str(dataset.path.resolve()))
 
 
-def describe(config: "Config", device: str) -> str:
+def wire(module: Any, gib: float) -> None:
+    """Wire memory, where the backend can.
+
+    Raises:
+        UserError: it can't.
+    """
+    from lost.errors import UserError
+
+    if not hasattr(module, "wire"):
+        raise UserError("--wired-gib: only --backend mlx wires memory; leave it out")
+    module.wire(int(gib * 2**30))
+
+
+def describe(config: "Config", engine: "Engine") -> str:
     """Return one line that says what is about to be trained."""
     from lost.budget import budget, dense_twin
     from lost.cli.output import count
@@ -120,6 +146,6 @@ def describe(config: "Config", device: str) -> str:
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
     return (
-        f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {device}, "
-        f"{config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
+        f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
+        f"{engine.device}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
     )

@@ -4,12 +4,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
+from lost.errors import ConfigError
 from lost.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
+from lost.workers import shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits that the head's loss holds at once: 32 MiB of float32 is best on a CPU (benchmarks/head_loss.py); larger
-# products keep an accelerator busy.
-CPU_LOGITS, ACCELERATOR_LOGITS = 1 << 23, 1 << 27
+# products keep an accelerator busy, and a Mac's memory is shared with everything else.
+_LOGITS = {
+    "torch cpu": 1 << 23,
+    "torch mps": 1 << 25,
+    "torch cuda": 1 << 27,
+    "mlx cpu": 1 << 21,
+    "mlx gpu": 1 << 24,
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,15 @@ class Budget:
     memory: Memory
 
 
-def budget(config: Config, device: str = "cpu") -> Budget:
-    """Count what training a configuration takes; exact but for the memory of activations."""
+def budget(config: Config, backend: str = "torch", device: str = "cpu", micro_batch: int | None = None) -> Budget:
+    """Count what training a configuration takes; exact but for the memory of activations.
+
+    Args:
+        config: its vocabulary known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        micro_batch: sequences in memory at once, where it isn't the configuration's.
+    """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
     integers = sum(row.size for row in table.values() if not row.trained)
@@ -58,6 +73,9 @@ def budget(config: Config, device: str = "cpu") -> Budget:
     attention = 2 * config.data.seq_len * model.hidden_size * model.num_hidden_layers
     forward = sum(each.multiply_adds() for each in inside) + head + attention
     width = _BYTES[config.train.param_dtype]
+    at_once = micro_batch or config.train.micro_batch
+    # MLX holds the sum so far beside the gradients that are added to it.
+    sums = 2 if backend == "mlx" and at_once < config.train.batch_size else 1
     return Budget(
         parameters=trained,
         projections=sum(each.parameters() for each in inside),
@@ -65,10 +83,49 @@ def budget(config: Config, device: str = "cpu") -> Budget:
         flops_per_token=6 * forward,
         memory=Memory(
             weights=trained * width + integers * 4,
-            gradients=trained * width,
+            gradients=sums * trained * width,
             moments=2 * trained * width,
-            activations=_activations(config, device),
+            activations=_activations(config, backend, device, at_once),
         ),
+    )
+
+
+def logits_at_once(backend: str, device: str) -> int:
+    """Return how many logits a chunk of the head's loss may have."""
+    return _LOGITS[f"{backend} {device.partition(':')[0]}"]
+
+
+def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> None:
+    """Refuse a run whose estimate is more than its device has: out of memory, Metal ends the process without a word.
+
+    Args:
+        config: its vocabulary known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        room: the device's memory in bytes.
+        workers: processes that share the batch, one device each.
+
+    Raises:
+        ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
+    """
+    own, micro_batch = shares(config, workers)
+    needed = budget(config, backend, device, micro_batch).memory
+    if needed.total <= room:
+        return
+    fitting = [
+        size for size in range(1, own) if own % size == 0 and budget(config, backend, device, size).memory.total <= room
+    ]
+    if fitting:
+        way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
+    else:
+        ways = ["train.checkpoint_activations=full"] if config.train.checkpoint_activations == "none" else []
+        ways += ["train.dtype=bfloat16"] if config.train.dtype == "float32" else []
+        ways += ["train.param_dtype=bfloat16"] if config.train.param_dtype == "float32" else []
+        way = f"no train.micro_batch_size alone makes it fit; try {', '.join([*ways, 'a smaller model'])}"
+    parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
+    raise ConfigError(
+        f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
+        f"{device} has {_gib(room)}; expected to fit; {way}"
     )
 
 
@@ -77,9 +134,9 @@ def dense_twin(config: Config) -> Config:
     return config.replace("projection", kind="dense", overrides={})
 
 
-def report(config: Config, device: str) -> dict[str, Any]:
+def report(config: Config, backend: str, device: str) -> dict[str, Any]:
     """Return what `lost plan --json` answers, the dense twin's figures beside the run's own."""
-    own, dense = budget(config, device), budget(dense_twin(config), device)
+    own, dense = budget(config, backend, device), budget(dense_twin(config), backend, device)
     return {
         "parameters": {
             "total": own.parameters,
@@ -96,27 +153,42 @@ def report(config: Config, device: str) -> dict[str, Any]:
     }
 
 
-def _activations(config: Config, device: str) -> int:
+def _activations(config: Config, backend: str, device: str, micro_batch: int) -> int:
     """Bytes kept for the backward pass of one micro-batch, with the head's chunk of logits.
 
-    Counted from the PyTorch model as it runs on a CPU without compilation; a test compares it with what autograd saves.
+    Counted from the PyTorch model as it runs on a CPU without compilation; a test compares it with what autograd keeps.
+    MLX also keeps attention's scores and their softmax, and runs ahead of what it frees; another test compares that
+    with its peak, on a CPU.
     """
     model, width = config.model, _BYTES[config.train.dtype]
-    hidden, inner = model.hidden_size, model.intermediate_size
+    hidden, inner, seq_len = model.hidden_size, model.intermediate_size, config.data.seq_len
     shared = model.key_value_heads * model.head_dim
     norm = 4 * (2 * hidden + 1)  # float32: the input, the normed input, one scale
-    token = norm + width * hidden  # the last norm and its output
+    blocks = []
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
         bottlenecks = sum(each.saved_per_token() for each in parts)
         attention = 4 * hidden + 2 * shared  # normed input, rotated q and k, v, output and its copy for o_proj
+        if backend == "mlx":
+            attention += 2 * model.num_attention_heads * seq_len
         opened = 4 if gate_is_activated(config, parts[4]) else 3  # gate, its SiLU, up, their product
-        token += width * (bottlenecks + attention + hidden + opened * inner)
-        token += 2 * norm + 4 * model.num_attention_heads  # and the softmax's scales
+        saved = width * (bottlenecks + attention + hidden + opened * inner)
+        blocks.append(saved + 2 * norm + 4 * model.num_attention_heads)  # and the softmax's scales
+    if config.train.checkpoint_activations == "full":
+        blocks = [max(blocks), *(width * hidden for _ in blocks)]
+    token = norm + width * hidden + sum(blocks)  # the last norm and its output
     cast = 0
     if config.train.dtype != config.train.param_dtype:
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
-    tokens = config.train.micro_batch * config.data.seq_len
-    logits = min(tokens * vocabulary(config), CPU_LOGITS if device.startswith("cpu") else ACCELERATOR_LOGITS)
-    return tokens * token + cast + 8 * logits  # scores and softmax in float32, or one of them and two in bfloat16
+    tokens = micro_batch * seq_len
+    chunk = logits_at_once(backend, device)
+    if backend == "mlx":
+        head = 16 * min(tokens * vocabulary(config), 5 * chunk // 2)  # a chunk's temporaries, and part of the next one
+    else:
+        head = 8 * min(tokens * vocabulary(config), chunk)  # scores and softmax in float32, or one and two in bfloat16
+    return tokens * token + cast + head
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

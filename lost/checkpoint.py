@@ -107,7 +107,7 @@ def save(folder: Path, engine: Engine, config: Config, progress: Progress, token
         StorageError: the disk refused; nothing older was touched.
         CheckpointError: what was read back is not what was written.
     """
-    path = folder / f"step-{progress.step:08d}"
+    path = place(folder, progress.step)
     with whole_folder(path, replace=True) as partial:
         files = write_tensors(partial, "model", engine.dump())
         files |= write_tensors(partial, "optimizer", engine.optimizer_state())
@@ -133,6 +133,11 @@ def save(folder: Path, engine: Engine, config: Config, progress: Progress, token
     checkpoint.verify()
     replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
     return checkpoint
+
+
+def place(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return folder / f"step-{step:08d}"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -144,7 +144,10 @@ class TrainConfig(Section):
     param_dtype: DType = "float32"
     """Type in which weights and moments are kept. bfloat16 here is pure bf16: half the memory, and small updates are
     lost to rounding."""
-    compile: bool = False
+    compile: bool | None = None
+    """Whether the step is compiled. None: what is usual on the device, which is yes for MLX on Metal, else no."""
+    checkpoint_activations: Literal["none", "full"] = "none"
+    """full: keep only the input of each block for the backward pass, and compute the rest again; slower, smaller."""
     grad_clip: NotNegative = 1.0
     """Largest L2 norm of all gradients together; 0 switches clipping off."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0

@@ -1,17 +1,22 @@
 """The seam: what the core asks of a backend. One optimizer step crosses it, never an array operation."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 
 from lost.batches import Batch
 from lost.config import Config
-from lost.errors import BackendError
+from lost.errors import BackendError, CheckpointError
+from lost.workers import Workers
 
-BACKENDS = ("torch",)
+# Each backend with what installs it. MLX's plain package has no CPU library on Linux.
+BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
 NamedArrays = Iterable[tuple[str, np.ndarray]]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -33,10 +38,15 @@ class Engine(Protocol):
     Arrays that cross are numpy: float32, bfloat16 (ml_dtypes) or int32, under the names of the parameter table.
     """
 
+    backend: str
     device: str
+    workers: Workers
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter; a missing, unknown or misshapen one is a CheckpointError."""
+        """Take every parameter; a missing, unknown or misshapen one is a CheckpointError.
+
+        Of several workers all call this and `load_optimizer_state`; the arrays of rank 0 are everyone's.
+        """
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield every parameter; the arrays may be views, valid until the next step."""
@@ -48,35 +58,80 @@ class Engine(Protocol):
         """Yield the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
-        """Do one optimizer step on the mean loss over `predictions`, the count over all micro-batches."""
+        """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches."""
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Return (summed negative log-likelihood in nats, number of predictions counted)."""
+        """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one."""
 
-    def memory(self) -> int:
-        """Return the peak of the device's memory in bytes since the engine was made (on CPU, the process's peak)."""
+    def memory(self) -> dict[str, int]:
+        """Return bytes as metrics.jsonl names them.
+
+        `memory_bytes`, the peak since the engine was made (where the device doesn't count, the process's); and, where
+        they are known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for reuse.
+        """
+
+
+def checked(arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
+    """Pass on the arrays that fill places of the given shapes: each once, all of them, and no others.
+
+    Raises:
+        CheckpointError: one is missing, unknown or misshapen.
+    """
+    missing = set(shapes)
+    for name, array in arrays:
+        if shapes.get(name) != array.shape:
+            expected = f"{shapes[name]}" if name in shapes else "no such name"
+            raise CheckpointError(f"{name} has shape {array.shape}; this model has {expected}: not of this run")
+        yield name, array
+        missing.discard(name)
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's"
+        )
 
 
 def backend_module(name: str) -> Any:
-    """Import a backend.
+    """Import a backend: a module with these functions.
+
+    `create(config, device)`, an Engine; `available()`, the devices that work here, the fastest first; `resolve(name)`,
+    a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one of.
 
     Raises:
-        BackendError: no such backend, or its framework is missing or broken, with the command that adds it.
+        BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.
     """
     if name not in BACKENDS:
         raise BackendError(f"--backend {name}: no such backend; expected one of auto, {', '.join(BACKENDS)}")
     try:
         return import_module(f"lost.backends.{name}")
-    except ImportError as error:
-        raise BackendError(f"the {name} backend can't be loaded: {error}; add it with: pip install {name}") from None
+    except (ImportError, OSError, AttributeError) as error:  # OSError: a library it needs; AttributeError: half of it
+        reason = " ".join(str(error).split())
+        raise BackendError(
+            f"the {name} backend can't be loaded: {reason}; expected a working {name}; install it with: "
+            f"pip install --upgrade {BACKENDS[name]}"
+        ) from None
 
 
 def resolve_backend(name: str) -> str:
-    """Return the backend meant by a name; `auto` is the best one here."""
-    return BACKENDS[0] if name == "auto" else name
+    """Return the backend meant by a name.
+
+    `auto`: MLX on Apple silicon, else PyTorch (on CUDA where there is one, else CPU), else whichever is installed.
+    """
+    if name != "auto":
+        return name
+    on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
+    order = ("mlx", "torch") if on_apple_silicon else ("torch", "mlx")
+    packages = {"mlx": "mlx.core", "torch": "torch"}
+    return next((each for each in order if _installed(packages[each])), order[0])
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent isn't there
+        return False
 
 
 def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:

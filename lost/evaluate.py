@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -68,8 +69,9 @@ def evaluate(
         text_bytes: bytes of the text that the tokens stand for.
         limit: predictions to stop after; None: all.
     """
-    batches = _Counted(evaluation_batches(tokens, seq_len, batch_size, limit))
-    nll, count = engine.evaluate(batches)
+    batches, workers = _Counted(evaluation_batches(tokens, seq_len, batch_size, limit)), engine.workers
+    nll, count = engine.evaluate(islice(batches, workers.rank, None, workers.count))
+    nll, count = workers.total(nll), int(workers.total(count))
     whole = count == len(tokens) - 1
     return Evaluation(nll, count, batches.seen, text_bytes if whole else None)
 

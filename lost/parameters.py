@@ -2,8 +2,9 @@
 
 import fnmatch
 from dataclasses import dataclass
+from typing import Protocol
 
-from lost.config import Config
+from lost.config import Config, ModelConfig, ProjectionConfig
 from lost.errors import ConfigError
 from lost.projections import Projection, Tensor, projection
 
@@ -39,7 +40,19 @@ class Parameter:
         return size
 
 
-def layer_projections(config: Config, layer: int) -> list[Projection]:
+class Architecture(Protocol):
+    """What a model is built from: a `Config`, or the two sections of one that a checkpoint's config.json holds."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The host model."""
+
+    @property
+    def projection(self) -> ProjectionConfig:
+        """How its projections are stored."""
+
+
+def layer_projections(config: Architecture, layer: int) -> list[Projection]:
     """Return the seven projections of one block, in the order in which a forward pass meets them."""
     model = config.model
     hidden, inner = model.hidden_size, model.intermediate_size
@@ -75,12 +88,12 @@ def projections(config: Config) -> list[Projection]:
     return found
 
 
-def gate_is_activated(config: Config, gate: Projection) -> bool:
+def gate_is_activated(config: Architecture, gate: Projection) -> bool:
     """Whether SwiGLU's own SiLU acts: always, unless the gate projection has an activation and the recipe drops it."""
     return config.projection.keep_gate_activation or not gate.has_activation
 
 
-def vocabulary(config: Config) -> int:
+def vocabulary(config: Architecture) -> int:
     """Return the vocabulary's size.
 
     Raises:

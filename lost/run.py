@@ -17,7 +17,8 @@ CONFIG = "config.yaml"
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
 _FREE = {
     "data.path",
-    *(f"train.{key}" for key in ("micro_batch_size", "compile", "log_every", "eval_every", "eval_tokens")),
+    *(f"train.{key}" for key in ("micro_batch_size", "compile", "checkpoint_activations")),
+    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
     *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "stop_after")),
 }
 

@@ -1,9 +1,10 @@
 """THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from lost.batches import Batch, TrainingStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
 from lost.dataset import TRAIN, VALID, Dataset, Split
-from lost.engine import Engine, StepReport
-from lost.errors import DivergedError
+from lost.engine import Engine, NamedArrays, StepReport
+from lost.errors import ConfigError, DivergedError
 from lost.evaluate import Evaluation, evaluate
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
 from lost.schedule import learning_rate
+from lost.workers import shares
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def train(
         config: the run, its vocabulary known.
         folder: the run folder.
         dataset: prepared text.
-        engine: a fresh engine.
+        engine: a fresh engine; its workers all call this together.
         reporter: shows the run.
-        start: a verified checkpoint of the same configuration; None starts from initial values.
+        start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
         stop_requested: asked between steps.
 
     Raises:
@@ -66,11 +68,11 @@ def train(
             validation = run.validate(progress)
             progress = replace(progress, validation_loss=validation.loss)
         if step > saved_at and (ending or interrupted or _due(step, config.train.save_every)):
-            saved_at, saved = step, run.save(progress).path
+            saved_at, saved = step, run.save(progress)
         if ending or interrupted:
             return Result(progress, saved, validation, interrupted)
         progress, report = run.step(progress)
-        interrupted = stop_requested() and progress.step < last
+        interrupted = engine.workers.any(stop_requested()) and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
         saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
         if saving or _due(progress.step, config.train.log_every):
@@ -97,33 +99,52 @@ class _Run:
         self.config, self.folder, self.dataset, self.engine, self.reporter = config, folder, dataset, engine, reporter
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
+        self.writes = engine.workers.rank == 0
+        self.own_share, self.micro_batch = shares(config, engine.workers.count)
 
     def begin(self, start: Checkpoint | None) -> Progress:
-        if start is None:
-            self.engine.load(initial_values(self.config))
-            progress = Progress(data=self.dataset.fingerprint)
-        else:
-            self.engine.load(start.parameters())
-            self.engine.load_optimizer_state(start.moments(), start.progress.step)
-            progress = start.progress
-        self.metrics = MetricsFile(self.folder, progress.step)
+        progress = self._agree(start.progress if start else Progress(data=self.dataset.fingerprint))
+        parameters: NamedArrays = ()  # which is all that other ranks pass: theirs come from rank 0
+        moments: NamedArrays = ()
+        if start:
+            parameters, moments = start.parameters(), start.moments()
+        elif self.writes:
+            parameters = initial_values(self.config)
+        self.engine.load(parameters)
+        if progress.step:
+            self.engine.load_optimizer_state(moments, progress.step)
+        self.metrics = MetricsFile(self.folder, progress.step) if self.writes else None
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
 
+    def _agree(self, progress: Progress) -> Progress:
+        """Return rank 0's progress, once every worker is seen to have its configuration and its data."""
+        own = {"config": self.config.replace("data", path=None).model_dump(mode="json"), "progress": asdict(progress)}
+        shared = json.loads(self.engine.workers.share(json.dumps(own)))
+        differing = shared["config"] != own["config"] or shared["progress"]["data"] != self.dataset.fingerprint
+        if self.engine.workers.any(differing):
+            raise ConfigError(
+                "the workers of this run don't agree: a configuration or a prepared set differs from rank 0's"
+                f"{', on this one' if differing else ''}; expected the same command, files and data on every machine; "
+                "copy them from the first"
+            )
+        return Progress(**shared["progress"])
+
     def step(self, progress: Progress) -> tuple[Progress, StepReport]:
         """Take one optimizer step; nothing waits for the device."""
-        train, first = self.config.train, progress.samples
+        first = progress.samples
+        mine = first + self.engine.workers.rank * self.own_share
 
         def micro_batches() -> Iterator[Batch]:
-            for start in range(first, first + train.batch_size, train.micro_batch):
-                yield self.stream.batch(start, train.micro_batch)
+            for start in range(mine, mine + self.own_share, self.micro_batch):
+                yield self.stream.batch(start, self.micro_batch)
 
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         report = self.engine.step(micro_batches(), self.per_step, lr)
         moved = replace(
             progress,
             step=progress.step + 1,
-            samples=first + train.batch_size,
+            samples=first + self.config.train.batch_size,
             tokens=progress.tokens + self.per_step,
             validation_loss=None,
         )
@@ -144,7 +165,7 @@ class _Run:
             "tokens": progress.tokens,
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
-            "memory_bytes": self.engine.memory(),
+            **self.engine.memory(),
             "samples": [progress.samples - self.config.train.batch_size, progress.samples - 1],
         }
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
@@ -153,7 +174,7 @@ class _Run:
                 "numbers. Nothing was saved after that; lower optimizer.lr, lengthen schedule.warmup_steps or "
                 "lower train.grad_clip, and train again"
             )
-        self.metrics.write(row)
+        self._write(row)
         self.reporter.step(row)
         return progress
 
@@ -163,21 +184,24 @@ class _Run:
         tokens = self.valid.read(0, min(self.valid.tokens, limit + 1 if limit else self.valid.tokens))
         began = time.perf_counter()
         whole = self.valid.bytes if len(tokens) == self.valid.tokens else None
-        result = evaluate(
-            self.engine, tokens, self.config.data.seq_len, self.config.train.micro_batch, text_bytes=whole
-        )
+        result = evaluate(self.engine, tokens, self.config.data.seq_len, self.micro_batch, text_bytes=whole)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
-        self.metrics.write(row)
+        self._write(row)
         self.reporter.validation(row)
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
         return result
 
-    def save(self, progress: Progress) -> Checkpoint:
-        """Write a checkpoint, then let older ones go."""
+    def save(self, progress: Progress) -> Path:
+        """Write a checkpoint, then let older ones go; return its folder."""
         began, train = time.perf_counter(), self.config.train
         folder = self.folder / "checkpoints"
-        saved = checkpoint.save(folder, self.engine, self.config, progress, self.dataset.tokenizer)
-        checkpoint.prune(folder, train.keep_last, train.keep_every, progress.step)
+        if self.writes:
+            checkpoint.save(folder, self.engine, self.config, progress, self.dataset.tokenizer)
+            checkpoint.prune(folder, train.keep_last, train.keep_every, progress.step)
         self._clock += time.perf_counter() - began
-        return saved
+        return checkpoint.place(folder, progress.step)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.metrics:
+            self.metrics.write(row)

@@ -2,5 +2,6 @@
 
 from lost.backends.torch.devices import available, capacity, resolve
 from lost.backends.torch.engine import TorchEngine as create
+from lost.workers import Alone as join
 
-__all__ = ["available", "capacity", "create", "resolve"]
+__all__ = ["available", "capacity", "create", "join", "resolve"]

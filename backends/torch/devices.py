@@ -1,23 +1,21 @@
 """Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
 
 import re
-import resource
-import sys
 
 import torch
 
 from lost.errors import BackendError
-from lost.machine import memory_bytes
+from lost.machine import memory_bytes, process_peak_bytes
 
 
-def resolve(name: str) -> torch.device:
+def resolve(name: str) -> str:
     """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Raises:
         BackendError: it isn't here, with what is.
     """
     if name == "auto":
-        return torch.device(available()[0])
+        return available()[0]
     match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", name)
     if match is None:
         raise BackendError(f"--device {name}: PyTorch devices are auto, cpu, cuda, cuda:N and mps; name one of these")
@@ -29,7 +27,7 @@ def resolve(name: str) -> torch.device:
         )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return torch.device(name)
+    return name
 
 
 def available() -> list[str]:
@@ -38,23 +36,27 @@ def available() -> list[str]:
     return [kind for kind, works in kinds.items() if works]
 
 
-def capacity(device: torch.device) -> int:
+def capacity(device: str) -> int:
     """Return the memory of a device in bytes, all of it: what is in use isn't subtracted."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "mps":
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(torch.device(device)).total_memory
+    if device == "mps":
         return torch.mps.recommended_max_memory()
     return memory_bytes()
 
 
-def peak(device: torch.device) -> int:
-    """Return the most memory used so far, in bytes: allocated on CUDA, the process's on CPU.
+def memory(device: str) -> dict[str, int]:
+    """Return bytes as `lost.engine.Engine.memory` names them: allocated on CUDA, the process's peak on CPU.
 
     MPS counts no peak: there, what the driver holds now, which seldom shrinks.
     """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.driver_allocated_memory()
-    units = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units
+    if device.startswith("cuda"):
+        active = torch.cuda.memory_allocated(device)
+        return {
+            "memory_bytes": torch.cuda.max_memory_allocated(device),
+            "memory_active_bytes": active,
+            "memory_cache_bytes": torch.cuda.memory_reserved(device) - active,
+        }
+    if device == "mps":
+        return {"memory_bytes": torch.mps.driver_allocated_memory()}
+    return {"memory_bytes": process_peak_bytes()}

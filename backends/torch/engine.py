@@ -12,9 +12,9 @@ from lost.backends.torch.loss import IGNORED, head_loss, head_nll
 from lost.backends.torch.model import Cache, LostForCausalLM
 from lost.batches import Batch
 from lost.config import Config
-from lost.engine import MOMENTS, NamedArrays, StepReport
-from lost.errors import CheckpointError
+from lost.engine import MOMENTS, NamedArrays, StepReport, checked
 from lost.parameters import parameter_table
+from lost.workers import Alone, Workers
 
 
 class TorchEngine:
@@ -28,12 +28,16 @@ class TorchEngine:
         BackendError: the device isn't here.
     """
 
+    backend = "torch"
+
     def __init__(self, config: Config, device: str = "auto") -> None:
-        self._config, self._device = config, devices.resolve(device)
-        self.device = str(self._device)
+        self._config, self.device = config, devices.resolve(device)
+        self._device = torch.device(self.device)
+        self.workers: Workers = Alone()
         self._table = parameter_table(config)
         with self._device:
             self.model = LostForCausalLM(config).to(self._device)
+        self.model.model.checkpointed = config.train.checkpoint_activations == "full"
         self._trunk = torch.compile(self.model.model) if config.train.compile else self.model.model
         self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
@@ -53,7 +57,7 @@ class TorchEngine:
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
-        self._fill(self._tensors, {name: row.shape for name, row in self._table.items()}, parameters)
+        _fill({name: self._tensors[name] for name in self._table}, parameters)
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield every parameter; on CPU, views."""
@@ -69,7 +73,7 @@ class TorchEngine:
             state = {moment: torch.empty_like(tensor) for moment in MOMENTS}
             self._optimizer.state[tensor] = {"step": torch.tensor(float(step), device=self._device), **state}
             places |= {f"{name}.{moment}": place for moment, place in state.items()}
-        self._fill(places, {name: tuple(place.shape) for name, place in places.items()}, moments)
+        _fill(places, moments)
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments; on CPU, views."""
@@ -77,20 +81,6 @@ class TorchEngine:
             for moment in MOMENTS:
                 if moment in self._optimizer.state[tensor]:
                     yield f"{name}.{moment}", to_array(self._optimizer.state[tensor][moment])
-
-    @torch.no_grad()
-    def _fill(self, places: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], arrays: NamedArrays) -> None:
-        missing = set(shapes)
-        for name, array in arrays:
-            if shapes.get(name) != array.shape:
-                expected = f"{shapes[name]}" if name in shapes else "no such name"
-                raise CheckpointError(f"{name} has shape {array.shape}; this model has {expected}: not of this run")
-            places[name].copy_(to_tensor(array))
-            missing.discard(name)
-        if missing:
-            raise CheckpointError(
-                f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's"
-            )
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
@@ -143,6 +133,12 @@ class TorchEngine:
             unread = [choose(to_array(logits[0].float()))]
             yield unread[0]
 
-    def memory(self) -> int:
-        """Return the peak memory so far, in bytes."""
-        return devices.peak(self._device)
+    def memory(self) -> dict[str, int]:
+        """Return the peak memory so far, in bytes; on CUDA also what is in use and what is cached."""
+        return devices.memory(self.device)
+
+
+@torch.no_grad()
+def _fill(places: dict[str, Tensor], arrays: NamedArrays) -> None:
+    for name, array in checked(arrays, {name: tuple(place.shape) for name, place in places.items()}):
+        places[name].copy_(to_tensor(array))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lost.budget import ACCELERATOR_LOGITS, CPU_LOGITS
+from lost.budget import logits_at_once
 
 IGNORED = -100
 
@@ -37,8 +37,7 @@ def head_nll(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
-    entries = CPU_LOGITS if x.device.type == "cpu" else ACCELERATOR_LOGITS
-    rows = max(64, entries // len(weight))
+    rows = max(64, logits_at_once("torch", x.device.type) // len(weight))
     return zip(x.split(rows), targets.split(rows), strict=True)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.layers import layer
@@ -120,6 +121,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
         cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
+        self.checkpointed = False  # whether training keeps only each block's input and computes the rest again
         self.register_buffer("cos", cos.float(), persistent=False)
         self.register_buffer("sin", sin.float(), persistent=False)
 
@@ -129,7 +131,10 @@ class Trunk(nn.Module):
         positions = slice(start, start + tokens.shape[1])
         rotary = self.cos[positions].to(self.dtype), self.sin[positions].to(self.dtype)
         for number, block in enumerate(self.layers):
-            x = block(x, rotary, caches[number] if caches else None, start)
+            if self.checkpointed and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotary, None, 0, use_reentrant=False)
+            else:
+                x = block(x, rotary, caches[number] if caches else None, start)
         return self.norm(x)
 
 

@@ -101,7 +101,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypa
     weight = torch.randn(300, 24).requires_grad_()
     targets = torch.randint(0, 300, (rows,))
     targets[::3] = IGNORED
-    monkeypatch.setattr("lost.backends.torch.loss.CPU_LOGITS", 300 * 100)
+    monkeypatch.setattr("lost.backends.torch.loss.logits_at_once", lambda *place: 300 * 100)
     loss = head_loss(x, weight, targets)
     (loss * 0.5).backward()
     found = loss.item(), x.grad, weight.grad
@@ -116,7 +116,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypa
 
 
 def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.backends.torch.loss.CPU_LOGITS", 64 * 50)
+    monkeypatch.setattr("lost.backends.torch.loss.logits_at_once", lambda *place: 64 * 50)
     widest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):

@@ -222,6 +222,6 @@ def test_framework_missing(
     monkeypatch.setattr("lost.engine.import_module", missing)
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
     assert answer.code == 2
-    assert "add it with: pip install torch" in answer.err
+    assert "install it with: pip install --upgrade torch" in answer.err
     assert lost("plan", "quickstart").code == 0
     assert lost("doctor").code == 1

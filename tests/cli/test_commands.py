@@ -139,7 +139,7 @@ def test_plan(lost: Lost) -> None:
     )
     refused = lost("plan", "llama_60m", "--memory-gib", 1)
     assert refused.code == 2
-    assert "this needs 5.5" in refused.err
+    assert "training needs about 5.5" in refused.err
     assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
 
 

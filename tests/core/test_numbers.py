@@ -54,7 +54,7 @@ def test_lost_layer_by_hand(config: Callable[..., Config]) -> None:
     attention = 4 * (4 * 16 + 16 * 7)
     mlp = 2 * (4 * 16 + 24 * 7) + (4 * 24 + 16 * 8)
     assert budget(settings).projections == attention + mlp
-    answer = report(settings, "cpu")
+    answer = report(settings, "torch", "cpu")
     assert (
         answer["parameters"]["dense_equivalent"]
         == budget(

@@ -1,0 +1,16 @@
+"""The MLX backend: Metal on Apple silicon; on Linux the CPU, for tests."""
+
+from importlib.metadata import version
+
+import mlx.core  # noqa: F401 - first, so that a missing library of its own is what is reported
+
+_OLDEST = (0, 32)
+
+if tuple(int(part) for part in version("mlx").split(".")[:2]) < _OLDEST:
+    raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
+
+from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
+from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
+from lost.backends.mlx.workers import join  # noqa: E402
+
+__all__ = ["available", "capacity", "create", "join", "resolve", "wire"]

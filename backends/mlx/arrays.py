@@ -1,0 +1,21 @@
+"""Between numpy arrays, in which everything crosses the seam, and MLX's; bfloat16 by its bits."""
+
+import ml_dtypes
+import mlx.core as mx
+import numpy as np
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+
+
+def to_mlx(array: np.ndarray) -> mx.array:
+    """Return a copy as an MLX array."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return mx.array(array.view(np.uint16)).view(mx.bfloat16)
+    return mx.array(array)
+
+
+def to_array(value: mx.array) -> np.ndarray:
+    """Return an array, a view where that is possible; waits for the device."""
+    if value.dtype == mx.bfloat16:
+        return np.asarray(value.view(mx.uint16)).view(ml_dtypes.bfloat16)
+    return np.asarray(value)

@@ -1,0 +1,206 @@
+"""The MLX engine: one optimizer step, evaluation and generation, on one device or one of several under `mlx.launch`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.optimizers import AdamW, clip_grad_norm
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from lost.backends.mlx import devices
+from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
+from lost.backends.mlx.loss import head_loss, head_nll
+from lost.backends.mlx.model import Model
+from lost.backends.mlx.workers import Tree, join
+from lost.batches import Batch
+from lost.budget import budget
+from lost.config import Config
+from lost.engine import MOMENTS, NamedArrays, StepReport, checked
+from lost.errors import BackendError
+from lost.parameters import parameter_table
+from lost.workers import Alone, shares
+
+_SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's
+
+
+class MlxEngine:
+    """A model on a device. Implements `lost.engine.Engine`.
+
+    MLX is lazy: what a method builds is computed where `mx.eval` says so, once a micro-batch and once a step, with
+    fixed shapes. Making an engine sets MLX's default device for the whole process.
+
+    Args:
+        config: the run; its vocabulary known.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BackendError: the device isn't here, or the workers of `mlx.launch` can't connect.
+    """
+
+    backend = "mlx"
+
+    def __init__(self, config: Config, device: str = "auto") -> None:
+        self._config, self.device, self.workers = config, devices.resolve(device), join()
+        _, micro_batch = shares(config, self.workers.count)
+        memory = budget(config, self.backend, self.device, micro_batch).memory
+        devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
+        self._table = parameter_table(config)
+        self._trained = [name for name, row in self._table.items() if row.trained]
+        train = config.train
+        self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
+        self.model.model.checkpointed = train.checkpoint_activations == "full"
+        self._optimizers = self._make_optimizers()
+        self._steps = 0
+        weights, moments = self.model.state, [optimizer.state for optimizer, _ in self._optimizers]
+        self._micro_step, self._update = self._micro_step_eagerly, self._update_eagerly
+        if train.compile if train.compile is not None else self.device == "gpu":
+            self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
+            self._update = mx.compile(self._update, inputs=[weights, moments], outputs=[weights, moments])
+
+    def _make_optimizers(self) -> list[tuple[AdamW, list[str]]]:
+        """Return one optimizer for what decays and one for the rest, each with the names of its parameters."""
+        settings = self._config.optimizer
+        make = partial(AdamW, settings.lr, list(settings.betas), settings.eps, bias_correction=True)
+        decaying = [name for name in self._trained if self._table[name].decays]
+        others = [name for name in self._trained if not self._table[name].decays]
+        pairs = [(make(weight_decay=settings.weight_decay), decaying), (make(weight_decay=0.0), others)]
+        parameters = dict(tree_flatten(self.model.trainable_parameters()))
+        for optimizer, names in pairs:
+            optimizer.init({name: parameters[name] for name in names})
+        return pairs
+
+    def load(self, parameters: NamedArrays) -> None:
+        """Take every parameter, cast to the run's `param_dtype`."""
+        dtype = DTYPES[self._config.train.param_dtype]
+        places = {name: mx.zeros(row.shape, dtype if row.trained else mx.int32) for name, row in self._table.items()}
+        self.model.update(tree_unflatten(list(self._taken(places, parameters))))
+
+    def dump(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter."""
+        values = dict(tree_flatten(self.model.parameters()))
+        for name in self._table:
+            yield name, to_array(values[name])
+
+    def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
+        """Take the moments of every trained parameter."""
+        if step == 0:
+            return
+        dtype = DTYPES[self._config.train.param_dtype]
+        places = {
+            f"{name}.{moment}": mx.zeros(self._table[name].shape, dtype) for name in self._trained for moment in MOMENTS
+        }
+        found = dict(self._taken(places, moments))
+        for optimizer, names in self._optimizers:
+            for name in names:
+                optimizer.state[name] = {slot: found[f"{name}.{moment}"] for slot, moment in _SLOTS.items()}
+            optimizer.state["step"] = mx.array(step, mx.uint64)
+        self._steps = step
+
+    def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the moments."""
+        if not self._steps:
+            return
+        states = {name: optimizer.state[name] for optimizer, names in self._optimizers for name in names}
+        for name in self._trained:
+            for slot, moment in _SLOTS.items():
+                yield f"{name}.{moment}", to_array(states[name][slot])
+
+    def _taken(self, places: dict[str, mx.array], arrays: NamedArrays) -> Iterator[tuple[str, mx.array]]:
+        """Yield the arrays that fill `places`, in its types; of several workers, rank 0's."""
+        if self.workers.rank == 0:
+            for name, array in checked(arrays, {name: place.shape for name, place in places.items()}):
+                places[name] = to_mlx(array).astype(places[name].dtype)
+                mx.eval(places[name])
+        return iter(places.items()) if isinstance(self.workers, Alone) else self.workers.spread(places)
+
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+        """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
+        scale, total, gradients = self.workers.count / predictions, mx.array(0.0), None
+        for batch in micro_batches:
+            nll, gradients = self._micro_step(*_on_device(batch), scale, gradients)
+            total = total + nll
+            mx.eval(total, gradients)
+        if not isinstance(self.workers, Alone):
+            gradients, total = self.workers.reduce(gradients, total)
+        for optimizer, _ in self._optimizers:
+            optimizer.learning_rate = mx.array(lr, mx.float32)
+        norm = self._update(gradients)
+        del gradients  # so that their memory can be taken by what is computed from them
+        self._steps += 1
+        mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers], norm, total)
+        return StepReport(lambda: (_number(total) / predictions, _number(norm)))
+
+    def _micro_step_eagerly(
+        self, tokens: mx.array, targets: mx.array, counted: mx.array, scale: float, before: Tree | None
+    ) -> tuple[mx.array, Tree]:
+        """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
+
+        def scaled_loss() -> tuple[mx.array, mx.array]:
+            nll = head_loss(self.model.model(tokens).flatten(0, 1), self.model.head, targets, counted)
+            return nll * scale, nll
+
+        (_, nll), gradients = nn.value_and_grad(self.model, scaled_loss)()
+        if before is not None:
+            gradients = tree_map(mx.add, before, gradients)
+        return nll, gradients
+
+    def _update_eagerly(self, gradients: Tree) -> mx.array:
+        """Clip, move every parameter, and return the gradients' norm before clipping."""
+        limit = self._config.train.grad_clip or float("inf")
+        flat, norm = clip_grad_norm(dict(tree_flatten(gradients)), limit)
+        parameters = dict(tree_flatten(self.model.trainable_parameters()))
+        moved: dict[str, mx.array] = {}
+        for optimizer, names in self._optimizers:
+            moved |= optimizer.apply_gradients({name: flat[name] for name in names}, parameters)
+        self.model.update(tree_unflatten(list(moved.items())))
+        return norm
+
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """Return (summed nll, predictions), summed in float64."""
+        total, count = 0.0, 0
+        for batch in batches:
+            tokens, targets, counted = _on_device(batch)
+            nll = head_nll(self.model.model(tokens).flatten(0, 1), self.model.head, targets)
+            total += float(to_array(mx.where(counted, nll, 0.0)).sum(dtype=np.float64))
+            count += batch.predictions
+        return total, count
+
+    def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
+        """Yield up to `limit` tokens, through mlx-lm's generation and its key-value caches.
+
+        Raises:
+            BackendError: mlx-lm isn't installed.
+        """
+        try:
+            from mlx_lm.generate import generate_step
+        except ImportError as error:
+            raise BackendError(
+                f"generating with MLX takes mlx-lm: {error}; install it with: pip install --upgrade mlx-lm"
+            ) from None
+        for token, _ in generate_step(
+            mx.array(list(prompt)),
+            self.model,
+            mx.default_stream(mx.default_device()),
+            max_tokens=limit,
+            logits_processors=[lambda _, logits: logits.astype(mx.float32)],
+            sampler=lambda scores: mx.array([choose(to_array(scores[0]))]),
+        ):
+            yield int(token)
+
+    def memory(self) -> dict[str, int]:
+        """Return the peak, active and cached memory, in bytes."""
+        return devices.memory()
+
+
+def _number(value: mx.array) -> float:
+    """Return a scalar, once the device has computed it."""
+    return float(to_array(value))
+
+
+def _on_device(batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+    """Return tokens (b, s), and targets and whether they count, both (b * s,)."""
+    tokens, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].reshape(-1)
+    counted = np.ones(targets.shape, bool) if batch.counted is None else batch.counted.reshape(-1)
+    return mx.array(tokens), mx.array(targets), mx.array(counted)

@@ -1,0 +1,69 @@
+"""The head's loss in chunks of tokens, so that logits of all tokens are never held at once.
+
+The chunk's gradient is computed while its logits are there, so they are neither kept for the backward pass nor computed
+again in it. Same values as `mlx.nn.losses.cross_entropy` of the whole, summed.
+"""
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from lost.budget import logits_at_once
+
+
+def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.array) -> mx.array:
+    """Return the summed negative log-likelihood, a float32 scalar, natural log.
+
+    Args:
+        x: (n, h), the type that products are computed in.
+        weight: (vocab, h), the head.
+        targets: (n,) int32.
+        counted: (n,) bool, the predictions that enter the sum.
+    """
+    return _loss_and_gradients(x, weight, targets, counted)[0]  # type: ignore[index]
+
+
+def head_nll(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
+    """Return the negative log-likelihood of each prediction, (n,) float32."""
+    head = weight.astype(x.dtype)
+    return mx.concatenate(
+        [mx.fast.cross_entropy((x[rows] @ head.T).astype(mx.float32), targets[rows]) for rows in _chunks(x, head)]
+    )
+
+
+@mx.custom_function
+def _loss_and_gradients(
+    x: mx.array, weight: mx.array, targets: mx.array, counted: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    head = weight.astype(x.dtype)
+    total = mx.array(0.0)
+    x_gradients: list[mx.array] = []
+    weight_gradient = mx.zeros(weight.shape, mx.float32)
+    entries = mx.arange(len(weight))
+    for rows in _chunks(x, head):
+        # One chunk after the other: without the dependencies nothing keeps MLX from holding all of them at once.
+        (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
+        wanted, weighs = targets[rows][:, None], counted[rows].astype(mx.float32)
+        logits = (part @ head.T).astype(mx.float32)
+        nll = mx.fast.cross_entropy(logits, targets[rows])
+        total = total + (nll * weighs).sum()
+        softmax = mx.exp(logits - (nll[:, None] + mx.take_along_axis(logits, wanted, axis=-1)))
+        gradient = ((softmax - (entries == wanted)) * weighs[:, None]).astype(x.dtype)
+        x_gradients.append(gradient @ head)
+        weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
+    return total, mx.concatenate(x_gradients), weight_gradient.astype(weight.dtype)
+
+
+@_loss_and_gradients.vjp
+def _scaled(
+    primals: list[mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
+) -> tuple[mx.array, ...]:
+    _, x_gradient, weight_gradient = outputs
+    outer = cotangents[0]
+    nothing = (mx.zeros_like(each) for each in primals[2:])
+    return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *nothing
+
+
+def _chunks(x: mx.array, head: mx.array) -> Iterator[slice]:
+    rows = max(64, logits_at_once("mlx", mx.default_device().type.name) // len(head))
+    return (slice(first, first + rows) for first in range(0, len(x), rows))

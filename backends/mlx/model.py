@@ -1,0 +1,172 @@
+"""LLaMA with the core's projections, in mlx-lm's idiom: `Model`, `ModelArgs`, `layers`, caches.
+
+Shapes: b batch, s sequence, h hidden_size, d head_dim. Names and mathematics follow mlx-lm's llama, against which it is
+tested; its caches (`mlx_lm.models.cache`) serve here too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lost.backends.mlx.layers import layer
+from lost.config import ModelConfig, ProjectionConfig
+from lost.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """What mlx-lm builds a `Model` from: the two sections of a configuration that a checkpoint's config.json holds."""
+
+    model: ModelConfig
+    projection: ProjectionConfig
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelArgs":
+        """Read a config.json."""
+        model = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
+        return cls(ModelConfig.model_validate(model), ProjectionConfig.model_validate(values["projection"]))
+
+
+class Table(nn.Module):
+    """One row of `width` entries a token: the embedding, and the head."""
+
+    def __init__(self, rows: int, width: int, dtype: mx.Dtype) -> None:
+        super().__init__()
+        self.weight = mx.zeros((rows, width), dtype)
+
+
+class Norm(nn.Module):
+    """RMSNorm, computed in float32 where x is coarser."""
+
+    def __init__(self, width: int, eps: float, dtype: mx.Dtype) -> None:
+        super().__init__()
+        self.weight = mx.ones(width, dtype)
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., h) to (..., h)."""
+        wide = mx.float32
+        return mx.fast.rms_norm(x.astype(wide), self.weight.astype(wide), self.eps).astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions and grouped queries."""
+
+    def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
+        super().__init__()
+        model = config.model
+        self.heads, self.shared, self.width = model.num_attention_heads, model.key_value_heads, model.head_dim
+        self.theta = model.rope_theta
+        q, k, v, o = layer_projections(config, number)[:4]
+        self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
+        self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
+
+    def __call__(self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None) -> mx.array:
+        """Map (b, s, h) to (b, s, h); a cache gives what came before, and takes these."""
+        batch, length = x.shape[:2]
+        q = self.q_proj(x).reshape(batch, length, self.heads, self.width).transpose(0, 2, 1, 3)
+        k = self.k_proj(x).reshape(batch, length, self.shared, self.width).transpose(0, 2, 1, 3)
+        v = self.v_proj(x).reshape(batch, length, self.shared, self.width).transpose(0, 2, 1, 3)
+        start = cache.offset if cache is not None else 0
+        q, k = self._rotate(q, start), self._rotate(k, start)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5, mask=mask)
+        return self.o_proj(y.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+
+    def _rotate(self, x: mx.array, start: int) -> mx.array:
+        """Rotate by position, the two halves of d being the pairs: Hugging Face's convention."""
+        return mx.fast.rope(x, self.width, traditional=False, base=self.theta, scale=1.0, offset=start)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202), its SiLU dropped where the recipe says so."""
+
+    def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
+        super().__init__()
+        gate, up, down = layer_projections(config, number)[4:]
+        self.activated = gate_is_activated(config, gate)
+        self.gate_proj, self.up_proj, self.down_proj = layer(gate, dtype), layer(up, dtype), layer(down, dtype)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (b, s, h) to (b, s, h)."""
+        gate = self.gate_proj(x)
+        return self.down_proj((nn.silu(gate) if self.activated else gate) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normed before and added after."""
+
+    def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
+        super().__init__()
+        hidden, eps = config.model.hidden_size, config.model.rms_norm_eps
+        self.input_layernorm = Norm(hidden, eps, dtype)
+        self.self_attn = Attention(config, number, dtype)
+        self.post_attention_layernorm = Norm(hidden, eps, dtype)
+        self.mlp = FeedForward(config, number, dtype)
+
+    def __call__(self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None) -> mx.array:
+        """Map (b, s, h) to (b, s, h)."""
+        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Trunk(nn.Module):
+    """Everything but the head."""
+
+    def __init__(self, config: Architecture, dtype: mx.Dtype, param_dtype: mx.Dtype) -> None:
+        super().__init__()
+        model = config.model
+        self.dtype = dtype
+        self.checkpointed = False  # whether training keeps only each block's input and computes the rest again
+        self.embed_tokens = Table(vocabulary(config), model.hidden_size, param_dtype)
+        self.layers = [Block(config, number, param_dtype) for number in range(model.num_hidden_layers)]
+        self.norm = Norm(model.hidden_size, model.rms_norm_eps, param_dtype)
+
+    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """Map tokens (b, s) to normed states (b, s, h)."""
+        # Looked up before the cast: the gradients of a frequent token then add up in the weights' own type.
+        x = self.embed_tokens.weight[inputs].astype(self.dtype)
+        length = inputs.shape[1]
+        mask = "causal" if length > 1 else None  # a single query sees all that is there
+        if cache:
+            mask = cache[0].make_mask(length, return_array=False, window_size=None)
+        for number, block in enumerate(self.layers):
+            run = nn.utils.checkpoint(block) if self.checkpointed and not cache else block
+            x = run(x, mask, cache[number] if cache else None)
+        return self.norm(x)
+
+
+class Model(nn.Module):
+    """The trunk as `model`, the head as `lm_head` unless it is tied to the embedding.
+
+    Args:
+        args: `ModelArgs`, or a whole `Config`.
+        dtype: what it computes in.
+        param_dtype: what its weights are kept in.
+    """
+
+    def __init__(self, args: Architecture, dtype: mx.Dtype = mx.float32, param_dtype: mx.Dtype = mx.float32) -> None:
+        super().__init__()
+        self.args, self.model_type = args, "lost"
+        self.model = Trunk(args, dtype, param_dtype)
+        if not args.model.tie_word_embeddings:
+            self.lm_head = Table(vocabulary(args), args.model.hidden_size, param_dtype)
+
+    @property
+    def head(self) -> mx.array:
+        """The head's weight, (vocab, h)."""
+        return self.lm_head.weight if "lm_head" in self else self.model.embed_tokens.weight
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, one cache each."""
+        return self.model.layers
+
+    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """Return logits (b, s, vocab) for tokens (b, s): for tests and generation; training never holds them all."""
+        x = self.model(inputs, cache)
+        return x @ self.head.astype(x.dtype).T

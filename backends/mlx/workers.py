@@ -1,0 +1,74 @@
+"""Several processes under `mlx.launch`, each with a copy of the model and a share of the batch."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.nn import average_gradients
+
+from lost.errors import BackendError
+from lost.workers import Alone
+
+Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
+
+
+def join() -> "Alone | Launched":
+    """Return the workers that `mlx.launch` started, or this process alone.
+
+    Raises:
+        BackendError: they can't reach each other.
+    """
+    if "MLX_RANK" not in os.environ:
+        return Alone()
+    try:
+        return Launched(mx.distributed.init(strict=True))
+    except RuntimeError as error:
+        raise BackendError(
+            f"the workers of mlx.launch can't connect: {error}; expected every host of the host file to be reachable; "
+            "see docs/mac.md"
+        ) from None
+
+
+class Launched:
+    """One of the processes that `mlx.launch` started. Implements `lost.workers.Workers`.
+
+    Everything but gradients is summed on the CPU, where MLX has float64.
+    """
+
+    def __init__(self, group: mx.distributed.Group) -> None:
+        self._group, self.rank, self.count = group, group.rank(), group.size()
+
+    def share(self, text: str) -> str:
+        """Return rank 0's text."""
+        content = text.encode()
+        size = int(self.total(len(content) if self.rank == 0 else 0))
+        row = np.zeros(size, np.uint8)
+        if self.rank == 0:
+            row[:] = np.frombuffer(content, np.uint8)
+        return np.asarray(self._sum(mx.array(row))).tobytes().decode()
+
+    def any(self, flag: bool) -> bool:
+        """Say whether the flag is up on any of them."""
+        return self.total(float(flag)) > 0
+
+    def total(self, value: float) -> float:
+        """Return the sum over all, in float64."""
+        with mx.stream(mx.cpu):
+            return float(np.asarray(self._sum(mx.array(value, mx.float64))))
+
+    def spread(self, arrays: dict[str, mx.array]) -> Iterator[tuple[str, mx.array]]:
+        """Yield rank 0's arrays, bit for bit, one by one; the others' give shapes and types."""
+        for name, array in arrays.items():
+            bits = array.view(mx.uint16 if array.itemsize == 2 else mx.uint32)
+            received = self._sum(bits if self.rank == 0 else mx.zeros_like(bits)).view(array.dtype)
+            mx.eval(received)
+            yield name, received
+
+    def reduce(self, gradients: Tree, loss: mx.array) -> tuple[Tree, mx.array]:
+        """Return the mean of the workers' gradients and the sum of their losses."""
+        return average_gradients(gradients, self._group), mx.distributed.all_sum(loss, group=self._group)
+
+    def _sum(self, value: mx.array) -> mx.array:
+        return mx.distributed.all_sum(value, group=self._group, stream=mx.cpu)
