@@ -69,7 +69,7 @@ def train(
     else:
         start = start_or_resume(settings, folder, dataset, screen)
     screen.message(describe(settings, engine))
-    with stop_on_signal(screen.message) as stop_requested, screen.live():
+    with stop_on_signal(screen.message, workers.count) as stop_requested, screen.live():
         result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
     validation = result.validation
     value = {

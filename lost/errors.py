@@ -41,6 +41,10 @@ class DivergedError(LostError):
     """The loss stopped being a finite number."""
 
 
+class WorkerLostError(LostError):
+    """One of several processes that train together is gone."""
+
+
 class LeftAtOnce(LostError):
     """A second signal: the user doesn't want to wait for the step's end."""
 

@@ -9,8 +9,12 @@ from lost.errors import LeftAtOnce
 
 
 @contextmanager
-def stop_on_signal(announce: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a stop was requested; handlers are restored afterwards."""
+def stop_on_signal(announce: Callable[[str], None], workers: int = 1) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a stop was requested; handlers are restored afterwards.
+
+    Of several workers, SIGTERM ends each at once, as ever: it is what their launcher sends when one of them has failed
+    and the others may wait for it forever.
+    """
     requested = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -20,7 +24,8 @@ def stop_on_signal(announce: Callable[[str], None]) -> Iterator[Callable[[], boo
         requested = True
         announce(f"{signal.Signals(number).name}: saving after this step; again to leave at once")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM) if workers == 1 else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield lambda: requested
     finally:

@@ -10,7 +10,10 @@ from lost.errors import ConfigError
 
 
 class Workers(Protocol):
-    """The processes of a run, this one among them. Every method must be called by all of them, in the same order."""
+    """The processes of a run, this one among them. Every method must be called by all of them, in the same order.
+
+    Where one of them is gone, a method raises WorkerLostError.
+    """
 
     rank: int
     count: int

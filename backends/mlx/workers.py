@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn import average_gradients
 
-from lost.errors import BackendError
+from lost.errors import BackendError, WorkerLostError
 from lost.workers import Alone
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
@@ -47,7 +47,9 @@ class Launched:
         row = np.zeros(size, np.uint8)
         if self.rank == 0:
             row[:] = np.frombuffer(content, np.uint8)
-        return np.asarray(self._sum(mx.array(row))).tobytes().decode()
+        received = np.asarray(self._sum(mx.array(row))).tobytes()
+        self.total(0)  # which notices if one was lost meanwhile
+        return received.decode()
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up on any of them."""
@@ -56,19 +58,36 @@ class Launched:
     def total(self, value: float) -> float:
         """Return the sum over all, in float64."""
         with mx.stream(mx.cpu):
-            return float(np.asarray(self._sum(mx.array(value, mx.float64))))
+            total, present = np.asarray(self._sum(mx.array([value, 1.0], mx.float64)))
+        if present != self.count:  # MLX's ring may go on without one of them: this is where it's noticed
+            raise self._gone()
+        return float(total)
 
     def spread(self, arrays: dict[str, mx.array]) -> Iterator[tuple[str, mx.array]]:
         """Yield rank 0's arrays, bit for bit, one by one; the others' give shapes and types."""
         for name, array in arrays.items():
             bits = array.view(mx.uint16 if array.itemsize == 2 else mx.uint32)
-            received = self._sum(bits if self.rank == 0 else mx.zeros_like(bits)).view(array.dtype)
-            mx.eval(received)
-            yield name, received
+            yield name, self._sum(bits if self.rank == 0 else mx.zeros_like(bits)).view(array.dtype)
 
     def reduce(self, gradients: Tree, loss: mx.array) -> tuple[Tree, mx.array]:
         """Return the mean of the workers' gradients and the sum of their losses."""
-        return average_gradients(gradients, self._group), mx.distributed.all_sum(loss, group=self._group)
+        mean, total = average_gradients(gradients, self._group), mx.distributed.all_sum(loss, group=self._group)
+        self._eval(mean, total)
+        return mean, total
 
     def _sum(self, value: mx.array) -> mx.array:
-        return mx.distributed.all_sum(value, group=self._group, stream=mx.cpu)
+        total = mx.distributed.all_sum(value, group=self._group, stream=mx.cpu)
+        self._eval(total)
+        return total
+
+    def _eval(self, *values: Tree) -> None:
+        try:
+            mx.eval(*values)
+        except RuntimeError as error:
+            raise self._gone() from error
+
+    def _gone(self) -> WorkerLostError:
+        return WorkerLostError(
+            f"a worker of this run is gone, as rank {self.rank} of {self.count} found; nothing was saved since; start "
+            "the same command again to go on from the last checkpoint"
+        )
