@@ -1,19 +1,29 @@
-"""`lost doctor`: what is installed, which devices work, what is missing."""
+"""`lost doctor`: what is installed, which devices work and whether they compute the right thing, what is missing."""
 
+from collections.abc import Iterator
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson
+from lost.cli.options import AsJson, Backend, Device
 
-_PACKAGES = ("torch", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic")
+_PACKAGES = ("torch", "mlx", "mlx-lm", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic")
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Also compute a tiny model on each device, against numpy; a minute.")
+    ] = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
     """Report what works on this machine.
 
-    What is installed, which devices work, what is missing and the command that adds it.
+    What is installed, which devices work, what is missing and the command that adds it. --self-test compares logits,
+    gradients and three optimizer steps with a reference in numpy, in float32 and bfloat16, on every device, or on those
+    that --backend and --device name.
     """
     import os
     import platform
@@ -21,9 +31,11 @@ def doctor(as_json: AsJson = False) -> None:
     from lost import __version__
     from lost.cli.output import answer, size
     from lost.engine import BACKENDS, backend_module
-    from lost.errors import BackendError
+    from lost.errors import BackendError, UserError
     from lost.machine import memory_bytes
 
+    if not self_test and (backend, device) != ("auto", "auto"):
+        raise UserError("--backend and --device say what --self-test tests; expected it too; add --self-test")
     memory = memory_bytes()
     backends: dict[str, Any] = {}
     for name in BACKENDS:
@@ -31,12 +43,12 @@ def doctor(as_json: AsJson = False) -> None:
             module = backend_module(name)
             backends[name] = {
                 "works": True,
-                "devices": {kind: module.capacity(module.resolve(kind)) for kind in module.available()},
+                "devices": {kind: module.capacity(kind) for kind in module.available()},
             }
         except BackendError as error:
             backends[name] = {"works": False, "reason": str(error)}
     works = any(entry["works"] for entry in backends.values())
-    value = {
+    value: dict[str, Any] = {
         "lost": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -56,10 +68,53 @@ def doctor(as_json: AsJson = False) -> None:
             lines.append(f"backend {name}: works; devices, the fastest first: {devices}")
         else:
             lines.append(f"backend {name}: {entry['reason']}")
+    passed = True
+    if self_test:
+        checks = list(_self_test(_places(backends, backend, device), as_json))
+        passed = all(check["passed"] for check in checks)
+        value |= {"self_test": checks}
+        lines.append("self-test: " + ("passed" if passed else "FAILED; docs/mac.md says what that can mean"))
     lines.append("ready to train" if works else "no backend works: nothing can be trained yet")
     answer(as_json, value, lines)
-    if not works:
+    if not works or not passed:
         raise typer.Exit(1)
+
+
+def _places(backends: dict[str, Any], backend: str, device: str) -> list[tuple[str, str]]:
+    """Return the (backend, device) pairs to test."""
+    from lost.engine import backend_module
+
+    if backend == "auto":
+        chosen = [name for name, entry in backends.items() if entry["works"]]
+    else:
+        backend_module(backend)  # which says what is wrong with it
+        chosen = [backend]
+    pairs = [(name, kind) for name in chosen for kind in backends[name]["devices"]]
+    return [pair for pair in pairs if pair[1] == device] if device != "auto" else pairs
+
+
+def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[str, Any]]:
+    """Test each place, showing each line as it comes, and yield the checks."""
+    from dataclasses import asdict
+    from itertools import groupby
+
+    from lost.cli.output import note
+    from lost.engine import create_engine
+    from lost.errors import UserError
+    from lost.selftest import ALLOWED, self_test
+
+    if not places:
+        raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")
+    show = note if as_json else print
+    for place in places:
+        checks = self_test(lambda config, to=place: create_engine(config, *to))  # type: ignore[misc]
+        for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
+            found = list(group)
+            errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in found)
+            verdict = "ok" if all(check.passed for check in found) else f"FAILED: more than {ALLOWED[dtype]:.0e}"
+            show(f"{' '.join(place)}  {kind:8} {dtype:9} {errors}  {verdict}")
+            for check in found:
+                yield {"backend": place[0], "device": place[1], **asdict(check), "passed": check.passed}
 
 
 def _version(package: str) -> str | None:

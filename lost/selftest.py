@@ -1,0 +1,175 @@
+"""Whether a backend computes the right thing on the device at hand: a tiny model against the numpy reference.
+
+Logits with and without a cache, the loss, the gradients of every parameter, and three optimizer steps, for each kind of
+projection, in float32 and in bfloat16. Everything is read through the engine, so this is the code that trains.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from lost import reference
+from lost.batches import Batch
+from lost.config import Config
+from lost.engine import MOMENTS, Engine
+from lost.initial import initial_values
+from lost.parameters import parameter_table
+from lost.projections import KINDS
+
+# Largest error allowed: of logits and losses absolute, of arrays relative in norm. Seen on an x86 CPU: 3e-6 and 0.14,
+# the latter in one gradient of a model so narrow that roundings to bfloat16's 8 bits don't average out.
+ALLOWED = {"float32": 1e-5, "bfloat16": 0.25}
+STEPS = 3
+_MODEL = {
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 11,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.3,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    Attributes:
+        kind: of projection.
+        dtype: in which the engine computes; its weights stay float32.
+        quantity: what was compared: logits, evaluation, gradients, or the losses of three steps and the weights after.
+        error: found; of logits and losses absolute, else relative in norm, the worst over all arrays.
+    """
+
+    kind: str
+    dtype: str
+    quantity: str
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is allowed; a NaN never is."""
+        return self.error <= ALLOWED[self.dtype]
+
+
+def self_test(create: Callable[[Config], Engine]) -> Iterator[Check]:
+    """Yield every check of the engines that `create` makes."""
+    for kind in KINDS:
+        expected = _Expected.of(kind)
+        for dtype in ALLOWED:
+            for quantity, error in expected.errors(create(expected.config.replace("train", dtype=dtype))):
+                yield Check(kind, dtype, quantity, error)
+
+
+class _Expected:
+    """What the reference computes, in float64 by differences: slow, so it is done once for all devices and types."""
+
+    @classmethod
+    @cache
+    def of(cls, kind: str) -> "_Expected":
+        """Return what is expected of a kind of projection."""
+        return cls(
+            Config.model_validate(
+                {
+                    "model": _MODEL,
+                    "projection": {"kind": kind, "rank": 3, "density": 0.3, "align": 1},
+                    "data": {"seq_len": 9},
+                    "train": {"batch_size": 4, "micro_batch_size": 2, "grad_clip": 0.5},
+                    "optimizer": {"lr": 1e-2, "weight_decay": 0.1},
+                    "schedule": {"steps": STEPS},
+                }
+            )
+        )
+
+    def __init__(self, config: Config) -> None:
+        self.config, random = config, np.random.default_rng(0)
+        size = config.model.vocab_size or 0
+        self.start = dict(initial_values(config))
+        self.batches = [random.integers(0, size, (4, config.data.seq_len + 1)).astype(np.int32) for _ in range(STEPS)]
+        self.prompt = [int(token) for token in random.integers(0, size, 5)]
+        self.weights = {
+            name: value if value.dtype == np.int32 else value.astype(np.float64) for name, value in self.start.items()
+        }
+        self.logits = self._continue()
+        self.losses: list[float] = []
+        self.moments = {
+            f"{name}.{moment}": np.zeros(row.shape)
+            for name, row in parameter_table(config).items()
+            if row.trained
+            for moment in MOMENTS
+        }
+        self.first_moments: dict[str, np.ndarray] = {}
+        for number, tokens in enumerate(self.batches, 1):
+            self._step(number, tokens)
+            if number == 1:
+                self.first_moments = {name: value.copy() for name, value in self.moments.items()}
+
+    def _continue(self) -> list[np.ndarray]:
+        """Return the log-probabilities of four greedy tokens after the prompt."""
+        tokens, found = list(self.prompt), []
+        for _ in range(4):
+            found.append(_log_softmax(reference.logits(self.config, self.weights, np.array([tokens]))[0, -1]))
+            tokens.append(int(found[-1].argmax()))
+        return found
+
+    def _step(self, number: int, tokens: np.ndarray) -> None:
+        """AdamW after clipping (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2)."""
+        settings, table = self.config.optimizer, parameter_table(self.config)
+        self.losses.append(reference.loss(self.config, self.weights, tokens))
+        gradients = reference.gradients(self.config, self.weights, tokens)
+        norm = sum(float((gradient**2).sum()) for gradient in gradients.values()) ** 0.5
+        first_beta, second_beta = settings.betas
+        for name, gradient in gradients.items():
+            clipped = gradient * min(1.0, self.config.train.grad_clip / norm)
+            first, second = (self.moments[f"{name}.{moment}"] for moment in MOMENTS)
+            first += (1 - first_beta) * (clipped - first)
+            second += (1 - second_beta) * (clipped**2 - second)
+            scale = np.sqrt(second / (1 - second_beta**number)) + settings.eps
+            decay = settings.weight_decay * self.weights[name] if table[name].decays else 0.0
+            self.weights[name] = self.weights[name] - settings.lr * (first / (1 - first_beta**number) / scale + decay)
+
+    def errors(self, engine: Engine) -> Iterator[tuple[str, float]]:
+        """Yield what an engine gets wrong, by quantity."""
+        engine.load(self.start.items())
+        yield "logits", self._logits_error(engine)
+        losses = []
+        for number, tokens in enumerate(self.batches):
+            parts = [Batch(tokens[:2]), Batch(tokens[2:])]
+            nll, count = engine.evaluate(parts)
+            if number == 0:
+                yield "evaluation", abs(nll / count - self.losses[0])
+            losses.append(engine.step(parts, count, self.config.optimizer.lr).read()[0])
+            if number == 0:
+                first = {name: value for name, value in engine.optimizer_state() if name.endswith(MOMENTS[0])}
+                yield "gradients", _worst(first, self.first_moments)
+        yield "losses", float(np.abs(np.subtract(losses, self.losses)).max())
+        moved = {name: value for name, value in engine.dump() if value.dtype != np.int32}
+        yield "weights", _worst(moved, self.weights)
+
+    def _logits_error(self, engine: Engine) -> float:
+        """Compare the first token, read with the whole prompt, and three more, each read alone with the cache."""
+        found: list[np.ndarray] = []
+
+        def choose(scores: np.ndarray) -> int:
+            found.append(_log_softmax(scores.astype(np.float64)))
+            return int(self.logits[min(len(found), len(self.logits)) - 1].argmax())  # the same path, whatever it scores
+
+        list(engine.generate(self.prompt, choose, len(self.logits)))
+        return max(float(np.abs(own - wanted).max()) for own, wanted in zip(found, self.logits, strict=False))
+
+
+def _log_softmax(scores: np.ndarray) -> np.ndarray:
+    shifted = scores - scores.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def _worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    errors = [
+        np.linalg.norm(value.astype(np.float64) - expected[name]) / np.linalg.norm(expected[name])
+        for name, value in found.items()
+    ]
+    return float(np.max(errors))  # which is NaN if one of them is
