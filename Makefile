@@ -1,4 +1,5 @@
-# make demo   set up, then prepare text, train, evaluate and sample a small LOST model (minutes on two cores)
+# make demo   set up, then prepare text, train, evaluate and sample a small LOST model (minutes on two cores);
+#             BACKEND=mlx or BACKEND=torch chooses who computes
 # make test   set up, then run the tests
 # make lint   set up, then ruff and mypy
 PYTHON ?= python3
@@ -6,6 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
+BACKEND ?= auto
+LOST = $(BIN)/lost
+SIZES = --set model.vocab_size=4096
+
+# MLX is made for Macs. On Linux its own BLAS is a slow reference one, so PyTorch's is put in front of it here, and half
+# as much text is read. The library itself never does such a thing.
+ifeq ($(BACKEND)-$(shell uname -s),mlx-Linux)
+LOST = LD_PRELOAD=$(shell ls $(VENV)/lib/python3*/site-packages/torch/lib/libtorch_cpu.so) $(BIN)/lost
+SIZES += --set train.batch_size=4
+endif
 
 # The text: Python's own standard library, which is on every machine that can run this.
 STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))")
@@ -14,16 +25,15 @@ STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('s
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,mlx,dev]"
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/lost prepare $(STDLIB) --include '*.py' --exclude site-packages --exclude test --exclude tests \
+	$(LOST) prepare $(STDLIB) --include '*.py' --exclude site-packages --exclude test --exclude tests \
 		--exclude idlelib --vocab-size 4096 --valid-fraction 0.02 --out $(DEMO)/data --overwrite
-	$(BIN)/lost train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite \
-		--set model.vocab_size=4096
-	$(BIN)/lost eval $(DEMO)/run
-	$(BIN)/lost generate $(DEMO)/run --max-tokens 120 --prompt 'def read(self, path):'
+	$(LOST) train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite --backend $(BACKEND) $(SIZES)
+	$(LOST) eval $(DEMO)/run --backend $(BACKEND)
+	$(LOST) generate $(DEMO)/run --backend $(BACKEND) --max-tokens 120 --prompt 'def read(self, path):'
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lost.cli import doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.cli import convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
 from lost.errors import LostError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
 

@@ -1,4 +1,4 @@
-"""`lost verify`: is every byte what was written?"""
+"""`lost verify`: is it whole?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,29 +12,31 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare every file with its checksum.
+    """Check a run, a checkpoint or a prepared set whole.
 
-    Takes a run, a checkpoint or a prepared set.
+    Every file against its checksum; of a checkpoint also that its arrays are all there, with the shapes, types and
+    values that its configuration asks for.
     """
     from lost.checkpoint import MANIFEST, checkpoints, open_checkpoint
     from lost.cli.output import answer
     from lost.dataset import DESCRIPTION, Dataset
     from lost.errors import CheckpointError, UserError
+    from lost.verification import faults as checkpoint_faults
 
-    faults: list[str] = []
-    checked: list[Path] = []
+    found: dict[Path, list[str]] = {}
     if (path / DESCRIPTION).exists():
-        checked, faults = [path], list(Dataset(path).faults())
+        found[path] = list(Dataset(path).faults())
     else:
         checked = checkpoints(path / "checkpoints") or [path]
         if not (path / MANIFEST).exists() and checked == [path]:
             raise UserError(f"{path} holds neither a prepared set nor a checkpoint; expected what `lost` wrote")
         for each in checked:
             try:
-                faults += open_checkpoint(each).faults()
+                found[each] = list(checkpoint_faults(open_checkpoint(each)))
             except CheckpointError as error:
-                faults.append(str(error))
-    value = {"checked": [str(each) for each in checked], "faults": faults}
-    answer(as_json, value, [*faults, *(f"{each} is whole" for each in checked if not faults)])
+                found[each] = [str(error)]
+    faults = [fault for each in found.values() for fault in each]
+    value = {"checked": [str(each) for each in found], "faults": faults}
+    answer(as_json, value, [*faults, *(f"{each} is whole" for each, wrong in found.items() if not wrong)])
     if faults:
         raise typer.Exit(2)

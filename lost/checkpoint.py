@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 import lost
 from lost.config import Config
-from lost.engine import Engine
+from lost.engine import Engine, NamedArrays
 from lost.errors import CheckpointError
 from lost.files import (
     Seal,
@@ -29,11 +29,12 @@ from lost.files import (
     sweep,
     whole_folder,
 )
-from lost.tensors import read_tensors, write_tensors
+from lost.tensors import PART_BYTES, read_tensors, write_tensors
 from lost.tokenizer import FILE as TOKENIZER
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
 _FORMAT = 1
 _PATTERN = "step-*"
 
@@ -92,6 +93,11 @@ class Checkpoint:
         """Yield the optimizer's moments; nothing if the checkpoint was written without them."""
         return self._tensors("optimizer")
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a training can go on from it: it has moments, or needs none yet."""
+        return self.progress.step == 0 or any(name.startswith("optimizer-") for name in self.files)
+
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the run."""
         return load_tokenizer(self.path)
@@ -108,14 +114,30 @@ def save(folder: Path, engine: Engine, config: Config, progress: Progress, token
         CheckpointError: what was read back is not what was written.
     """
     path = place(folder, progress.step)
+    checkpoint = write(path, engine.dump(), engine.optimizer_state(), config, progress, tokenizer)
+    replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
+    return checkpoint
+
+
+def write(
+    path: Path,
+    parameters: NamedArrays,
+    moments: NamedArrays,
+    config: Config,
+    progress: Progress,
+    tokenizer: Tokenizer,
+    part_bytes: int = PART_BYTES,
+) -> Checkpoint:
+    """Write a checkpoint, in the place of one that is there already, and verify it.
+
+    Raises:
+        StorageError: the disk refused; nothing older was touched.
+        CheckpointError: what was read back is not what was written.
+    """
     with whole_folder(path, replace=True) as partial:
-        files = write_tensors(partial, "model", engine.dump())
-        files |= write_tensors(partial, "optimizer", engine.optimizer_state())
-        described = {"architectures": ["LostForCausalLM"], "model_type": "lost", **config.model.model_dump()}
-        contents = {
-            "config.json": _json({**described, "projection": config.projection.model_dump()}),
-            TOKENIZER: tokenizer.model,
-        }
+        files = write_tensors(partial, "model", parameters, part_bytes)
+        files |= write_tensors(partial, "optimizer", moments, part_bytes)
+        contents = {CONFIG: _json(model_description(config)), TOKENIZER: tokenizer.model}
         for name, content in contents.items():
             (partial / name).write_bytes(content)
             files[name] = seal(content)
@@ -131,8 +153,13 @@ def save(folder: Path, engine: Engine, config: Config, progress: Progress, token
         (partial / MANIFEST).write_bytes(sealed_json(manifest))
     checkpoint = open_checkpoint(path)
     checkpoint.verify()
-    replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
     return checkpoint
+
+
+def model_description(config: Config) -> dict[str, Any]:
+    """Return what config.json says: the model with Hugging Face's names, and its projections."""
+    described = {"architectures": ["LostForCausalLM"], "model_type": "lost", **config.model.model_dump(mode="json")}
+    return {**described, "projection": config.projection.model_dump(mode="json")}
 
 
 def place(folder: Path, step: int) -> Path:

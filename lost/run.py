@@ -110,6 +110,11 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
         )
     if changes:
         reporter.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
+    if not start.resumable:
+        raise CheckpointError(
+            f"{start.path} holds no optimizer state (it was written by `lost convert --weights-only`): it can be "
+            "evaluated, but training can't go on from it; expected a whole checkpoint; use the one it was made from"
+        )
     if start.progress.data != dataset.fingerprint:
         raise DataError(
             f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, or other text); expected "

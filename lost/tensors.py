@@ -12,11 +12,11 @@ from lost.engine import NamedArrays
 from lost.errors import CheckpointError
 from lost.files import Seal, seal
 
-_PART_BYTES = 1 << 30
+PART_BYTES = 1 << 30
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "I32": np.dtype(np.int32)}
 
 
-def write_tensors(folder: Path, stem: str, arrays: NamedArrays, part_bytes: int = _PART_BYTES) -> dict[str, Seal]:
+def write_tensors(folder: Path, stem: str, arrays: NamedArrays, part_bytes: int = PART_BYTES) -> dict[str, Seal]:
     """Write `<stem>-00001.safetensors` and so on, a new file once one holds `part_bytes`.
 
     Returns:

@@ -1,17 +1,25 @@
 """What several tests need: a tiny model, a small prepared set, the command line called in this process."""
 
+import ctypes
 import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lost.config import Config
 from lost.dataset import Dataset
+from lost.engine import Engine
 from lost.prepare import prepare
 from lost.sources import Sources
+
+if sys.platform == "linux":
+    # MLX's own BLAS is slow on Linux. PyTorch's stands in for it, as long as it's there before MLX is imported.
+    ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
 
 _WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low"
 
@@ -65,6 +73,21 @@ def prepared(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dat
     out = tmp_path_factory.mktemp("prepared") / "data"
     prepare(Sources([text_folder]), out, 320, 0.1)
     return Dataset(out)
+
+
+def logits_of(engine: Engine, tokens: np.ndarray) -> np.ndarray:
+    """Whole logits, by the model that the engine trains."""
+    if engine.backend == "torch":
+        with torch.no_grad():
+            return engine.model.logits(torch.from_numpy(tokens)).numpy()  # type: ignore[attr-defined]
+    import mlx.core as mx
+
+    return np.array(engine.model(mx.array(tokens)))  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def logits() -> Callable[[Engine, np.ndarray], np.ndarray]:
+    return logits_of
 
 
 @dataclass(frozen=True)

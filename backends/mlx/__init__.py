@@ -4,9 +4,9 @@ from importlib.metadata import version
 
 import mlx.core  # noqa: F401 - first, so that a missing library of its own is what is reported
 
-_OLDEST = (0, 32)
+_OLDEST = (0, 32, 2)
 
-if tuple(int(part) for part in version("mlx").split(".")[:2]) < _OLDEST:
+if tuple(int(part) for part in version("mlx").split(".")[:3]) < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ from lost.budget import budget
 from lost.config import Config
 from lost.configfile import load_config
 from lost.engine import create_engine
-from lost.errors import BackendError, CheckpointError
+from lost.errors import BackendError
 from lost.initial import initial_values
 from lost.parameters import parameter_table
 
@@ -67,32 +66,6 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
         np.testing.assert_allclose(values(engine)[name], tensor.detach().numpy(), atol=2e-5, err_msg=name)
 
 
-def test_accumulation_equals_the_whole_batch(config: Callable[..., Config]) -> None:
-    settings = config()
-    rows = batches(1, 8)[0].tokens
-    reports, ends = [], []
-    for size in (1, 8):
-        engine = started(settings)
-        parts = [Batch(rows[start : start + size]) for start in range(0, 8, size)]
-        reports.append(engine.step(parts, rows[:, 1:].size, 0.01).read())
-        ends.append(dict(engine.optimizer_state()))
-    np.testing.assert_allclose(reports[0], reports[1], rtol=1e-6)
-    for name, moment in ends[0].items():
-        np.testing.assert_allclose(moment, ends[1][name], atol=1e-7, err_msg=name)
-
-
-def test_predictions_that_are_not_counted_do_not_teach(config: Callable[..., Config]) -> None:
-    rows = batches(1, 2)[0].tokens
-    counted = np.zeros((2, 8), bool)
-    counted[:, :5] = True
-    short = started(config()), started(config())
-    for engine, batch in zip(short, (Batch(rows, counted), Batch(rows[:, :6])), strict=True):
-        assert batch.predictions == 10
-        engine.step([batch], 10, 0.01)
-    for (name, first), (_, second) in zip(short[0].optimizer_state(), short[1].optimizer_state(), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-7, err_msg=name)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 130, 700])
 def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,80 +104,6 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     with Watch():
         head_loss(x, weight, torch.zeros(1000, dtype=torch.long)).backward()
     assert 0 < widest <= 64
-
-
-def test_mixed_and_pure_bfloat16(config: Callable[..., Config]) -> None:
-    full = started(config())
-    for params in ("float32", "bfloat16"):
-        settings = config(train={"dtype": "bfloat16", "param_dtype": params})
-        engine = started(settings)
-        for batch in batches(5, 4):
-            loss = engine.step([batch], batch.predictions, 0.01).read()[0]
-            wanted = full.step([batch], batch.predictions, 0.01).read()[0] if params == "float32" else loss
-            assert loss == pytest.approx(wanted, rel=0.03)
-        kinds = {value.dtype for name, value in engine.dump() if "channels" not in name}
-        assert kinds == {np.dtype(np.float32 if params == "float32" else ml_dtypes.bfloat16)}
-        assert {value.dtype for _, value in engine.optimizer_state()} == kinds
-
-
-def test_small_updates_survive_only_in_float32(config: Callable[..., Config]) -> None:
-    """Why weights are kept in float32: near 1, bfloat16 can't tell 1 from 1.0001."""
-    for params, moved in (("float32", True), ("bfloat16", False)):
-        engine = started(config(train={"dtype": "bfloat16", "param_dtype": params}))
-        for batch in batches(5, 4):
-            engine.step([batch], batch.predictions, 1e-4)
-        assert bool((values(engine)["model.norm.weight"].astype(np.float32) != 1).any()) is moved
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_state_goes_out_and_in_bit_for_bit(config: Callable[..., Config], dtype: str) -> None:
-    settings = config(train={"dtype": dtype, "param_dtype": dtype})
-    engine, data = started(settings), batches(6, 4)
-    for batch in data[:3]:
-        engine.step([batch], batch.predictions, 0.01)
-    other = TorchEngine(settings, "cpu")
-    other.load(engine.dump())
-    other.load_optimizer_state(engine.optimizer_state(), 3)
-    for batch in data[3:]:
-        first, second = (each.step([batch], batch.predictions, 0.01).read() for each in (engine, other))
-        assert first == second
-    for name, value in values(engine).items():
-        assert value.tobytes() == values(other)[name].tobytes(), name
-
-
-def test_arrays_that_do_not_fit_are_refused(config: Callable[..., Config]) -> None:
-    engine, good = TorchEngine(config(), "cpu"), dict(initial_values(config()))
-    for changed, named in (
-        ({"model.norm.weight": np.ones(3, np.float32)}, "model.norm.weight has shape"),
-        ({"stranger": np.ones(3, np.float32)}, "stranger has shape"),
-        ({"model.norm.weight": None}, "1 arrays are missing, model.norm.weight"),
-    ):
-        arrays = {**good, **changed}
-        with pytest.raises(CheckpointError, match=named):
-            engine.load((name, array) for name, array in arrays.items() if array is not None)
-
-
-@pytest.mark.parametrize("kind", ["lost", "dense"])
-def test_generation_with_a_cache_equals_reading_anew(config: Callable[..., Config], kind: str) -> None:
-    engine = started(config(projection={"kind": kind}, model={"initializer_range": 1.0}))
-    prompt = [3, 1, 4, 1, 5]
-    fast = list(engine.generate(prompt, lambda logits: int(logits.argmax()), 20))
-    slow = list(prompt)
-    for _ in range(20):
-        with torch.no_grad():
-            slow.append(int(engine.model.logits(torch.tensor([slow]))[0, -1].argmax()))
-    assert fast == slow[5:]
-    assert len(set(fast)) > 3
-
-
-def test_compiled_step_equals_eager(config: Callable[..., Config]) -> None:
-    small = {"num_hidden_layers": 1}
-    eager, compiled = started(config(model=small)), started(config(model=small, train={"compile": True}))
-    for batch in batches(2, 4):
-        first, second = (each.step([batch], batch.predictions, 0.01).read() for each in (eager, compiled))
-        np.testing.assert_allclose(first, second, rtol=1e-5)
-    for name, value in values(eager).items():
-        np.testing.assert_allclose(value, values(compiled)[name], atol=1e-4, err_msg=name)
 
 
 def test_devices_that_are_not_here() -> None:

@@ -1,16 +1,19 @@
-"""The torch model against the numpy reference, in logits and in every gradient."""
+"""Both backends against the numpy reference, and against each other, in logits and in every gradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lost import reference
-from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.loss import head_loss
 from lost.backends.torch.model import rotary_tables
+from lost.batches import Batch
 from lost.config import Config
+from lost.engine import BACKENDS, create_engine
+from lost.initial import initial_values
 from lost.parameters import parameter_table
 
 CASES = [
@@ -36,30 +39,29 @@ def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
     return values
 
 
-def engine_with(config: Config, values: dict[str, np.ndarray]) -> TorchEngine:
-    engine = TorchEngine(config, "cpu")
+def engine_with(config: Config, values: dict[str, np.ndarray], backend: str) -> Any:
+    engine = create_engine(config, backend, "cpu")
     engine.load(
         (name, value.astype(np.float32) if value.dtype != np.int32 else value) for name, value in values.items()
     )
     return engine
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("projection", CASES)
-def test_logits(config: Callable[..., Config], projection: dict, tied: bool) -> None:
+def test_logits(config: Callable[..., Config], logits: Callable, projection: dict, tied: bool, backend: str) -> None:
     settings = config(projection=projection, model={"tie_word_embeddings": tied})
     values = random_values(settings, np.float32)
     tokens = np.random.default_rng(0).integers(0, 19, (3, 11))
-    engine = engine_with(settings, values)
-    with torch.no_grad():
-        found = engine.model.logits(torch.from_numpy(tokens)).numpy()
+    found = logits(engine_with(settings, values, backend), tokens)
     np.testing.assert_allclose(found, reference.logits(settings, values, tokens), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("projection", CASES)
 def test_every_gradient(config: Callable[..., Config], projection: dict, tied: bool) -> None:
-    """Central differences of the reference in float64, entry by entry, against autograd in float64."""
+    """Central differences of the reference in float64, entry by entry: torch in float64, MLX in float32."""
     small = {
         "hidden_size": 8,
         "intermediate_size": 6,
@@ -67,20 +69,27 @@ def test_every_gradient(config: Callable[..., Config], projection: dict, tied: b
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }
-    settings = config(projection={"rank": 3, **projection}, model={**small, "tie_word_embeddings": tied})
-    values = random_values(settings, np.float64)
+    settings = config(
+        projection={"rank": 3, **projection}, model={**small, "tie_word_embeddings": tied}, train={"grad_clip": 0.0}
+    )
+    values = {
+        name: value if value.dtype == np.int32 else value.astype(np.float64)
+        for name, value in random_values(settings, np.float32).items()
+    }
     tokens = np.random.default_rng(0).integers(0, 7, (2, 6))
-    found = gradients(settings, values, tokens)
-    assert found.keys() == {name for name, row in parameter_table(settings).items() if row.trained}
+    expected = reference.gradients(settings, values, tokens)
+    assert expected.keys() == {name for name, row in parameter_table(settings).items() if row.trained}
+    found = double_gradients(settings, values, tokens)
+    assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        np.testing.assert_allclose(
-            gradient, differences(settings, values, tokens, name), atol=1e-8, rtol=1e-6, err_msg=name
-        )
+        np.testing.assert_allclose(gradient, expected[name], atol=1e-8, rtol=1e-6, err_msg=name)
+    for name, gradient in gradients(settings, values, tokens, "mlx").items():
+        assert np.linalg.norm(gradient - expected[name]) <= 1e-5 * np.linalg.norm(expected[name]), name
 
 
-def gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Gradients by the code that trains, in float64."""
-    engine = engine_with(config, values)
+def double_gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients by the torch code that trains, in float64."""
+    engine = engine_with(config, values, "torch")
     model = engine.model.double()
     model.model.dtype = torch.float64
     shape = config.model.max_position_embeddings, config.model.head_dim, config.model.rope_theta
@@ -94,24 +103,45 @@ def gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray)
     return {name: tensor.grad.numpy() for name, tensor in model.named_parameters() if tensor.grad is not None}
 
 
-def differences(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray, name: str) -> np.ndarray:
-    step, result = 1e-5, np.empty_like(values[name])
-    for place in np.ndindex(result.shape):
-        ends = []
-        for sign in (1, -1):
-            moved = values[name].copy()
-            moved[place] += sign * step
-            ends.append(reference.loss(config, {**values, name: moved}, tokens))
-        result[place] = (ends[0] - ends[1]) / (2 * step)
-    return result
+def gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray, backend: str) -> dict[str, np.ndarray]:
+    """Gradients as a step leaves them in the first moments, unclipped."""
+    engine = engine_with(config, values, backend)
+    batch = Batch(tokens.astype(np.int32))
+    engine.step([batch], batch.predictions, 1e-3)
+    share = 1 - config.optimizer.betas[0]
+    return {
+        name.removesuffix(".exp_avg"): value.astype(np.float64) / share
+        for name, value in engine.optimizer_state()
+        if name.endswith(".exp_avg")
+    }
 
 
-def test_loss_matches_the_engine(config: Callable[..., Config]) -> None:
-    from lost.batches import Batch
+@pytest.mark.parametrize("key_value_heads", [1, 2, 4])
+@pytest.mark.parametrize("projection", CASES)
+def test_backends_agree(
+    config: Callable[..., Config], logits: Callable, projection: dict, key_value_heads: int
+) -> None:
+    """At a size where sums are long, grouped queries and tied embeddings among it."""
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "vocab_size": 300}
+    settings = config(
+        projection={"rank": 16, **projection},
+        model={**sizes, "num_key_value_heads": key_value_heads, "tie_word_embeddings": key_value_heads == 2},
+        train={"grad_clip": 0.0},
+    )
+    values = dict(initial_values(settings.replace("model", initializer_range=0.1)))
+    tokens = np.random.default_rng(0).integers(0, 300, (4, 33))
+    torch_logits, mlx_logits = (logits(engine_with(settings, values, name), tokens) for name in BACKENDS)
+    np.testing.assert_allclose(mlx_logits, torch_logits, atol=1e-5)
+    expected, found = (gradients(settings, values, tokens, name) for name in BACKENDS)
+    for name, gradient in found.items():
+        assert np.linalg.norm(gradient - expected[name]) <= 1e-5 * np.linalg.norm(expected[name]), name
 
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loss_matches_the_engine(config: Callable[..., Config], backend: str) -> None:
     settings = config()
     values = random_values(settings, np.float32)
     tokens = np.random.default_rng(0).integers(0, 19, (4, 9)).astype(np.int32)
-    nll, count = engine_with(settings, values).evaluate([Batch(tokens)])
+    nll, count = engine_with(settings, values, backend).evaluate([Batch(tokens)])
     assert count == 32
     assert nll / count == pytest.approx(reference.loss(settings, values, tokens), abs=1e-6)

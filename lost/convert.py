@@ -1,0 +1,89 @@
+"""A checkpoint re-written: in another type, without the optimizer's state, in files of another size."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+
+from lost import checkpoint
+from lost.checkpoint import Checkpoint
+from lost.config import Config
+from lost.engine import NamedArrays
+from lost.errors import CheckpointError
+from lost.tensors import PART_BYTES
+
+DType = Literal["float32", "bfloat16"]
+_NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def rewrite(
+    source: Checkpoint,
+    path: Path,
+    dtype: DType | None = None,
+    weights_only: bool = False,
+    part_bytes: int = PART_BYTES,
+    overwrite: bool = False,
+) -> Checkpoint:
+    """Write `source` anew as the checkpoint `path`, and compare every array of it with the source's.
+
+    Args:
+        source: a verified checkpoint.
+        path: a folder that doesn't exist yet.
+        dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` follows, and `dtype` where
+            it would be finer than the weights. None: as they are.
+        weights_only: leave out the moments; training can't go on from the result.
+        part_bytes: start a new file once one holds this much.
+        overwrite: replace a checkpoint that is there.
+
+    Raises:
+        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        StorageError: the disk refused.
+    """
+    if path.resolve() == source.path.resolve():
+        raise CheckpointError(f"{path} is the source itself; expected another place")
+    if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
+        raise CheckpointError(
+            f"{path} is already there; expected a new folder; choose another, or, to replace a checkpoint, add "
+            "--overwrite"
+        )
+    moments = () if weights_only else source.moments()
+    written = checkpoint.write(
+        path,
+        _cast(source.parameters(), dtype),
+        _cast(moments, dtype),
+        _follow(source.config, dtype),
+        source.progress,
+        source.tokenizer(),
+        part_bytes,
+    )
+    _compare(_cast(source.parameters(), dtype), written.parameters())
+    _compare(_cast(() if weights_only else source.moments(), dtype), written.moments())
+    return written
+
+
+def _cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in arrays:
+        yield name, array.astype(_NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
+
+
+def _follow(config: Config, dtype: DType | None) -> Config:
+    if dtype is None:
+        return config
+    computed = "bfloat16" if dtype == "bfloat16" else config.train.dtype
+    return config.replace("train", param_dtype=dtype, dtype=computed)
+
+
+def _compare(meant: NamedArrays, found: NamedArrays) -> None:
+    wanted, got = _digests(meant), _digests(found)
+    if differing := sorted(name for name in wanted | got if wanted.get(name) != got.get(name)):
+        raise CheckpointError(
+            f"{len(differing)} arrays, {differing[0]} among them, were not written as meant; remove the result and "
+            "convert again, to another disk if this repeats"
+        )
+
+
+def _digests(arrays: NamedArrays) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (each.dtype.name, each.shape, hashlib.sha256(each.tobytes()).digest()) for name, each in arrays}

@@ -1,0 +1,138 @@
+"""What is MLX's own: the chunked loss, memory and its estimate, frozen channels, devices, a missing or old package."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from lost.backends.mlx import devices, loss
+from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.loss import head_loss, head_nll
+from lost.batches import Batch
+from lost.budget import budget
+from lost.config import Config
+from lost.errors import BackendError
+from lost.initial import initial_values
+
+
+def started(config: Config) -> MlxEngine:
+    engine = MlxEngine(config, "cpu")
+    engine.load(initial_values(config))
+    return engine
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("rows", [1, 130, 700])
+def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "logits_at_once", lambda *place: 300 * 100)
+    random = np.random.default_rng(0)
+    x = mx.array(random.standard_normal((rows, 24)) * 2, dtype)
+    weight = mx.array(random.standard_normal((300, 24)), mx.float32)
+    targets, counted = mx.array(random.integers(0, 300, rows)), mx.arange(rows) % 3 != 0
+
+    def ours(x: mx.array, weight: mx.array) -> mx.array:
+        return head_loss(x, weight, targets, counted) * 0.5
+
+    def theirs(x: mx.array, weight: mx.array) -> mx.array:
+        logits = (x @ weight.astype(dtype).T).astype(mx.float32)
+        return (nn.losses.cross_entropy(logits, targets) * counted).sum() * 0.5
+
+    found, found_gradients = mx.value_and_grad(ours, argnums=(0, 1))(x, weight)
+    wanted, wanted_gradients = mx.value_and_grad(theirs, argnums=(0, 1))(x, weight)
+    tolerance = 1e-5 if dtype == mx.float32 else 2e-2
+    assert found.item() == pytest.approx(wanted.item(), rel=tolerance)
+    for own, other in zip(found_gradients, wanted_gradients, strict=True):
+        assert own.dtype == other.dtype
+        error = mx.linalg.norm((own - other).astype(mx.float32)) - tolerance * mx.linalg.norm(other.astype(mx.float32))
+        assert error.item() <= 0
+    total = (head_nll(x, weight, targets) * counted).sum().item() * 0.5
+    assert total == pytest.approx(found.item(), rel=1e-5, abs=1e-6)
+
+
+def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 chunks: some are under way at once, but by far not all."""
+    rows, vocab, hidden = 4096, 2048, 32
+    monkeypatch.setattr(loss, "logits_at_once", lambda *place: rows * vocab // 16)
+    x, weight = mx.random.normal((rows, hidden)), mx.random.normal((vocab, hidden))
+    targets, counted = mx.zeros(rows, mx.int32), mx.ones(rows, mx.bool_)
+    mx.eval(x, weight, targets, counted)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(mx.grad(lambda *arrays: head_loss(*arrays, targets, counted), argnums=(0, 1))(x, weight))
+    assert mx.get_peak_memory() - before < rows * vocab * 4
+
+
+def test_accumulation_takes_less_memory_than_the_whole_batch(config: Callable[..., Config]) -> None:
+    settings = config(model={"hidden_size": 64, "intermediate_size": 160}, data={"seq_len": 64})
+    rows = np.random.default_rng(0).integers(0, 19, (8, 65)).astype(np.int32)
+    peaks = []
+    for size in (1, 8):
+        engine = started(settings)
+        parts = [Batch(rows[start : start + size]) for start in range(0, 8, size)]
+        engine.step(parts, rows[:, 1:].size, 0.01).read()
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        engine.step(parts, rows[:, 1:].size, 0.01).read()
+        peaks.append(engine.memory()["memory_bytes"] - before)
+    assert peaks[0] < 0.5 * peaks[1]
+
+
+@pytest.mark.parametrize("checkpointed", ["none", "full"])
+@pytest.mark.parametrize("kind", ["lost", "dense", "lowrank"])
+@pytest.mark.parametrize("micro_batch", [2, 8])
+def test_plan_estimates_the_peak(config: Callable[..., Config], kind: str, checkpointed: str, micro_batch: int) -> None:
+    """On a CPU, uncompiled. How far MLX runs ahead of what it frees varies from time to time."""
+    settings = config(
+        model={"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "vocab_size": 1024,
+               "max_position_embeddings": 256},
+        projection={"kind": kind, "rank": 32},
+        data={"seq_len": 256},
+        train={"batch_size": 8, "micro_batch_size": micro_batch, "checkpoint_activations": checkpointed},
+    )  # fmt: skip
+    engine = started(settings)
+    rows = np.random.default_rng(0).integers(0, 1024, (8, 257)).astype(np.int32)
+    parts = [Batch(rows[start : start + micro_batch]) for start in range(0, 8, micro_batch)]
+    engine.step(parts, rows[:, 1:].size, 0.01).read()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    engine.step(parts, rows[:, 1:].size, 0.01).read()
+    memory = budget(settings, "mlx").memory
+    assert engine.memory()["memory_bytes"] - before == pytest.approx(memory.gradients + memory.activations, rel=0.3)
+
+
+def test_memory_has_three_figures_and_a_bounded_cache(config: Callable[..., Config]) -> None:
+    settings = config(train={"batch_size": 64, "micro_batch_size": 64})
+    engine = started(settings)
+    batch = Batch(np.random.default_rng(0).integers(0, 19, (64, 9)).astype(np.int32))
+    for _ in range(3):
+        engine.step([batch], batch.predictions, 0.01).read()
+    memory = engine.memory()
+    assert memory.keys() == {"memory_bytes", "memory_active_bytes", "memory_cache_bytes"}
+    assert memory["memory_bytes"] > memory["memory_active_bytes"] > 0
+    limit = budget(settings, "mlx").memory
+    assert 0 < memory["memory_cache_bytes"] <= limit.activations + limit.gradients
+
+
+def test_channels_are_kept_but_never_trained(config: Callable[..., Config]) -> None:
+    model = started(config()).model
+    names, trained = (dict(tree_flatten(each)) for each in (model.parameters(), model.trainable_parameters()))
+    channels = {name for name in names if name.endswith(".channels")}
+    assert len(channels) == 14
+    assert names.keys() - trained.keys() == channels
+
+
+def test_devices_that_are_not_here(config: Callable[..., Config]) -> None:
+    with pytest.raises(BackendError, match="MLX devices are auto, cpu and gpu"):
+        devices.resolve("cuda")
+    if "gpu" not in devices.available():
+        with pytest.raises(BackendError, match=r"--device gpu: .* sees no such device here; available: cpu"):
+            devices.resolve("gpu")
+    if not mx.metal.is_available():
+        with pytest.raises(BackendError, match="only Metal wires memory"):
+            devices.wire(1 << 30)
