@@ -1,6 +1,7 @@
 """What users get wrong: each answered in words, with exit code 2 and nothing lost."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +226,34 @@ def test_framework_missing(
     assert "install it with: pip install --upgrade torch" in answer.err
     assert lost("plan", "quickstart").code == 0
     assert lost("doctor").code == 1
+
+
+def test_too_large_for_the_device(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything is touched, on either backend, with a batch that fits; which then trains."""
+    for backend in ("torch", "mlx"):
+        monkeypatch.setattr(f"lost.backends.{backend}.capacity", lambda device: 2 << 20)
+        command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / backend, "--backend", backend)
+        command += ("--set", "train.batch_size=64", "--set", "schedule.steps=2")
+        answer = lost(*command, "--set", "train.micro_batch_size=64")
+        assert answer.code == 2
+        assert "training needs about" in answer.err
+        assert not (tmp_path / backend).exists()
+        fits = answer.err.partition("the nearest that fits is ")[2].partition(",")[0].split()
+        assert lost(*command, *fits).code == 0
+
+
+def test_wired_memory_is_only_metals(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--wired-gib", 1)
+    answer = lost(*command, "--backend", "torch")
+    assert answer.code == 2
+    assert "only --backend mlx wires memory" in answer.err
+    if sys.platform == "linux":
+        assert "there is none here" in lost(*command, "--backend", "mlx").err
+    assert not (tmp_path / "run").exists()
+
+
+def test_self_test_options_without_it(lost: Lost) -> None:
+    assert lost("doctor", "--device", "cpu").code == 2
+    assert lost("doctor", "--self-test", "--backend", "torch", "--device", "tpu").code == 2

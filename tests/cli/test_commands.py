@@ -15,7 +15,9 @@ from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.configfile import load_config
 from lost.dataset import Dataset
+from lost.engine import BACKENDS
 from lost.parameters import parameter_table
+from lost.projections import KINDS
 
 Lost = Callable[..., object]
 
@@ -150,6 +152,20 @@ def test_doctor(lost: Lost) -> None:
     assert value["packages"]["numpy"] == np.__version__
 
 
+def test_self_test(lost: Lost) -> None:
+    """On the CPU of both backends, against the numpy reference; what is seen elsewhere is printed likewise."""
+    answer = lost("doctor", "--self-test", "--device", "cpu", "--json")
+    assert answer.code == 0, answer.err
+    checks = json.loads(answer.out)["self_test"]
+    assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
+        (backend, kind, dtype) for backend in BACKENDS for kind in KINDS for dtype in ("float32", "bfloat16")
+    }
+    assert {check["quantity"] for check in checks} == {"logits", "evaluation", "gradients", "losses", "weights"}
+    assert all(check["passed"] for check in checks)
+    assert max(check["error"] for check in checks if check["dtype"] == "float32") < 1e-5
+    assert answer.err.count("ok") == 12
+
+
 def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     assert lost("verify", prepared.path).code == 0
     value = json.loads(lost("verify", run, "--json").out)
@@ -165,7 +181,7 @@ def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> Non
 
 def test_help_names_every_command(lost: Lost) -> None:
     answer = lost("--help")
-    for name in ("prepare", "train", "eval", "generate", "inspect", "verify", "plan", "doctor"):
+    for name in ("convert", "prepare", "train", "eval", "generate", "inspect", "verify", "plan", "doctor"):
         assert f"  {name} " in answer.out
         assert lost(name, "--help").code == 0
 

@@ -16,7 +16,7 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.dataset import Dataset
-from lost.engine import StepReport
+from lost.engine import BACKENDS, StepReport
 
 Lost = Callable[..., object]
 STEPS = 60
@@ -47,19 +47,21 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
     raise AssertionError(f"the run ended before step {step}")
 
 
-def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str) -> None:
     """60 steps straight, against 60 steps killed with kill -9 at step 37 and resumed from the checkpoint at 30."""
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    subprocess.run(command(tiny_yaml, prepared, straight), check=True, capture_output=True, timeout=300)
-    with subprocess.Popen(command(tiny_yaml, prepared, killed), stdout=subprocess.PIPE, text=True) as process:
+    straight, killed, on = tmp_path / "straight", tmp_path / "killed", ("--backend", backend)
+    subprocess.run(command(tiny_yaml, prepared, straight, *on), check=True, capture_output=True, timeout=300)
+    with subprocess.Popen(command(tiny_yaml, prepared, killed, *on), stdout=subprocess.PIPE, text=True) as process:
         wait_for_step(process, 37)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert max(losses(killed)) >= 37
     again = subprocess.run(
-        command(tiny_yaml, prepared, killed), check=True, capture_output=True, text=True, timeout=300
+        command(tiny_yaml, prepared, killed, *on), check=True, capture_output=True, text=True, timeout=300
     )
     assert "from step 30" in again.stdout
+    assert f"on {backend} cpu" in again.stdout
     assert losses(killed) == losses(straight)
     assert len(losses(killed)) == STEPS
     assert state(killed) == state(straight)
@@ -95,11 +97,11 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "train.eval_every=5")
-    monkeypatch.setattr("lost.signals.stop_on_signal", lambda announce: contextlib.nullcontext(lambda: True))
+    monkeypatch.setattr("lost.signals.stop_on_signal", lambda *arguments: contextlib.nullcontext(lambda: True))
     assert lost(*arguments).code == 130  # after its first step
     monkeypatch.setattr(
         "lost.signals.stop_on_signal",
-        lambda announce: contextlib.nullcontext(iter([False] * 3 + [True] * 99).__next__),
+        lambda *arguments: contextlib.nullcontext(iter([False] * 3 + [True] * 99).__next__),
     )
     assert lost(*arguments).code == 130  # after step 5
     assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()

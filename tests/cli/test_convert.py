@@ -1,0 +1,141 @@
+"""`lost convert --to lost` and `lost verify`: re-written, compared, found out when wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lost import checkpoint
+from lost.checkpoint import Checkpoint, open_checkpoint
+from lost.dataset import Dataset
+from lost.verification import faults
+
+Lost = Callable[..., object]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("convert")
+
+
+@pytest.fixture
+def run(lost: Lost, tiny_yaml: Path, prepared: Dataset, folder: Path) -> Path:
+    if not (folder / "run").exists():
+        done = lost("train", tiny_yaml, "--data", prepared.path, "--out", folder / "run", "--set", "schedule.steps=4")
+        assert done.code == 0, done.err
+    return folder / "run"
+
+
+@pytest.fixture
+def source(run: Path) -> Checkpoint:
+    return open_checkpoint(run / "checkpoints" / "step-00000004")
+
+
+def test_other_file_sizes_change_nothing(lost: Lost, run: Path, source: Checkpoint, tmp_path: Path) -> None:
+    wide = dict(source.parameters())
+    answer = lost("convert", run, tmp_path / "out", "--part-mib", 1, "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["optimizer"] is True
+    written = open_checkpoint(tmp_path / "out")
+    assert (written.config, written.progress) == (source.config, source.progress)
+    assert {name: value.tobytes() for name, value in written.parameters()} == {n: v.tobytes() for n, v in wide.items()}
+    assert lost("verify", tmp_path / "out").code == 0
+
+    from lost.convert import rewrite
+
+    many = rewrite(source, tmp_path / "many", part_bytes=2000)
+    assert len(many.files) > 20
+    assert list(faults(many)) == []
+
+
+def test_bfloat16_rounds_and_says_so(lost: Lost, run: Path, source: Checkpoint, tmp_path: Path) -> None:
+    assert lost("convert", run, tmp_path / "out", "--dtype", "bfloat16").code == 0
+    written = open_checkpoint(tmp_path / "out")
+    assert (written.config.train.param_dtype, written.config.train.dtype) == ("bfloat16", "bfloat16")
+    for name, value in (*source.parameters(), *source.moments()):
+        found = dict((*written.parameters(), *written.moments()))[name]
+        expected = value if value.dtype == np.int32 else value.astype(ml_dtypes.bfloat16)
+        assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+    assert list(faults(written)) == []
+    losses = [json.loads(lost("eval", path, "--json").out) for path in (run, tmp_path / "out")]
+    assert losses[1]["nll"] == pytest.approx(losses[0]["nll"], rel=1e-3)
+    assert lost("convert", tmp_path / "out", tmp_path / "back", "--dtype", "float32").code == 0
+    assert open_checkpoint(tmp_path / "back").config.train.param_dtype == "float32"
+
+
+def test_weights_only_is_for_use(
+    lost: Lost, run: Path, source: Checkpoint, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "moved" / "checkpoints" / "step-00000004"
+    assert lost("convert", run, out, "--weights-only").code == 0
+    assert list(open_checkpoint(out).moments()) == []
+    assert lost("verify", out).code == 0
+    evaluated = [lost("eval", path, "--json").out for path in (run, out)]
+    assert evaluated[0] == evaluated[1]
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "moved", "--set", "schedule.steps=4")
+    assert answer.code == 2
+    assert "holds no optimizer state" in answer.err
+
+
+def test_nothing_is_overwritten_unasked(lost: Lost, run: Path, source: Checkpoint, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    for arguments in ((run, mine), (run, mine, "--overwrite"), (run, source.path), (run, source.path, "--overwrite")):
+        answer = lost("convert", *arguments)
+        assert answer.code == 2
+        assert "expected a" in answer.err
+    assert (mine / "thesis.txt").exists()
+    assert lost("verify", run).code == 0
+    assert lost("convert", run, tmp_path / "out").code == 0
+    assert lost("convert", run, tmp_path / "out", "--overwrite", "--weights-only").code == 0
+    assert lost("convert", run, tmp_path / "other", "--to", "gguf").code == 2
+
+
+def rewritten(source: Checkpoint, path: Path, **changes: np.ndarray | None) -> Checkpoint:
+    """A checkpoint whose seals are right and whose content isn't."""
+
+    def changed(arrays: object) -> list[tuple[str, np.ndarray]]:
+        found = dict(arrays)  # type: ignore[call-overload]
+        found |= {name: value for name, value in changes.items() if name in found}
+        return [(name, value) for name, value in found.items() if value is not None]
+
+    parts = changed(source.parameters()), changed(source.moments())
+    return checkpoint.write(path, *parts, source.config, source.progress, source.tokenizer())
+
+
+def test_verify_looks_inside(source: Checkpoint, tmp_path: Path) -> None:
+    arrays = dict((*source.parameters(), *source.moments()))
+    up, channels = "model.layers.0.mlp.up_proj.up", "model.layers.0.mlp.up_proj.channels"
+    second = "model.norm.weight.exp_avg_sq"
+    nan = arrays[up].copy()
+    nan[0, 0] = np.nan
+    for name, value, wrong in (
+        (up, nan, "not finite"),
+        (up, None, "1 arrays are missing"),
+        (up, arrays[up][:, :-1], "expected float32"),
+        (up, arrays[up].astype(ml_dtypes.bfloat16), "expected float32"),
+        (channels, arrays[channels][::-1], "ascending channel numbers below 32"),
+        (channels, arrays[channels] + 32, "ascending channel numbers below 32"),
+        (second, -arrays[second] - 1, "negative squares"),
+        (second, None, "1 arrays are missing"),
+    ):
+        found = list(faults(rewritten(source, tmp_path / "wrong", **{name: value})))
+        assert len(found) == 1
+        assert wrong in found[0]
+    assert list(faults(rewritten(source, tmp_path / "right"))) == []
+
+
+def test_verify_names_the_damaged_checkpoint_of_a_run(lost: Lost, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shutil.copytree(copy / "checkpoints" / "step-00000004", copy / "checkpoints" / "step-00000005")
+    (copy / "checkpoints" / "step-00000005" / "config.json").write_text("{}")
+    answer = lost("verify", copy)
+    assert answer.code == 2
+    assert "step-00000004 is whole" in answer.out
+    assert "step-00000005/config.json is 2 bytes long" in answer.out

@@ -1,0 +1,69 @@
+"""Which backend `auto` means, and what is said where one can't be loaded."""
+
+import importlib.metadata
+import platform
+import sys
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+
+from lost import engine
+from lost.engine import backend_module, resolve_backend
+from lost.errors import BackendError
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "installed", "expected"),
+    [
+        ("darwin", "arm64", {"torch", "mlx.core"}, "mlx"),
+        ("darwin", "arm64", {"torch"}, "torch"),
+        ("darwin", "x86_64", {"torch", "mlx.core"}, "torch"),
+        ("linux", "x86_64", {"torch", "mlx.core"}, "torch"),
+        ("linux", "aarch64", {"mlx.core"}, "mlx"),
+        ("linux", "x86_64", set(), "torch"),
+    ],
+)
+def test_auto(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, installed: set[str], expected: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(engine, "find_spec", lambda name: object() if name in installed else None)
+    assert resolve_backend("auto") == expected
+    assert resolve_backend("torch") == "torch"
+
+
+def without(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the backend imported anew."""
+    for module in [module for module in sys.modules if module.startswith(f"lost.backends.{name}")]:
+        monkeypatch.delitem(sys.modules, module)
+
+
+def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "mlx")
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    with pytest.raises(
+        BackendError, match=r"can't be loaded: .*mlx.core.*; install it with: pip install .*mlx"
+    ) as info:
+        backend_module("mlx")
+    assert "\n" not in str(info.value)
+
+
+def test_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "mlx")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.29.1")
+    with pytest.raises(BackendError, match=r"mlx 0\.29\.1 is older than 0\.32\.2; .*pip install --upgrade"):
+        backend_module("mlx")
+
+
+@pytest.mark.parametrize("error", [OSError("libmlx.so: cannot open\nshared object file"), AttributeError("no matmul")])
+def test_broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(name: str) -> ModuleType:
+        if name == "lost.backends.mlx":
+            raise error
+        return import_module(name)
+
+    monkeypatch.setattr(engine, "import_module", broken)
+    with pytest.raises(BackendError, match="can't be loaded: .*install it with: pip install --upgrade") as info:
+        backend_module("mlx")
+    assert "\n" not in str(info.value)
+    assert backend_module("torch")

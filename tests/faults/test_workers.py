@@ -1,0 +1,111 @@
+"""Several processes under mlx.launch: the same run as one process, and no silent harm when one of them is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lost.checkpoint import open_checkpoint
+from lost.dataset import Dataset
+
+LAUNCH = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--", sys.executable]
+
+
+def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--backend", "mlx", *more]
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def workers(out: Path) -> Iterator[tuple[int, int]]:
+    """The (rank, process number) of the workers of a run, as the system shows them."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line, environment = ((folder / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+        except OSError:
+            continue
+        ranks = [entry for entry in environment if entry.startswith(b"MLX_RANK=")]
+        if os.fsencode(out) in line and b"lost" in line and b"--" not in line and ranks:
+            yield int(ranks[0].rpartition(b"=")[2]), int(folder.name)
+
+
+def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    evaluated = ("--set", "train.eval_every=10")
+    subprocess.run(
+        [sys.executable, *command(tiny_yaml, prepared, one, *evaluated)], check=True, capture_output=True, timeout=120
+    )
+    # Begun by two, killed nowhere, gone on with by two: what rank 0 read from disk, the other gets from it.
+    for more in (("--set", "train.stop_after=13"), ()):
+        done = launch(*command(tiny_yaml, prepared, two, *evaluated, *more))
+        assert done.stdout.count("parameters") == 1, done.stderr  # one of them speaks
+    assert "from step 13" in done.stdout
+    assert losses(two).keys() == losses(one).keys() == set(range(1, 21))
+    for step, loss in losses(two).items():
+        assert loss == pytest.approx(losses(one)[step], abs=1e-5)
+    ends = [open_checkpoint(run / "checkpoints" / "step-00000020").progress for run in (one, two)]
+    assert ends[0].samples == ends[1].samples == 80
+    assert ends[1].validation_loss == pytest.approx(ends[0].validation_loss, abs=1e-5)
+
+
+def test_a_batch_that_cannot_be_divided(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    done = launch(*command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.micro_batch_size=4"))
+    assert "they don't divide over 2 workers" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """Rank 1 was given another learning rate: neither trains."""
+    script = (
+        "import os, sys; from lost.cli.main import main\n"
+        "if os.environ['MLX_RANK'] == '1': sys.argv += ['--set', 'optimizer.lr=1e-4']\n"
+        "main()"
+    )
+    done = launch("-c", script, *command(tiny_yaml, prepared, tmp_path / "run")[2:])
+    assert "the workers of this run don't agree" in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("lost_rank", [0, 1])
+def test_a_lost_worker_ends_the_run_and_harms_nothing(
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
+) -> None:
+    run, long = tmp_path / "run", ("--set", "schedule.steps=100000", "--set", "train.keep_last=1000")
+    started = [*LAUNCH, *command(tiny_yaml, prepared, run, *long)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        assert launcher.stdout
+        for line in launcher.stdout:
+            if line.startswith("step 13/"):
+                break
+        os.kill(dict(workers(run))[lost_rank], signal.SIGKILL)
+        launcher.stdout.read()  # until the other has left as well
+        launcher.wait(timeout=60)
+    deadline = time.monotonic() + 10
+    while list(workers(run)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(workers(run)) == []
+    # What rank 0 may have taken for a step after its peer was gone is not among what was saved.
+    straight = tmp_path / "straight"
+    last = max(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("step-*"))
+    stop = ("--set", f"train.stop_after={last}")
+    launch(*command(tiny_yaml, prepared, straight, *long, *stop))
+    assert state(run, last) == state(straight, last)
+
+
+def state(run: Path, step: int) -> dict[str, bytes]:
+    checkpoint = open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+    return {name: value.tobytes() for name, value in (*checkpoint.parameters(), *checkpoint.moments())}
