@@ -63,7 +63,7 @@ def test_broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         return import_module(name)
 
     monkeypatch.setattr(engine, "import_module", broken)
-    with pytest.raises(BackendError, match="can't be loaded: .*install it with: pip install --upgrade") as info:
+    with pytest.raises(BackendError, match=r"can't be loaded: .*install it with: pip install --upgrade") as info:
         backend_module("mlx")
     assert "\n" not in str(info.value)
     assert backend_module("torch")

@@ -1,0 +1,116 @@
+"""Three choices of the MLX backend on a CPU: how channels are gathered, how large a chunk of logits is, compilation.
+
+usage: LD_PRELOAD=.venv/lib/python3.11/site-packages/torch/lib/libtorch_cpu.so python benchmarks/mlx_choices.py
+
+The preloaded library gives MLX a BLAS; its own on Linux is a slow reference one. On a Mac, leave LD_PRELOAD out.
+"""
+
+import gc
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+
+import mlx.core as mx
+import numpy as np
+
+from lost.backends.mlx import loss
+from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.layers import kept
+from lost.batches import Batch
+from lost.configfile import load_config
+from lost.initial import initial_values
+
+ROUNDS = 7
+MIB = 2**20
+
+
+def main() -> None:
+    """Print three tables."""
+    blas = "with PyTorch's BLAS" if "torch" in os.environ.get("LD_PRELOAD", "") else "with its own BLAS"
+    print(
+        f"mlx {version('mlx')} on {mx.default_device().type.name}, {platform.machine()}, {os.cpu_count()} CPUs, {blas}"
+    )
+    print(f"medians of {ROUNDS - 1}, ways interleaved\n")
+    gather()
+    head()
+    step()
+
+
+def gather() -> None:
+    """Take 128 of 512 channels of 2,048 tokens, forward and with the gradient."""
+    x, channels = mx.random.normal((2048, 512)), mx.array(np.sort(np.random.default_rng(0).permutation(512)[:128]))
+    mx.eval(x, channels)
+    ways: dict[str, Callable[[mx.array], mx.array]] = {
+        "take_along_axis (kept)": lambda x: kept(x, channels),
+        "take(axis=-1)": lambda x: mx.take(x, channels, axis=-1),
+        "x[..., channels]": lambda x: x[..., channels],
+    }
+    forward = timed({name: lambda way=way: way(x) for name, way in ways.items()})
+    both = timed({name: lambda way=way: mx.grad(lambda x: way(x).sum())(x) for name, way in ways.items()})
+    print("| gather, 2048 x 512, 128 kept | forward, ms | with gradient, ms |\n| --- | --- | --- |")
+    for name in ways:
+        print(f"| {name} | {forward[name] * 1e3:.2f} | {both[name] * 1e3:.2f} |")
+
+
+def head() -> None:
+    """Compute the head's loss and its gradients in chunks of several sizes: time, and peak memory."""
+    tokens, hidden, vocab = 8192, 256, 8192
+    x, weight = mx.random.normal((tokens, hidden)), mx.random.normal((vocab, hidden)) * 0.02
+    targets, counted = mx.zeros(tokens, mx.int32), mx.ones(tokens, mx.bool_)
+    mx.eval(x, weight, targets, counted)
+
+    def ours(entries: int) -> Callable[[], object]:
+        def call() -> object:
+            loss.logits_at_once = lambda *place: entries
+            return mx.grad(lambda *arrays: loss.head_loss(*arrays, targets, counted), argnums=(0, 1))(x, weight)
+
+        return call
+
+    ways = {f"{4 * entries // MIB} MiB": ours(entries) for entries in (1 << power for power in (19, 21, 23, 26))}
+    times, peaks = timed(ways), {}
+    for name, way in ways.items():
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(way())
+        peaks[name] = mx.get_peak_memory() - before
+    print(f"\n| logits a chunk ({tokens} tokens, {vocab} entries) | time, s | peak, MiB |\n| --- | --- | --- |")
+    for name in ways:
+        print(f"| {name} | {times[name]:.2f} | {peaks[name] / MIB:.0f} |")
+
+
+def step() -> None:
+    """One optimizer step of the quickstart model, eager and compiled."""
+    engines = {}
+    for name, compiled in (("eager", False), ("compiled", True)):
+        config = load_config("quickstart", [f"train.compile={str(compiled).lower()}"])
+        engines[name] = MlxEngine(config)
+        engines[name].load(initial_values(config))
+    random = np.random.default_rng(0)
+    batch = Batch(random.integers(0, 8192, (8, 257)).astype(np.int32))
+    times = timed(
+        {name: lambda engine=engine: engine.step([batch], 2048, 1e-3).read() for name, engine in engines.items()}
+    )
+    print("\n| quickstart, one step of 2,048 tokens | s |\n| --- | --- |")
+    for name, seconds in times.items():
+        print(f"| {name} | {seconds:.2f} |")
+
+
+def timed(ways: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the median seconds of each way, the first round discarded."""
+    times = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            gc.collect()
+            began = time.perf_counter()
+            mx.eval(way())
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()
