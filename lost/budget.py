@@ -9,8 +9,9 @@ from lost.parameters import gate_is_activated, layer_projections, parameter_tabl
 from lost.workers import shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-# Logits that the head's loss holds at once: 32 MiB of float32 is best on a CPU (benchmarks/head_loss.py); larger
-# products keep an accelerator busy, and a Mac's memory is shared with everything else.
+# Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 32 MiB of float32 (benchmarks/head_loss.py). MLX
+# on a CPU is as fast at 8 MiB as at more, and takes a third of the memory (benchmarks/mlx_choices.py). Accelerators are
+# unmeasured: large products keep them busy, and a Mac's memory is shared with everything else.
 _LOGITS = {
     "torch cpu": 1 << 23,
     "torch mps": 1 << 25,
