@@ -107,14 +107,22 @@ def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[st
         raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")
     show = note if as_json else print
     for place in places:
+        where = {"backend": place[0], "device": place[1]}
         checks = self_test(lambda config, to=place: create_engine(config, *to))  # type: ignore[misc]
-        for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
-            found = list(group)
-            errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in found)
-            verdict = "ok" if all(check.passed for check in found) else f"FAILED: more than {ALLOWED[dtype]:.0e}"
-            show(f"{' '.join(place)}  {kind:8} {dtype:9} {errors}  {verdict}")
-            for check in found:
-                yield {"backend": place[0], "device": place[1], **asdict(check), "passed": check.passed}
+        try:
+            for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
+                found = list(group)
+                errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in found)
+                wrong = [
+                    f"{each.quantity} at most {ALLOWED[dtype][each.quantity]}" for each in found if not each.passed
+                ]
+                verdict = f"FAILED: {', '.join(wrong)}" if wrong else "ok"
+                show(f"{' '.join(place)}  {kind:8} {dtype:9} {errors}  {verdict}")
+                yield from ({**where, **asdict(check), "passed": check.passed} for check in found)
+        except Exception as error:  # whatever a device throws: it is what this command is there to report
+            reason = f"{type(error).__name__}: {error}"
+            show(f"{' '.join(place)}  FAILED: {reason}")
+            yield {**where, "reason": reason, "passed": False}
 
 
 def _version(package: str) -> str | None:

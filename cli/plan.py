@@ -15,7 +15,8 @@ def plan(
     backend: Backend = "auto",
     device: Device = "auto",
     memory_gib: Annotated[
-        float | None, typer.Option(help="Plan for a device with this much memory, instead of one here.", min=0)
+        float | None,
+        typer.Option(help="Plan for a device where a run may take this much, instead of one here.", min=0, max=1e6),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -27,6 +28,7 @@ def plan(
     from lost.budget import check_room, report
     from lost.cli.output import answer, count, size, table
     from lost.cli.train import open_data, with_data
+    from lost.engine import resolve_backend
     from lost.errors import UserError
 
     if memory_gib is not None and device != "auto":
@@ -34,9 +36,11 @@ def plan(
     settings = configfile.load_config(config, overrides)
     if data or (settings.model.vocab_size is None and settings.data.path):
         settings = with_data(settings, open_data(settings, data))
-    name, place, room = _room(backend, device)
     if memory_gib is not None:
+        name = resolve_backend(backend)
         place, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
+    else:
+        name, place, room = _room(backend, device)
     value = report(settings, name, place)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]

@@ -27,7 +27,7 @@ def train(
         bool, typer.Option("--overwrite", help="With --fresh: remove the checkpoints that are there.")
     ] = False,
     wired_gib: Annotated[
-        float | None, typer.Option(help="On a Mac: memory that MLX may keep from being paged out.", min=0)
+        float | None, typer.Option(help="On a Mac: memory that MLX may keep from being paged out.", min=0, max=2048)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +45,7 @@ def train(
     from lost.run import CONFIG, begin_afresh, start_or_resume
     from lost.signals import stop_on_signal
     from lost.trainer import train as train_run
+    from lost.workers import agree
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
@@ -57,10 +58,11 @@ def train(
     module = backend_module(name)
     place, workers = module.resolve(device), module.join()
     check_room(settings, name, place, module.capacity(place), workers.count)
-    if wired_gib:
+    if wired_gib is not None:
         wire(module, wired_gib)
     screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
-    engine = module.create(settings, place)  # before anything in the folder is touched
+    engine = module.create(settings, place)
+    agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     start = None
     if workers.rank > 0:
         pass  # the folder is rank 0's

@@ -24,6 +24,7 @@ def verify(
     from lost.verification import faults as checkpoint_faults
 
     found: dict[Path, list[str]] = {}
+    weights_only: list[Path] = []
     if (path / DESCRIPTION).exists():
         found[path] = list(Dataset(path).faults())
     else:
@@ -32,11 +33,16 @@ def verify(
             raise UserError(f"{path} holds neither a prepared set nor a checkpoint; expected what `lost` wrote")
         for each in checked:
             try:
-                found[each] = list(checkpoint_faults(open_checkpoint(each)))
+                checkpoint = open_checkpoint(each)
+                found[each] = list(checkpoint_faults(checkpoint))
+                if not checkpoint.resumable:
+                    weights_only.append(each)
             except CheckpointError as error:
                 found[each] = [str(error)]
     faults = [fault for each in found.values() for fault in each]
-    value = {"checked": [str(each) for each in found], "faults": faults}
-    answer(as_json, value, [*faults, *(f"{each} is whole" for each, wrong in found.items() if not wrong)])
+    value = {"checked": [str(each) for each in found], "faults": faults, "weights_only": list(map(str, weights_only))}
+    remark = dict.fromkeys(weights_only, ", of weights alone: training can't go on from it")
+    whole = [f"{each} is whole{remark.get(each, '')}" for each, wrong in found.items() if not wrong]
+    answer(as_json, value, [*faults, *whole])
     if faults:
         raise typer.Exit(2)

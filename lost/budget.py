@@ -23,7 +23,10 @@ _LOGITS = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that training holds at its peak: weights, gradients, both moments, activations of one micro-batch."""
+    """Bytes that training holds at its peak: weights, gradients, both moments, activations of one micro-batch.
+
+    Where the update takes more than the activations did, they stand for it.
+    """
 
     weights: int
     gradients: int
@@ -56,7 +59,9 @@ class Budget:
     memory: Memory
 
 
-def budget(config: Config, backend: str = "torch", device: str = "cpu", micro_batch: int | None = None) -> Budget:
+def budget(
+    config: Config, backend: str = "torch", device: str = "cpu", micro_batch: int | None = None, own: int | None = None
+) -> Budget:
     """Count what training a configuration takes; exact but for the memory of activations.
 
     Args:
@@ -64,6 +69,7 @@ def budget(config: Config, backend: str = "torch", device: str = "cpu", micro_ba
         backend: torch or mlx.
         device: as the backend names it.
         micro_batch: sequences in memory at once, where it isn't the configuration's.
+        own: sequences a step of this worker, where it isn't the whole batch.
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
@@ -76,7 +82,9 @@ def budget(config: Config, backend: str = "torch", device: str = "cpu", micro_ba
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     # MLX holds the sum so far beside the gradients that are added to it.
-    sums = 2 if backend == "mlx" and at_once < config.train.batch_size else 1
+    sums = 2 if backend == "mlx" and at_once < (own or config.train.batch_size) else 1
+    # Its update takes new memory for parts of weights and moments, at a time when activations are gone.
+    update = int(1.4 * trained * width) if backend == "mlx" else 0
     return Budget(
         parameters=trained,
         projections=sum(each.parameters() for each in inside),
@@ -86,7 +94,7 @@ def budget(config: Config, backend: str = "torch", device: str = "cpu", micro_ba
             weights=trained * width + integers * 4,
             gradients=sums * trained * width,
             moments=2 * trained * width,
-            activations=_activations(config, backend, device, at_once),
+            activations=max(_activations(config, backend, device, at_once), update),
         ),
     )
 
@@ -110,11 +118,13 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
     """
     own, micro_batch = shares(config, workers)
-    needed = budget(config, backend, device, micro_batch).memory
+    needed = budget(config, backend, device, micro_batch, own).memory
     if needed.total <= room:
         return
     fitting = [
-        size for size in range(1, own) if own % size == 0 and budget(config, backend, device, size).memory.total <= room
+        size
+        for size in range(1, own)
+        if own % size == 0 and budget(config, backend, device, size, own).memory.total <= room
     ]
     if fitting:
         way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"

@@ -6,6 +6,7 @@ The manifest holds everything a run needs to go on, and the size and checksum of
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from lost.tokenizer import Tokenizer, load_tokenizer
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 _FORMAT = 1
-_PATTERN = "step-*"
+_NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first, finished or not."""
-    return sorted(path for path in folder.glob(_PATTERN) if path.is_dir())
+    return (
+        sorted(path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+        if folder.exists()
+        else []
+    )
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:

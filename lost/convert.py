@@ -46,8 +46,8 @@ def rewrite(
         raise CheckpointError(f"{path} is the source itself; expected another place")
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(
-            f"{path} is already there; expected a new folder; choose another, or, to replace a checkpoint, add "
-            "--overwrite"
+            f"{path} is already there; expected a new folder; choose another"
+            f"{': it is no checkpoint' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
         )
     moments = () if weights_only else source.moments()
     written = checkpoint.write(

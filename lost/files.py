@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,6 +15,7 @@ from lost.errors import StorageError
 
 _PARTIAL = ".partial-"
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
+_REFUSED |= {errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOENT}  # a place where nothing can be written
 
 
 @contextmanager
@@ -74,7 +75,8 @@ def flush(path: Path) -> None:
     try:
         os.fsync(handle)
         if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the data in the drive's cache
-            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            with suppress(OSError):  # network shares and some drives can't: fsync is what they have
+                fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
     finally:
         os.close(handle)
 

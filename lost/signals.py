@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop after its step and save, the second leaves at once."""
+"""Ctrl-C, a closed terminal, SIGTERM: the first asks the run to stop after its step and save, the second leaves."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def stop_on_signal(announce: Callable[[str], None], workers: int = 1) -> Iterato
         requested = True
         announce(f"{signal.Signals(number).name}: saving after this step; again to leave at once")
 
-    caught = (signal.SIGINT, signal.SIGTERM) if workers == 1 else (signal.SIGINT,)
+    caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if workers == 1 else [])}
     before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield lambda: requested

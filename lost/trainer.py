@@ -14,7 +14,7 @@ from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
 from lost.dataset import TRAIN, VALID, Dataset, Split
 from lost.engine import Engine, NamedArrays, StepReport
-from lost.errors import ConfigError, DivergedError
+from lost.errors import DivergedError
 from lost.evaluate import Evaluation, evaluate
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
@@ -103,7 +103,8 @@ class _Run:
         self.own_share, self.micro_batch = shares(config, engine.workers.count)
 
     def begin(self, start: Checkpoint | None) -> Progress:
-        progress = self._agree(start.progress if start else Progress(data=self.dataset.fingerprint))
+        progress = start.progress if start else Progress(data=self.dataset.fingerprint)
+        progress = Progress(**json.loads(self.engine.workers.share(json.dumps(asdict(progress)))))
         parameters: NamedArrays = ()  # which is all that other ranks pass: theirs come from rank 0
         moments: NamedArrays = ()
         if start:
@@ -116,19 +117,6 @@ class _Run:
         self.metrics = MetricsFile(self.folder, progress.step) if self.writes else None
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
-
-    def _agree(self, progress: Progress) -> Progress:
-        """Return rank 0's progress, once every worker is seen to have its configuration and its data."""
-        own = {"config": self.config.replace("data", path=None).model_dump(mode="json"), "progress": asdict(progress)}
-        shared = json.loads(self.engine.workers.share(json.dumps(own)))
-        differing = shared["config"] != own["config"] or shared["progress"]["data"] != self.dataset.fingerprint
-        if self.engine.workers.any(differing):
-            raise ConfigError(
-                "the workers of this run don't agree: a configuration or a prepared set differs from rank 0's"
-                f"{', on this one' if differing else ''}; expected the same command, files and data on every machine; "
-                "copy them from the first"
-            )
-        return Progress(**shared["progress"])
 
     def step(self, progress: Progress) -> tuple[Progress, StepReport]:
         """Take one optimizer step; nothing waits for the device."""

@@ -3,10 +3,16 @@
 Only rank 0 touches the run folder; the others follow what it shares with them.
 """
 
+import json
+import os
 from typing import Protocol
 
+from lost import __version__
 from lost.config import Config
-from lost.errors import ConfigError
+from lost.errors import BackendError, ConfigError
+
+# What launchers set in the environment of each process: the number of processes, or (MLX) this one's among them.
+_LAUNCHERS = {"MLX_RANK": "mlx.launch", "WORLD_SIZE": "torchrun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
 
 
 class Workers(Protocol):
@@ -44,6 +50,50 @@ class Alone:
     def total(self, value: float) -> float:
         """Return the value."""
         return value
+
+
+def join_alone() -> Alone:
+    """Return this process alone.
+
+    Raises:
+        BackendError: a launcher started several, which would all write to one run folder.
+    """
+    for variable, launcher in _LAUNCHERS.items():
+        value = os.environ.get(variable)
+        if value is not None and (variable == "MLX_RANK" or value != "1"):
+            raise BackendError(
+                f"{variable} = {value}: {launcher} started several processes, and this backend trains in one; start it "
+                "without, or use --backend mlx under mlx.launch --backend ring"
+            )
+    return Alone()
+
+
+def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
+    """See that every worker would do the same, before any of them does anything.
+
+    Args:
+        workers: all of them call this.
+        config: the run; where its data stands may differ.
+        data: fingerprint of the prepared set.
+        backend: which computes.
+
+    Raises:
+        ConfigError: one of them differs from rank 0, and in what.
+    """
+    own = {
+        "version of lost": __version__,
+        "backend": backend,
+        "configuration": config.replace("data", path=None).model_dump(mode="json"),
+        "prepared data": data,
+    }
+    shared = json.loads(workers.share(json.dumps(own)))
+    differing = [name for name, value in json.loads(json.dumps(own)).items() if value != shared[name]]
+    if workers.any(bool(differing)):
+        here = f"the {' and the '.join(differing)} here (rank {workers.rank}) differ from rank 0's" if differing else ""
+        raise ConfigError(
+            f"the workers of this run don't agree: {here or 'another rank differs from rank 0, and says in what'}; "
+            "expected the same command, files and data on every machine; copy them from the first"
+        )
 
 
 def shares(config: Config, count: int) -> tuple[int, int]:

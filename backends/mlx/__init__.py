@@ -1,12 +1,13 @@
 """The MLX backend: Metal on Apple silicon; on Linux the CPU, for tests."""
 
+import re
 from importlib.metadata import version
 
 import mlx.core  # noqa: F401 - first, so that a missing library of its own is what is reported
 
 _OLDEST = (0, 32, 2)
 
-if tuple(int(part) for part in version("mlx").split(".")[:3]) < _OLDEST:
+if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402

@@ -40,7 +40,7 @@ def capacity(device: str) -> int:
     On a GPU what the system recommends to stay under (of a Mac's unified memory, about three quarters); else all of it.
     """
     if device == "gpu":
-        return int(mx.device_info().get("max_recommended_working_set_size", memory_bytes()))
+        return int(mx.device_info(mx.Device(mx.gpu))["max_recommended_working_set_size"])
     return memory_bytes()
 
 

@@ -43,8 +43,8 @@ class MlxEngine:
 
     def __init__(self, config: Config, device: str = "auto") -> None:
         self._config, self.device, self.workers = config, devices.resolve(device), join()
-        _, micro_batch = shares(config, self.workers.count)
-        memory = budget(config, self.backend, self.device, micro_batch).memory
+        own, micro_batch = shares(config, self.workers.count)
+        memory = budget(config, self.backend, self.device, micro_batch, own).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
         self._table = parameter_table(config)
         self._trained = [name for name, row in self._table.items() if row.trained]
@@ -53,11 +53,11 @@ class MlxEngine:
         self.model.model.checkpointed = train.checkpoint_activations == "full"
         self._optimizers = self._make_optimizers()
         self._steps = 0
-        weights, moments = self.model.state, [optimizer.state for optimizer, _ in self._optimizers]
-        self._micro_step, self._update = self._micro_step_eagerly, self._update_eagerly
-        if train.compile if train.compile is not None else self.device == "gpu":
+        self.compiled = self.device == "gpu" if train.compile is None else train.compile
+        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model)
+        if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
+            weights = self.model.state
             self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
-            self._update = mx.compile(self._update, inputs=[weights, moments], outputs=[weights, moments])
 
     def _make_optimizers(self) -> list[tuple[AdamW, list[str]]]:
         """Return one optimizer for what decays and one for the rest, each with the names of its parameters."""
@@ -132,29 +132,22 @@ class MlxEngine:
         mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers], norm, total)
         return StepReport(lambda: (_number(total) / predictions, _number(norm)))
 
-    def _micro_step_eagerly(
-        self, tokens: mx.array, targets: mx.array, counted: mx.array, scale: float, before: Tree | None
-    ) -> tuple[mx.array, Tree]:
-        """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
+    def _update(self, gradients: Tree) -> mx.array:
+        """Clip, move every parameter, and return the gradients' norm before clipping.
 
-        def scaled_loss() -> tuple[mx.array, mx.array]:
-            nll = head_loss(self.model.model(tokens).flatten(0, 1), self.model.head, targets, counted)
-            return nll * scale, nll
-
-        (_, nll), gradients = nn.value_and_grad(self.model, scaled_loss)()
-        if before is not None:
-            gradients = tree_map(mx.add, before, gradients)
-        return nll, gradients
-
-    def _update_eagerly(self, gradients: Tree) -> mx.array:
-        """Clip, move every parameter, and return the gradients' norm before clipping."""
-        limit = self._config.train.grad_clip or float("inf")
-        flat, norm = clip_grad_norm(dict(tree_flatten(gradients)), limit)
-        parameters = dict(tree_flatten(self.model.trainable_parameters()))
+        All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
+        """
+        limit, dtype = self._config.train.grad_clip or float("inf"), DTYPES[self._config.train.param_dtype]
+        flat, norm = clip_grad_norm(_cast(dict(tree_flatten(gradients)), mx.float32), limit)
+        parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
         moved: dict[str, mx.array] = {}
         for optimizer, names in self._optimizers:
+            for name in names:
+                optimizer.state[name] = _cast(optimizer.state[name], mx.float32)
             moved |= optimizer.apply_gradients({name: flat[name] for name in names}, parameters)
-        self.model.update(tree_unflatten(list(moved.items())))
+            for name in names:
+                optimizer.state[name] = _cast(optimizer.state[name], dtype)
+        self.model.update(tree_unflatten(list(_cast(moved, dtype).items())))
         return norm
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
@@ -192,6 +185,25 @@ class MlxEngine:
     def memory(self) -> dict[str, int]:
         """Return the peak, active and cached memory, in bytes."""
         return devices.memory()
+
+
+def _micro_step(
+    model: Model, tokens: mx.array, targets: mx.array, counted: mx.array, scale: float, before: Tree | None
+) -> tuple[mx.array, Tree]:
+    """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
+
+    def scaled_loss() -> tuple[mx.array, mx.array]:
+        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, counted)
+        return nll * scale, nll
+
+    (_, nll), gradients = nn.value_and_grad(model, scaled_loss)()
+    if before is not None:
+        gradients = tree_map(mx.add, before, gradients)
+    return nll, gradients
+
+
+def _cast(arrays: dict[str, mx.array], dtype: mx.Dtype) -> dict[str, mx.array]:
+    return {name: array.astype(dtype) for name, array in arrays.items()}
 
 
 def _number(value: mx.array) -> float:

@@ -26,9 +26,11 @@ def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.arra
 def head_nll(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
     """Return the negative log-likelihood of each prediction, (n,) float32."""
     head = weight.astype(x.dtype)
-    return mx.concatenate(
-        [mx.fast.cross_entropy((x[rows] @ head.T).astype(mx.float32), targets[rows]) for rows in _chunks(x, head)]
-    )
+    found: list[mx.array] = []
+    for rows in _chunks(x, head):
+        (part,) = mx.depends([x[rows]], found[-1:]) if found else (x[rows],)  # one chunk after the other
+        found.append(mx.fast.cross_entropy((part @ head.T).astype(mx.float32), targets[rows]))
+    return mx.concatenate(found)
 
 
 @mx.custom_function

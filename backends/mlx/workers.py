@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 from mlx.nn import average_gradients
 
 from lost.errors import BackendError, WorkerLostError
-from lost.workers import Alone
+from lost.workers import Alone, join_alone
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
@@ -18,10 +19,13 @@ def join() -> "Alone | Launched":
     """Return the workers that `mlx.launch` started, or this process alone.
 
     Raises:
-        BackendError: they can't reach each other.
+        BackendError: they can't reach each other, or another launcher started them.
     """
     if "MLX_RANK" not in os.environ:
-        return Alone()
+        return join_alone()
+    hosts = os.environ.get("MLX_HOSTFILE")
+    if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
+        return Alone()  # what `mlx.launch -n 1` leaves
     try:
         return Launched(mx.distributed.init(strict=True))
     except RuntimeError as error:

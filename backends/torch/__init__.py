@@ -2,6 +2,6 @@
 
 from lost.backends.torch.devices import available, capacity, resolve
 from lost.backends.torch.engine import TorchEngine as create
-from lost.workers import Alone as join
+from lost.workers import join_alone as join
 
 __all__ = ["available", "capacity", "create", "join", "resolve"]

@@ -38,7 +38,8 @@ class TorchEngine:
         with self._device:
             self.model = LostForCausalLM(config).to(self._device)
         self.model.model.checkpointed = config.train.checkpoint_activations == "full"
-        self._trunk = torch.compile(self.model.model) if config.train.compile else self.model.model
+        self.compiled = bool(config.train.compile)
+        self._trunk = torch.compile(self.model.model) if self.compiled else self.model.model
         self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
         self._optimizer = self._make_optimizer()

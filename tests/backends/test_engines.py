@@ -111,6 +111,32 @@ def test_small_updates_survive_only_in_float32(config: Callable[..., Config], st
         assert bool((values(engine)["model.norm.weight"].astype(np.float32) != 1).any()) is moved
 
 
+def test_decay_acts_in_pure_bfloat16(config: Callable[..., Config], started: Start) -> None:
+    """Where 1 - lr * decay is 1: the update is computed in float32 and rounded once."""
+    norms = []
+    for decay in (0.0, 0.1):
+        settings = config(
+            train={"dtype": "bfloat16", "param_dtype": "bfloat16"},
+            optimizer={"weight_decay": decay},
+            model={"initializer_range": 1.0},
+        )
+        engine = started(settings)
+        for batch in batches(5, 4):
+            engine.step([batch], batch.predictions, 1e-2)
+        norms.append(np.linalg.norm(values(engine)["model.embed_tokens.weight"].astype(np.float64)))
+    assert norms[1] < norms[0]
+
+
+def test_gradient_norm_in_pure_bfloat16(config: Callable[..., Config], started: Start) -> None:
+    settings = config(
+        train={"dtype": "bfloat16", "param_dtype": "bfloat16", "grad_clip": 0.0}, model={"num_hidden_layers": 4}
+    )
+    engine, batch = started(settings), batches(1, 4)[0]
+    norm = engine.step([batch], batch.predictions, 0.01).read()[1]
+    moments = [value.astype(np.float64) for name, value in engine.optimizer_state() if name.endswith(".exp_avg")]
+    assert norm == pytest.approx(sum((moment**2).sum() for moment in moments) ** 0.5 / 0.1, rel=5e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_goes_out_and_in_bit_for_bit(config: Callable[..., Config], started: Start, dtype: str) -> None:
     settings = config(train={"dtype": dtype, "param_dtype": dtype})
@@ -156,6 +182,7 @@ def test_generation_with_a_cache_equals_reading_anew(
 def test_compiled_step_equals_eager(config: Callable[..., Config], started: Start) -> None:
     small = {"num_hidden_layers": 1}
     eager, compiled = started(config(model=small)), started(config(model=small, train={"compile": True}))
+    assert (eager.compiled, compiled.compiled) == (False, True)  # type: ignore[attr-defined]
     for batch in batches(2, 4):
         halves = [Batch(batch.tokens[:2]), Batch(batch.tokens[2:])]
         first, second = (each.step(halves, batch.predictions, 0.01).read() for each in (eager, compiled))

@@ -154,3 +154,19 @@ def test_plan_estimates_what_autograd_saves(config: Callable[..., Config], kind:
     held = sum(size for _, size in saved.values()) + states.nbytes
     logits = 8 * 128 * 19
     assert held == pytest.approx(budget(settings).memory.activations - logits, rel=0.03)
+
+
+def test_checkpointed_activations_are_not_saved(config: Callable[..., Config]) -> None:
+    """What autograd keeps between the passes: with the policy on, little more than each block's input."""
+    held = []
+    for policy in ("none", "full"):
+        settings = config(
+            model={"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4},
+            train={"checkpoint_activations": policy},
+            data={"seq_len": 64},
+        )
+        engine, sizes = started(settings), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, to=sizes: to.append(t.nbytes) or t, lambda t: t):
+            engine.model.model(torch.zeros(2, 64, dtype=torch.long))
+        held.append(sum(sizes))
+    assert held[1] < 0.25 * held[0]

@@ -166,6 +166,16 @@ def test_self_test(lost: Lost) -> None:
     assert answer.err.count("ok") == 12
 
 
+def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def throw(*arguments: object) -> None:
+        raise RuntimeError("[metal::load_kernel] unknown")
+
+    monkeypatch.setattr("lost.backends.mlx.engine.MlxEngine.step", throw)
+    answer = lost("doctor", "--self-test", "--backend", "mlx", "--device", "cpu", "--json")
+    assert answer.code == 1
+    assert json.loads(answer.out)["self_test"][-1]["reason"] == "RuntimeError: [metal::load_kernel] unknown"
+
+
 def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     assert lost("verify", prepared.path).code == 0
     value = json.loads(lost("verify", run, "--json").out)

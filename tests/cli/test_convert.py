@@ -73,7 +73,7 @@ def test_weights_only_is_for_use(
     out = tmp_path / "moved" / "checkpoints" / "step-00000004"
     assert lost("convert", run, out, "--weights-only").code == 0
     assert list(open_checkpoint(out).moments()) == []
-    assert lost("verify", out).code == 0
+    assert "of weights alone: training can't go on" in lost("verify", out).out
     evaluated = [lost("eval", path, "--json").out for path in (run, out)]
     assert evaluated[0] == evaluated[1]
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "moved", "--set", "schedule.steps=4")
@@ -139,3 +139,19 @@ def test_verify_names_the_damaged_checkpoint_of_a_run(lost: Lost, run: Path, tmp
     assert answer.code == 2
     assert "step-00000004 is whole" in answer.out
     assert "step-00000005/config.json is 2 bytes long" in answer.out
+
+
+def test_a_converted_checkpoint_beside_a_runs_own_is_not_taken_for_one(lost: Lost, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert lost("convert", copy, copy / "checkpoints" / "step-00000004-bf16", "--dtype", "bfloat16").code == 0
+    answer = lost("train", copy, "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["step"] == 4
+
+
+def test_places_where_nothing_can_be_written(lost: Lost, run: Path, tiny_yaml: Path) -> None:
+    for out in (tiny_yaml / "sub", Path("/proc/lost")):
+        answer = lost("convert", run, out)
+        assert answer.code == 2
+        assert "could not be written" in answer.err

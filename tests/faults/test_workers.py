@@ -1,12 +1,12 @@
 """Several processes under mlx.launch: the same run as one process, and no silent harm when one of them is lost."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,9 +74,55 @@ def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path:
         "if os.environ['MLX_RANK'] == '1': sys.argv += ['--set', 'optimizer.lr=1e-4']\n"
         "main()"
     )
-    done = launch("-c", script, *command(tiny_yaml, prepared, tmp_path / "run")[2:])
-    assert "the workers of this run don't agree" in done.stderr
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    run = tmp_path / "run"
+    subprocess.run([sys.executable, *command(tiny_yaml, prepared, run)], check=True, capture_output=True, timeout=120)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = launch("-c", script, *command(tiny_yaml, prepared, run, "--fresh", "--overwrite")[2:])
+    assert "the configuration here (rank 1) differ from rank 0's" in done.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_ctrl_c_saves_and_stops_all(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """One of them sees the signal; all stop after the same step, and rank 0 saves it."""
+    run = tmp_path / "run"
+    with subprocess.Popen(
+        [*LAUNCH, *command(tiny_yaml, prepared, run, "--set", "schedule.steps=100000")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as launcher:  # fmt: skip
+        assert launcher.stdout
+        for line in launcher.stdout:
+            if line.startswith("step 13/"):
+                break
+        os.kill(dict(workers(run))[1], signal.SIGINT)
+        rest = launcher.communicate(timeout=60)[0]
+    assert "stopped at step" in rest
+    step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
+    assert (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
+
+
+def test_one_host_is_no_group(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    alone = [word if word != "2" else "1" for word in LAUNCH]
+    done = subprocess.run(
+        [*alone, *command(tiny_yaml, prepared, tmp_path / "run", "--set", "schedule.steps=3")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "done at step 3" in done.stdout, done.stderr
+
+
+def test_a_backend_that_trains_alone_refuses_a_launcher(
+    lost: Callable, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend, variable, value in (
+        ("torch", "MLX_RANK", "0"),
+        ("torch", "WORLD_SIZE", "2"),
+        ("mlx", "OMPI_COMM_WORLD_SIZE", "2"),
+    ):
+        monkeypatch.setenv(variable, value)
+        answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", backend)
+        monkeypatch.delenv(variable)
+        assert answer.code == 2
+        assert f"{variable} = {value}" in answer.err
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
@@ -92,12 +138,14 @@ def test_a_lost_worker_ends_the_run_and_harms_nothing(
             if line.startswith("step 13/"):
                 break
         os.kill(dict(workers(run))[lost_rank], signal.SIGKILL)
-        launcher.stdout.read()  # until the other has left as well
-        launcher.wait(timeout=60)
-    deadline = time.monotonic() + 10
-    while list(workers(run)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert list(workers(run)) == []
+        try:
+            launcher.communicate(timeout=60)  # until the other has left as well
+        finally:
+            left = [number for _, number in workers(run)]
+            for number in (*left, launcher.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+    assert left == []
     # What rank 0 may have taken for a step after its peer was gone is not among what was saved.
     straight = tmp_path / "straight"
     last = max(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("step-*"))
