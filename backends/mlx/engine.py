@@ -6,7 +6,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.optimizers import AdamW, clip_grad_norm
+from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
@@ -138,7 +138,7 @@ class MlxEngine:
         All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
         """
         limit, dtype = self._config.train.grad_clip or float("inf"), DTYPES[self._config.train.param_dtype]
-        flat, norm = clip_grad_norm(_cast(dict(tree_flatten(gradients)), mx.float32), limit)
+        flat, norm = _clip(_cast(dict(tree_flatten(gradients)), mx.float32), limit)
         parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
         moved: dict[str, mx.array] = {}
         for optimizer, names in self._optimizers:
@@ -200,6 +200,18 @@ def _micro_step(
     if before is not None:
         gradients = tree_map(mx.add, before, gradients)
     return nll, gradients
+
+
+def _clip(gradients: dict[str, mx.array], limit: float) -> tuple[dict[str, mx.array], mx.array]:
+    """Scale gradients to a joint L2 norm of at most `limit`, and return the norm before.
+
+    Rows are summed first: one sum over all entries, as `mlx.optimizers.clip_grad_norm` takes it, is off by 2e-3 for an
+    embedding of 2M entries on a CPU, which is enough for two backends to part.
+    """
+    squares = [gradient.square().sum(axis=-1).sum() for gradient in gradients.values()]
+    norm = mx.sqrt(mx.stack(squares).sum())
+    scale = mx.minimum(limit / (norm + 1e-6), 1.0)
+    return {name: gradient * scale for name, gradient in gradients.items()}, norm
 
 
 def _cast(arrays: dict[str, mx.array], dtype: mx.Dtype) -> dict[str, mx.array]:
