@@ -134,7 +134,7 @@ def test_gradient_norm_of_large_arrays(config: Callable[..., Config], started: S
     batch = batches(1, 8, vocab=16384)[0]
     norm = engine.step([batch], batch.predictions, 0.01).read()[1]
     moments = [value.astype(np.float64) for name, value in engine.optimizer_state() if name.endswith(".exp_avg")]
-    assert norm == pytest.approx(sum((moment**2).sum() for moment in moments) ** 0.5 / 0.1, rel=1e-6)
+    assert norm == pytest.approx(sum((moment**2).sum() for moment in moments) ** 0.5 / 0.1, rel=1e-5)
 
 
 def test_gradient_norm_in_pure_bfloat16(config: Callable[..., Config], started: Start) -> None:
