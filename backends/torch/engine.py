@@ -96,10 +96,8 @@ class TorchEngine:
         limit = self._config.train.grad_clip or float("inf")
         # Summed in float64 where that is at hand: torch's float32 sum is off by 2e-4 for an embedding of 2M entries.
         wide = torch.float64 if self.device == "cpu" else torch.float32
-        norms = [
-            torch.linalg.vector_norm(each.grad, dtype=wide) for each in self._trained.values() if each.grad is not None
-        ]
-        norm = torch.stack(norms).norm()
+        gradients = [each.grad for each in self._trained.values() if each.grad is not None]
+        norm = torch.stack([torch.linalg.vector_norm(each, dtype=wide) for each in gradients]).norm()
         torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         for group in self._optimizer.param_groups:
             group["lr"] = lr
