@@ -24,8 +24,9 @@ Share = Annotated[Float, Field(ge=0, le=1)]
 Positive = Annotated[Float, Field(gt=0)]
 NotNegative = Annotated[Float, Field(ge=0)]
 
-ProjectionKind = Literal["dense", "lowrank", "lost"]
-Activation = Literal["silu", "none"]
+ProjectionKind = Literal["dense", "lowrank", "cola", "sltrain", "lost"]
+Activation = Literal["silu", "gelu", "relu2", "none"]
+Select = Literal["l2", "l1", "leverage", "random"]
 Values = Literal["original", "complement"]
 DType = Literal["float32", "bfloat16"]
 
@@ -79,19 +80,37 @@ class ModelConfig(Section):
 
 
 class ProjectionSettings(Section):
-    """How one projection stores its weight. `dense` uses none of the fields after `kind`; `lowrank` only `rank`."""
+    """How one projection stores its weight.
+
+    `dense` uses only `init_std`; `lowrank` also `rank` and `start`; `cola` these and `activation`; `sltrain` `rank`,
+    `density`, `alpha` and `init_std`; `lost` all but `alpha`.
+    """
 
     kind: ProjectionKind = "lost"
     rank: Count = 128
+    init_std: Positive | Literal["fan_in"] | None = None
+    """Standard deviation of the dense weight that the start stands for; fan_in: 1/sqrt(inputs); None: the model's
+    `initializer_range`."""
+    start: Literal["svd", "random"] | None = None
+    """Where the low-rank pair comes from: a dense weight's leading singular triplets, or random factors of the same
+    scale. None: as the kind's paper has it, svd for lost and random for the others."""
     density: Annotated[Float, Field(gt=0, le=1)] = 0.03
-    """Share of input channels that a LOST layer keeps; rounded up to `align`."""
+    """Share of input channels that a LOST layer keeps, rounded up to `align`; of entries that sltrain keeps."""
     gamma: Share = 0.7
     """Weight of the low-rank part; the sparse part has 1 - gamma."""
+    learn_gamma: bool = False
+    """Whether each layer's gamma is a parameter that starts there."""
     activation: Activation = "silu"
-    select: Literal["l2"] = "l2"
+    activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
+    """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
+    select: Select = "l2"
+    """How channels are scored: by their column's l2 or l1 norm in what the low rank leaves out, by how little of them
+    the singular vectors hold (leverage), or at random."""
     values: Values = "original"
     align: Count = 32
     """rank + channels is rounded up to a multiple of this (faster, and quantisable); 1 switches it off."""
+    alpha: Positive = 16.0
+    """sltrain's weight of the low-rank part, divided by the rank."""
 
 
 class ProjectionConfig(ProjectionSettings):
@@ -146,8 +165,9 @@ class TrainConfig(Section):
     lost to rounding."""
     compile: bool | None = None
     """Whether the step is compiled. None: what is usual on the device, which is yes for MLX on Metal, else no."""
-    checkpoint_activations: Literal["none", "full"] = "none"
-    """full: keep only the input of each block for the backward pass, and compute the rest again; slower, smaller."""
+    checkpoint_activations: Literal["none", "narrow", "full"] = "none"
+    """What the backward pass computes again instead of keeping it. narrow: all that is wider than the projections'
+    bottlenecks, but for each block's two sums; full: everything inside a block. Slower, smaller."""
     grad_clip: NotNegative = 1.0
     """Largest L2 norm of all gradients together; 0 switches clipping off."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0

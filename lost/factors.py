@@ -44,10 +44,11 @@ def decompose(
     weight: np.ndarray,
     rank: int,
     density: float,
-    select: Literal["l2"] = "l2",
+    select: Literal["l2", "l1", "leverage", "random"] = "l2",
     values: Literal["original", "complement"] = "original",
     *,
     align: int = 1,
+    random: np.random.Generator | None = None,
 ) -> Factors:
     """Split a dense weight into the factors of a LOST layer.
 
@@ -55,9 +56,12 @@ def decompose(
         weight: (out x in), float32 or float64.
         rank: leading singular triplets to keep, 1 to min(out, in).
         density: share of input channels to keep, in (0, 1].
-        select: `l2` keeps the channels with the largest L2 norm in the complement W - U_r S_r V_r^T.
+        select: which channels are kept. `l2` (the paper's) and `l1`: those with the largest norm in the complement
+            W - U_r S_r V_r^T; `leverage`: those of which the singular vectors hold least, the smallest norm of a row
+            of V_r; `random`: any.
         values: columns of `up` for those channels: `original` ones of W, or the `complement`'s.
         align: round the channel count up so that rank + k is a multiple of this.
+        random: draws the channels where `select` is `random`.
 
     Returns:
         Factors of the weight's dtype (float64 inside); each pair of singular vectors has the sign that makes the
@@ -69,12 +73,28 @@ def decompose(
     _check(weight, rank, density, select, values)
     exact = weight.astype(np.float64, copy=False)
     down, basis, scaled_right = _leading_triplets(exact, rank)
-    channels = _largest_residuals(exact, scaled_right, channel_count(exact.shape[1], density, rank, align))
+    count = channel_count(exact.shape[1], density, rank, align)
+    if select == "l2":
+        scores = _residuals(exact, scaled_right)
+    elif select == "l1":
+        scores = np.abs(exact - basis @ down).sum(axis=0)
+    elif select == "leverage":
+        singular = np.linalg.norm(scaled_right, axis=1, keepdims=True)
+        scores = -np.square(np.divide(scaled_right, singular, where=singular > 0, out=np.zeros_like(down))).sum(axis=0)
+    else:
+        scores = (random or np.random.default_rng(0)).random(exact.shape[1])
+    channels = np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int32)
     sparse = exact[:, channels]
     if values == "complement":
         sparse = sparse - basis @ down[:, channels]
     up = np.concatenate([basis, sparse], axis=1)
     return Factors(down.astype(weight.dtype, copy=False), up.astype(weight.dtype, copy=False), channels, rank)
+
+
+def leading_pair(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return sqrt(S_r) V_r^T (rank x in) and U_r sqrt(S_r) (out x rank) of a float64 weight (out x in)."""
+    down, basis, _ = _leading_triplets(weight, rank)
+    return down, basis
 
 
 def compose(factors: Factors, gamma: float) -> np.ndarray:
@@ -95,8 +115,8 @@ def _check(weight: np.ndarray, rank: int, density: float, select: str, values: s
         raise UserError(f"rank = {rank} for a matrix of shape {weight.shape}: expected 1 to {min(weight.shape)}")
     if not 0 < density <= 1:
         raise UserError(f"density = {density}: expected a share of the input channels, in (0, 1]")
-    if select != "l2":
-        raise UserError(f"select = {select!r}: expected 'l2'")
+    if select not in ("l2", "l1", "leverage", "random"):
+        raise UserError(f"select = {select!r}: expected 'l2', 'l1', 'leverage' or 'random'")
     if values not in ("original", "complement"):
         raise UserError(f"values = {values!r}: expected 'original' or 'complement'")
     if not np.isfinite(weight).all():
@@ -124,10 +144,9 @@ def _leading_triplets(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
     return (right * sign).T, left * sign, scaled_right
 
 
-def _largest_residuals(weight: np.ndarray, scaled_right: np.ndarray, count: int) -> np.ndarray:
-    """Return the `count` channels j with the largest ||W_comp e_j||^2 = ||W e_j||^2 - ||(S V^T) e_j||^2."""
+def _residuals(weight: np.ndarray, scaled_right: np.ndarray) -> np.ndarray:
+    """Return ||W_comp e_j||^2 = ||W e_j||^2 - ||(S V^T) e_j||^2 for each channel j."""
     norms = np.einsum("ij,ij->j", weight, weight)
-    residuals = norms - np.einsum("ij,ij->j", scaled_right, scaled_right)
+    residuals: np.ndarray = norms - np.einsum("ij,ij->j", scaled_right, scaled_right)
     residuals[residuals < _CAPTURED * norms] = 0.0
-    order = np.argsort(-residuals, kind="stable")
-    return np.sort(order[:count]).astype(np.int32)
+    return residuals

@@ -7,7 +7,7 @@ import numpy as np
 from lost.config import Config
 from lost.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections, parameter_table
 from lost.projections import Projection
-from lost.projections.lost import silu
+from lost.projections.activations import silu
 
 Array = np.ndarray
 

@@ -1,13 +1,22 @@
 """The projections' forward passes: one class a kind, its parameters named as the core names them.
 
-Weights are kept in `param_dtype` and cast to the input's type where they are used. Shapes: x (..., in), y (..., out).
+Each pass has two halves: `narrow`, x (..., in) to what is small, and `widen`, that to y (..., out). What a model keeps
+for the backward pass is decided between them. Weights are kept in `param_dtype` and cast to the input's type where
+they are used.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lost.backends.torch.lost_function import ACTIVATIONS, narrow_lost, widen_lost
 from lost.projections import Projection
+from lost.projections.sltrain import SlTrain as SlTrainProjection
+
+Narrow = tuple[Tensor, ...]
 
 
 class Layer(nn.Module):
@@ -21,26 +30,96 @@ class Layer(nn.Module):
             else:
                 self.register_parameter(suffix, nn.Parameter(torch.empty(tensor.shape, dtype=dtype)))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return self.widen(*self.narrow(x))
+
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return the first half."""
+        raise NotImplementedError
+
+    def widen(self, *parts: Tensor) -> Tensor:
+        """Return the second half."""
+        raise NotImplementedError
+
 
 class Dense(Layer):
-    """y = W x."""
+    """y = W x; nothing about it is narrow."""
 
     weight: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        return F.linear(x, self.weight.to(x.dtype))
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return W x."""
+        return (F.linear(x, self.weight.to(x.dtype)),)
+
+    def widen(self, *parts: Tensor) -> Tensor:
+        """Return it as it is."""
+        return parts[0]
 
 
 class LowRank(Layer):
-    """y = up down x."""
+    """y = up act(down x): CoLA, and without activation the plain low-rank baseline."""
 
     down: Tensor
     up: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        self.act = ACTIVATIONS[projection.settings.activation if projection.has_activation else "none"]
+
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return down x."""
+        return (F.linear(x, self.down.to(x.dtype)),)
+
+    def widen(self, *parts: Tensor) -> Tensor:
+        """Return up act(down x)."""
+        return F.linear(self.act(parts[0]), self.up.to(parts[0].dtype))
+
+
+class SlTrain(Layer):
+    """y = (scale up down + S) x, the weight put together in each pass and never kept, as SLTrain's authors do it."""
+
+    down: Tensor
+    up: Tensor
+    values: Tensor
+    indices: Tensor
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        assert isinstance(projection, SlTrainProjection)
+        super().__init__(projection, dtype)
+        self.scale = projection.scale
+
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return W x."""
+        return (_SlTrain.apply(x, self.down, self.up, self.values, self.indices, self.scale),)
+
+    def widen(self, *parts: Tensor) -> Tensor:
+        """Return it as it is."""
+        return parts[0]
+
+
+class _SlTrain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x, down, up, values, indices)
+        ctx.scale = scale
+        return F.linear(x, _together(x.dtype, down, up, values, indices, scale))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, up, values, indices = ctx.saved_tensors
+        rows, y_grad = x.flatten(0, -2), outer[0].flatten(0, -2)
+        x_grad = y_grad @ _together(x.dtype, down, up, values, indices, ctx.scale)
+        weight_grad = (y_grad.T @ rows).to(down.dtype)
+        pair_grad = weight_grad * ctx.scale
+        values_grad = weight_grad.flatten()[indices.long()]
+        return x_grad.view_as(x), up.T @ pair_grad, pair_grad @ down.T, values_grad, None, None
+
+
+def _together(dtype: torch.dtype, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
+    weight = up @ down * scale
+    weight.view(-1).index_add_(0, indices, values)
+    return weight.to(dtype)
 
 
 class Lost(Layer):
@@ -49,22 +128,50 @@ class Lost(Layer):
     down: Tensor
     up: Tensor
     channels: Tensor
+    gamma: Tensor
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__(projection, dtype)
-        self.gamma, self.activated = projection.settings.gamma, projection.has_activation
+        settings = projection.settings
+        self.weighs = self.gamma if settings.learn_gamma else settings.gamma
+        self.activation, self.activation_at = settings.activation, settings.activation_at
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        hidden = F.linear(x, self.down.to(x.dtype))
-        if self.activated:
-            hidden = F.silu(hidden)
-        kept = x.index_select(-1, self.channels)
-        inner = torch.cat([self.gamma * hidden, (1 - self.gamma) * kept], dim=-1)
-        return F.linear(inner, self.up.to(x.dtype))
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return down x, and x[channels]."""
+        return narrow_lost(x, [self.down], [self.channels])[0]
+
+    def widen(self, *parts: Tensor) -> Tensor:
+        """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
+        hidden, kept = parts
+        act, gamma = ACTIVATIONS[self.activation], self.weighs
+        if self.activation_at == "low_rank" and isinstance(gamma, float) and not torch.compiler.is_compiling():
+            return widen_lost(hidden, kept, self.up, gamma, self.activation)
+        if isinstance(gamma, Tensor):
+            gamma = gamma.to(hidden.dtype)
+        if self.activation_at != "output":
+            hidden = act(hidden)
+        if self.activation_at == "inner":
+            kept = act(kept)
+        inner = torch.cat([gamma * hidden, (1 - gamma) * kept], dim=-1)
+        y = F.linear(inner, self.up.to(inner.dtype))
+        return act(y) if self.activation_at == "output" else y
 
 
-KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "lost": Lost}
+def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
+    """Return the first halves of layers that read the same x, LOST ones by one product and one gather.
+
+    Args:
+        layers: one or more.
+        x: (..., in).
+        last: whether a checkpointed segment ends here.
+    """
+    lost = [each for each in layers if isinstance(each, Lost)]
+    if len(lost) < len(layers):
+        return [each.narrow(x) for each in layers]
+    return narrow_lost(x, [each.down for each in lost], [each.channels for each in lost], last)
+
+
+KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost}
 
 
 def layer(projection: Projection, dtype: torch.dtype) -> Layer:

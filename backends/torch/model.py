@@ -4,7 +4,9 @@ Shapes: b batch, s sequence, h hidden_size, d head_dim. Names and mathematics fo
 against which it is tested.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
-from lost.backends.torch.layers import layer
+from lost.backends.torch.layers import Narrow, layer, narrow
+from lost.backends.torch.norm import rms_norm
 from lost.config import Config
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 
@@ -24,6 +27,15 @@ class Cache:
 
     keys: Tensor
     values: Tensor
+
+
+@dataclass
+class Place:
+    """Where the tokens of a pass stand: rotary tables (s, d / 2), the first one's position, and what came before."""
+
+    rotary: tuple[Tensor, Tensor]
+    start: int = 0
+    cache: Cache | None = None
 
 
 class Table(nn.Module):
@@ -44,8 +56,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., h) to (..., h)."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -59,20 +70,33 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
         self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, start: int) -> Tensor:
-        """Map (b, s, h) to (b, s, h); with a cache, x stands at positions start to start + s."""
-        batch, length = x.shape[:2]
-        q = self.q_proj(x).view(batch, length, self.heads, self.width).transpose(1, 2)
-        k = self.k_proj(x).view(batch, length, self.shared, self.width).transpose(1, 2)
-        v = self.v_proj(x).view(batch, length, self.shared, self.width).transpose(1, 2)
-        q, k = rotate(q, rotary), rotate(k, rotary)
-        if cache is not None:
-            cache.keys[:, :, start : start + length] = k
-            cache.values[:, :, start : start + length] = v
-            k, v = cache.keys[:, :, : start + length], cache.values[:, :, : start + length]
-        causal = length > 1  # a single query sees all that is there
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=self.heads != self.shared)
-        return self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+    def open(self, x: Tensor, last: bool) -> list[Narrow]:
+        """Map (b, s, h) to the first halves of q, k and v."""
+        return narrow((self.q_proj, self.k_proj, self.v_proj), x, last)
+
+    def mix(self, q: Narrow, k: Narrow, v: Narrow, place: Place, last: bool) -> Narrow:
+        """Map the first halves of q, k and v to that of the output."""
+        queries = rotate(self._split(self.q_proj.widen(*q), self.heads), place.rotary)
+        keys = rotate(self._split(self.k_proj.widen(*k), self.shared), place.rotary)
+        values = self._split(self.v_proj.widen(*v), self.shared)
+        length = queries.shape[2]
+        if place.cache is not None:
+            end = place.start + length
+            place.cache.keys[:, :, place.start : end] = keys
+            place.cache.values[:, :, place.start : end] = values
+            keys, values = place.cache.keys[:, :, :end], place.cache.values[:, :, :end]
+        y = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            is_causal=length > 1,  # a single query sees all that is there
+            enable_gqa=self.heads != self.shared,
+        )
+        return narrow((self.o_proj,), y.transpose(1, 2).flatten(2), last)[0]
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        """Map (b, s, heads * d) to (b, heads, s, d)."""
+        return x.unflatten(-1, (heads, self.width)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -84,10 +108,15 @@ class FeedForward(nn.Module):
         self.activated = gate_is_activated(config, gate)
         self.gate_proj, self.up_proj, self.down_proj = layer(gate, dtype), layer(up, dtype), layer(down, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (b, s, h) to (b, s, h)."""
-        gate = self.gate_proj(x)
-        return self.down_proj((F.silu(gate) if self.activated else gate) * self.up_proj(x))
+    def open(self, x: Tensor, last: bool) -> list[Narrow]:
+        """Map (b, s, h) to the first halves of gate and up."""
+        return narrow((self.gate_proj, self.up_proj), x, last)
+
+    def mix(self, gate: Narrow, up: Narrow, last: bool) -> Narrow:
+        """Map the first halves of gate and up to that of the output."""
+        opened = self.gate_proj.widen(*gate)
+        opened = (F.silu(opened) if self.activated else opened) * self.up_proj.widen(*up)
+        return narrow((self.down_proj,), opened, last)[0]
 
 
 class Block(nn.Module):
@@ -101,10 +130,26 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(hidden, eps, dtype)
         self.mlp = FeedForward(config, number, dtype)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None, start: int) -> Tensor:
-        """Map (b, s, h) to (b, s, h)."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, cache, start)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, place: Place, rebuild: bool = False) -> Tensor:
+        """Map (b, s, h) to (b, s, h).
+
+        With `rebuild`, training keeps what stands between the steps here, x and the projections' first halves, and the
+        backward pass computes the wide rest again (as CoLA-M does, arXiv 2502.10940, section 4.2).
+        """
+        run = _rebuilt if rebuild else _directly
+        attention, mlp = self.self_attn, self.mlp
+        halves = run(lambda x: attention.open(self.input_layernorm(x), rebuild), x)
+        x = x + attention.o_proj.widen(*run(attention.mix, *halves, place, rebuild))
+        halves = run(lambda x: mlp.open(self.post_attention_layernorm(x), rebuild), x)
+        return x + mlp.down_proj.widen(*run(mlp.mix, *halves, rebuild))
+
+
+def _directly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _rebuilt(function: Callable[..., Any], *arguments: Any) -> Any:
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class Trunk(nn.Module):
@@ -121,7 +166,7 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
         cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
-        self.checkpointed = False  # whether training keeps only each block's input and computes the rest again
+        self.keeps = config.train.checkpoint_activations
         self.register_buffer("cos", cos.float(), persistent=False)
         self.register_buffer("sin", sin.float(), persistent=False)
 
@@ -130,11 +175,13 @@ class Trunk(nn.Module):
         x = F.embedding(tokens, self.embed_tokens.weight).to(self.dtype)
         positions = slice(start, start + tokens.shape[1])
         rotary = self.cos[positions].to(self.dtype), self.sin[positions].to(self.dtype)
+        training = torch.is_grad_enabled()
         for number, block in enumerate(self.layers):
-            if self.checkpointed and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotary, None, 0, use_reentrant=False)
+            place = Place(rotary, start, caches[number] if caches else None)
+            if self.keeps == "full" and training:
+                x = _rebuilt(block, x, place)
             else:
-                x = block(x, rotary, caches[number] if caches else None, start)
+                x = block(x, place, self.keeps == "narrow" and training)
         return self.norm(x)
 
 

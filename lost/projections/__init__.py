@@ -2,11 +2,19 @@
 
 from lost.config import ProjectionSettings
 from lost.projections.base import Projection, Tensor
+from lost.projections.cola import Cola
 from lost.projections.dense import Dense
 from lost.projections.lost import Lost
 from lost.projections.lowrank import LowRank
+from lost.projections.sltrain import SlTrain
 
-KINDS: dict[str, type[Projection]] = {"dense": Dense, "lowrank": LowRank, "lost": Lost}
+KINDS: dict[str, type[Projection]] = {
+    "dense": Dense,
+    "lowrank": LowRank,
+    "cola": Cola,
+    "sltrain": SlTrain,
+    "lost": Lost,
+}
 
 
 def projection(name: str, in_features: int, out_features: int, settings: ProjectionSettings) -> Projection:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lost.config import ProjectionSettings
+from lost.randomness import normal
 
 Array = np.ndarray
 
@@ -39,6 +40,15 @@ class Projection(ABC):
         """Whether the map is nonlinear."""
         return False
 
+    def dense_weight(self, seed: int, std: float) -> Array:
+        """Return the weight (out x in) that `dense` starts from, float64; `std` where the settings have none."""
+        return normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), self.std(std))
+
+    def std(self, default: float) -> float:
+        """Return the standard deviation of the dense weight that this projection stands for."""
+        own = self.settings.init_std
+        return self.in_features**-0.5 if own == "fan_in" else own or default
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored tensors by suffix: the parameter is called `<name>.<suffix>`."""
@@ -49,7 +59,7 @@ class Projection(ABC):
 
         Args:
             seed: the run's seed; values depend on it and on the parameter's name only.
-            std: standard deviation of the dense weight that this projection stands for.
+            std: standard deviation of the dense weight that this projection stands for, unless its settings have one.
         """
 
     @abstractmethod

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 from lost.projections.base import Array, Projection, Tensor
-from lost.randomness import normal
 
 
 class Dense(Projection):
@@ -15,7 +14,7 @@ class Dense(Projection):
 
     def initial(self, seed: int, std: float) -> dict[str, Array]:
         """W normal with standard deviation `std`."""
-        return {"weight": normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), std)}
+        return {"weight": self.dense_weight(seed, std)}
 
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return W x."""

@@ -10,18 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from lost.factors import channel_count, decompose
+from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Projection, Tensor
-from lost.projections.lowrank import check_rank
-from lost.randomness import normal
-
-
-def silu(x: Array) -> Array:
-    """x * sigmoid(x), without overflow for large negative x."""
-    return x * (0.5 + 0.5 * np.tanh(0.5 * x))
+from lost.projections.lowrank import check_rank, random_pair
+from lost.randomness import generator
 
 
 class Lost(Projection):
-    """`down` (r x in), `up` (out x (r + k)), `channels` (k sorted input channels)."""
+    """`down` (r x in), `up` (out x (r + k)), `channels` (k sorted input channels), and `gamma` (1) if it is learned."""
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -34,35 +30,51 @@ class Lost(Projection):
 
     @property
     def has_activation(self) -> bool:
-        """Whether there is an activation between down and up."""
+        """Whether there is an activation inside, or on the result."""
         return self.settings.activation != "none"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Down, up = [B | sparse], and the channels' numbers."""
+        """Down, up = [B | sparse], the channels' numbers, and gamma if it is learned."""
         rank, kept = self.settings.rank, self.channels
-        return {
+        found = {
             "down": Tensor((rank, self.in_features)),
             "up": Tensor((self.out_features, rank + kept)),
             "channels": Tensor((kept,), integer=True),
         }
+        return found | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
 
     def initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Decompose the very weight that `dense` would start from."""
-        weight = normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), std)
+        """Decompose the very weight that `dense` would start from; a random start keeps its channels and their values.
+
+        So the two starts differ in the low-rank pair alone.
+        """
         settings = self.settings
         factors = decompose(
-            weight, settings.rank, settings.density, settings.select, settings.values, align=settings.align
+            self.dense_weight(seed, std),
+            settings.rank,
+            settings.density,
+            settings.select,
+            settings.values,
+            align=settings.align,
+            random=generator(seed, f"{self.name}.channels"),
         )
-        return {"down": factors.down, "up": factors.up, "channels": factors.channels}
+        found = {"down": factors.down, "up": factors.up, "channels": factors.channels}
+        if settings.start == "random":
+            found["down"], pair = random_pair(self, seed, std)
+            found["up"] = np.concatenate([pair, factors.up[:, settings.rank :]], axis=1)
+        return found | ({"gamma": np.array([settings.gamma])} if settings.learn_gamma else {})
 
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
-        """Return up [gamma act(down x) ; (1 - gamma) x[channels]]."""
-        gamma = self.settings.gamma
-        hidden = x @ values["down"].T
-        if self.has_activation:
-            hidden = silu(hidden)
-        inner = np.concatenate([gamma * hidden, (1 - gamma) * x[..., values["channels"]]], axis=-1)
-        return inner @ values["up"].T
+        """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
+        settings, act = self.settings, ACTIVATIONS[self.settings.activation]
+        gamma = values["gamma"] if settings.learn_gamma else settings.gamma
+        hidden, kept = x @ values["down"].T, x[..., values["channels"]]
+        if settings.activation_at != "output":
+            hidden = act(hidden)
+        if settings.activation_at == "inner":
+            kept = act(kept)
+        y = np.concatenate([gamma * hidden, (1 - gamma) * kept], axis=-1) @ values["up"].T
+        return act(y) if settings.activation_at == "output" else y
 
     def saved_per_token(self) -> int:
         """The bottleneck before its activation, and the input of `up`."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from lost.errors import ConfigError
+from lost.factors import leading_pair
 from lost.projections.base import Array, Projection, Tensor
 from lost.randomness import normal
 
@@ -30,12 +31,12 @@ class LowRank(Projection):
         return {"down": Tensor((rank, self.in_features)), "up": Tensor((self.out_features, rank))}
 
     def initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Both normal, scaled alike so that the entries of up @ down have standard deviation `std`."""
-        each = (std / self.settings.rank**0.5) ** 0.5
-        return {
-            suffix: normal(seed, f"{self.name}.{suffix}", tensor.shape, each)
-            for suffix, tensor in self.tensors().items()
-        }
+        """Random factors, or the leading singular triplets of the weight that `dense` would start from."""
+        if self.settings.start == "svd":
+            down, up = leading_pair(self.dense_weight(seed, std), self.settings.rank)
+        else:
+            down, up = random_pair(self, seed, std)
+        return {"down": down, "up": up}
 
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up (down x)."""
@@ -44,3 +45,14 @@ class LowRank(Projection):
     def saved_per_token(self) -> int:
         """The bottleneck."""
         return self.settings.rank
+
+
+def random_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:
+    """Return down (rank x in) and up (out x rank), both normal, scaled alike.
+
+    The entries of up @ down have the standard deviation of the dense weight; CoLA's code starts in this form.
+    """
+    rank = projection.settings.rank
+    each = (projection.std(std) / rank**0.5) ** 0.5
+    down = normal(seed, f"{projection.name}.down", (rank, projection.in_features), each)
+    return down, normal(seed, f"{projection.name}.up", (projection.out_features, rank), each)

@@ -1,0 +1,109 @@
+"""The LOST projection's two halves as autograd functions of their own: one product each way, and little kept.
+
+Autograd would keep the bottleneck three times over and give the gather's gradient an array as wide as x. Here the first
+half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input and what
+`up` is multiplied with. Measured against the alternatives in docs/experiments.md.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "relu2": lambda x: F.relu(x).square(),
+    "none": lambda x: x,
+}
+# The gradient at x, given the one at the activation's result.
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": torch.ops.aten.silu_backward,
+    "gelu": torch.ops.aten.gelu_backward,
+    "relu2": lambda outer, x: outer * (2 * F.relu(x)),
+    "none": lambda outer, x: outer.clone(),
+}
+
+
+def narrow_lost(
+    x: Tensor, downs: Sequence[Tensor], channels: Sequence[Tensor], last: bool = False
+) -> list[tuple[Tensor, ...]]:
+    """Return (down x, x[channels]) for each layer: (..., rank) and (..., k).
+
+    Args:
+        x: (..., in), what all of them read.
+        downs: (rank, in) each.
+        channels: (k,) int32 each.
+        last: whether a checkpointed segment ends here. Its recomputation stops at the last tensor to be kept, which is
+            x for the product below: so the product isn't done twice.
+    """
+    ranks, counts = [len(each) for each in downs], [len(each) for each in channels]
+    places = _joined(channels).long()
+    if last or torch.compiler.is_compiling():
+        kept = x.gather(-1, places.expand(*x.shape[:-1], -1))
+        hidden = F.linear(x, _joined(downs).to(x.dtype))
+    else:
+        hidden, kept = _Narrow.apply(x, places, *downs)
+    if len(downs) == 1:  # a split would copy, on the way back
+        return [(hidden, kept)]
+    return list(zip(hidden.split(ranks, -1), kept.split(counts, -1), strict=True))
+
+
+def widen_lost(hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activation: str) -> Tensor:
+    """Return up [gamma act(hidden) ; (1 - gamma) kept], (..., out).
+
+    Args:
+        hidden: (..., rank), down x.
+        kept: (..., k), x[channels].
+        up: (out, rank + k).
+        gamma: weight of the low-rank part.
+        activation: silu, gelu, relu2 or none.
+    """
+    return _Widen.apply(hidden, kept, up, gamma, activation)
+
+
+class _Narrow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: Tensor, *downs: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, channels, *downs)
+        rows = x.flatten(0, -2)
+        hidden = rows @ _joined(downs).to(x.dtype).T
+        kept = rows.gather(1, channels.expand(len(rows), -1))
+        return hidden.view(*x.shape[:-1], -1), kept.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, channels, *downs = ctx.saved_tensors
+        hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
+        x_grad = hidden_grad @ _joined(downs).to(x.dtype)
+        x_grad.index_add_(1, channels, kept_grad)
+        down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
+        return x_grad.view_as(x), None, *down_grad.split([len(each) for each in downs])
+
+
+class _Widen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activation: str) -> Tensor:
+        rank = hidden.shape[-1]
+        inner = hidden.new_empty((*hidden.shape[:-1], up.shape[1]))
+        torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
+        torch.mul(kept, 1 - gamma, out=inner[..., rank:])
+        ctx.save_for_backward(hidden, inner, up)
+        ctx.gamma, ctx.activation = gamma, activation
+        return inner @ up.to(inner.dtype).T
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, inner, up = ctx.saved_tensors
+        rank, y_grad = hidden.shape[-1], outer[0].flatten(0, -2)
+        inner_grad = y_grad @ up.to(y_grad.dtype)
+        up_grad = (y_grad.T @ inner.flatten(0, -2)).to(up.dtype)
+        hidden_grad = _DERIVATIVES[ctx.activation](inner_grad[:, :rank], hidden.flatten(0, -2)).mul_(ctx.gamma)
+        kept_grad = inner_grad[:, rank:].mul_(1 - ctx.gamma)
+        return hidden_grad.view_as(hidden), kept_grad.view(*hidden.shape[:-1], -1), up_grad, None, None
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

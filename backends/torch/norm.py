@@ -1,0 +1,43 @@
+"""RMSNorm that keeps its input and one number a row: autograd would keep two arrays as wide as x."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x / rms(x) * weight in x's dtype, computed in float32 where that is wider (arXiv 1910.07467).
+
+    Args:
+        x: (..., h).
+        weight: (h,).
+        eps: added to the mean square.
+    """
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _RmsNorm.apply(x, weight, eps)
+    wide = torch.promote_types(x.dtype, torch.float32)  # elsewhere one kernel does it, and keeps as little
+    return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(x.dtype)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        values = x.to(wide)
+        squares = torch.linalg.vector_norm(values, dim=-1, keepdim=True).square_()
+        scale = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (values * scale).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = (x.to(scale.dtype) * scale).flatten(0, -2)
+        y_grad = outer[0].to(scale.dtype).flatten(0, -2)
+        shares = y_grad * normed
+        wide_weight = weight.to(scale.dtype)
+        along = (shares @ wide_weight).div_(x.shape[-1])
+        x_grad = (y_grad * wide_weight).sub_(normed.mul_(along[:, None])).mul_(scale.flatten(0, -2))
+        return x_grad.view_as(x).to(x.dtype), shares.sum(0).to(weight.dtype), None

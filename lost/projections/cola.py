@@ -1,0 +1,24 @@
+"""CoLA (arXiv 2502.10940): a low-rank pair with an activation between."""
+
+from collections.abc import Mapping
+
+from lost.projections.activations import ACTIVATIONS
+from lost.projections.base import Array
+from lost.projections.lowrank import LowRank
+
+
+class Cola(LowRank):
+    """y = up act(down x), with down (rank x in) and up (out x rank)."""
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether there is an activation between down and up."""
+        return self.settings.activation != "none"
+
+    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return up act(down x)."""
+        return ACTIVATIONS[self.settings.activation](x @ values["down"].T) @ values["up"].T
+
+    def saved_per_token(self) -> int:
+        """The bottleneck before and after its activation."""
+        return (2 if self.has_activation else 1) * self.settings.rank

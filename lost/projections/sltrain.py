@@ -1,0 +1,73 @@
+"""SLTrain (arXiv 2406.02214): a low-rank weight plus a sparse one with random, fixed places."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lost.errors import ConfigError
+from lost.projections.base import Array, Projection, Tensor
+from lost.projections.lowrank import check_rank
+from lost.randomness import generator, normal
+
+
+class SlTrain(Projection):
+    """y = (alpha / rank up down + S) x, S zero but for `values` at the row-major places `indices`."""
+
+    def __post_init__(self) -> None:
+        check_rank(self)
+        if self.settings.start == "svd":
+            raise ConfigError(
+                "projection.start = svd: sltrain has a random start only; leave it out, or choose another kind"
+            )
+        if self.in_features * self.out_features >= 2**31:
+            raise ConfigError(
+                f"{self.name} has {self.in_features * self.out_features} entries; sltrain's places are int32: expected "
+                "less than 2^31; choose another kind for this projection in projection.overrides"
+            )
+
+    @property
+    def kept(self) -> int:
+        """Number of entries of S that aren't zero."""
+        return max(1, int(self.settings.density * self.in_features * self.out_features))
+
+    @property
+    def scale(self) -> float:
+        """Weight of the low-rank part."""
+        return self.settings.alpha / self.settings.rank
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The pair, the sparse values and their places."""
+        rank = self.settings.rank
+        return {
+            "down": Tensor((rank, self.in_features)),
+            "up": Tensor((self.out_features, rank)),
+            "values": Tensor((self.kept,)),
+            "indices": Tensor((self.kept,), integer=True),
+        }
+
+    def initial(self, seed: int, std: float) -> dict[str, Array]:
+        """Down and the values random, up zero: the layer starts as its sparse part, as the paper has it."""
+        places = generator(seed, f"{self.name}.indices").choice(
+            self.in_features * self.out_features, self.kept, replace=False, shuffle=False
+        )
+        std = self.std(std)
+        return {
+            "down": normal(seed, f"{self.name}.down", (self.settings.rank, self.in_features), std),
+            "up": np.zeros((self.out_features, self.settings.rank)),
+            "values": normal(seed, f"{self.name}.values", (self.kept,), std),
+            "indices": np.sort(places).astype(np.int32),
+        }
+
+    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return W x with the whole weight put together."""
+        weight = self.scale * (values["up"] @ values["down"])
+        weight.reshape(-1)[values["indices"]] += values["values"]
+        return x @ weight.T
+
+    def multiply_adds(self) -> int:
+        """Those of a dense product: the weight is put together once a pass, whatever the number of tokens."""
+        return self.in_features * self.out_features
+
+    def saved_per_token(self) -> int:
+        """Nothing beyond the input: the backward pass puts the weight together again."""
+        return 0
