@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
+from lost.engine import BLOCK, in_blocks
 from lost.errors import ConfigError
 from lost.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 from lost.workers import shares
@@ -19,6 +20,7 @@ _LOGITS = {
     "mlx cpu": 1 << 21,
     "mlx gpu": 1 << 24,
 }
+_CAST_ANEW = ("lost", "sltrain")  # kinds of which PyTorch's passes cast the weights anew, and keep no cast ones
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,15 @@ def budget(
     forward = sum(each.multiply_adds() for each in inside) + head + attention
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
+    activations = _mlx_activations if backend == "mlx" else _torch_activations
     # MLX holds the sum so far beside the gradients that are added to it.
     sums = 2 if backend == "mlx" and at_once < (own or config.train.batch_size) else 1
     # Its update takes new memory for parts of weights and moments, at a time when activations are gone.
     update = int(1.4 * trained * width) if backend == "mlx" else 0
+    eighths = sum(row.size for row in table.values() if row.trained and in_blocks(row.size))
+    moments = 2 * trained * width
+    if config.optimizer.name == "adamw8bit":
+        moments -= eighths * 2 * 3 - 2 * 4 * eighths // BLOCK  # a byte instead of four, and the blocks' scales
     return Budget(
         parameters=trained,
         projections=sum(each.parameters() for each in inside),
@@ -93,8 +100,8 @@ def budget(
         memory=Memory(
             weights=trained * width + integers * 4,
             gradients=sums * trained * width,
-            moments=2 * trained * width,
-            activations=max(_activations(config, backend, device, at_once), update),
+            moments=moments,
+            activations=max(activations(config, device, at_once), update),
         ),
     )
 
@@ -164,12 +171,50 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
     }
 
 
-def _activations(config: Config, backend: str, device: str, micro_batch: int) -> int:
-    """Bytes kept for the backward pass of one micro-batch, with the head's chunk of logits.
+def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
+    """Bytes that PyTorch keeps for the backward pass of one micro-batch, with the head's chunk of logits.
 
-    Counted from the PyTorch model as it runs on a CPU without compilation; a test compares it with what autograd keeps.
-    MLX also keeps attention's scores and their softmax, and runs ahead of what it frees; another test compares that
-    with its peak, on a CPU.
+    Counted from the model as it runs on a CPU without compilation; a test compares it with what autograd keeps.
+    """
+    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    hidden, inner = model.hidden_size, model.intermediate_size
+    shared = model.key_value_heads * model.head_dim
+    own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy
+    norm = own_input * hidden + 4
+    # Bytes a token: what a block keeps whole, what it keeps under `narrow`, and the most that is rebuilt at a time.
+    whole, narrow, rebuilt = [], [], []
+    for layer in range(model.num_hidden_layers):
+        parts = layer_projections(config, layer)
+        ends = parts[3].saved_per_token() + parts[6].saved_per_token()  # their second halves stand outside
+        middle = [part for number, part in enumerate(parts) if number not in (3, 6)]
+        bottlenecks = ends + sum(part.saved_per_token() for part in middle)
+        attention = 3 * hidden + 2 * shared  # rotated q and k, v, output and its copy for o_proj
+        opened = 4 if gate_is_activated(config, parts[4]) else 3  # gate, its SiLU, up, their product
+        scales = 4 * model.num_attention_heads  # of the softmax
+        whole.append(2 * (norm + width * hidden) + width * (bottlenecks + attention + opened * inner) + scales)
+        narrow.append(width * (2 * hidden + ends + sum(part.narrow_per_token() for part in middle)))
+        rebuilt.append(width * max(attention + bottlenecks, opened * inner + bottlenecks))
+    blocks = {
+        "none": whole,
+        "narrow": [*narrow, max(rebuilt)],
+        "full": [*(width * hidden for _ in whole), max(whole)],
+    }[policy]
+    token = norm + width * hidden + sum(blocks)  # the last norm and its output
+    cast = 0
+    if config.train.dtype != config.train.param_dtype:
+        kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in _CAST_ANEW)
+        cast = width * ((kept if policy == "none" else 0) + vocabulary(config) * hidden)
+    tokens = micro_batch * config.data.seq_len
+    # scores and softmax in float32, or one and two in bfloat16
+    head = 8 * min(tokens * vocabulary(config), logits_at_once("torch", device))
+    return tokens * token + cast + head
+
+
+def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
+    """Bytes that MLX keeps for the backward pass of one micro-batch, with the head's chunk of logits.
+
+    It keeps attention's scores and their softmax, and runs ahead of what it frees; a test compares this with its peak,
+    on a CPU.
     """
     model, width = config.model, _BYTES[config.train.dtype]
     hidden, inner, seq_len = model.hidden_size, model.intermediate_size, config.data.seq_len
@@ -180,8 +225,7 @@ def _activations(config: Config, backend: str, device: str, micro_batch: int) ->
         parts = layer_projections(config, layer)
         bottlenecks = sum(each.saved_per_token() for each in parts)
         attention = 4 * hidden + 2 * shared  # normed input, rotated q and k, v, output and its copy for o_proj
-        if backend == "mlx":
-            attention += 2 * model.num_attention_heads * seq_len
+        attention += 2 * model.num_attention_heads * seq_len
         opened = 4 if gate_is_activated(config, parts[4]) else 3  # gate, its SiLU, up, their product
         saved = width * (bottlenecks + attention + hidden + opened * inner)
         blocks.append(saved + 2 * norm + 4 * model.num_attention_heads)  # and the softmax's scales
@@ -193,11 +237,8 @@ def _activations(config: Config, backend: str, device: str, micro_batch: int) ->
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
     tokens = micro_batch * seq_len
-    chunk = logits_at_once(backend, device)
-    if backend == "mlx":
-        head = 16 * min(tokens * vocabulary(config), 5 * chunk // 2)  # a chunk's temporaries, and part of the next one
-    else:
-        head = 8 * min(tokens * vocabulary(config), chunk)  # scores and softmax in float32, or one and two in bfloat16
+    chunk = logits_at_once("mlx", device)
+    head = 16 * min(tokens * vocabulary(config), 5 * chunk // 2)  # a chunk's temporaries, and part of the next one
     return tokens * token + cast + head
 
 

@@ -202,7 +202,8 @@ class TrainConfig(Section):
 class OptimizerConfig(Section):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101); decay acts on matrices only."""
 
-    name: Literal["adamw"] = "adamw"
+    name: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit: moments in 8 bits, block by block (Dettmers et al., arXiv 2110.02861); PyTorch only, with torchao."""
     lr: Positive = 3e-3
     betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
     eps: Positive = 1e-8
@@ -240,6 +241,15 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig
+
+    @model_validator(mode="after")
+    def _moments_fit(self) -> "Config":
+        if self.optimizer.name == "adamw8bit" and self.train.param_dtype != "float32":
+            raise ValueError(
+                f"optimizer.name = adamw8bit with train.param_dtype = {self.train.param_dtype}: needs float32 weights; "
+                "set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
+            )
+        return self
 
     @model_validator(mode="after")
     def _positions_suffice(self) -> "Config":

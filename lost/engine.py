@@ -13,12 +13,15 @@ import numpy as np
 from lost.batches import Batch
 from lost.config import Config
 from lost.errors import BackendError, CheckpointError
+from lost.parameters import parameter_table
 from lost.workers import Workers
 
 # Each backend with what installs it. MLX's plain package has no CPU library on Linux.
 BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
 NamedArrays = Iterable[tuple[str, np.ndarray]]
 MOMENTS = ("exp_avg", "exp_avg_sq")
+SCALE = "exp_avg_scale"
+BLOCK = 256  # entries that share a scale where moments are kept in 8 bits
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Engine(Protocol):
         """Yield every parameter; the arrays may be views, valid until the next step."""
 
     def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
-        """Take `<name>.exp_avg` and `<name>.exp_avg_sq` of every trained parameter, as they were after `step`."""
+        """Take the arrays that `moment_shapes` lists, as they were after `step`."""
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
@@ -72,6 +75,24 @@ class Engine(Protocol):
         `memory_bytes`, the peak since the engine was made (where the device doesn't count, the process's); and, where
         they are known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for reuse.
         """
+
+
+def moment_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array that an optimizer keeps, by name: the moments of each trained parameter.
+
+    Where moments are kept in 8 bits, also the scales of the first ones (float32, one a block): those of the second can
+    be read off the values, but the 8-bit map has no -1, so that a block whose largest entry is negative hides its own.
+    """
+    trained = {name: row for name, row in parameter_table(config).items() if row.trained}
+    shapes = {f"{name}.{moment}": row.shape for name, row in trained.items() for moment in MOMENTS}
+    if config.optimizer.name == "adamw8bit":
+        shapes |= {f"{name}.{SCALE}": (row.size // BLOCK,) for name, row in trained.items() if in_blocks(row.size)}
+    return shapes
+
+
+def in_blocks(size: int) -> bool:
+    """Whether adamw8bit keeps the moments of a parameter of this many entries in 8 bits: torchao's rule."""
+    return size >= 4096 and size % BLOCK == 0
 
 
 def checked(arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -97,7 +118,8 @@ def backend_module(name: str) -> Any:
     """Import a backend: a module with these functions.
 
     `create(config, device)`, an Engine; `available()`, the devices that work here, the fastest first; `resolve(name)`,
-    a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one of.
+    a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one of. And a module
+    `bench`, which implements `lost.bench.Bench`.
 
     Raises:
         BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.

@@ -8,7 +8,7 @@ import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint
-from lost.engine import MOMENTS
+from lost.engine import MOMENTS, moment_shapes
 from lost.errors import LostError
 from lost.parameters import parameter_table, projections
 from lost.tokenizer import FILE as TOKENIZER
@@ -34,11 +34,15 @@ def faults(found: Checkpoint) -> Iterator[str]:
 def _content(found: Checkpoint) -> Iterator[str]:
     table, dtype = parameter_table(found.config), found.config.train.param_dtype
     shapes = {name: row.shape for name, row in table.items()}
-    widths = {f"{each.name}.channels": each.in_features for each in projections(found.config)}
+    widths = {
+        f"{each.name}.{suffix}": tensor.below
+        for each in projections(found.config)
+        for suffix, tensor in each.tensors().items()
+        if tensor.integer
+    }
     yield from _arrays(found.parameters(), shapes, dtype, widths)
-    moments = {f"{name}.{moment}": row.shape for name, row in table.items() if row.trained for moment in MOMENTS}
     if found.progress.step and found.resumable:
-        yield from _arrays(found.moments(), moments, dtype)
+        yield from _arrays(found.moments(), moment_shapes(found.config), dtype)
     if json.loads((found.path / checkpoint.CONFIG).read_text()) != checkpoint.model_description(found.config):
         yield f"{checkpoint.CONFIG} doesn't describe the model of {checkpoint.MANIFEST}"
     if found.tokenizer().fingerprint != found.tokenizer_fingerprint:
@@ -51,7 +55,7 @@ def _arrays(
     dtype: str,
     widths: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """Yield what is wrong with arrays; `widths` has the number of channels to choose from, by name of the choice."""
+    """Yield what is wrong with arrays; `widths` has what the numbers of a choice stay below, by its name."""
     missing = set(shapes)
     for name, array in arrays:
         if name not in missing:
@@ -63,7 +67,7 @@ def _arrays(
             yield f"{name} is {array.dtype.name} {array.shape}; expected {wanted} {shapes[name]}"
         elif name in widths:
             if (np.diff(array) <= 0).any() or array.min() < 0 or array.max() >= widths[name]:
-                yield f"{name} doesn't hold ascending channel numbers below {widths[name]}"
+                yield f"{name} doesn't hold ascending numbers below {widths[name]}"
         elif not np.isfinite(array).all():
             yield f"{name} holds numbers that are not finite"
         elif name.endswith(MOMENTS[1]) and (array < 0).any():

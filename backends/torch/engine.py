@@ -10,9 +10,10 @@ from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
 from lost.backends.torch.loss import IGNORED, head_loss, head_nll
 from lost.backends.torch.model import Cache, LostForCausalLM
+from lost.backends.torch.optimizer import Adam
 from lost.batches import Batch
 from lost.config import Config
-from lost.engine import MOMENTS, NamedArrays, StepReport, checked
+from lost.engine import NamedArrays, StepReport, checked, moment_shapes
 from lost.parameters import parameter_table
 from lost.workers import Alone, Workers
 
@@ -41,19 +42,7 @@ class TorchEngine:
         self._trunk = torch.compile(self.model.model) if self.compiled else self.model.model
         self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
-        self._optimizer = self._make_optimizer()
-
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        settings = self._config.optimizer
-        decaying = [tensor for name, tensor in self._trained.items() if self._table[name].decays]
-        others = [tensor for name, tensor in self._trained.items() if not self._table[name].decays]
-        return torch.optim.AdamW(
-            [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=True,
-        )
+        self._optimizer = Adam(config.optimizer, self._trained, self._table)
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
@@ -68,23 +57,15 @@ class TorchEngine:
         """Take the moments of every trained parameter."""
         if step == 0:
             return
-        places: dict[str, Tensor] = {}
-        for name, tensor in self._trained.items():
-            state = {moment: torch.empty_like(tensor) for moment in MOMENTS}
-            self._optimizer.state[tensor] = {"step": torch.tensor(float(step), device=self._device), **state}
-            places |= {f"{name}.{moment}": place for moment, place in state.items()}
-        _fill(places, moments)
+        self._optimizer.load(checked(moments, moment_shapes(self._config)), step)
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments; on CPU, views."""
-        for name, tensor in self._trained.items():
-            for moment in MOMENTS:
-                if moment in self._optimizer.state[tensor]:
-                    yield f"{name}.{moment}", to_array(self._optimizer.state[tensor][moment])
+        return self._optimizer.state()
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         for batch in micro_batches:
             tokens, targets = self._on_device(batch)
@@ -97,9 +78,7 @@ class TorchEngine:
         rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
         norm = torch.cat([each.flatten() for each in rows]).float().norm()
         torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
+        self._optimizer.step(lr)
         return StepReport(lambda: (total.item() / predictions, norm.item()))
 
     @torch.no_grad()

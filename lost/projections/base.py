@@ -14,10 +14,18 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Tensor:
-    """Shape of one stored array; `integer` ones are int32, never trained and have no moments."""
+    """Shape of one stored array.
+
+    With `below`, it holds sorted, distinct places from 0 to less than that: int32, never trained, without moments.
+    """
 
     shape: tuple[int, ...]
-    integer: bool = False
+    below: int = 0
+
+    @property
+    def integer(self) -> bool:
+        """Whether it holds places."""
+        return self.below > 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,10 @@ class Projection(ABC):
     @abstractmethod
     def saved_per_token(self) -> int:
         """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
+
+    def narrow_per_token(self) -> int:
+        """Count the elements a token of the first half, all that the policy `narrow` keeps where it may."""
+        return self.out_features
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of one token's forward pass."""

@@ -39,7 +39,7 @@ class Lost(Projection):
         found = {
             "down": Tensor((rank, self.in_features)),
             "up": Tensor((self.out_features, rank + kept)),
-            "channels": Tensor((kept,), integer=True),
+            "channels": Tensor((kept,), below=self.in_features),
         }
         return found | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
 
@@ -77,6 +77,11 @@ class Lost(Projection):
         return act(y) if settings.activation_at == "output" else y
 
     def saved_per_token(self) -> int:
-        """The bottleneck before its activation, and the input of `up`."""
-        rank = self.settings.rank
-        return (rank if self.has_activation else 0) + rank + self.channels
+        """The bottleneck before its activation, and the input of `up`; more where autograd is left to itself."""
+        settings, rank = self.settings, self.settings.rank
+        more = {"low_rank": 0, "inner": self.channels, "output": self.out_features}[settings.activation_at]
+        return 2 * rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
+
+    def narrow_per_token(self) -> int:
+        """The bottleneck and the kept channels."""
+        return self.settings.rank + self.channels

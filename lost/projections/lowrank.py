@@ -46,6 +46,10 @@ class LowRank(Projection):
         """The bottleneck."""
         return self.settings.rank
 
+    def narrow_per_token(self) -> int:
+        """The bottleneck."""
+        return self.settings.rank
+
 
 def random_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:
     """Return down (rank x in) and up (out x rank), both normal, scaled alike.

@@ -42,7 +42,7 @@ class SlTrain(Projection):
             "down": Tensor((rank, self.in_features)),
             "up": Tensor((self.out_features, rank)),
             "values": Tensor((self.kept,)),
-            "indices": Tensor((self.kept,), integer=True),
+            "indices": Tensor((self.kept,), below=self.in_features * self.out_features),
         }
 
     def initial(self, seed: int, std: float) -> dict[str, Array]:

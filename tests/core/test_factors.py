@@ -132,6 +132,29 @@ def test_channels_are_those_the_low_rank_leaves_out() -> None:
     np.testing.assert_array_equal(decompose(weight, 3, 2 / 60).channels, [5, 44])
 
 
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
+def test_other_ways_of_choosing_channels(shape: tuple[int, int]) -> None:
+    """Each from its definition: the complement's column norms, and the rows of V_r."""
+    weight = weights(shape, np.float64, deficient=False)
+    u, s, vt = np.linalg.svd(weight, full_matrices=False)
+    complement = weight - (u[:, :6] * s[:6]) @ vt[:6]
+    scores = {"l1": np.abs(complement).sum(axis=0), "leverage": -np.square(vt[:6]).sum(axis=0)}
+    for select, score in scores.items():
+        expected = np.sort(np.argsort(-score)[:8])
+        np.testing.assert_array_equal(decompose(weight, 6, 8 / shape[1], select).channels, expected)
+    assert len({tuple(decompose(weight, 6, 8 / shape[1], way).channels) for way in ("l2", *scores)}) > 1
+
+
+def test_channels_drawn_at_random() -> None:
+    def draw(seed: int) -> np.ndarray:
+        weight = weights((20, 50), np.float64, deficient=False)
+        return decompose(weight, 4, 0.2, "random", random=np.random.default_rng(seed)).channels
+
+    np.testing.assert_array_equal(draw(1), draw(1))
+    assert len(set(draw(1))) == 10
+    assert {tuple(draw(seed)) for seed in range(5)} != {tuple(draw(0))}
+
+
 @pytest.mark.parametrize(
     ("width", "density", "rank", "align", "count"),
     [(100, 0.03, 8, 1, 3), (10, 0.01, 8, 1, 1), (512, 0.03, 128, 32, 32), (40, 0.5, 30, 32, 34), (16, 1.0, 4, 32, 16)],

@@ -11,11 +11,12 @@ from lost.config import Config
 from lost.factors import Factors, compose
 from lost.initial import initial_values
 from lost.parameters import parameter_table
+from lost.projections import KINDS
 from lost.randomness import normal
 
 
 def test_values_follow_the_table(config: Callable[..., Config]) -> None:
-    for kind in ("lost", "dense", "lowrank"):
+    for kind in KINDS:
         for tied in (False, True):
             settings = config(projection={"kind": kind}, model={"tie_word_embeddings": tied})
             values, table = dict(initial_values(settings)), parameter_table(settings)
@@ -55,6 +56,46 @@ def test_scale(config: Callable[..., Config]) -> None:
     product = values["model.layers.0.mlp.up_proj.up"] @ values["model.layers.0.mlp.up_proj.down"]
     assert product.std() == pytest.approx(0.02, rel=0.05)
     assert values["lm_head.weight"].std() == pytest.approx(0.02, rel=0.05)
+
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def test_a_random_start_differs_in_the_low_rank_pair_alone(config: Callable[..., Config]) -> None:
+    svd, random = (dict(initial_values(config(projection={"start": start}))) for start in ("svd", "random"))
+    lowrank = dict(initial_values(config(projection={"kind": "lowrank"})))
+    np.testing.assert_array_equal(random[f"{Q}.channels"], svd[f"{Q}.channels"])
+    np.testing.assert_array_equal(random[f"{Q}.up"][:, 4:], svd[f"{Q}.up"][:, 4:])
+    np.testing.assert_array_equal(random[f"{Q}.up"][:, :4], lowrank[f"{Q}.up"])
+    np.testing.assert_array_equal(random[f"{Q}.down"], lowrank[f"{Q}.down"])
+
+
+@pytest.mark.parametrize("kind", ["lowrank", "cola"])
+def test_low_rank_kinds_start_from_triplets_when_asked(config: Callable[..., Config], kind: str) -> None:
+    own = dict(initial_values(config(projection={"kind": kind, "start": "svd"})))
+    lost = dict(initial_values(config()))
+    np.testing.assert_array_equal(own[f"{Q}.down"], lost[f"{Q}.down"])
+    np.testing.assert_array_equal(own[f"{Q}.up"], lost[f"{Q}.up"][:, :4])
+
+
+def test_initial_scale_of_projections(config: Callable[..., Config]) -> None:
+    """By fan-in, by number, and the embedding's untouched."""
+    model = {"hidden_size": 128, "intermediate_size": 512}
+    for kind, suffix in (("dense", "weight"), ("sltrain", "values")):
+        for wanted, std in (("fan_in", 512**-0.5), (0.3, 0.3), (None, 0.02)):
+            settings = config(model=model, projection={"kind": kind, "init_std": wanted, "rank": 64})
+            values = dict(initial_values(settings))
+            assert values[f"model.layers.0.mlp.down_proj.{suffix}"].std() == pytest.approx(std, rel=0.05)
+            assert values["model.embed_tokens.weight"].std() == pytest.approx(0.02, rel=0.1)
+
+
+def test_sltrain_starts_as_its_sparse_part(config: Callable[..., Config]) -> None:
+    values = dict(initial_values(config(projection={"kind": "sltrain", "density": 0.1})))
+    assert not values[f"{Q}.up"].any()
+    places = values[f"{Q}.indices"]
+    assert len(places) == int(0.1 * 16 * 16)
+    assert (np.diff(places) > 0).all()
+    assert not np.array_equal(places, values["model.layers.1.self_attn.q_proj.indices"])
 
 
 @pytest.mark.slow
