@@ -136,7 +136,8 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     if fitting:
         way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
     else:
-        ways = ["train.checkpoint_activations=full"] if config.train.checkpoint_activations == "none" else []
+        policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[config.train.checkpoint_activations]
+        ways = [f"train.checkpoint_activations={policy}" for policy in policies]
         ways += ["train.dtype=bfloat16"] if config.train.dtype == "float32" else []
         ways += ["train.param_dtype=bfloat16"] if config.train.param_dtype == "float32" else []
         way = f"no train.micro_batch_size alone makes it fit; try {', '.join([*ways, 'a smaller model'])}"

@@ -76,8 +76,10 @@ class TorchEngine:
         limit = self._config.train.grad_clip or float("inf")
         # Row by row: torch's float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8.
         rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
-        norm = torch.cat([each.flatten() for each in rows]).float().norm()
-        torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
+        wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
+        norm = torch.linalg.vector_norm(torch.cat([each.flatten() for each in rows]), dtype=wide)
+        if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         self._optimizer.step(lr)
         return StepReport(lambda: (total.item() / predictions, norm.item()))
 
