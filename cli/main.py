@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lost.cli import convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
 from lost.errors import LostError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 

@@ -20,6 +20,8 @@ _LOGITS = {
     "mlx cpu": 1 << 21,
     "mlx gpu": 1 << 24,
 }
+# How far MLX runs ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
+_AHEAD = {"none": 0.4, "narrow": 1.0, "full": 1.5}
 _CAST_ANEW = ("lost", "sltrain")  # kinds of which PyTorch's passes cast the weights anew, and keep no cast ones
 
 
@@ -190,7 +192,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         middle = [part for number, part in enumerate(parts) if number not in (3, 6)]
         bottlenecks = ends + sum(part.saved_per_token() for part in middle)
         attention = 3 * hidden + 2 * shared  # rotated q and k, v, output and its copy for o_proj
-        opened = 4 if gate_is_activated(config, parts[4]) else 3  # gate, its SiLU, up, their product
+        opened = 3  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
         whole.append(2 * (norm + width * hidden) + width * (bottlenecks + attention + opened * inner) + scales)
         narrow.append(width * (2 * hidden + ends + sum(part.narrow_per_token() for part in middle)))
@@ -214,32 +216,31 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     """Bytes that MLX keeps for the backward pass of one micro-batch, with the head's chunk of logits.
 
-    It keeps attention's scores and their softmax, and runs ahead of what it frees; a test compares this with its peak,
-    on a CPU.
+    Beyond what PyTorch keeps: attention's softmax, and SiLU's sigmoid, here and inside projections. A test compares
+    this with MLX's peak, on a CPU.
     """
-    model, width = config.model, _BYTES[config.train.dtype]
-    hidden, inner, seq_len = model.hidden_size, model.intermediate_size, config.data.seq_len
+    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    hidden, inner = model.hidden_size, model.intermediate_size
     shared = model.key_value_heads * model.head_dim
-    norm = 4 * (2 * hidden + 1)  # float32: the input, the normed input, one scale
-    blocks = []
+    norm = (4 + width) * hidden  # its input in float32, and its output
+    whole, narrow = [], []  # bytes a token that a block keeps under the policies `none` and `narrow`
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        bottlenecks = sum(each.saved_per_token() for each in parts)
-        attention = 4 * hidden + 2 * shared  # normed input, rotated q and k, v, output and its copy for o_proj
-        attention += 2 * model.num_attention_heads * seq_len
-        opened = 4 if gate_is_activated(config, parts[4]) else 3  # gate, its SiLU, up, their product
-        saved = width * (bottlenecks + attention + hidden + opened * inner)
-        blocks.append(saved + 2 * norm + 4 * model.num_attention_heads)  # and the softmax's scales
-    if config.train.checkpoint_activations == "full":
-        blocks = [max(blocks), *(width * hidden for _ in blocks)]
-    token = norm + width * hidden + sum(blocks)  # the last norm and its output
+        saved = [part.saved_per_token() + (part.settings.rank if part.has_activation else 0) for part in parts]
+        attention = 3 * hidden + 2 * shared + model.num_attention_heads * config.data.seq_len
+        opened = 5 if gate_is_activated(config, parts[4]) else 3  # gate, its sigmoid and SiLU, up, their product
+        whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
+        first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
+        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # whose second halves stand outside
+    blocks = sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
+    token = norm + blocks + int(_AHEAD[policy] * max(whole))
     cast = 0
     if config.train.dtype != config.train.param_dtype:
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
-    tokens = micro_batch * seq_len
-    chunk = logits_at_once("mlx", device)
-    head = 16 * min(tokens * vocabulary(config), 5 * chunk // 2)  # a chunk's temporaries, and part of the next one
+    tokens = micro_batch * config.data.seq_len
+    # a chunk's temporaries, and part of the next one
+    head = 16 * min(tokens * vocabulary(config), 5 * logits_at_once("mlx", device) // 2)
     return tokens * token + cast + head
 
 

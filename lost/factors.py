@@ -74,13 +74,15 @@ def decompose(
     exact = weight.astype(np.float64, copy=False)
     down, basis, scaled_right = _leading_triplets(exact, rank)
     count = channel_count(exact.shape[1], density, rank, align)
+    scores: np.ndarray
     if select == "l2":
         scores = _residuals(exact, scaled_right)
     elif select == "l1":
         scores = np.abs(exact - basis @ down).sum(axis=0)
     elif select == "leverage":
         singular = np.linalg.norm(scaled_right, axis=1, keepdims=True)
-        scores = -np.square(np.divide(scaled_right, singular, where=singular > 0, out=np.zeros_like(down))).sum(axis=0)
+        right = np.divide(scaled_right, singular, where=singular > 0, out=np.zeros_like(down))
+        scores = -np.square(right).sum(axis=0)
     else:
         scores = (random or np.random.default_rng(0)).random(exact.shape[1])
     channels = np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int32)

@@ -1,8 +1,11 @@
 """What the operating system says about this machine, frameworks aside."""
 
 import os
+import platform
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 
 def memory_bytes() -> int:
@@ -14,3 +17,13 @@ def process_peak_bytes() -> int:
     """Return the most memory that this process has held."""
     units = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * units
+
+
+def processor_name() -> str:
+    """Return the processor's name as its maker gives it, or its architecture where the system doesn't tell."""
+    if sys.platform == "darwin":
+        told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        return told.stdout.strip() or platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

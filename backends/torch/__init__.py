@@ -1,7 +1,8 @@
 """The PyTorch backend: CPU, CUDA, MPS."""
 
+from lost.backends.torch import bench
 from lost.backends.torch.devices import available, capacity, resolve
 from lost.backends.torch.engine import TorchEngine as create
 from lost.workers import join_alone as join
 
-__all__ = ["available", "capacity", "create", "join", "resolve"]
+__all__ = ["available", "bench", "capacity", "create", "join", "resolve"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
+from lost.backends.torch.elementwise import rms_norm, swiglu
 from lost.backends.torch.layers import Narrow, layer, narrow
-from lost.backends.torch.norm import rms_norm
 from lost.config import Config
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 
@@ -114,9 +114,8 @@ class FeedForward(nn.Module):
 
     def mix(self, gate: Narrow, up: Narrow, last: bool) -> Narrow:
         """Map the first halves of gate and up to that of the output."""
-        opened = self.gate_proj.widen(*gate)
-        opened = (F.silu(opened) if self.activated else opened) * self.up_proj.widen(*up)
-        return narrow((self.down_proj,), opened, last)[0]
+        opened, passed = self.gate_proj.widen(*gate), self.up_proj.widen(*up)
+        return narrow((self.down_proj,), swiglu(opened, passed) if self.activated else opened * passed, last)[0]
 
 
 class Block(nn.Module):

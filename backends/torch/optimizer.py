@@ -1,6 +1,6 @@
 """The optimizer: AdamW, its moments as they are or in 8 bits, and how they cross the seam."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class Adam:
         decaying = [tensor for name, tensor in tensors.items() if table[name].decays]
         others = [tensor for name, tensor in tensors.items() if not table[name].decays]
         groups = [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        make = _eight_bit_adamw() if self.eight_bits else torch.optim.AdamW
+        make: Callable[..., torch.optim.Optimizer] = _eight_bit_adamw() if self.eight_bits else torch.optim.AdamW
         options = {"block_size": BLOCK} if self.eight_bits else {"fused": True}
         self._optimizer = make(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **options)
 
@@ -86,7 +86,7 @@ class Adam:
         return self.eight_bits and in_blocks(tensor.numel())
 
 
-def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
+def _eight_bit_adamw() -> Callable[..., torch.optim.Optimizer]:
     try:
         from torchao.optim import AdamW8bit
     except ImportError as error:

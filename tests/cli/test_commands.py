@@ -163,7 +163,7 @@ def test_self_test(lost: Lost) -> None:
     assert {check["quantity"] for check in checks} == {"logits", "evaluation", "gradients", "losses", "weights"}
     assert all(check["passed"] for check in checks)
     assert max(check["error"] for check in checks if check["dtype"] == "float32") < 1e-5
-    assert answer.err.count("ok") == 12
+    assert answer.err.count("ok") == 2 * 2 * len(KINDS)
 
 
 def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> Non
 
 def test_help_names_every_command(lost: Lost) -> None:
     answer = lost("--help")
-    for name in ("convert", "prepare", "train", "eval", "generate", "inspect", "verify", "plan", "doctor"):
+    for name in ("convert", "prepare", "train", "eval", "generate", "inspect", "verify", "plan", "bench", "doctor"):
         assert f"  {name} " in answer.out
         assert lost(name, "--help").code == 0
 

@@ -1,4 +1,4 @@
-"""RMSNorm that keeps its input and one number a row: autograd would keep two arrays as wide as x."""
+"""RMSNorm and SwiGLU's product, which keep their inputs alone; autograd would keep what they compute on the way."""
 
 from typing import Any
 
@@ -19,6 +19,28 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return _RmsNorm.apply(x, weight, eps)
     wide = torch.promote_types(x.dtype, torch.float32)  # elsewhere one kernel does it, and keeps as little
     return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(x.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up (Shazeer, arXiv 2002.05202); the SiLU is computed again in the backward pass.
+
+    Args:
+        gate: (..., m).
+        up: (..., m).
+    """
+    return F.silu(gate) * up if torch.compiler.is_compiling() else _SwiGlu.apply(gate, up)
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(outer[0] * up, gate), F.silu(gate).mul_(outer[0])
 
 
 class _RmsNorm(torch.autograd.Function):

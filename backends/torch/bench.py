@@ -1,0 +1,131 @@
+"""What `lost bench` asks of PyTorch: a layer to run, what is kept, a step's peak. Implements `lost.bench.Bench`."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.profiler import profile
+
+from lost.backends.torch.arrays import DTYPES, to_tensor
+from lost.backends.torch.engine import TorchEngine
+from lost.backends.torch.layers import layer as make_layer
+from lost.batches import Batch
+from lost.bench import Machine, Pass
+from lost.config import TrainConfig
+from lost.machine import processor_name
+from lost.projections import Projection
+
+T = TypeVar("T")
+
+_MEMORY = {
+    "cuda": "bytes allocated to tensors (torch.cuda.max_memory_allocated), less those of the other kinds",
+    "mps": "not counted by PyTorch on this device",
+    "cpu": "bytes allocated to tensors, as PyTorch's profiler sees them; the process takes more",
+}
+
+
+def machine(device: str) -> Machine:
+    """Describe a device."""
+    kind = device.partition(":")[0]
+    name = torch.cuda.get_device_name(device) if kind == "cuda" else processor_name()
+    return Machine(torch.__version__, name, torch.get_num_threads() if kind == "cpu" else None, _MEMORY[kind])
+
+
+def layer(
+    projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
+) -> Pass:
+    """Make a layer with these values, compiled where the configuration says so."""
+    module = make_layer(projection, DTYPES[train.param_dtype]).to(device)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(to_tensor(values[name]))
+    random, dtype = torch.Generator().manual_seed(0), DTYPES[train.dtype]
+    x, y_grad = (
+        torch.randn(tokens, width, generator=random).to(device, dtype)
+        for width in (projection.in_features, projection.out_features)
+    )
+    x.requires_grad_()
+    forward = torch.compile(module) if train.compile else module
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            torch.autograd.grad(forward(x), [x, *module.parameters()], y_grad)
+        _wait(device)
+
+    return Pass(run, _saved_by(lambda: forward(x), list(own.values())))
+
+
+def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
+    """Return what a call returns, and the most bytes of tensors held during it less those held before."""
+    if device.startswith("cuda"):
+        # cuBLAS keeps a workspace for each thread that uses it: not to be counted for whoever comes first.
+        torch.ones(8, 8, device=device, requires_grad=True).square().mm(
+            torch.ones(8, 8, device=device)
+        ).sum().backward()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = call()
+        torch.cuda.synchronize(device)
+        return result, torch.cuda.max_memory_allocated(device) - before
+    if device == "cpu":
+        result, changes = _allocations(call)
+        return result, int(np.cumsum([0, *changes]).max())
+    return call(), None
+
+
+def saved_bytes(engine: TorchEngine, batch: Batch) -> int | None:
+    """Return the bytes of tensors that are there after a forward pass of the trunk and weren't before.
+
+    Not by `saved_tensors_hooks`: they don't see all that a checkpointed segment keeps. The head's loss is left out: it
+    computes gradients at once and keeps no activations. None for a compiled model, whose trunk this wouldn't be.
+    """
+    if engine.compiled:
+        return None
+    device, trunk = engine.device, engine.model.model
+    tokens = torch.from_numpy(batch.tokens[:, :-1].astype(np.int64)).to(device)
+    if device == "cpu":
+        return sum(_allocations(lambda: trunk(tokens))[1])
+    held = torch.mps.current_allocated_memory if device == "mps" else lambda: torch.cuda.memory_allocated(device)
+    before = held()
+    states = trunk(tokens)
+    _wait(device)
+    kept = held() - before
+    del states  # not before now: what it was computed from is kept through it
+    return kept
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def _saved_by(call: Callable[[], Tensor], own: list[Tensor]) -> int:
+    """Return the bytes that autograd saves in a call, each storage once, `own` tensors left out."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in own}
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        call()
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def _allocations(call: Callable[[], T]) -> tuple[T, list[int]]:
+    """Return what a call returns, and what it took on the CPU in the order of time, in bytes; given back: negative."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes to standard error when it starts
+    with profile(profile_memory=True) as seen:
+        result = call()
+    events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
+    return result, [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]

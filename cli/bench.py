@@ -1,0 +1,175 @@
+"""`lost bench`: how fast the kinds of projection are here, and how much memory they take."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lost.benchinput import LayerShape
+
+_Column = tuple[str, str, Callable[[Any], str]]  # its title, the key of its values, how one is written
+
+_TIMES: list[_Column] = [
+    ("ms", "seconds", lambda times: f"{times['median'] * 1e3:.2f}"),
+    ("25-75 %", "seconds", lambda times: f"{times['p25'] * 1e3:.2f}-{times['p75'] * 1e3:.2f}"),
+    ("/ dense", "ratio_to_dense", "{:.2f}".format),
+    ("/ CoLA", "ratio_to_cola", "{:.2f}".format),
+]
+
+
+def bench(
+    config: ConfigName = "llama_60m",
+    layer: Annotated[bool, typer.Option("--layer", help="Measure one layer, forward and backward, alone.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Measure whole optimizer steps alone; neither: both.")] = False,
+    kinds: Annotated[str, typer.Option(help="What to compare, with commas between.")] = "dense,cola,sltrain,lost",
+    backend: Backend = "auto",
+    device: Device = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="Type in which is computed; default: the configuration's, on a CPU float32."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Model: sequences a step; default: one micro-batch, on a CPU 4.")
+    ] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Model: tokens a sequence; default: the configuration's.")] = None,
+    checkpoint_activations: Annotated[
+        Literal["none", "narrow", "full"] | None,
+        typer.Option(help="Model: what the backward pass computes again; default: the configuration's."),
+    ] = None,
+    layer_shape: Annotated[
+        str | None, typer.Option(metavar="INxOUT", help="Layer: its inputs and outputs; default: 768x2048.")
+    ] = None,
+    layer_rank: Annotated[int | None, typer.Option(help="Layer: its rank; default: 256.")] = None,
+    layer_density: Annotated[float | None, typer.Option(help="Layer: its density; default: 0.03.")] = None,
+    layer_tokens: Annotated[int | None, typer.Option(help="Layer: tokens at once; default: 1024.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Timed rounds, one turn each kind; default: 25 of the layer, 5 of the model.")
+    ] = None,
+    overrides: Overrides = [],
+    as_json: AsJson = False,
+) -> None:
+    """Compare kinds of projection on this machine.
+
+    One layer, forward and backward, and one whole optimizer step of a model on random tokens: time, throughput, memory.
+    The kinds take turns, in a new order each round, after rounds that aren't timed; medians and quartiles are shown.
+    """
+    import sys
+
+    from rich.console import Console
+
+    from lost.bench import Place, measure
+    from lost.benchinput import kinds_of, settings
+    from lost.cli.output import answer, note
+    from lost.engine import backend_module, resolve_backend
+
+    both = layer == model
+    of_layer: dict[str, Any] = {
+        "shape": layer_shape,
+        "rank": layer_rank,
+        "density": layer_density,
+        "tokens": layer_tokens,
+    }
+    of_model: dict[str, Any] = {"batch": batch, "seq_len": seq_len, "checkpoint_activations": checkpoint_activations}
+    if not (both or layer):
+        _refuse("--model", {f"layer_{name}": value for name, value in of_layer.items()})
+    if not (both or model):
+        _refuse("--layer", of_model)
+    chosen, shape = kinds_of(kinds), _shape(**of_layer)
+    name = resolve_backend(backend)
+    place = Place(name, backend_module(name).resolve(device))
+    value = measure(
+        place,
+        settings(config, overrides, place.device, dtype, **of_model),
+        chosen,
+        shape if both or layer else None,
+        config if both or model else None,
+        rounds,
+        note,
+    )
+    answer(as_json, value, [])
+    if not as_json:
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        for part in _shown(value):
+            console.print(part)
+
+
+def _refuse(only: str, options: dict[str, Any]) -> None:
+    """Refuse options of the part that is left out."""
+    from lost.errors import UserError
+
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} was given with {only} alone, where it does nothing; expected it "
+                f"for the other part; leave it out, or leave {only} out"
+            )
+
+
+def _shape(shape: str | None, rank: int | None, density: float | None, tokens: int | None) -> "LayerShape":
+    """Return the layer's shape, defaults where nothing is named."""
+    from lost.benchinput import LayerShape
+    from lost.errors import UserError
+
+    named: dict[str, Any] = {"rank": rank, "density": density, "tokens": tokens}
+    if shape is not None:
+        numbers = shape.split("x")
+        if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+            raise UserError(f"--layer-shape {shape}: expected inputs x outputs, such as 768x2048; write it so")
+        named |= {"in_features": int(numbers[0]), "out_features": int(numbers[1])}
+    return LayerShape(**{name: value for name, value in named.items() if value is not None})
+
+
+def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
+    """Yield what a person sees."""
+    from lost.cli.output import count, size
+
+    versions = ", ".join(f"{name} {version}" for name, version in value["versions"].items())
+    threads = f", {value['threads']} threads" if value["threads"] else ""
+    where = f"{value['device']}: {value['device_name']}{threads}"
+    yield f"{versions}; {where}; computed in {value['dtype']}, weights in {value['param_dtype']}"
+    if layer := value["layer"]:
+        yield (
+            f"\nlayer: {layer['in_features']} to {layer['out_features']}, rank {layer['rank']}, density "
+            f"{layer['density']}, {layer['tokens']:,} tokens; forward and backward, {layer['rounds']} rounds"
+        )
+        yield _table(
+            layer["results"],
+            [*_TIMES, ("FLOP/s", "flops_per_second", count), ("saved", "saved_bytes", size)],
+        )
+    if model := value["model"]:
+        yield (
+            f"\nmodel: {model['config']}, {model['batch_size']} x {model['seq_len']} tokens a step, "
+            f"{model['micro_batch_size']} sequences at once, activations checkpointed: "
+            f"{model['checkpoint_activations']}; {model['rounds']} rounds"
+        )
+        more: list[_Column] = [
+            ("tokens/s", "tokens_per_second", lambda rate: f"{rate:,.0f}"),
+            ("MFU", "mfu", lambda share: f"{share:.1%}"),
+            ("peak", "peak_memory_bytes", size),
+            ("saved", "saved_bytes", size),
+            ("parameters", "parameters", count),
+        ]
+        yield _table(model["results"], [*_TIMES, *more])
+        yield f"peak: {model['peak_memory_is']}"
+    rows = [row for part in (value["layer"], value["model"]) if part for row in part["results"].values()]
+    kept = "; saved: kept from the forward pass for the backward pass"
+    yield f"times: median and quartiles{kept if any(row['saved_bytes'] is not None for row in rows) else ''}"
+
+
+def _table(results: dict[str, dict[str, Any]], columns: list[_Column]) -> "Table":
+    """Return a table of one row a kind, without the columns that aren't known here."""
+    from rich import box
+    from rich.table import Table
+
+    known = [each for each in columns if all(row[each[1]] is not None for row in results.values())]
+    table = Table("kind", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title, _, _ in known:
+        table.add_column(title, justify="right", no_wrap=True)
+    for kind, row in results.items():
+        table.add_row(kind, *(write(row[key]) for _, key, write in known))
+    return table

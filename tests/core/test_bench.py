@@ -1,0 +1,53 @@
+"""How `lost bench` takes turns, and what it compares speeds with."""
+
+import pytest
+
+from lost.peaks import peak_flops
+from lost.turns import interleave, summary
+
+
+def test_every_round_has_every_way_once_in_a_new_order() -> None:
+    calls: list[str] = []
+    ways = {name: (lambda name=name: calls.append(name)) for name in "abcd"}
+    times = interleave(ways, rounds=6, warm_up=2)
+    rounds = [tuple(calls[start : start + 4]) for start in range(0, len(calls), 4)]
+    assert len(rounds) == 8
+    assert all(sorted(each) == list("abcd") for each in rounds)
+    assert len(set(rounds)) > 4
+    assert {name: len(found) for name, found in times.items()} == dict.fromkeys(
+        "abcd", 6
+    )  # those of the warm-up left out
+
+
+def test_summary() -> None:
+    times = {"dense": [4.0, 8.0, 100.0], "cola": [1.0, 2.0, 3.0], "lost": [2.0, 4.0, 6.0]}
+    assert summary(times, "lost", calls=2) == {
+        "seconds": {"median": 2.0, "p25": 1.5, "p75": 2.5},
+        "ratio_to_dense": 0.5,
+        "ratio_to_cola": 2.0,
+    }
+    assert summary({"lost": [1.0]}, "lost")["ratio_to_dense"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
+        ("NVIDIA A100-SXM4-80GB", "float32", 19.5),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
+        ("NVIDIA H100 PCIe", "bfloat16", 756),
+        ("NVIDIA H100 NVL", "bfloat16", 835),
+        ("NVIDIA H200", "bfloat16", 989),
+        ("NVIDIA GH200 480GB", "bfloat16", 989),
+        ("NVIDIA B200", "bfloat16", 2250),
+        ("NVIDIA L40S", "bfloat16", 362),
+        ("NVIDIA L4", "bfloat16", 121),
+        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
+        ("NVIDIA GeForce RTX 4090 D", "bfloat16", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bfloat16", None),
+        ("Tesla V100-SXM2-16GB", "float32", None),
+    ],
+)
+def test_peaks(name: str, dtype: str, tera: float | None) -> None:
+    assert peak_flops(name, dtype) == (tera and pytest.approx(tera * 1e12))
