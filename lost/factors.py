@@ -74,7 +74,6 @@ def decompose(
     exact = weight.astype(np.float64, copy=False)
     down, basis, scaled_right = _leading_triplets(exact, rank)
     count = channel_count(exact.shape[1], density, rank, align)
-    scores: np.ndarray
     if select == "l2":
         scores = _residuals(exact, scaled_right)
     elif select == "l1":
@@ -84,7 +83,7 @@ def decompose(
         right = np.divide(scaled_right, singular, where=singular > 0, out=np.zeros_like(down))
         scores = -np.square(right).sum(axis=0)
     else:
-        scores = (random or np.random.default_rng(0)).random(exact.shape[1])
+        scores = (random or np.random.default_rng(0)).random((exact.shape[1],))
     channels = np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int32)
     sparse = exact[:, channels]
     if values == "complement":

@@ -8,6 +8,7 @@ import numpy as np
 from lost.config import Config
 from lost.parameters import projections
 from lost.projections import Projection
+from lost.projections.sltrain import SlTrain
 
 
 @dataclass(frozen=True)
@@ -16,15 +17,15 @@ class LayerReport:
 
     Attributes:
         name: such as `model.layers.0.mlp.up_proj`.
-        kind: lost, dense or lowrank.
+        kind: of projection.
         shape: (out, in).
         rank: of the low-rank pair; None for dense.
         channels: kept input channels; None but for LOST.
         norm: Frobenius norm of the composed weight, activations taken as the identity.
         spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None for
-            dense, 1 for lowrank.
+            dense, 1 for lowrank and cola.
         effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
-        sparse_share: share of the sparse part in the summed squared norms of both parts; None but for LOST.
+        sparse_share: share of the sparse part in the summed squared norms of both parts; None where there is none.
     """
 
     name: str
@@ -50,23 +51,23 @@ def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iter
 
 def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerReport:
     kind, shape = projection.settings.kind, (projection.out_features, projection.in_features)
-    if kind == "dense":
-        weight = values["weight"]
-        gram = weight @ weight.T if shape[0] <= shape[1] else weight.T @ weight
-        energy, rank, channels, sparse_share = np.linalg.eigvalsh(gram), None, None, None
+    rank = None if kind == "dense" else projection.settings.rank
+    channels, sparse_share = None, None
+    if isinstance(projection, SlTrain):
+        low = projection.scale * values["up"] @ values["down"]
+        sparse_share = _share(values["values"], float(np.sum(low**2)))
+        energy = _energy(projection.together(values))
+    elif kind == "dense":
+        energy = _energy(values["weight"])
     else:
-        rank = projection.settings.rank
         up, right = values["up"], values["down"]
-        channels = len(values["channels"]) if kind == "lost" else None
-        sparse_share = None
-        if channels is not None:
-            gamma = projection.settings.gamma
+        if kind == "lost":
+            channels, gamma = len(values["channels"]), values.get("gamma", projection.settings.gamma)
             basis, sparse = gamma * up[:, :rank], (1 - gamma) * up[:, rank:]
             selection = np.zeros((channels, shape[1]))
             selection[np.arange(channels), values["channels"]] = 1.0
             up, right = np.concatenate([basis, sparse], axis=1), np.concatenate([right, selection])
-            low = np.sum((basis.T @ basis) * (values["down"] @ values["down"].T))
-            sparse_share = float(np.sum(sparse**2) / max(np.sum(sparse**2) + low, 1e-300))
+            sparse_share = _share(sparse, float(np.sum((basis.T @ basis) * (values["down"] @ values["down"].T))))
         # The squared singular values of up @ right are the eigenvalues of a small symmetric matrix.
         triangle: np.ndarray = np.linalg.qr(right.T, mode="r")  # type: ignore[assignment]
         inner = triangle @ (up.T @ up) @ triangle.T
@@ -85,3 +86,12 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
         effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
         sparse_share=sparse_share,
     )
+
+
+def _energy(weight: np.ndarray) -> np.ndarray:
+    """Return the squared singular values."""
+    return np.linalg.eigvalsh(weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight)
+
+
+def _share(sparse: np.ndarray, low: float) -> float:
+    return float(np.sum(sparse**2) / max(np.sum(sparse**2) + low, 1e-300))

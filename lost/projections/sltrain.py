@@ -59,10 +59,14 @@ class SlTrain(Projection):
         }
 
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
-        """Return W x with the whole weight put together."""
-        weight = self.scale * (values["up"] @ values["down"])
+        """Return W x."""
+        return x @ self.together(values).T
+
+    def together(self, values: Mapping[str, Array]) -> Array:
+        """Return the whole weight, (out x in)."""
+        weight: Array = self.scale * (values["up"] @ values["down"])
         weight.reshape(-1)[values["indices"]] += values["values"]
-        return x @ weight.T
+        return weight
 
     def multiply_adds(self) -> int:
         """Those of a dense product: the weight is put together once a pass, whatever the number of tokens."""

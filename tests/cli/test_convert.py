@@ -119,8 +119,8 @@ def test_verify_looks_inside(source: Checkpoint, tmp_path: Path) -> None:
         (up, None, "1 arrays are missing"),
         (up, arrays[up][:, :-1], "expected float32"),
         (up, arrays[up].astype(ml_dtypes.bfloat16), "expected float32"),
-        (channels, arrays[channels][::-1], "ascending channel numbers below 32"),
-        (channels, arrays[channels] + 32, "ascending channel numbers below 32"),
+        (channels, arrays[channels][::-1], "ascending numbers below 32"),
+        (channels, arrays[channels] + 32, "ascending numbers below 32"),
         (second, -arrays[second] - 1, "negative squares"),
         (second, None, "1 arrays are missing"),
     ):
