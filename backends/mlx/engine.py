@@ -50,7 +50,7 @@ class MlxEngine:
         self._trained = [name for name, row in self._table.items() if row.trained]
         train = config.train
         self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
-        self.model.model.checkpointed = train.checkpoint_activations == "full"
+        self.model.model.keeps = train.checkpoint_activations
         self._optimizers = self._make_optimizers()
         self._steps = 0
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
@@ -62,6 +62,11 @@ class MlxEngine:
     def _make_optimizers(self) -> list[tuple[AdamW, list[str]]]:
         """Return one optimizer for what decays and one for the rest, each with the names of its parameters."""
         settings = self._config.optimizer
+        if settings.name != "adamw":
+            raise BackendError(
+                f"optimizer.name = {settings.name}: MLX has no 8-bit moments; expected adamw; set "
+                "optimizer.name=adamw, or train with --backend torch"
+            )
         make = partial(AdamW, settings.lr, list(settings.betas), settings.eps, bias_correction=True)
         decaying = [name for name in self._trained if self._table[name].decays]
         others = [name for name in self._trained if not self._table[name].decays]

@@ -47,9 +47,10 @@ def _loss_and_gradients(
         (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
         wanted, weighs = targets[rows][:, None], counted[rows].astype(mx.float32)
         logits = (part @ head.T).astype(mx.float32)
-        nll = mx.fast.cross_entropy(logits, targets[rows])
-        total = total + (nll * weighs).sum()
-        softmax = mx.exp(logits - (nll[:, None] + mx.take_along_axis(logits, wanted, axis=-1)))
+        softmax = mx.softmax(logits, axis=-1)
+        # A row's largest softmax is exp(its largest logit - the logarithm of its sum): so one exp an entry is enough.
+        log_sums = logits.max(axis=-1, keepdims=True) - mx.log(softmax.max(axis=-1, keepdims=True))
+        total = total + ((log_sums - mx.take_along_axis(logits, wanted, axis=-1)) * weighs[:, None]).sum()
         gradient = ((softmax - (entries == wanted)) * weighs[:, None]).astype(x.dtype)
         x_gradients.append(gradient @ head)
         weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)

@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from lost.backends.mlx.layers import layer
+from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
+from lost.backends.mlx.rebuild import directly, rebuilt
 from lost.config import ModelConfig, ProjectionConfig
 from lost.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 
@@ -64,18 +65,24 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
         self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
 
-    def __call__(self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None) -> mx.array:
-        """Map (b, s, h) to (b, s, h); a cache gives what came before, and takes these."""
-        batch, length = x.shape[:2]
-        q = self.q_proj(x).reshape(batch, length, self.heads, self.width).transpose(0, 2, 1, 3)
-        k = self.k_proj(x).reshape(batch, length, self.shared, self.width).transpose(0, 2, 1, 3)
-        v = self.v_proj(x).reshape(batch, length, self.shared, self.width).transpose(0, 2, 1, 3)
+    def open(self, x: mx.array) -> list[Narrow]:
+        """Map (b, s, h) to the first halves of q, k and v."""
+        return narrow((self.q_proj, self.k_proj, self.v_proj), x)
+
+    def mix(self, q: Narrow, k: Narrow, v: Narrow, mask: mx.array | str | None, cache: Any) -> Narrow:
+        """Map the first halves of q, k and v to that of the output; a cache gives what came before, and takes these."""
+        queries, keys = self._split(self.q_proj.widen(*q), self.heads), self._split(self.k_proj.widen(*k), self.shared)
+        values = self._split(self.v_proj.widen(*v), self.shared)
         start = cache.offset if cache is not None else 0
-        q, k = self._rotate(q, start), self._rotate(k, start)
+        queries, keys = self._rotate(queries, start), self._rotate(keys, start)
         if cache is not None:
-            k, v = cache.update_and_fetch(k, v)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.width**-0.5, mask=mask)
-        return self.o_proj(y.transpose(0, 2, 1, 3).reshape(batch, length, -1))
+            keys, values = cache.update_and_fetch(keys, values)
+        y = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.width**-0.5, mask=mask)
+        return self.o_proj.narrow(y.transpose(0, 2, 1, 3).flatten(2))
+
+    def _split(self, x: mx.array, heads: int) -> mx.array:
+        """Map (b, s, heads * d) to (b, heads, s, d)."""
+        return x.reshape(*x.shape[:2], heads, self.width).transpose(0, 2, 1, 3)
 
     def _rotate(self, x: mx.array, start: int) -> mx.array:
         """Rotate by position, the two halves of d being the pairs: Hugging Face's convention."""
@@ -91,10 +98,15 @@ class FeedForward(nn.Module):
         self.activated = gate_is_activated(config, gate)
         self.gate_proj, self.up_proj, self.down_proj = layer(gate, dtype), layer(up, dtype), layer(down, dtype)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """Map (b, s, h) to (b, s, h)."""
-        gate = self.gate_proj(x)
-        return self.down_proj((nn.silu(gate) if self.activated else gate) * self.up_proj(x))
+    def open(self, x: mx.array) -> list[Narrow]:
+        """Map (b, s, h) to the first halves of gate and up."""
+        return narrow((self.gate_proj, self.up_proj), x)
+
+    def mix(self, gate: Narrow, up: Narrow) -> Narrow:
+        """Map the first halves of gate and up to that of the output."""
+        opened = self.gate_proj.widen(*gate)
+        opened = (nn.silu(opened) if self.activated else opened) * self.up_proj.widen(*up)
+        return self.down_proj.narrow(opened)
 
 
 class Block(nn.Module):
@@ -108,10 +120,23 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(hidden, eps, dtype)
         self.mlp = FeedForward(config, number, dtype)
 
-    def __call__(self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None) -> mx.array:
-        """Map (b, s, h) to (b, s, h)."""
-        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def __call__(
+        self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None, rebuild: bool = False
+    ) -> mx.array:
+        """Map (b, s, h) to (b, s, h).
+
+        With `rebuild`, training keeps what stands between the steps here, x and the projections' first halves, and the
+        backward pass computes the wide rest again (as CoLA-M does, arXiv 2502.10940, section 4.2).
+        """
+        run = rebuilt if rebuild else directly
+        attention, mlp = self.self_attn, self.mlp
+        q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+        gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        first, second = self.input_layernorm, self.post_attention_layernorm
+        halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x)), x)
+        x = x + o.widen(*run([*closes(q, k, v), *opens(o)], attention.mix, *halves, mask, cache))
+        halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x)), x)
+        return x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves))
 
 
 class Trunk(nn.Module):
@@ -121,7 +146,7 @@ class Trunk(nn.Module):
         super().__init__()
         model = config.model
         self.dtype = dtype
-        self.checkpointed = False  # whether training keeps only each block's input and computes the rest again
+        self.keeps = "none"  # the policy for the backward pass, as `train.checkpoint_activations` names it
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, param_dtype)
         self.layers = [Block(config, number, param_dtype) for number in range(model.num_hidden_layers)]
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, param_dtype)
@@ -135,8 +160,10 @@ class Trunk(nn.Module):
         if cache:
             mask = cache[0].make_mask(length, return_array=False, window_size=None)
         for number, block in enumerate(self.layers):
-            run = nn.utils.checkpoint(block) if self.checkpointed and not cache else block
-            x = run(x, mask, cache[number] if cache else None)
+            if self.keeps == "full" and not cache:
+                x = nn.utils.checkpoint(block)(x, mask)
+            else:
+                x = block(x, mask, cache[number] if cache else None, self.keeps == "narrow" and not cache)
         return self.norm(x)
 
 

@@ -12,6 +12,7 @@ from lost.engine import BACKENDS, Engine, create_engine
 from lost.errors import CheckpointError
 from lost.initial import initial_values
 from lost.parameters import parameter_table
+from lost.projections import KINDS
 
 Start = Callable[[Config], Engine]
 
@@ -45,7 +46,7 @@ def test_initial_values_go_in_and_out(config: Callable[..., Config], started: St
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-@pytest.mark.parametrize("checkpointed", ["none", "full"])
+@pytest.mark.parametrize("checkpointed", ["none", "narrow", "full"])
 def test_accumulation_equals_the_whole_batch(
     config: Callable[..., Config], started: Start, clip: float, checkpointed: str
 ) -> None:
@@ -79,13 +80,22 @@ def test_predictions_that_are_not_counted_do_not_teach(config: Callable[..., Con
         np.testing.assert_allclose(first, second, atol=1e-7, err_msg=name)
 
 
-def test_checkpointed_activations_change_nothing(config: Callable[..., Config], started: Start) -> None:
-    plain, checkpointed = started(config()), started(config(train={"checkpoint_activations": "full"}))
-    for batch in batches(3, 4):
-        first, second = (each.step([batch], batch.predictions, 0.01).read() for each in (plain, checkpointed))
-        np.testing.assert_allclose(first, second, rtol=1e-6)
-    for (name, first), (_, second) in zip(plain.optimizer_state(), checkpointed.optimizer_state(), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-6, err_msg=name)
+@pytest.mark.parametrize("projection", [*({"kind": kind} for kind in KINDS), {"kind": "lost", "learn_gamma": True}])
+@pytest.mark.parametrize("policy", ["narrow", "full"])
+def test_checkpointed_activations_change_nothing(
+    config: Callable[..., Config], started: Start, policy: str, projection: dict
+) -> None:
+    batch = batches(1, 4)[0]
+    losses, gradients = [], []
+    for name in ("none", policy):
+        engine = started(config(projection=projection, train={"checkpoint_activations": name, "grad_clip": 0.0}))
+        losses.append([engine.step([batch], batch.predictions, 0.01).read()])
+        gradients.append({name: value.copy() for name, value in engine.optimizer_state() if name.endswith("exp_avg")})
+        losses[-1] += [engine.step([batch], batch.predictions, 0.01).read() for _ in range(2)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    for name, expected in gradients[0].items():
+        allowed = 1e-6 * np.linalg.norm(expected) + 1e-12  # a gamma's gradient is one sum, and may cancel
+        assert np.linalg.norm(gradients[1][name] - expected) <= allowed, name
 
 
 def test_mixed_and_pure_bfloat16(config: Callable[..., Config], started: Start) -> None:

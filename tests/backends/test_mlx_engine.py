@@ -91,8 +91,25 @@ def test_accumulation_takes_less_memory_than_the_whole_batch(config: Callable[..
     assert peaks[0] < 0.5 * peaks[1]
 
 
-@pytest.mark.parametrize("checkpointed", ["none", "full"])
-@pytest.mark.parametrize("kind", ["lost", "dense", "lowrank"])
+@pytest.mark.parametrize("kind", ["lost", "cola", "dense"])
+def test_checkpointed_activations_take_less_memory(config: Callable[..., Config], kind: str) -> None:
+    settings = config(
+        model={"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 6},
+        projection={"kind": kind, "rank": 16},
+        data={"seq_len": 64},
+        train={"batch_size": 8, "micro_batch_size": 8},
+    )
+    parts = [Batch(np.random.default_rng(0).integers(0, 19, (8, 65)).astype(np.int32))]
+    peaks = {
+        policy: peak_of_a_step(started(settings.replace("train", checkpoint_activations=policy)), parts)
+        for policy in ("none", "narrow", "full")
+    }
+    assert peaks["narrow"] < 0.75 * peaks["none"]
+    assert peaks["full"] < 0.6 * peaks["none"]
+
+
+@pytest.mark.parametrize("checkpointed", ["none", "narrow", "full"])
+@pytest.mark.parametrize("kind", ["lost", "dense", "lowrank", "cola"])
 @pytest.mark.parametrize("micro_batch", [2, 8])
 def test_plan_estimates_the_peak(config: Callable[..., Config], kind: str, checkpointed: str, micro_batch: int) -> None:
     """On a CPU, uncompiled. How far MLX runs ahead of what it frees varies from time to time."""
@@ -132,12 +149,13 @@ def test_memory_has_three_figures_and_a_bounded_cache(config: Callable[..., Conf
     assert 0 < memory["memory_cache_bytes"] <= limit.activations + limit.gradients
 
 
-def test_channels_are_kept_but_never_trained(config: Callable[..., Config]) -> None:
-    model = started(config()).model
+@pytest.mark.parametrize(("kind", "suffix"), [("lost", ".channels"), ("sltrain", ".indices")])
+def test_places_are_kept_but_never_trained(config: Callable[..., Config], kind: str, suffix: str) -> None:
+    model = started(config(projection={"kind": kind})).model
     names, trained = (dict(tree_flatten(each)) for each in (model.parameters(), model.trainable_parameters()))
-    channels = {name for name in names if name.endswith(".channels")}
-    assert len(channels) == 14
-    assert names.keys() - trained.keys() == channels
+    places = {name for name in names if name.endswith(suffix)}
+    assert len(places) == 14
+    assert names.keys() - trained.keys() == places
 
 
 def test_devices_that_are_not_here(config: Callable[..., Config]) -> None:

@@ -14,28 +14,37 @@ from lost.batches import Batch
 from lost.config import Config
 from lost.engine import BACKENDS, create_engine
 from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.parameters import parameter_table, projections
 
 CASES = [
     {"kind": "lost"},
     {"kind": "lost", "activation": "none", "values": "complement"},
     {"kind": "lost", "keep_gate_activation": False},
     {"kind": "lost", "overrides": {"*.q_proj": {"kind": "dense"}, "*.down_proj": {"rank": 2, "gamma": 0.4}}},
+    {"kind": "lost", "activation": "gelu", "activation_at": "inner"},
+    {"kind": "lost", "activation": "relu2", "learn_gamma": True},
+    {"kind": "lost", "activation_at": "output", "learn_gamma": True, "keep_gate_activation": False},
     {"kind": "lowrank", "keep_gate_activation": False},
+    {"kind": "cola", "keep_gate_activation": False},
+    {"kind": "cola", "activation": "gelu"},
+    {"kind": "cola", "activation": "relu2"},
+    {"kind": "sltrain"},
     {"kind": "dense"},
 ]
 
 
 def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
-    """Values of no special structure, norms included; channels at random places."""
-    random = np.random.default_rng(1)
+    """Values of no special structure, norms included; channels and sparse entries at random places."""
+    random = np.random.default_rng(2)  # which puts nothing so near relu2's kink that differences step over it
+    below = {
+        f"{each.name}.{suffix}": own.below for each in projections(config) for suffix, own in each.tensors().items()
+    }
     values = {}
     for name, row in parameter_table(config).items():
         if row.integer:
-            width = config.model.intermediate_size if ".down_proj." in name else config.model.hidden_size
-            values[name] = np.sort(random.choice(width, row.shape, replace=False)).astype(np.int32)
+            values[name] = np.sort(random.choice(below[name], row.shape, replace=False)).astype(np.int32)
         else:
-            values[name] = (random.standard_normal(row.shape) * 0.3 + (len(row.shape) == 1)).astype(dtype)
+            values[name] = (random.standard_normal(row.shape) * 0.3 + name.endswith("norm.weight")).astype(dtype)
     return values
 
 
@@ -83,8 +92,10 @@ def test_every_gradient(config: Callable[..., Config], projection: dict, tied: b
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         np.testing.assert_allclose(gradient, expected[name], atol=1e-8, rtol=1e-6, err_msg=name)
-    for name, gradient in gradients(settings, values, tokens, "mlx").items():
-        assert np.linalg.norm(gradient - expected[name]) <= 1e-5 * np.linalg.norm(expected[name]), name
+    expected = with_one_gamma(expected)
+    for name, gradient in with_one_gamma(gradients(settings, values, tokens, "mlx")).items():
+        allowed = 1e-5 * np.linalg.norm(expected[name]) + 1e-9  # which is the error of the differences themselves
+        assert np.linalg.norm(gradient - expected[name]) <= allowed, name
 
 
 def double_gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,7 +132,11 @@ def gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray,
 def test_backends_agree(
     config: Callable[..., Config], logits: Callable, projection: dict, key_value_heads: int
 ) -> None:
-    """At a size where sums are long, grouped queries and tied embeddings among it."""
+    """At a size where sums are long, grouped queries and tied embeddings among it.
+
+    With squares float32 carries less far: numpy's own logits are then 2e-5 off those in float64.
+    """
+    tolerance = 5e-5 if projection.get("activation") == "relu2" else 1e-5
     sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "vocab_size": 300}
     settings = config(
         projection={"rank": 16, **projection},
@@ -131,10 +146,17 @@ def test_backends_agree(
     values = dict(initial_values(settings.replace("model", initializer_range=0.1)))
     tokens = np.random.default_rng(0).integers(0, 300, (4, 33))
     torch_logits, mlx_logits = (logits(engine_with(settings, values, name), tokens) for name in BACKENDS)
-    np.testing.assert_allclose(mlx_logits, torch_logits, atol=1e-5)
-    expected, found = (gradients(settings, values, tokens, name) for name in BACKENDS)
+    np.testing.assert_allclose(mlx_logits, torch_logits, atol=tolerance)
+    expected, found = (with_one_gamma(gradients(settings, values, tokens, name)) for name in BACKENDS)
     for name, gradient in found.items():
-        assert np.linalg.norm(gradient - expected[name]) <= 1e-5 * np.linalg.norm(expected[name]), name
+        assert np.linalg.norm(gradient - expected[name]) <= tolerance * np.linalg.norm(expected[name]), name
+
+
+def with_one_gamma(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Join the gammas to one vector: the gradient of each alone is a sum that may cancel."""
+    gammas = [gradient for name, gradient in gradients.items() if name.endswith(".gamma")]
+    others = {name: gradient for name, gradient in gradients.items() if not name.endswith(".gamma")}
+    return others | ({"every gamma": np.concatenate(gammas)} if gammas else {})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

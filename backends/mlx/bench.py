@@ -1,0 +1,79 @@
+"""What `lost bench` asks of MLX: a layer to run, and the peak of a step. Implements `lost.bench.Bench`.
+
+MLX doesn't tell what a forward pass keeps for the backward pass: a graph decides that as it is computed.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from lost.backends.mlx.arrays import DTYPES, to_mlx
+from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.layers import layer as make_layer
+from lost.batches import Batch
+from lost.bench import Machine, Pass
+from lost.config import TrainConfig
+from lost.machine import processor_name
+from lost.projections import Projection
+
+T = TypeVar("T")
+
+
+def machine(device: str) -> Machine:
+    """Describe a device."""
+    info = mx.device_info(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
+    name = str(info.get("device_name") or processor_name())
+    return Machine(version("mlx"), name, None, "bytes of arrays (mx.get_peak_memory), less those of the other kinds")
+
+
+def layer(
+    projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
+) -> Pass:
+    """Make a layer with these values, compiled where an engine's step would be."""
+    mx.set_default_device(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
+    module, tensors = make_layer(projection, DTYPES[train.param_dtype]), projection.tensors()
+    arrays = {
+        name: to_mlx(value).astype(mx.int32 if tensors[name].integer else DTYPES[train.param_dtype])
+        for name, value in values.items()
+    }
+    module.update(arrays)
+    trained = [name for name, tensor in tensors.items() if not tensor.integer]
+    keys = mx.random.split(mx.random.key(0))
+    x, y_grad = (
+        mx.random.normal((tokens, width), key=key).astype(DTYPES[train.dtype])
+        for width, key in zip((projection.in_features, projection.out_features), keys, strict=True)
+    )
+
+    def forward(x: mx.array, *weights: mx.array) -> mx.array:
+        module.update(dict(zip(trained, weights, strict=True)))
+        return module(x)
+
+    def gradients(x: mx.array, y_grad: mx.array, *weights: mx.array) -> list[mx.array]:
+        return mx.vjp(forward, [x, *weights], [y_grad])[1]
+
+    both = mx.compile(gradients) if (device == "gpu" if train.compile is None else train.compile) else gradients
+    given = [x, y_grad, *(arrays[name] for name in trained)]
+    mx.eval(given, arrays)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            mx.async_eval(both(*given))
+        mx.synchronize()
+
+    return Pass(run, None)
+
+
+def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
+    """Return what a call returns, and the most bytes of arrays held during it less those held before."""
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    result = call()
+    return result, mx.get_peak_memory() - before
+
+
+def saved_bytes(engine: MlxEngine, batch: Batch) -> int | None:
+    """Return None: MLX doesn't tell."""
+    return None
