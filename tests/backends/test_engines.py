@@ -94,7 +94,7 @@ def test_checkpointed_activations_change_nothing(
         losses[-1] += [engine.step([batch], batch.predictions, 0.01).read() for _ in range(2)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
     for name, expected in gradients[0].items():
-        allowed = 1e-6 * np.linalg.norm(expected) + 1e-12  # a gamma's gradient is one sum, and may cancel
+        allowed = 1e-6 * np.linalg.norm(expected) + 1e-10  # a gamma's gradient is one sum, and may cancel
         assert np.linalg.norm(gradients[1][name] - expected) <= allowed, name
 
 
