@@ -78,7 +78,7 @@ class _Narrow(torch.autograd.Function):
         x, channels, *downs = ctx.saved_tensors
         hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
         x_grad = hidden_grad @ _joined(downs).to(x.dtype)
-        x_grad.index_add_(1, channels, kept_grad)
+        x_grad[:, channels] += kept_grad  # no channel twice: faster than index_add_ in bfloat16
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
         return x_grad.view_as(x), None, *down_grad.split([len(each) for each in downs])
 
