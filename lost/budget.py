@@ -10,11 +10,11 @@ from lost.parameters import gate_is_activated, layer_projections, parameter_tabl
 from lost.workers import shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-# Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 32 MiB of float32 (benchmarks/head_loss.py). MLX
+# Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 64 MiB of float32 (benchmarks/head_loss.py). MLX
 # on a CPU is as fast at 8 MiB as at more, and takes a third of the memory (benchmarks/mlx_choices.py). Accelerators are
 # unmeasured: large products keep them busy, and a Mac's memory is shared with everything else.
 _LOGITS = {
-    "torch cpu": 1 << 23,
+    "torch cpu": 1 << 24,
     "torch mps": 1 << 25,
     "torch cuda": 1 << 27,
     "mlx cpu": 1 << 21,
@@ -188,15 +188,14 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     whole, narrow, rebuilt = [], [], []
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        ends = parts[3].saved_per_token() + parts[6].saved_per_token()  # their second halves stand outside
-        middle = [part for number, part in enumerate(parts) if number not in (3, 6)]
-        bottlenecks = ends + sum(part.saved_per_token() for part in middle)
+        saved = [part.saved_per_token() - part.remade_per_token() for part in parts]
+        first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         attention = 3 * hidden + 2 * shared  # rotated q and k, v, output and its copy for o_proj
         opened = 3  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
-        whole.append(2 * (norm + width * hidden) + width * (bottlenecks + attention + opened * inner) + scales)
-        narrow.append(width * (2 * hidden + ends + sum(part.narrow_per_token() for part in middle)))
-        rebuilt.append(width * max(attention + bottlenecks, opened * inner + bottlenecks))
+        whole.append(2 * (norm + width * hidden) + width * (sum(saved) + attention + opened * inner) + scales)
+        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # whose second halves stand outside
+        rebuilt.append(width * (max(attention, opened * inner) + sum(saved)))
     blocks = {
         "none": whole,
         "narrow": [*narrow, max(rebuilt)],
@@ -208,8 +207,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in _CAST_ANEW)
         cast = width * ((kept if policy == "none" else 0) + vocabulary(config) * hidden)
     tokens = micro_batch * config.data.seq_len
-    # scores and softmax in float32, or one and two in bfloat16
-    head = 8 * min(tokens * vocabulary(config), logits_at_once("torch", device))
+    head = (4 if width == 4 else 6) * min(tokens * vocabulary(config), logits_at_once("torch", device))
     return tokens * token + cast + head
 
 

@@ -50,18 +50,24 @@ class _HeadLoss(torch.autograd.Function):
         x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
         done = 0
         for part, wanted in _chunks(x, head, targets):
-            scores = torch.log_softmax(part @ head.T, dim=-1, dtype=wide)
-            ignored, index = wanted == IGNORED, wanted.clamp(min=0)[:, None]
-            total -= scores.gather(1, index).masked_fill_(ignored[:, None], 0.0).sum()
-            grad = scores.exp_()  # softmax, then minus one at the target
-            grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=grad.dtype))
-            grad = grad.masked_fill_(ignored[:, None], 0.0).to(x.dtype)
-            x_grad[done : done + len(part)] = grad @ head
+            counted, index = (wanted != IGNORED)[:, None], wanted.clamp(min=0)[:, None]
+            logits = (part @ head.T).to(wide)
+            top, chosen = logits.amax(1, keepdim=True), logits.gather(1, index)
+            powers = logits.sub_(top).exp_()
+            sums = powers.sum(1, keepdim=True)
+            total += (sums.log() + top - chosen).mul_(counted).sum()
+            # The gradient at the logits is softmax, less one at the target. Rows are divided by their sums after the
+            # products, where they are shorter than the vocabulary.
+            grad = powers.scatter_add_(1, index, -sums).to(x.dtype)
+            scales = counted / sums
+            x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
+            scaled = (part * scales).to(x.dtype)
             if weight.dtype == x.dtype:
-                weight_grad.addmm_(grad.T, part)
+                weight_grad.addmm_(grad.T, scaled)
             else:
-                weight_grad += grad.T @ part
+                weight_grad += grad.T @ scaled
             done += len(part)
+            del logits, powers, grad  # before the next chunk's are made
         ctx.save_for_backward(x_grad, weight_grad)
         return total
 

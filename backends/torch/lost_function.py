@@ -1,8 +1,8 @@
 """The LOST projection's two halves as autograd functions of their own: one product each way, and little kept.
 
 Autograd would keep the bottleneck three times over and give the gather's gradient an array as wide as x. Here the first
-half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input and what
-`up` is multiplied with. Measured against the alternatives in docs/experiments.md.
+half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input alone.
+Measured against the alternatives in docs/experiments.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def narrow_lost(
         kept = x.gather(-1, places.expand(*x.shape[:-1], -1))
         hidden = F.linear(x, _joined(downs).to(x.dtype))
     else:
-        hidden, kept = _Narrow.apply(x, places, *downs)
+        hidden, kept = _Narrow.apply(x, places, counts, *downs)
     if len(downs) == 1:  # a split would copy, on the way back
         return [(hidden, kept)]
     return list(zip(hidden.split(ranks, -1), kept.split(counts, -1), strict=True))
@@ -66,8 +66,9 @@ def widen_lost(hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activatio
 
 class _Narrow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, channels: Tensor, *downs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, channels: Tensor, counts: list[int], *downs: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x, channels, *downs)
+        ctx.counts = counts
         rows = x.flatten(0, -2)
         hidden = rows @ _joined(downs).to(x.dtype).T
         kept = rows.gather(1, channels.expand(len(rows), -1))
@@ -78,31 +79,39 @@ class _Narrow(torch.autograd.Function):
         x, channels, *downs = ctx.saved_tensors
         hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
         x_grad = hidden_grad @ _joined(downs).to(x.dtype)
-        x_grad[:, channels] += kept_grad  # no channel twice: faster than index_add_ in bfloat16
+        # A layer has no channel twice, two layers may: one by one this is exact and, on CUDA too, always the same.
+        for places, part in zip(channels.split(ctx.counts), kept_grad.split(ctx.counts, 1), strict=True):
+            x_grad[:, places] += part  # in bfloat16 faster than index_add_
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
-        return x_grad.view_as(x), None, *down_grad.split([len(each) for each in downs])
+        return x_grad.view_as(x), None, None, *down_grad.split([len(each) for each in downs])
 
 
 class _Widen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activation: str) -> Tensor:
-        rank = hidden.shape[-1]
-        inner = hidden.new_empty((*hidden.shape[:-1], up.shape[1]))
-        torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
-        torch.mul(kept, 1 - gamma, out=inner[..., rank:])
-        ctx.save_for_backward(hidden, inner, up)
+        ctx.save_for_backward(hidden, kept, up)
         ctx.gamma, ctx.activation = gamma, activation
-        return inner @ up.to(inner.dtype).T
+        return _inner(hidden, kept, gamma, activation) @ up.to(hidden.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, inner, up = ctx.saved_tensors
+        hidden, kept, up = ctx.saved_tensors
         rank, y_grad = hidden.shape[-1], outer[0].flatten(0, -2)
-        inner_grad = y_grad @ up.to(y_grad.dtype)
+        inner = _inner(hidden, kept, ctx.gamma, ctx.activation)
         up_grad = (y_grad.T @ inner.flatten(0, -2)).to(up.dtype)
+        inner_grad = torch.mm(y_grad, up.to(y_grad.dtype), out=inner.flatten(0, -2))
         hidden_grad = _DERIVATIVES[ctx.activation](inner_grad[:, :rank], hidden.flatten(0, -2)).mul_(ctx.gamma)
         kept_grad = inner_grad[:, rank:].mul_(1 - ctx.gamma)
-        return hidden_grad.view_as(hidden), kept_grad.view(*hidden.shape[:-1], -1), up_grad, None, None
+        return hidden_grad.view_as(hidden), kept_grad.view(kept.shape), up_grad, None, None
+
+
+def _inner(hidden: Tensor, kept: Tensor, gamma: float, activation: str) -> Tensor:
+    """Return what `up` is multiplied with: made again on the way back, which costs less than keeping it."""
+    rank = hidden.shape[-1]
+    inner = hidden.new_empty((*hidden.shape[:-1], rank + kept.shape[-1]))
+    torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
+    torch.mul(kept, 1 - gamma, out=inner[..., rank:])
+    return inner
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

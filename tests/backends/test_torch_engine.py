@@ -149,7 +149,7 @@ def test_plan_estimates_what_autograd_saves(
         data={"seq_len": 64},
     )
     held = held_after_forward(started(settings))
-    logits = 8 * 128 * 19
+    logits = (4 if dtype == "float32" else 6) * 128 * 19
     estimate = budget(settings).memory.activations - logits
     if policy == "none":
         assert held == pytest.approx(estimate, rel=0.03)
