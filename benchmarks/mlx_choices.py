@@ -36,7 +36,8 @@ def main() -> None:
     )
     print(f"medians of {ROUNDS - 1}, ways interleaved\n")
     gather()
-    head()
+    for shape in ((8192, 256, 8192), (1024, 512, 32000)):
+        head(*shape)
     step()
 
 
@@ -56,9 +57,8 @@ def gather() -> None:
         print(f"| {name} | {forward[name] * 1e3:.2f} | {both[name] * 1e3:.2f} |")
 
 
-def head() -> None:
+def head(tokens: int, hidden: int, vocab: int) -> None:
     """Compute the head's loss and its gradients in chunks of several sizes: time, and peak memory."""
-    tokens, hidden, vocab = 8192, 256, 8192
     x, weight = mx.random.normal((tokens, hidden)), mx.random.normal((vocab, hidden)) * 0.02
     targets, counted = mx.zeros(tokens, mx.int32), mx.ones(tokens, mx.bool_)
     mx.eval(x, weight, targets, counted)
@@ -78,7 +78,7 @@ def head() -> None:
         mx.reset_peak_memory()
         mx.eval(way())
         peaks[name] = mx.get_peak_memory() - before
-    print(f"\n| logits a chunk ({tokens} tokens, {vocab} entries) | time, s | peak, MiB |\n| --- | --- | --- |")
+    print(f"\n| logits a chunk ({tokens} tokens, {hidden} wide, {vocab} entries) | time, s | peak, MiB |\n| --- | --- | --- |")
     for name in ways:
         print(f"| {name} | {times[name]:.2f} | {peaks[name] / MIB:.0f} |")
 

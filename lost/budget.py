@@ -11,13 +11,13 @@ from lost.workers import shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 64 MiB of float32 (benchmarks/head_loss.py). MLX
-# on a CPU is as fast at 8 MiB as at more, and takes a third of the memory (benchmarks/mlx_choices.py). Accelerators are
+# on a CPU loses time below 32 MiB where the vocabulary is large (benchmarks/mlx_choices.py). Accelerators are
 # unmeasured: large products keep them busy, and a Mac's memory is shared with everything else.
 _LOGITS = {
     "torch cpu": 1 << 24,
     "torch mps": 1 << 25,
     "torch cuda": 1 << 27,
-    "mlx cpu": 1 << 21,
+    "mlx cpu": 1 << 23,
     "mlx gpu": 1 << 24,
 }
 # How far MLX runs ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
@@ -188,7 +188,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     whole, narrow, rebuilt = [], [], []
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [part.saved_per_token() - part.remade_per_token() for part in parts]
+        saved = [part.saved_per_token() for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         attention = 3 * hidden + 2 * shared  # rotated q and k, v, output and its copy for o_proj
         opened = 3  # gate, up, their product

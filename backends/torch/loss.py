@@ -47,7 +47,7 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=x.device)
         head = weight.to(x.dtype)
-        x_grad, weight_grad = torch.empty_like(x), torch.zeros_like(weight)
+        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
         done = 0
         for part, wanted in _chunks(x, head, targets):
             counted, index = (wanted != IGNORED)[:, None], wanted.clamp(min=0)[:, None]
@@ -63,9 +63,11 @@ class _HeadLoss(torch.autograd.Function):
             x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
             scaled = (part * scales).to(x.dtype)
             if weight.dtype == x.dtype:
-                weight_grad.addmm_(grad.T, scaled)
-            else:
+                weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: what is there isn't read
+            elif done:
                 weight_grad += grad.T @ scaled
+            else:
+                weight_grad.copy_(grad.T @ scaled)
             done += len(part)
             del logits, powers, grad  # before the next chunk's are made
         ctx.save_for_backward(x_grad, weight_grad)

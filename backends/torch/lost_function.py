@@ -1,8 +1,8 @@
 """The LOST projection's two halves as autograd functions of their own: one product each way, and little kept.
 
 Autograd would keep the bottleneck three times over and give the gather's gradient an array as wide as x. Here the first
-half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input alone.
-Measured against the alternatives in docs/experiments.md.
+half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input and what
+`up` is multiplied with. Measured against the alternatives in docs/experiments.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,29 +89,23 @@ class _Narrow(torch.autograd.Function):
 class _Widen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activation: str) -> Tensor:
-        ctx.save_for_backward(hidden, kept, up)
+        rank = hidden.shape[-1]
+        inner = hidden.new_empty((*hidden.shape[:-1], up.shape[1]))
+        torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
+        torch.mul(kept, 1 - gamma, out=inner[..., rank:])
+        ctx.save_for_backward(hidden, inner, up)
         ctx.gamma, ctx.activation = gamma, activation
-        return _inner(hidden, kept, gamma, activation) @ up.to(hidden.dtype).T
+        return inner @ up.to(inner.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, kept, up = ctx.saved_tensors
+        hidden, inner, up = ctx.saved_tensors
         rank, y_grad = hidden.shape[-1], outer[0].flatten(0, -2)
-        inner = _inner(hidden, kept, ctx.gamma, ctx.activation)
+        inner_grad = y_grad @ up.to(y_grad.dtype)
         up_grad = (y_grad.T @ inner.flatten(0, -2)).to(up.dtype)
-        inner_grad = torch.mm(y_grad, up.to(y_grad.dtype), out=inner.flatten(0, -2))
         hidden_grad = _DERIVATIVES[ctx.activation](inner_grad[:, :rank], hidden.flatten(0, -2)).mul_(ctx.gamma)
         kept_grad = inner_grad[:, rank:].mul_(1 - ctx.gamma)
-        return hidden_grad.view_as(hidden), kept_grad.view(kept.shape), up_grad, None, None
-
-
-def _inner(hidden: Tensor, kept: Tensor, gamma: float, activation: str) -> Tensor:
-    """Return what `up` is multiplied with: made again on the way back, which costs less than keeping it."""
-    rank = hidden.shape[-1]
-    inner = hidden.new_empty((*hidden.shape[:-1], rank + kept.shape[-1]))
-    torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
-    torch.mul(kept, 1 - gamma, out=inner[..., rank:])
-    return inner
+        return hidden_grad.view_as(hidden), kept_grad.view(*hidden.shape[:-1], -1), up_grad, None, None
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -78,10 +78,6 @@ class Projection(ABC):
     def saved_per_token(self) -> int:
         """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
 
-    def remade_per_token(self) -> int:
-        """Count those among the saved that PyTorch's pass makes again instead of keeping them."""
-        return 0
-
     def narrow_per_token(self) -> int:
         """Count the elements a token of the first half, all that the policy `narrow` keeps where it may."""
         return self.out_features

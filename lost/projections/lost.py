@@ -82,11 +82,6 @@ class Lost(Projection):
         more = {"low_rank": 0, "inner": self.channels, "output": self.out_features}[settings.activation_at]
         return 2 * rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
 
-    def remade_per_token(self) -> int:
-        """The input of `up`, but for the channels it is made from, in the pass written by hand."""
-        settings = self.settings
-        return settings.rank if settings.activation_at == "low_rank" and not settings.learn_gamma else 0
-
     def narrow_per_token(self) -> int:
         """The bottleneck and the kept channels."""
         return self.settings.rank + self.channels

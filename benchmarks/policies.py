@@ -1,0 +1,83 @@
+"""What `train.checkpoint_activations` keeps and costs: a LOST model of the 130M shape, PyTorch on a CPU, float32.
+
+usage: python benchmarks/policies.py > benchmarks/results/policies.md        (minutes on two cores)
+"""
+
+import platform
+from functools import partial
+
+import numpy as np
+import torch
+
+from lost.backends.torch.bench import saved_bytes
+from lost.backends.torch.engine import TorchEngine
+from lost.bench import random_batches, random_parameters
+from lost.benchinput import settings
+from lost.machine import processor_name
+from lost.turns import interleave, summary
+
+POLICIES = ("none", "narrow", "full")
+BATCH, TOKENS, ROUNDS = 4, 256, 7
+MIB = 2**20
+
+
+def main() -> None:
+    """Print one table: kept bytes, time, and how far losses and gradients of a first step are from those of `none`."""
+    torch.manual_seed(0)
+    engines, saved = {}, {}
+    for policy in POLICIES:
+        config = settings(
+            "llama_130m",
+            ["projection.kind=lost", "train.grad_clip=0"],
+            "cpu",
+            batch=BATCH,
+            seq_len=TOKENS,
+            checkpoint_activations=policy,
+        )
+        engines[policy] = TorchEngine(config, "cpu")
+        engines[policy].load(random_parameters(config))
+        batches = list(random_batches(config))
+        saved[policy] = saved_bytes(engines[policy], batches[0]) or 0
+    losses, gradients = {}, {}
+    for policy, engine in engines.items():
+        losses[policy] = engine.step(batches, BATCH * TOKENS, 0.0).read()[0]
+        # After one step the first moments are a tenth of the gradients.
+        gradients[policy] = {
+            name: np.array(value) for name, value in engine.optimizer_state() if name.endswith("exp_avg")
+        }
+
+    def apart(policy: str) -> float:
+        return max(
+            float(np.linalg.norm(value - gradients["none"][name]) / np.linalg.norm(gradients["none"][name]))
+            for name, value in gradients[policy].items()
+        )
+
+    distances = {policy: apart(policy) for policy in POLICIES}
+    gradients.clear()
+    steps = {policy: partial(lambda each: each.step(batches, BATCH * TOKENS, 0.0).read(), engines[policy])
+             for policy in POLICIES}  # fmt: skip
+    times = interleave(steps, ROUNDS)
+    print(
+        f"`python benchmarks/policies.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, float32\n"
+    )
+    print(
+        f"llama_130m, LOST, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}. Kept: "
+        "bytes that the forward pass leaves for the backward pass. Loss and gradients: of a first step, relative "
+        "distance from those of `none`, of the gradients that of the farthest parameter.\n"
+    )
+    print("| policy | kept, MiB | beside none | step, ms | 25-75 % | beside none | loss | gradients |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    base = summary(times, "none")["seconds"]["median"]
+    for policy in POLICIES:
+        seconds = summary(times, policy)["seconds"]
+        print(
+            f"| {policy} | {saved[policy] / MIB:.0f} | {saved[policy] / saved['none']:.2f} "
+            f"| {seconds['median'] * 1e3:.0f} | {seconds['p25'] * 1e3:.0f}-{seconds['p75'] * 1e3:.0f} "
+            f"| {seconds['median'] / base:.2f} | {abs(losses[policy] / losses['none'] - 1):.0e} "
+            f"| {distances[policy]:.0e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
