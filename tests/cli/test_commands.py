@@ -142,7 +142,7 @@ def test_plan(lost: Lost) -> None:
     )
     refused = lost("plan", "llama_60m", "--memory-gib", 1)
     assert refused.code == 2
-    assert "training needs about 4.6" in refused.err
+    assert f"training needs about {value['memory_bytes']['total'] / 2**30:.2f} GiB" in refused.err
     assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
 
 
