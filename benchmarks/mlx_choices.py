@@ -78,7 +78,10 @@ def head(tokens: int, hidden: int, vocab: int) -> None:
         mx.reset_peak_memory()
         mx.eval(way())
         peaks[name] = mx.get_peak_memory() - before
-    print(f"\n| logits a chunk ({tokens} tokens, {hidden} wide, {vocab} entries) | time, s | peak, MiB |\n| --- | --- | --- |")
+    print(
+        f"\n| logits a chunk ({tokens} tokens, {hidden} wide, {vocab} entries) | time, s | peak, MiB |"
+        "\n| --- | --- | --- |"
+    )
     for name in ways:
         print(f"| {name} | {times[name]:.2f} | {peaks[name] / MIB:.0f} |")
 

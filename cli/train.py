@@ -1,5 +1,6 @@
 """`lost train`: start or go on with a run."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,8 +43,10 @@ def train(
     from lost.cli.progress import TrainingScreen
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
-    from lost.run import CONFIG, begin_afresh, start_or_resume
+    from lost.lock import locked
+    from lost.run import CONFIG, begin_afresh, check_seen, start_or_resume
     from lost.signals import stop_on_signal
+    from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
     from lost.workers import agree
 
@@ -54,6 +57,7 @@ def train(
     settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
+    open_splits(settings, dataset)
     name = resolve_backend(backend)
     module = backend_module(name)
     place, workers = module.resolve(device), module.join()
@@ -61,18 +65,21 @@ def train(
     if wired_gib is not None:
         wire(module, wired_gib)
     screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
-    engine = module.create(settings, place)
+    engine = module.create(settings, place, workers)
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     start = None
-    if workers.rank > 0:
-        pass  # the folder is rank 0's
-    elif fresh:
-        begin_afresh(settings, folder, dataset, screen, overwrite)
-    else:
-        start = start_or_resume(settings, folder, dataset, screen)
-    screen.message(describe(settings, engine))
-    with stop_on_signal(screen.message, workers.count) as stop_requested, screen.live():
-        result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
+    with locked(folder, screen.message) if workers.rank == 0 else nullcontext("") as job:
+        check_seen(folder, job, workers)
+        if workers.rank > 0:
+            pass  # rank 0 decides
+        elif fresh:
+            begin_afresh(settings, folder, screen, overwrite)
+        else:
+            start = start_or_resume(settings, folder, dataset, screen)
+        screen.message(describe(settings, engine))
+        with stop_on_signal(screen.message, workers.sigterm_asks) as stop_requested, screen.live():
+            result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
+        workers.leave()
     validation = result.validation
     value = {
         "run": str(folder),
@@ -147,7 +154,8 @@ def describe(config: "Config", engine: "Engine") -> str:
 
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
+    among = f" and {engine.workers.count - 1} more" if engine.workers.count > 1 else ""
     return (
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
-        f"{engine.device}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
+        f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
     )

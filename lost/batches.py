@@ -1,6 +1,6 @@
 """Which tokens an optimizer step sees, and which an evaluation does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +27,16 @@ class Batch:
     def predictions(self) -> int:
         """Number of predictions that enter the loss."""
         return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
+
+
+def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Yield each batch with whether it is the last one."""
+    coming = iter(batches)
+    batch = next(coming)
+    for following in coming:
+        yield batch, False
+        batch = following
+    yield batch, True
 
 
 class TrainingStream:

@@ -7,7 +7,7 @@ from lost.config import Config
 from lost.engine import BLOCK, in_blocks
 from lost.errors import ConfigError
 from lost.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
-from lost.workers import shares
+from lost.workers import model_shards, shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 64 MiB of float32 (benchmarks/head_loss.py). MLX
@@ -64,7 +64,13 @@ class Budget:
 
 
 def budget(
-    config: Config, backend: str = "torch", device: str = "cpu", micro_batch: int | None = None, own: int | None = None
+    config: Config,
+    backend: str = "torch",
+    device: str = "cpu",
+    micro_batch: int | None = None,
+    own: int | None = None,
+    shards: int = 1,
+    accumulates: bool = False,
 ) -> Budget:
     """Count what training a configuration takes; exact but for the memory of activations.
 
@@ -74,6 +80,8 @@ def budget(
         device: as the backend names it.
         micro_batch: sequences in memory at once, where it isn't the configuration's.
         own: sequences a step of this worker, where it isn't the whole batch.
+        shards: workers that hold the model together; the memory is that of one.
+        accumulates: whether sharded gradients are whole until the last micro-batch.
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
@@ -90,6 +98,13 @@ def budget(
     sums = 2 if backend == "mlx" and at_once < (own or config.train.batch_size) else 1
     # Its update takes new memory for parts of weights and moments, at a time when activations are gone.
     update = int(1.4 * trained * width) if backend == "mlx" else 0
+    # What a worker holds whole: embedding and head, two blocks at a time, and the gradients of these or of all.
+    whole_weights = whole_gradients = 0
+    if shards > 1:
+        computed, block = _BYTES[config.train.dtype], -(-2 * trained // model.num_hidden_layers)
+        tables = head * (1 if model.tie_word_embeddings else 2)
+        whole_weights = computed * (tables + block)
+        whole_gradients = 4 * trained if accumulates else computed * (tables + block)
     eighths = sum(row.size for row in table.values() if row.trained and in_blocks(row.size))
     moments = 2 * trained * width
     if config.optimizer.name == "adamw8bit":
@@ -100,9 +115,9 @@ def budget(
         embeddings=head * (1 if model.tie_word_embeddings else 2),
         flops_per_token=6 * forward,
         memory=Memory(
-            weights=trained * width + integers * 4,
-            gradients=sums * trained * width,
-            moments=moments,
+            weights=trained * width // shards + integers * 4 + whole_weights,
+            gradients=sums * trained * width // shards + whole_gradients,
+            moments=moments // shards,
             activations=max(activations(config, device, at_once), update),
         ),
     )
@@ -121,20 +136,21 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         backend: torch or mlx.
         device: as the backend names it.
         room: the device's memory in bytes.
-        workers: processes that share the batch, one device each.
+        workers: processes that share the batch, one device each; `room` is each one's.
 
     Raises:
         ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
     """
     own, micro_batch = shares(config, workers)
-    needed = budget(config, backend, device, micro_batch, own).memory
+    shards = model_shards(config, workers) if backend == "torch" else 1
+
+    def memory(size: int) -> Memory:
+        return budget(config, backend, device, size, own, shards).memory
+
+    needed = memory(micro_batch)
     if needed.total <= room:
         return
-    fitting = [
-        size
-        for size in range(1, own)
-        if own % size == 0 and budget(config, backend, device, size, own).memory.total <= room
-    ]
+    fitting = [size for size in range(1, own) if own % size == 0 and memory(size).total <= room]
     if fitting:
         way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
     else:
@@ -148,6 +164,16 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
         f"{device} has {_gib(room)}; expected to fit; {way}"
     )
+
+
+def accumulates_whole(config: Config, device: str, room: int, workers: int) -> bool:
+    """Say whether a PyTorch worker has room for whole gradients until the last micro-batch of a step.
+
+    Then gradients are shared out once a step instead of once a micro-batch.
+    """
+    own, micro_batch = shares(config, workers)
+    shards = model_shards(config, workers)
+    return budget(config, "torch", device, micro_batch, own, shards, accumulates=True).memory.total <= room
 
 
 def dense_twin(config: Config) -> Config:

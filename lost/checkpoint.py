@@ -6,10 +6,12 @@ The manifest holds everything a run needs to go on, and the size and checksum of
 """
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,19 +19,20 @@ from pydantic import TypeAdapter
 
 import lost
 from lost.config import Config
-from lost.engine import Engine, NamedArrays
+from lost.engine import NamedArrays, moment_shapes
 from lost.errors import CheckpointError
 from lost.files import (
     Seal,
     broken,
+    flush,
     read_sealed_json,
     remove_folder,
-    replace_text,
     seal,
     sealed_json,
     sweep,
     whole_folder,
 )
+from lost.parameters import parameter_table
 from lost.tensors import PART_BYTES, read_tensors, write_tensors
 from lost.tokenizer import FILE as TOKENIZER
 from lost.tokenizer import Tokenizer, load_tokenizer
@@ -86,13 +89,13 @@ class Checkpoint:
         if faults := list(self.faults()):
             raise CheckpointError(f"{'; '.join(faults)}; this checkpoint is damaged: use another, or restore the file")
 
-    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter."""
-        return self._tensors("model")
+    def parameters(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter; of several readers each some."""
+        return self._tensors("model", reader, readers)
 
-    def moments(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the optimizer's moments; nothing if the checkpoint was written without them."""
-        return self._tensors("optimizer")
+    def moments(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the optimizer's moments, of several readers each some; none if it was written without them."""
+        return self._tensors("optimizer", reader, readers)
 
     @property
     def resumable(self) -> bool:
@@ -103,21 +106,9 @@ class Checkpoint:
         """Return the tokenizer of the run."""
         return load_tokenizer(self.path)
 
-    def _tensors(self, stem: str) -> Iterator[tuple[str, np.ndarray]]:
-        return read_tensors([self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")])
-
-
-def save(folder: Path, engine: Engine, config: Config, progress: Progress, tokenizer: Tokenizer) -> Checkpoint:
-    """Write `folder/step-<n>`, verify it, and point `folder/../latest` to it.
-
-    Raises:
-        StorageError: the disk refused; nothing older was touched.
-        CheckpointError: what was read back is not what was written.
-    """
-    path = place(folder, progress.step)
-    checkpoint = write(path, engine.dump(), engine.optimizer_state(), config, progress, tokenizer)
-    replace_text(folder.parent / "latest", f"checkpoints/{path.name}\n")
-    return checkpoint
+    def _tensors(self, stem: str, reader: int, readers: int) -> Iterator[tuple[str, np.ndarray]]:
+        files = [self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")]
+        return read_tensors(files, reader, readers)
 
 
 def write(
@@ -129,32 +120,78 @@ def write(
     tokenizer: Tokenizer,
     part_bytes: int = PART_BYTES,
 ) -> Checkpoint:
-    """Write a checkpoint, in the place of one that is there already, and verify it.
+    """Write a checkpoint, in the place of one that is there already.
 
     Raises:
         StorageError: the disk refused; nothing older was touched.
         CheckpointError: what was read back is not what was written.
     """
     with whole_folder(path, replace=True) as partial:
-        files = write_tensors(partial, "model", parameters, part_bytes)
-        files |= write_tensors(partial, "optimizer", moments, part_bytes)
-        contents = {CONFIG: _json(model_description(config)), TOKENIZER: tokenizer.model}
-        for name, content in contents.items():
-            (partial / name).write_bytes(content)
-            files[name] = seal(content)
-        manifest = {
-            "format": _FORMAT,
-            "lost": lost.__version__,
-            "seed": config.train.seed,
-            **asdict(progress),
-            "tokenizer": tokenizer.fingerprint,
-            "config": config.model_dump(mode="json"),
-            "files": files,
-        }
-        (partial / MANIFEST).write_bytes(sealed_json(manifest))
-    checkpoint = open_checkpoint(path)
-    checkpoint.verify()
-    return checkpoint
+        files = write_arrays(partial, parameters, moments, part_bytes)
+        write_manifest(partial, files, config, progress, tokenizer)
+    return open_checkpoint(path)
+
+
+def write_arrays(
+    partial: Path,
+    parameters: NamedArrays,
+    moments: NamedArrays,
+    part_bytes: int = PART_BYTES,
+    first_rows: Mapping[str, int] = MappingProxyType({}),
+    worker: str = "",
+) -> dict[str, Seal]:
+    """Write arrays to disk and read them back.
+
+    Args:
+        partial: a folder that isn't a checkpoint yet.
+        parameters: of the model, or some rows of them.
+        moments: the optimizer's.
+        part_bytes: size of a file.
+        first_rows: where rows begin, by name, where an array isn't whole.
+        worker: what tells file names of several writers apart.
+
+    Returns:
+        Each file's seal.
+
+    Raises:
+        OSError: the disk refused.
+        CheckpointError: what was read back is not what was written.
+    """
+    files = write_tensors(partial, f"model{worker}", parameters, part_bytes, first_rows)
+    files |= write_tensors(partial, f"optimizer{worker}", moments, part_bytes, first_rows)
+    for name, expected in files.items():
+        flush(partial / name)
+        if fault := broken(partial / name, expected):
+            raise CheckpointError(f"{partial / name} {fault}, right after it was written: don't trust this disk")
+    return files
+
+
+def write_manifest(
+    partial: Path, files: Mapping[str, Seal], config: Config, progress: Progress, tokenizer: Tokenizer
+) -> None:
+    """Make a checkpoint of a folder in which all arrays stand."""
+    contents, files = {CONFIG: _json(model_description(config)), TOKENIZER: tokenizer.model}, dict(files)
+    for name, content in contents.items():
+        (partial / name).write_bytes(content)
+        files[name] = seal(content)
+    manifest = {
+        "format": _FORMAT,
+        "lost": lost.__version__,
+        "seed": config.train.seed,
+        **asdict(progress),
+        "tokenizer": tokenizer.fingerprint,
+        "config": config.model_dump(mode="json"),
+        "files": files,
+    }
+    (partial / MANIFEST).write_bytes(sealed_json(manifest))
+
+
+def array_bytes(config: Config) -> int:
+    """Return the bytes that a checkpoint's arrays take."""
+    table, width = parameter_table(config), {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
+    moments = sum(math.prod(shape) for shape in moment_shapes(config).values())
+    weights = sum(row.size * (width if row.trained else 4) for row in table.values())
+    return weights + moments * width
 
 
 def model_description(config: Config) -> dict[str, Any]:

@@ -158,6 +158,9 @@ class TrainConfig(Section):
     """Sequences an optimizer step, over all devices and micro-batches."""
     micro_batch_size: Count | None = None
     """Sequences that are in memory at once; None: the whole batch."""
+    replicas: Count = 1
+    """Under torchrun: copies of the model, each held by as many processes as there are for it (HSDP). MLX's processes
+    each hold a copy."""
     dtype: DType = "float32"
     """Type in which the model computes."""
     param_dtype: DType = "float32"
@@ -180,6 +183,8 @@ class TrainConfig(Section):
     """Checkpoints to keep; the best stays too, judged where an evaluation fell on the step of a save."""
     keep_every: Annotated[Int, Field(ge=0)] = 0
     """Checkpoints at multiples of this step are never pruned."""
+    on_save_error: Literal["stop", "continue"] = "stop"
+    """What a run does when a checkpoint can't be written: stop, or go on and try again at the next one."""
     stop_after: Count | None = None
     """Stop once this step is done, the schedule unchanged; None: at the schedule's end."""
 

@@ -45,20 +45,25 @@ class Engine(Protocol):
     device: str
     workers: Workers
 
+    @property
+    def first_rows(self) -> Mapping[str, int]:
+        """Where the rows that this worker yields of an array begin, by name; of arrays not listed, at 0."""
+
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter; a missing, unknown or misshapen one is a CheckpointError.
 
-        Of several workers all call this and `load_optimizer_state`; the arrays of rank 0 are everyone's.
+        Of several workers all call this and `load_optimizer_state`. Each brings some of the arrays, whole, and every
+        array is brought by one of the workers that read files.
         """
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter; the arrays may be views, valid until the next step."""
+        """Yield this worker's rows of every parameter; the arrays may be views, valid until the next step."""
 
     def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
         """Take the arrays that `moment_shapes` lists, as they were after `step`."""
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
+        """Yield its rows of the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches."""
@@ -117,9 +122,9 @@ def checked(arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]]) -> Itera
 def backend_module(name: str) -> Any:
     """Import a backend: a module with these functions.
 
-    `create(config, device)`, an Engine; `available()`, the devices that work here, the fastest first; `resolve(name)`,
-    a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one of. And a module
-    `bench`, which implements `lost.bench.Bench`.
+    `create(config, device, workers)`, an Engine; `available()`, the devices that work here, the fastest first;
+    `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one
+    of. And a module `bench`, which implements `lost.bench.Bench`.
 
     Raises:
         BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.

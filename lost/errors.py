@@ -37,6 +37,10 @@ class BackendError(UserError):
     """A backend or device that this machine doesn't have."""
 
 
+class RunBusyError(UserError):
+    """Another job writes to the run folder."""
+
+
 class DivergedError(LostError):
     """The loss stopped being a finite number."""
 

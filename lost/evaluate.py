@@ -1,7 +1,7 @@
 """Perplexity and bits per byte: token-weighted, over text of which every token is predicted exactly once."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from lost.batches import Batch, evaluation_batches
 from lost.engine import Engine
+from lost.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def evaluate(
     *,
     text_bytes: int | None = None,
     limit: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate a model on tokens (n,), the first of which is context only.
 
@@ -68,9 +70,10 @@ def evaluate(
         batch_size: windows at once; changes nothing but speed, memory and `lineage_perplexity`.
         text_bytes: bytes of the text that the tokens stand for.
         limit: predictions to stop after; None: all.
+        check: called before each round of batches, by all workers alike; what it raises ends the evaluation.
     """
     batches, workers = _Counted(evaluation_batches(tokens, seq_len, batch_size, limit)), engine.workers
-    nll, count = engine.evaluate(islice(batches, workers.rank, None, workers.count))
+    nll, count = engine.evaluate(_dealt(batches, workers, check))
     nll, count = workers.total(nll), int(workers.total(count))
     whole = count == len(tokens) - 1
     return Evaluation(nll, count, batches.seen, text_bytes if whole else None)
@@ -84,3 +87,13 @@ class _Counted:
         for batch in self._batches:
             self.seen += 1
             yield batch
+
+
+def _dealt(batches: Iterable[Batch], workers: Workers, check: Callable[[], None]) -> Iterator[Batch]:
+    """Yield this worker's batches, one a round: all make as many passes, in the last round some for nothing."""
+    coming = iter(batches)
+    while taken := list(islice(coming, workers.count)):
+        check()
+        first = taken[0]
+        spare = Batch(first.tokens, np.zeros_like(first.tokens[:, 1:], bool))
+        yield taken[workers.rank] if workers.rank < len(taken) else spare

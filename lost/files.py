@@ -26,23 +26,45 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     a folder that is already there makes way at the last moment; between the two renames there is none, never half of
     one.
     """
+    partial = begin_folder(path)
+    try:
+        with storage(path):
+            yield partial
+        finish_folder(partial, path, replace)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def begin_folder(path: Path) -> Path:
+    """Make an empty folder beside `path` that is to become it; what an earlier crash left there is removed.
+
+    Raises:
+        StorageError: the disk refused.
+    """
     path = Path(os.path.abspath(path))
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     with storage(path):
         partial.mkdir(parents=True)
-        try:
-            yield partial
-            for file in sorted(partial.rglob("*")):
-                flush(file)
-            flush(partial)
-            if replace and path.exists():
-                remove_folder(path)
-            os.rename(partial, path)
-            flush(path.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    return partial
+
+
+def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:
+    """Give a folder from `begin_folder` its name, everything in it on disk.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    path = Path(os.path.abspath(path))
+    with storage(path):
+        for file in sorted(partial.rglob("*")):
+            flush(file)
+        flush(partial)
+        if replace and path.exists():
+            remove_folder(path)
+        os.rename(partial, path)
+        flush(path.parent)
 
 
 def remove_folder(path: Path) -> None:

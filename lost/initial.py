@@ -16,12 +16,17 @@ from lost.randomness import normal
 _MOST_WORKERS = 8  # each holds a weight, its Gram matrix and their products in float64
 
 
-def initial_values(config: Config) -> Iterator[tuple[str, np.ndarray]]:
+def initial_values(config: Config, maker: int = 0, makers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, value): float32, int32 for channel numbers.
 
     Values depend on the seed and each parameter's name alone. Decompositions run side by side, one thread of BLAS
-    each (benchmarks/eigenvectors.py), and only a few are held at
-    once, so that the peak stays near the size of the model that takes them.
+    each (benchmarks/eigenvectors.py), and only a few are held at once, so that the peak stays near the size of the
+    model that takes them.
+
+    Args:
+        config: the run, its vocabulary known.
+        maker: of several processes that share the work, which one this is.
+        makers: how many they are.
     """
     seed, std = config.train.seed, config.model.initializer_range
 
@@ -29,13 +34,14 @@ def initial_values(config: Config) -> Iterator[tuple[str, np.ndarray]]:
         values = projection.initial(seed, std)
         return [(f"{projection.name}.{suffix}", _stored(value)) for suffix, value in values.items()]
 
-    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-    waiting = deque(projections(config))
-    covered = {f"{each.name}.{suffix}" for each in waiting for suffix in each.tensors()}
-    for name, parameter in parameter_table(config).items():
-        if name not in covered:
-            is_norm = len(parameter.shape) == 1
-            yield name, _stored(np.ones(parameter.shape) if is_norm else normal(seed, name, parameter.shape, std))
+    workers = max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // makers))
+    inside = projections(config)
+    waiting = deque(inside[maker::makers])
+    covered = {f"{each.name}.{suffix}" for each in inside for suffix in each.tensors()}
+    others = [parameter for name, parameter in parameter_table(config).items() if name not in covered]
+    for parameter in others[maker::makers]:
+        name, is_norm = parameter.name, len(parameter.shape) == 1
+        yield name, _stored(np.ones(parameter.shape) if is_norm else normal(seed, name, parameter.shape, std))
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         running: deque[Future[list[tuple[str, np.ndarray]]]] = deque()
         while waiting or running:

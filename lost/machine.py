@@ -13,6 +13,14 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_bytes() -> int:
+    """Return the memory that processes can still take; where the system doesn't tell, half of all."""
+    told = Path("/proc/meminfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return found[0] if found else memory_bytes() // 2
+
+
 def process_peak_bytes() -> int:
     """Return the most memory that this process has held."""
     units = 1 if sys.platform == "darwin" else 1024

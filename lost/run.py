@@ -6,20 +6,21 @@ from lost import configfile
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, open_checkpoint
 from lost.config import Config
 from lost.dataset import Dataset
-from lost.errors import CheckpointError, ConfigError, DataError
+from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.files import remove_folder, replace_text, sweep
+from lost.lock import FILE as LOCK
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
-from lost.trainer import open_data
+from lost.workers import Workers
 
 CONFIG = "config.yaml"
 
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
 _FREE = {
     "data.path",
-    *(f"train.{key}" for key in ("micro_batch_size", "compile", "checkpoint_activations")),
+    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
-    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "stop_after")),
+    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after")),
 }
 
 
@@ -29,9 +30,8 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
         ConfigError: the folder's run has another configuration; every difference is named.
-        DataError: data that can't be trained on, or not what the folder's run was trained on.
+        DataError: not the data that the folder's run was trained on.
     """
-    open_data(config, dataset)
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
         reporter.message(f"passed over: {reason}")
@@ -48,14 +48,12 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
     return start
 
 
-def begin_afresh(config: Config, folder: Path, dataset: Dataset, reporter: Reporter, overwrite: bool) -> None:
+def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bool) -> None:
     """Make a run folder ready for a new run.
 
     Raises:
         CheckpointError: it holds checkpoints, and overwriting them was not asked for.
-        DataError: data that can't be trained on; nothing was removed.
     """
-    open_data(config, dataset)
     held = checkpoints(folder / "checkpoints")
     if held and not overwrite:
         raise CheckpointError(
@@ -69,6 +67,28 @@ def begin_afresh(config: Config, folder: Path, dataset: Dataset, reporter: Repor
     for name in (METRICS, "latest", CONFIG):
         (folder / name).unlink(missing_ok=True)
     _take(config, folder)
+
+
+def check_seen(folder: Path, job: str, workers: Workers) -> None:
+    """See that every worker which is to read and write a run folder looks at the one that rank 0 has locked.
+
+    Args:
+        folder: as this worker's command names it.
+        job: what rank 0 wrote into the lock; the others' doesn't count.
+        workers: all of them call this.
+
+    Raises:
+        StorageError: one of them looks elsewhere.
+    """
+    job, file = workers.share(job), folder / LOCK
+    reads = workers.rank < workers.readers
+    seen = not reads or (file.exists() and file.read_text(encoding="utf-8") == job)
+    if workers.any(not seen):
+        here = "here" if not seen else "on another"
+        raise StorageError(
+            f"{folder} is not the same folder on all {workers.count} workers (found {here}: rank {workers.rank}); "
+            "expected one that all machines share; name it with --out"
+        )
 
 
 def _take(config: Config, folder: Path) -> None:

@@ -9,11 +9,12 @@ from lost.errors import LeftAtOnce
 
 
 @contextmanager
-def stop_on_signal(announce: Callable[[str], None], workers: int = 1) -> Iterator[Callable[[], bool]]:
+def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether a stop was requested; handlers are restored afterwards.
 
-    Of several workers, SIGTERM ends each at once, as ever: it is what their launcher sends when one of them has failed
-    and the others may wait for it forever.
+    Args:
+        announce: told of the first signal.
+        sigterm_asks: whether SIGTERM is such a request; else it ends the process at once, as ever.
     """
     requested = False
 
@@ -24,7 +25,7 @@ def stop_on_signal(announce: Callable[[str], None], workers: int = 1) -> Iterato
         requested = True
         announce(f"{signal.Signals(number).name}: saving after this step; again to leave at once")
 
-    caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if workers == 1 else [])}
+    caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if sigterm_asks else [])}
     before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield lambda: requested

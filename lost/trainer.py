@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
 from lost.dataset import TRAIN, VALID, Dataset, Split
 from lost.engine import Engine, NamedArrays, StepReport
-from lost.errors import DivergedError
+from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
+from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.workers import shares
 
@@ -50,7 +52,7 @@ def train(
         engine: a fresh engine; its workers all call this together.
         reporter: shows the run.
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
-        stop_requested: asked between steps.
+        stop_requested: asked between steps, and between the batches of an evaluation.
 
     Raises:
         DivergedError: a reported loss is not finite.
@@ -58,21 +60,38 @@ def train(
     """
     run = _Run(config, folder, dataset, engine, reporter)
     progress = run.begin(start)
+    try:
+        return _loop(config, run, progress, engine, stop_requested)
+    except DivergedError:
+        run.finish_saving(wait=True)  # of a step before
+        raise
+
+
+def _loop(
+    config: Config, run: "_Run", progress: Progress, engine: Engine, stop_requested: Callable[[], bool]
+) -> Result:
     last = config.last_step
-    saved_at, saved = progress.step, start.path if start else folder
     validation, interrupted = None, False
+
+    def stop() -> bool:
+        return engine.workers.any(stop_requested())
+
     while True:
         step, ending = progress.step, progress.step >= last
         unmeasured = step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
-            validation = run.validate(progress)
-            progress = replace(progress, validation_loss=validation.loss)
-        if step > saved_at and (ending or interrupted or _due(step, config.train.save_every)):
-            saved_at, saved = step, run.save(progress)
+            try:
+                validation = run.validate(progress, stop)
+                progress = replace(progress, validation_loss=validation.loss)
+            except _StoppedError:
+                interrupted = True
+        if step > run.saved_at and (ending or interrupted or _due(step, config.train.save_every)):
+            run.save(progress, ending or interrupted)
         if ending or interrupted:
-            return Result(progress, saved, validation, interrupted)
+            return Result(progress, run.saved, validation, interrupted)
         progress, report = run.step(progress)
-        interrupted = engine.workers.any(stop_requested()) and progress.step < last
+        run.finish_saving()
+        interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
         saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
         if saving or _due(progress.step, config.train.log_every):
@@ -92,6 +111,10 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+class _StoppedError(Exception):
+    """An evaluation was told to stop."""
+
+
 class _Run:
     """The parts of a run that the loop puts in order."""
 
@@ -103,18 +126,25 @@ class _Run:
         self.own_share, self.micro_batch = shares(config, engine.workers.count)
 
     def begin(self, start: Checkpoint | None) -> Progress:
+        """Fill the engine; every worker that has files brings a part of what is in them."""
+        workers = self.engine.workers
         progress = start.progress if start else Progress(data=self.dataset.fingerprint)
-        progress = Progress(**json.loads(self.engine.workers.share(json.dumps(asdict(progress)))))
-        parameters: NamedArrays = ()  # which is all that other ranks pass: theirs come from rank 0
+        path, fields = json.loads(workers.share(json.dumps([start and str(start.path.absolute()), asdict(progress)])))
+        progress = Progress(**fields)
+        parameters: NamedArrays = ()
         moments: NamedArrays = ()
-        if start:
-            parameters, moments = start.parameters(), start.moments()
-        elif self.writes:
-            parameters = initial_values(self.config)
+        if workers.rank < workers.readers and path:
+            start = start or checkpoint.open_checkpoint(Path(path))  # which rank 0 has verified
+            parameters = start.parameters(workers.rank, workers.readers)
+            moments = start.moments(workers.rank, workers.readers)
+        elif workers.rank < workers.readers:
+            parameters = initial_values(self.config, workers.rank, workers.readers)
         self.engine.load(parameters)
         if progress.step:
             self.engine.load_optimizer_state(moments, progress.step)
         self.metrics = MetricsFile(self.folder, progress.step) if self.writes else None
+        self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
+        self.saved_at, self.saved = progress.step, start.path if start else self.folder
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
 
@@ -166,13 +196,23 @@ class _Run:
         self.reporter.step(row)
         return progress
 
-    def validate(self, progress: Progress) -> Evaluation:
-        """Evaluate on held-out text."""
+    def validate(self, progress: Progress, stop: Callable[[], bool]) -> Evaluation:
+        """Evaluate on held-out text.
+
+        Raises:
+            _StoppedError: a stop was requested before the end.
+        """
         limit = self.config.train.eval_tokens
         tokens = self.valid.read(0, min(self.valid.tokens, limit + 1 if limit else self.valid.tokens))
         began = time.perf_counter()
         whole = self.valid.bytes if len(tokens) == self.valid.tokens else None
-        result = evaluate(self.engine, tokens, self.config.data.seq_len, self.micro_batch, text_bytes=whole)
+
+        def check() -> None:
+            if stop():
+                raise _StoppedError
+
+        size = self.config.data.seq_len
+        result = evaluate(self.engine, tokens, size, self.micro_batch, text_bytes=whole, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
         self._write(row)
@@ -180,15 +220,40 @@ class _Run:
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
         return result
 
-    def save(self, progress: Progress) -> Path:
-        """Write a checkpoint, then let older ones go; return its folder."""
-        began, train = time.perf_counter(), self.config.train
-        folder = self.folder / "checkpoints"
-        if self.writes:
-            checkpoint.save(folder, self.engine, self.config, progress, self.dataset.tokenizer)
-            checkpoint.prune(folder, train.keep_last, train.keep_every, progress.step)
+    def save(self, progress: Progress, last: bool) -> None:
+        """Begin to write a checkpoint beside the training; the last one of a run is waited for.
+
+        Raises:
+            StorageError: the disk refused, and the run is to stop then, or has nothing more to do.
+        """
+        began = time.perf_counter()
+        self.finish_saving(wait=True)
+        self.saved_at = progress.step
+        with self._tolerated(last):
+            self.saver.start(progress)
         self._clock += time.perf_counter() - began
-        return checkpoint.place(folder, progress.step)
+        if last:
+            self.finish_saving(wait=True, last=True)
+
+    def finish_saving(self, wait: bool = False, last: bool = False) -> None:
+        """Note a checkpoint that has been written."""
+        began = time.perf_counter()
+        with self._tolerated(last):
+            if saved := self.saver.finish(wait):
+                self.saved = saved.path
+                row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
+                self._write({"step": saved.step, "checkpoint": saved.path.name, **row})
+        self._clock += time.perf_counter() - began
+
+    @contextmanager
+    def _tolerated(self, last: bool) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            if last or self.config.train.on_save_error == "stop":
+                raise
+            self.reporter.message(f"{error} Training goes on (train.on_save_error = continue)")
+            self._write({"step": self.saved_at, "save_error": str(error)})
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.metrics:

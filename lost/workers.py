@@ -1,7 +1,4 @@
-"""The processes that train one model together: who writes, what all agree on, which sequences are whose.
-
-Only rank 0 touches the run folder; the others follow what it shares with them.
-"""
+"""The processes that train one model together: who writes, what all agree on, which sequences are whose."""
 
 import json
 import os
@@ -19,10 +16,20 @@ class Workers(Protocol):
     """The processes of a run, this one among them. Every method must be called by all of them, in the same order.
 
     Where one of them is gone, a method raises WorkerLostError.
+
+    Attributes:
+        rank: this one's number, from 0. Rank 0 decides and speaks.
+        count: how many there are.
+        readers: how many of them, the first ones, read and write the run folder. Where each holds a copy of the model,
+            rank 0 is the only one, and the others get everything from it.
+        sigterm_asks: whether SIGTERM asks for a save. Else it ends this process at once: it is what the launcher sends
+            when another has failed, for which this one might wait forever.
     """
 
     rank: int
     count: int
+    readers: int
+    sigterm_asks: bool
 
     def share(self, text: str) -> str:
         """Return rank 0's text, whatever the others passed."""
@@ -33,11 +40,18 @@ class Workers(Protocol):
     def total(self, value: float) -> float:
         """Return the sum over all, in float64 and the same everywhere."""
 
+    def gather(self, text: str) -> list[str]:
+        """Return everyone's text, by rank."""
+
+    def leave(self) -> None:
+        """Part in good order, once there is nothing more to do together."""
+
 
 class Alone:
     """One process that has everything to itself."""
 
-    rank, count = 0, 1
+    rank, count, readers = 0, 1, 1
+    sigterm_asks = True
 
     def share(self, text: str) -> str:
         """Return the text."""
@@ -51,6 +65,13 @@ class Alone:
         """Return the value."""
         return value
 
+    def gather(self, text: str) -> list[str]:
+        """Return the text."""
+        return [text]
+
+    def leave(self) -> None:
+        """Do nothing."""
+
 
 def join_alone() -> Alone:
     """Return this process alone.
@@ -62,8 +83,9 @@ def join_alone() -> Alone:
         value = os.environ.get(variable)
         if value is not None and (variable == "MLX_RANK" or value != "1"):
             raise BackendError(
-                f"{variable} = {value}: {launcher} started several processes, and this backend trains in one; start it "
-                "without, or use --backend mlx under mlx.launch --backend ring"
+                f"{variable} = {value}: {launcher} started several processes, and this backend doesn't train under it; "
+                "start it without, or use --backend torch under torchrun, or --backend mlx under "
+                "mlx.launch --backend ring"
             )
     return Alone()
 
@@ -111,3 +133,17 @@ def shares(config: Config, count: int) -> tuple[int, int]:
             f"divide over {count} workers; expected a batch of workers x micro-batches; change one of them"
         )
     return own, micro
+
+
+def model_shards(config: Config, count: int) -> int:
+    """Return how many of `count` PyTorch workers hold one copy of the model together.
+
+    Raises:
+        ConfigError: they can't form `train.replicas` groups.
+    """
+    if count % config.train.replicas:
+        raise ConfigError(
+            f"train.replicas = {config.train.replicas}: {count} workers can't form so many equal groups; expected "
+            "a divisor of their number; change one of them"
+        )
+    return count // config.train.replicas

@@ -2,6 +2,7 @@
 
 import ctypes
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,19 @@ def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run python with these arguments in several processes under torchrun, as one host would."""
+
+    def run(processes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python"]
+        return subprocess.run(
+            [sys.executable, *launcher, sys.executable, *arguments], capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
 TINY_YAML = """\
 model:
   hidden_size: 32
@@ -139,6 +153,11 @@ schedule:
   steps: 20
   warmup_steps: 2
 """
+
+
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    return TINY_YAML
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The MLX engine: one optimizer step, evaluation and generation, on one device or one of several under `mlx.launch`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -13,7 +13,7 @@ from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.loss import head_loss, head_nll
 from lost.backends.mlx.model import Model
-from lost.backends.mlx.workers import Tree, join
+from lost.backends.mlx.workers import Launched, Tree
 from lost.batches import Batch
 from lost.budget import budget
 from lost.config import Config
@@ -34,15 +34,18 @@ class MlxEngine:
     Args:
         config: the run; its vocabulary known.
         device: `auto`, `cpu` or `gpu`.
+        workers: what `join` returned, where several processes train together.
 
     Raises:
-        BackendError: the device isn't here, or the workers of `mlx.launch` can't connect.
+        BackendError: the device isn't here.
+        ConfigError: the batch can't be divided over the workers.
     """
 
     backend = "mlx"
+    first_rows: Mapping[str, int] = {}  # every worker holds the whole model
 
-    def __init__(self, config: Config, device: str = "auto") -> None:
-        self._config, self.device, self.workers = config, devices.resolve(device), join()
+    def __init__(self, config: Config, device: str = "auto", workers: Alone | Launched | None = None) -> None:
+        self._config, self.device, self.workers = config, devices.resolve(device), workers or Alone()
         own, micro_batch = shares(config, self.workers.count)
         memory = budget(config, self.backend, self.device, micro_batch, own).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes

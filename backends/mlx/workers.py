@@ -10,6 +10,7 @@ import numpy as np
 from mlx.nn import average_gradients
 
 from lost.errors import BackendError, WorkerLostError
+from lost.launcher import leave_with_launcher
 from lost.workers import Alone, join_alone
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
@@ -26,6 +27,7 @@ def join() -> "Alone | Launched":
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
         return Alone()  # what `mlx.launch -n 1` leaves
+    leave_with_launcher()
     try:
         return Launched(mx.distributed.init(strict=True))
     except RuntimeError as error:
@@ -41,15 +43,28 @@ class Launched:
     Everything but gradients is summed on the CPU, where MLX has float64.
     """
 
+    readers = 1
+    sigterm_asks = False  # what mlx.launch sends when one has failed, and the ring may wait for that one forever
+
     def __init__(self, group: mx.distributed.Group) -> None:
         self._group, self.rank, self.count = group, group.rank(), group.size()
 
     def share(self, text: str) -> str:
         """Return rank 0's text."""
+        return self._from(0, text)
+
+    def gather(self, text: str) -> list[str]:
+        """Return everyone's text."""
+        return [self._from(rank, text) for rank in range(self.count)]
+
+    def leave(self) -> None:
+        """Do nothing: MLX parts by itself."""
+
+    def _from(self, rank: int, text: str) -> str:
         content = text.encode()
-        size = int(self.total(len(content) if self.rank == 0 else 0))
+        size = int(self.total(len(content) if self.rank == rank else 0))
         row = np.zeros(size, np.uint8)
-        if self.rank == 0:
+        if self.rank == rank:
             row[:] = np.frombuffer(content, np.uint8)
         received = np.asarray(self._sum(mx.array(row))).tobytes()
         self.total(0)  # which notices if one was lost meanwhile

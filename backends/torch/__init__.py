@@ -3,6 +3,6 @@
 from lost.backends.torch import bench
 from lost.backends.torch.devices import available, capacity, resolve
 from lost.backends.torch.engine import TorchEngine as create
-from lost.workers import join_alone as join
+from lost.backends.torch.workers import join
 
 __all__ = ["available", "bench", "capacity", "create", "join", "resolve"]

@@ -1,5 +1,6 @@
 """Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
 
+import os
 import re
 
 import torch
@@ -9,13 +10,13 @@ from lost.machine import memory_bytes, process_peak_bytes
 
 
 def resolve(name: str) -> str:
-    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; under torchrun, `cuda` is each one's own.
 
     Raises:
         BackendError: it isn't here, with what is.
     """
     if name == "auto":
-        return available()[0]
+        name = available()[0]
     match = re.fullmatch(r"(cpu|mps|cuda)(?::(\d+))?", name)
     if match is None:
         raise BackendError(f"--device {name}: PyTorch devices are auto, cpu, cuda, cuda:N and mps; name one of these")
@@ -25,9 +26,15 @@ def resolve(name: str) -> str:
             f"--device {name}: PyTorch {torch.__version__} sees no such device here; available: "
             f"{', '.join(available())}; choose one of these, or install a PyTorch built for the device"
         )
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise BackendError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return name
+    if kind != "cuda":
+        return name
+    number = number or os.environ.get("LOCAL_RANK", "0")
+    if int(number) >= torch.cuda.device_count():
+        raise BackendError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0; expected one for "
+            "each process"
+        )
+    return f"cuda:{number}"
 
 
 def available() -> list[str]:
@@ -37,12 +44,12 @@ def available() -> list[str]:
 
 
 def capacity(device: str) -> int:
-    """Return the memory of a device in bytes, all of it: what is in use isn't subtracted."""
+    """Return the memory of a device in bytes, all of it: what is in use isn't subtracted. Processes share a CPU's."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(torch.device(device)).total_memory
     if device == "mps":
         return torch.mps.recommended_max_memory()
-    return memory_bytes()
+    return memory_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def memory(device: str) -> dict[str, int]:

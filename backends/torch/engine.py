@@ -1,6 +1,6 @@
-"""The PyTorch engine: one optimizer step, evaluation and generation on one device."""
+"""The PyTorch engine: one optimizer step, evaluation and generation, on one device or one of many under torchrun."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,76 +8,105 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
-from lost.backends.torch.loss import IGNORED, head_loss, head_nll
-from lost.backends.torch.model import Cache, LostForCausalLM
+from lost.backends.torch.loss import IGNORED
+from lost.backends.torch.model import Cache
 from lost.backends.torch.optimizer import Adam
-from lost.batches import Batch
+from lost.backends.torch.sharding import Sharded, Whole
+from lost.backends.torch.workers import Launched, worker_errors
+from lost.batches import Batch, with_last
+from lost.budget import accumulates_whole
 from lost.config import Config
-from lost.engine import NamedArrays, StepReport, checked, moment_shapes
+from lost.engine import MOMENTS, NamedArrays, StepReport, checked, moment_shapes
 from lost.parameters import parameter_table
 from lost.workers import Alone, Workers
 
 
 class TorchEngine:
-    """A model on a device. Implements `lost.engine.Engine`.
+    """A model on a device, or one worker's part of it. Implements `lost.engine.Engine`.
 
     Args:
         config: the run; its vocabulary known.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        workers: what `join` returned, where several processes train together.
 
     Raises:
         BackendError: the device isn't here.
+        ConfigError: the workers can't share the model as the configuration says.
     """
 
     backend = "torch"
 
-    def __init__(self, config: Config, device: str = "auto") -> None:
+    def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device = config, devices.resolve(device)
         self._device = torch.device(self.device)
-        self.workers: Workers = Alone()
+        self.workers = workers or Alone()
         self._table = parameter_table(config)
-        with self._device:
-            self.model = LostForCausalLM(config).to(self._device)
+        self._layout = Whole()
+        if isinstance(self.workers, Launched):
+            room = devices.capacity(self.device)
+            accumulate = accumulates_whole(config, self.device, room, self.workers.count)
+            self._layout = Sharded(config, self.workers, self._device, accumulate)
+        self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)
-        self._trunk = torch.compile(self.model.model) if self.compiled else self.model.model
-        self._tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        self._trained = {name: self._tensors[name] for name, row in self._table.items() if row.trained}
+        self._parameters = dict(self.model.named_parameters())
+        # What is held here: plain tensors on the parameters' memory. The optimizer knows nothing of sharding.
+        tensors = self._parameters | dict(self.model.named_buffers())
+        self._held = {name: self._layout.part(tensor) for name, tensor in tensors.items()}
+        self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
         self._optimizer = Adam(config.optimizer, self._trained, self._table)
+
+    @property
+    def first_rows(self) -> Mapping[str, int]:
+        """Where the rows held here of an array begin."""
+        rows = self._layout.first_rows
+        return {**rows, **{f"{name}.{moment}": first for name, first in rows.items() for moment in MOMENTS}}
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
-        _fill({name: self._tensors[name] for name in self._table}, parameters)
+        with torch.no_grad():
+            shapes = {name: row.shape for name, row in self._table.items()}
+            for name, array in checked(self._layout.received(parameters), shapes):
+                self._held[name].copy_(to_tensor(self._layout.cut(name, array)))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter; on CPU, views."""
-        for name in self._table:
-            yield name, to_array(self._tensors[name])
+        """Yield what is held here; on CPU, views."""
+        for name, row in self._table.items():
+            if self._layout.writes and (row.trained or self.workers.rank == 0):  # numbers of channels are everyone's
+                yield name, to_array(self._held[name])
 
     def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
         """Take the moments of every trained parameter."""
         if step == 0:
             return
-        self._optimizer.load(checked(moments, moment_shapes(self._config)), step)
+        whole = checked(self._layout.received(moments), moment_shapes(self._config))
+        self._optimizer.load(((name, self._layout.cut(name.rpartition(".")[0], array)) for name, array in whole), step)
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments; on CPU, views."""
-        return self._optimizer.state()
+        """Yield the moments of what is held here; on CPU, views."""
+        return self._optimizer.state() if self._layout.writes else iter(())
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
-        self._optimizer.zero_grad()
+        for parameter in (*self._parameters.values(), *self._trained.values()):
+            parameter.grad = None
         total = torch.zeros((), device=self._device)
-        for batch in micro_batches:
-            tokens, targets = self._on_device(batch)
-            states = self._trunk(tokens).flatten(0, 1)
-            nll = head_loss(states, self.model.head, targets)
-            (nll / predictions).backward()
-            total += nll.detach()
+        with worker_errors(self.workers):
+            for batch, last in with_last(micro_batches):
+                self._layout.begin_micro_batch(last)
+                nll = self.model(*self._on_device(batch))
+                (nll * (self.workers.count / predictions)).backward()  # which means gradients over the workers
+                total += nll.detach()
+        for name, held in self._trained.items():
+            gradient = self._parameters[name].grad
+            held.grad = None if gradient is None else self._layout.part(gradient)
         limit = self._config.train.grad_clip or float("inf")
         # Row by row: torch's float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8.
         rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
         wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
-        norm = torch.linalg.vector_norm(torch.cat([each.flatten() for each in rows]), dtype=wide)
+        squares = torch.cat([each.flatten() for each in rows]).to(wide).square().sum()
+        with worker_errors(self.workers):
+            squares, total = self._layout.sum_up(squares, total)
+        norm = squares.sqrt()
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         self._optimizer.step(lr)
@@ -89,7 +118,8 @@ class TorchEngine:
         total, count = 0.0, 0
         for batch in batches:
             tokens, targets = self._on_device(batch)
-            nll = head_nll(self._trunk(tokens).flatten(0, 1), self.model.head, targets)
+            with worker_errors(self.workers):
+                nll = self.model(tokens, targets)
             total += nll.cpu().double().sum().item()
             count += batch.predictions
         return total, count
@@ -111,18 +141,11 @@ class TorchEngine:
         unread, read = list(prompt), 0
         for _ in range(limit):
             tokens = torch.tensor([unread], device=self._device)
-            states = self.model.model(tokens, caches, read)[:, -1]
-            logits = torch.nn.functional.linear(states, self.model.head.to(states.dtype))
+            logits = self.model.logits(tokens, caches, read)[0, -1]
             read += len(unread)
-            unread = [choose(to_array(logits[0].float()))]
+            unread = [choose(to_array(logits.float()))]
             yield unread[0]
 
     def memory(self) -> dict[str, int]:
         """Return the peak memory so far, in bytes; on CUDA also what is in use and what is cached."""
         return devices.memory(self.device)
-
-
-@torch.no_grad()
-def _fill(places: dict[str, Tensor], arrays: NamedArrays) -> None:
-    for name, array in checked(arrays, {name: tuple(place.shape) for name, place in places.items()}):
-        places[name].copy_(to_tensor(array))

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.elementwise import rms_norm, swiglu
 from lost.backends.torch.layers import Narrow, layer, narrow
+from lost.backends.torch.loss import head_loss, head_nll
 from lost.config import Config
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 
@@ -164,10 +165,18 @@ class Trunk(nn.Module):
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, dtype)
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
-        cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
         self.keeps = config.train.checkpoint_activations
-        self.register_buffer("cos", cos.float(), persistent=False)
-        self.register_buffer("sin", sin.float(), persistent=False)
+        size = (model.max_position_embeddings, model.head_dim // 2)
+        self.register_buffer("cos", torch.empty(size), persistent=False)
+        self.register_buffer("sin", torch.empty(size), persistent=False)
+        self.fill_rotary_tables(config)
+
+    def fill_rotary_tables(self, config: Config) -> None:
+        """Compute the tables, which a model made without memory had no place for."""
+        model = config.model
+        cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
+        self.cos.copy_(cos)
+        self.sin.copy_(sin)
 
     def forward(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Map tokens (b, s) to normed states (b, s, h)."""
@@ -198,9 +207,17 @@ class LostForCausalLM(nn.Module):
         """The head's weight, (vocab, h)."""
         return self.lm_head.weight if hasattr(self, "lm_head") else self.model.embed_tokens.weight
 
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood, or without gradients to each.
+
+        Everything that training asks of the model goes through here: sharded weights are whole only inside.
+        """
+        states = self.model(tokens).flatten(0, 1)
+        return (head_loss if torch.is_grad_enabled() else head_nll)(states, self.head, targets)
+
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds them all."""
-        x = self.model(tokens, caches, start)
+        x = self.model.forward(tokens, caches, start)  # not as compiled for training, with other shapes
         return F.linear(x, self.head.to(x.dtype))
 
 

@@ -37,10 +37,6 @@ class Adam:
         options = {"block_size": BLOCK} if self.eight_bits else {"fused": True}
         self._optimizer = make(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **options)
 
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
-
     def step(self, lr: float) -> None:
         """Move every tensor by its gradient."""
         for group in self._optimizer.param_groups:

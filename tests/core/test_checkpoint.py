@@ -13,10 +13,14 @@ from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError
 from lost.files import read_sealed_json, sealed_json
+from lost.saving import Saver
 from lost.tensors import read_tensors, write_tensors
+from lost.workers import Alone
 
 
 class StandIn:
+    workers, first_rows = Alone(), {}  # type: ignore[var-annotated]
+
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         yield "a.down", np.arange(6, dtype=np.float32).reshape(2, 3)
         yield "a.channels", np.array([1, 5], np.int32)
@@ -32,7 +36,11 @@ Save = Callable[..., checkpoint.Checkpoint]
 def save(prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> Save:
     def write(step: int, loss: float | None = None) -> checkpoint.Checkpoint:
         progress = Progress(step=step, samples=4 * step, data=prepared.fingerprint, validation_loss=loss)
-        return checkpoint.save(tmp_path / "checkpoints", StandIn(), config(), progress, prepared.tokenizer)  # type: ignore[arg-type]
+        saver = Saver(tmp_path / "checkpoints", config(train={"keep_last": 1000}), StandIn(), prepared.tokenizer)  # type: ignore[arg-type]
+        saver.start(progress)
+        saved = saver.finish(wait=True)
+        assert saved
+        return open_checkpoint(saved.path)
 
     return write
 
@@ -42,7 +50,7 @@ def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., C
     found, rejected = newest_valid(tmp_path / "checkpoints")
     assert found == saved
     assert rejected == []
-    assert found.config == config()
+    assert found.config == config(train={"keep_last": 1000})
     assert found.progress == Progress(7, 28, 0, 0.0, prepared.fingerprint, 1.5)
     arrays = dict(found.parameters())
     np.testing.assert_array_equal(arrays["a.down"], np.arange(6).reshape(2, 3))

@@ -1,0 +1,144 @@
+"""Who holds what of the model: one process all of it, or several some rows of every weight each (FSDP2)."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lost.backends.torch.arrays import DTYPES
+from lost.backends.torch.model import LostForCausalLM
+from lost.backends.torch.workers import Launched, worker_errors
+from lost.config import Config
+from lost.engine import NamedArrays
+from lost.errors import ConfigError
+from lost.workers import model_shards
+
+
+class Whole:
+    """One process holds the model.
+
+    Attributes:
+        first_rows: where the rows held here of an array begin, by name; those it doesn't list begin at 0.
+        writes: whether what is held here goes into a checkpoint: of equal copies one does.
+    """
+
+    first_rows: Mapping[str, int] = {}
+    writes = True
+
+    def build(self, config: Config, device: torch.device) -> LostForCausalLM:
+        """Make the model, its tensors empty."""
+        with device:
+            model = LostForCausalLM(config).to(device)
+        if config.train.compile:
+            model.model.compile()
+        return model
+
+    def part(self, parameter: Tensor) -> Tensor:
+        """Return what is held here of a parameter, or of its gradient: on the same memory, without its history."""
+        return parameter.detach()
+
+    def cut(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the rows held here of a whole array."""
+        return array
+
+    def received(self, arrays: NamedArrays) -> NamedArrays:
+        """Return the arrays that all bring together."""
+        return arrays
+
+    def begin_micro_batch(self, last: bool) -> None:
+        """Get ready for the backward pass of a micro-batch."""
+
+    def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all: of the squares of the gradients' entries held here, and of this one's losses."""
+        return squares, nll
+
+
+class Sharded(Whole):
+    """Every worker holds some rows of every weight, its gradient and its moments; a block is put together as it is met.
+
+    With `train.replicas` the workers form as many groups, each of which holds the model once (HSDP).
+
+    Args:
+        config: the run.
+        workers: all of them make one of these.
+        device: this one's.
+        accumulate: whether gradients of micro-batches add up before they are shared out: less to send, but each worker
+            holds them whole meanwhile.
+
+    Raises:
+        ConfigError: the workers can't form so many groups, or the optimizer can't keep rows.
+    """
+
+    def __init__(self, config: Config, workers: Launched, device: torch.device, accumulate: bool) -> None:
+        self._replicas, self._workers, self._accumulate = config.train.replicas, workers, accumulate
+        self._shards = model_shards(config, workers.count)
+        if config.optimizer.name == "adamw8bit" and self._shards > 1:
+            raise ConfigError(
+                f"optimizer.name = adamw8bit with {self._shards} workers a model: blocks of 8-bit moments don't follow "
+                "the rows that a worker holds; set optimizer.name=adamw, or train.replicas to the number of workers"
+            )
+        sizes, names = (self._shards,), ("shard",)
+        if self._replicas > 1:
+            sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
+        with worker_errors(workers):
+            self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
+        self._shard = self._mesh.get_local_rank("shard")
+        self.writes = workers.rank < self._shards  # the first group
+        self._model: FSDPModule
+        self._ends: dict[str, tuple[int, int]] = {}
+
+    def build(self, config: Config, device: torch.device) -> LostForCausalLM:
+        """Make the model, its tensors empty: no more than this worker's rows take memory."""
+        with torch.device("meta"):
+            model = LostForCausalLM(config)
+        stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.dtype]
+        policy = MixedPrecisionPolicy(
+            param_dtype=None if computed == stored else computed, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for block in model.model.layers:
+            if config.train.compile:
+                block.compile()
+            fully_shard(block, mesh=self._mesh, mp_policy=policy)
+        fully_shard(model, mesh=self._mesh, mp_policy=policy)
+        model.to_empty(device=device)
+        model.model.fill_rotary_tables(config)
+        for name, parameter in model.named_parameters():
+            assert isinstance(parameter, DTensor)
+            chunk = -(-len(parameter) // self._shards)
+            first = min(self._shard * chunk, len(parameter))
+            self._ends[name] = (first, first + len(parameter.to_local()))
+        assert isinstance(model, FSDPModule)
+        self._model = model
+        return model
+
+    @property
+    def first_rows(self) -> Mapping[str, int]:  # type: ignore[override]
+        """Where the rows held here of a parameter begin."""
+        return {name: first for name, (first, _) in self._ends.items()}
+
+    def part(self, parameter: Tensor) -> Tensor:
+        """Return the rows held here."""
+        return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
+
+    def cut(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the rows held here of a whole array."""
+        return array[slice(*self._ends[name])] if name in self._ends else array
+
+    def received(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield what all bring, each array whole."""
+        return self._workers.spread(arrays)
+
+    def begin_micro_batch(self, last: bool) -> None:
+        """Share gradients out after the last micro-batch only, where they fit until then."""
+        self._model.set_requires_gradient_sync(last or not self._accumulate)
+
+    def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all workers; rows of equal copies count once."""
+        both = torch.stack([squares / self._replicas, nll.to(squares.dtype)])
+        dist.all_reduce(both)
+        return both[0], both[1]

@@ -1,0 +1,80 @@
+"""One job a run folder: a lock that the system lets go of when its holder ends, however it ends."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lost.errors import RunBusyError
+from lost.files import storage
+
+FILE = ".lock"
+_PATIENCE = 5.0  # seconds; workers whose launcher was killed take one or two to notice
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+
+
+@contextmanager
+def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENCE) -> Iterator[str]:
+    """Hold the lock of a run folder, which is made if need be; yield what it says about this job, the same never twice.
+
+    The file stays: removing it would let two jobs lock two files of one name.
+
+    Args:
+        folder: the run.
+        warn: told where the file system knows no locks.
+        patience: seconds to wait for another job that is about to end.
+
+    Raises:
+        RunBusyError: another job holds it, named.
+        StorageError: the folder can't be written to.
+    """
+    with storage(folder / FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / FILE).open("a+", encoding="utf-8")
+    with file:
+        until = time.monotonic() + patience
+        while not _taken(file.fileno(), folder, warn):
+            if time.monotonic() > until:
+                file.seek(0)
+                raise RunBusyError(
+                    f"{folder} is in use by {_holder(file.read())}; expected one job a run folder; wait for it, stop "
+                    "it, or choose another --out"
+                )
+            time.sleep(0.1)
+        job = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": time.strftime("%FT%T%z"),
+        }
+        text = json.dumps({**job, "clock": time.time_ns(), "command": " ".join(sys.argv)})
+        with storage(folder / FILE):
+            file.truncate(0)
+            file.write(text)
+            file.flush()
+        yield text
+
+
+def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        warn(f"{folder} stands on a file system without locks: nothing keeps a second job from writing there too")
+    return True
+
+
+def _holder(text: str) -> str:
+    try:
+        job = json.loads(text)
+        return f"process {job['pid']} on {job['host']}, started {job['since']} ({job['command']})"
+    except (ValueError, KeyError, TypeError):
+        return "another job"

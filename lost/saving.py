@@ -1,0 +1,181 @@
+"""Checkpoints of a run, written beside its training: every worker its part, sealed once all of them are on disk.
+
+What is written is copied first, which is all that training waits for; where memory is short, it waits for the whole.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+
+from lost import checkpoint
+from lost.checkpoint import Progress
+from lost.config import Config
+from lost.engine import Engine, NamedArrays
+from lost.errors import LostError, StorageError
+from lost.files import Seal, begin_folder, finish_folder, replace_text, storage
+from lost.machine import available_bytes
+from lost.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that stands.
+
+    Attributes:
+        path: its folder.
+        step: of the run.
+        stall_seconds: for which training waited.
+        seconds: from the beginning to the seal.
+    """
+
+    path: Path
+    step: int
+    stall_seconds: float
+    seconds: float
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time. All workers call its methods together.
+
+    Args:
+        folder: holds the checkpoints.
+        config: the run.
+        engine: holds the state.
+        tokenizer: of the run.
+    """
+
+    def __init__(self, folder: Path, config: Config, engine: Engine, tokenizer: Tokenizer) -> None:
+        self._folder, self._config, self._engine, self._tokenizer = folder, config, engine, tokenizer
+        self._writing: _Writing | None = None
+
+    def start(self, progress: Progress) -> None:
+        """Begin to save the engine's state; the one before must be finished.
+
+        Raises:
+            StorageError: the disk refused; nothing older was touched.
+        """
+        began, workers = time.perf_counter(), self._engine.workers
+        path = checkpoint.place(self._folder, progress.step)
+        refused, partial = "", path
+        if workers.rank == 0:
+            try:
+                partial = begin_folder(path)
+            except StorageError as error:
+                refused = str(error)
+        refused, where = json.loads(workers.share(json.dumps([refused, str(partial)])))
+        if refused:
+            raise StorageError(refused)
+        needed = 2 * checkpoint.array_bytes(self._config)
+        writes = workers.rank < workers.readers
+        beside = not workers.any(writes and needed > available_bytes())
+        parameters = self._engine.dump() if writes else iter(())
+        moments = self._engine.optimizer_state() if writes else iter(())
+        writing = _Writing(
+            Path(where),
+            _copied(parameters) if beside else parameters,
+            _copied(moments) if beside else moments,
+            dict(self._engine.first_rows),
+            f"-{workers.rank:05d}" if self._engine.first_rows else "",  # several write, some rows each
+            progress,
+            began,
+        )
+        writing.start() if beside else writing.run()
+        writing.stalled = time.perf_counter() - began
+        self._writing = writing
+
+    def finish(self, wait: bool = False) -> Saved | None:
+        """Seal what was begun, once all workers have written theirs; None: nothing was begun, or it isn't written yet.
+
+        Args:
+            wait: until it is.
+
+        Raises:
+            StorageError: the disk of one of them refused, said on all; nothing older was touched.
+        """
+        writing, workers = self._writing, self._engine.workers
+        if writing is None:
+            return None
+        began = time.perf_counter()
+        if wait:
+            writing.wait()
+        elif workers.total(writing.is_alive()) > 0:
+            return None
+        self._writing = None
+        told = [json.loads(text) for text in workers.gather(json.dumps([writing.fault, writing.files]))]
+        faults = [f"rank {rank}: {fault}" if rank else fault for rank, (fault, _) in enumerate(told) if fault]
+        if not faults:
+            files = {name: Seal(**seal) for _, part in told for name, seal in part.items()}  # type: ignore[typeddict-item]
+            faults = [fault for fault in [workers.share(self._seal(writing, files))] if fault]
+        if faults:
+            if workers.rank == 0:
+                shutil.rmtree(writing.partial, ignore_errors=True)
+            raise StorageError(f"the checkpoint of step {writing.progress.step} was not written: {'; '.join(faults)}")
+        now = time.perf_counter()
+        path = checkpoint.place(self._folder, writing.progress.step)
+        return Saved(path, writing.progress.step, writing.stalled + now - began, now - writing.began)
+
+    def _seal(self, writing: "_Writing", files: dict[str, Seal]) -> str:
+        """Give the folder its name, let older ones go, and return what went wrong."""
+        if self._engine.workers.rank > 0:
+            return ""
+        step, train = writing.progress.step, self._config.train
+        path = checkpoint.place(self._folder, step)
+        try:
+            with storage(path):
+                checkpoint.write_manifest(writing.partial, files, self._config, writing.progress, self._tokenizer)
+                finish_folder(writing.partial, path, replace=True)
+                replace_text(self._folder.parent / "latest", f"{self._folder.name}/{path.name}\n")
+                checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
+        except StorageError as error:
+            return str(error)
+        return ""
+
+
+class _Writing(Thread):
+    """One worker's part of a checkpoint on its way to the disk.
+
+    A daemon: who leaves at once doesn't wait for it, and what isn't sealed is swept away by the next start.
+    """
+
+    def __init__(
+        self,
+        partial: Path,
+        parameters: NamedArrays,
+        moments: NamedArrays,
+        first_rows: dict[str, int],
+        worker: str,
+        progress: Progress,
+        began: float,
+    ) -> None:
+        super().__init__(name="saving", daemon=True)
+        self.partial, self.progress, self.began = partial, progress, began
+        self._arrays, self._first_rows, self._worker = (parameters, moments), first_rows, worker
+        self.files: dict[str, Seal] = {}
+        self.fault, self.stalled = "", 0.0
+
+    def run(self) -> None:
+        try:
+            with storage(self.partial):
+                self.files = checkpoint.write_arrays(
+                    self.partial, *self._arrays, first_rows=self._first_rows, worker=self._worker
+                )
+        except LostError as error:
+            self.fault = str(error)
+        except Exception as error:  # a defect must not pass for a checkpoint
+            self.fault = f"{type(error).__name__}: {error}"
+        self._arrays = ((), ())  # whose copies take as much memory as the run's state
+
+    def wait(self) -> None:
+        """Wait until it is done."""
+        if self.ident is not None:
+            self.join()
+
+
+def _copied(arrays: Iterator[tuple[str, np.ndarray]]) -> NamedArrays:
+    return [(name, np.array(array)) for name, array in arrays]

@@ -1,0 +1,141 @@
+"""Several processes under torchrun: the same run at every world size, checkpoints that any of them reads."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lost.checkpoint import open_checkpoint
+from lost.dataset import Dataset
+
+Torchrun = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = 100
+
+
+def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
+    sizes = ("train.batch_size=8", "train.save_every=20", "train.keep_last=100", f"schedule.steps={STEPS}")
+    settings = [word for value in (*sizes, *more) for word in ("--set", value)]
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--backend", "torch",
+            "--device", "cpu", *settings]  # fmt: skip
+
+
+def losses(run: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> tuple[Path, Path]:
+    """A configuration, and the run of one process without torchrun."""
+    folder = tmp_path_factory.mktemp("straight")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    arguments = command(folder / "tiny.yaml", prepared, folder / "run")
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+    return folder / "tiny.yaml", folder / "run"
+
+
+@pytest.mark.parametrize(("world", "more"), [(1, ()), (2, ()), (4, ()), (4, ("train.replicas=2",))])
+def test_every_world_size_trains_the_same_run(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, world: int, more: tuple[str]
+) -> None:
+    tiny, one = straight
+    done = torchrun(world, *command(tiny, prepared, tmp_path / "run", *more))
+    assert f"done at step {STEPS}" in done.stdout, done.stderr
+    assert done.stdout.count("parameters") == 1  # one of them speaks
+    expected, found = losses(one), losses(tmp_path / "run")
+    assert found.keys() == expected.keys() == set(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=0, atol=1e-6)
+    parts = {path.name for path in (tmp_path / "run" / "checkpoints" / f"step-{STEPS:08d}").glob("model-*")}
+    writers = world // 2 if more else world  # of equal copies one writes
+    assert parts == {f"model-{rank:05d}-00001.safetensors" for rank in range(writers)}
+
+
+LOADED = """
+import sys, numpy as np
+from pathlib import Path
+from lost.backends.torch import create, join
+from lost.checkpoint import open_checkpoint
+found, workers = open_checkpoint(Path(sys.argv[1])), join()
+engine = create(found.config, "cpu", workers)
+engine.load(found.parameters(workers.rank, workers.count))
+engine.load_optimizer_state(found.moments(workers.rank, workers.count), found.progress.step)
+whole = dict(found.parameters()) | dict(found.moments())
+seen = 0
+for name, rows in (*engine.dump(), *engine.optimizer_state()):
+    first = engine.first_rows.get(name, 0)
+    assert rows.tobytes() == whole[name][first : first + len(rows)].tobytes(), name
+    seen += rows.size
+assert workers.total(seen) == sum(array.size for array in whole.values())
+workers.leave()
+print("equal")
+"""
+
+
+def test_what_any_world_size_saved_any_other_loads(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    """One after the other in every direction: arrays to the bit, losses as if nobody had changed."""
+    tiny, one = straight
+    run = tmp_path / "run"
+    for world, stop in ((2, 20), (4, 40), (0, 60), (2, 80)):
+        arguments = command(tiny, prepared, run, f"train.stop_after={stop}")
+        if world:
+            torchrun(world, *arguments)
+        else:
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+        checkpoint = run / "checkpoints" / f"step-{stop:08d}"
+        assert checkpoint.exists()
+    found, expected = losses(run), losses(one)
+    assert set(found) == set(range(1, 81))
+    np.testing.assert_allclose(list(found.values()), [expected[step] for step in found], rtol=0, atol=1e-6)
+    for saved_by, world in ((20, 4), (40, 2)):
+        done = torchrun(world, "-c", LOADED, str(run / "checkpoints" / f"step-{saved_by:08d}"))
+        assert done.stdout.count("equal") == world, done.stderr
+    assert open_checkpoint(run / "checkpoints" / "step-00000080").progress.samples == 8 * 80
+
+
+def test_resume_at_the_same_world_size_is_bit_exact(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    tiny, _ = straight
+    for run, stops in (("straight", (40,)), ("resumed", (13, 20, 40))):
+        for stop in stops:
+            torchrun(2, *command(tiny, prepared, tmp_path / run, f"train.stop_after={stop}"))
+    states = []
+    for run in ("straight", "resumed"):
+        found = open_checkpoint(tmp_path / run / "checkpoints" / "step-00000040")
+        states.append({name: array.tobytes() for name, array in (*found.parameters(), *found.moments())})
+    assert states[0] == states[1]
+    assert losses(tmp_path / "straight") == losses(tmp_path / "resumed")
+
+
+def test_what_workers_refuse(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    tiny, _ = straight
+    for setting, words in (
+        ("train.replicas=3", "2 workers can't form so many equal groups"),
+        ("train.batch_size=2", "they don't divide over 2 workers"),
+        ("optimizer.name=adamw8bit", "8-bit moments don't follow"),
+    ):
+        done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))
+        assert words in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_workers_that_see_different_folders(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    tiny, _ = straight
+    script = (
+        "import os, sys; from lost.cli.main import main\n"
+        "sys.argv[sys.argv.index('--out') + 1] += os.environ['RANK']\n"
+        "main()"
+    )
+    done = torchrun(2, "-c", script, *command(tiny, prepared, tmp_path / "run")[2:])
+    assert "is not the same folder on all 2 workers" in done.stderr
+    assert not (tmp_path / "run0" / "checkpoints").exists()
