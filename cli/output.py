@@ -38,6 +38,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def number(value: float | None, digits: int) -> str:
+    """Return a number with so many digits after the point, or that it isn't finite."""
+    return "not finite" if value is None else f"{value:.{digits}f}"
+
+
 def size(number: float) -> str:
     """Return bytes in GiB or MiB."""
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lost.cli.output import duration, size
+from lost.cli.output import duration, number, size
 
 
 class TrainingScreen:
@@ -40,8 +40,8 @@ class TrainingScreen:
         """Show a reported step."""
         left = (self._total - row["step"]) * row["tokens"] / row["step"] / row["tokens_per_second"]
         text = (
-            f"step {row['step']}/{self._total}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-            f"grad {row['grad_norm']:.2f}  {row['tokens_per_second']:,.0f} tokens/s  "
+            f"step {row['step']}/{self._total}  loss {number(row['loss'], 4)}  lr {row['lr']:.2e}  "
+            f"grad {number(row['grad_norm'], 2)}  {row['tokens_per_second']:,.0f} tokens/s  "
             f"{duration(left)} left  {size(row['memory_bytes'])}"
         )
         if self._console.is_terminal:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +32,7 @@ from lost.files import (
     sweep,
     whole_folder,
 )
+from lost.guard import GuardState
 from lost.parameters import parameter_table
 from lost.tensors import PART_BYTES, read_tensors, write_tensors
 from lost.tokenizer import FILE as TOKENIZER
@@ -54,6 +55,7 @@ class Progress:
         seconds: time spent training.
         data: fingerprint of the prepared data.
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
+        guard: what was skipped, and what is usual.
     """
 
     step: int = 0
@@ -62,6 +64,12 @@ class Progress:
     seconds: float = 0.0
     data: str = ""
     validation_loss: float | None = None
+    guard: GuardState = field(default_factory=GuardState)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps that changed the weights."""
+        return self.step - self.guard.skipped
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,11 @@ class TrainConfig(Section):
     bottlenecks, but for each block's two sums; full: everything inside a block. Slower, smaller."""
     grad_clip: NotNegative = 1.0
     """Largest L2 norm of all gradients together; 0 switches clipping off."""
+    skip_spikes: Annotated[Float, Field(gt=1)] | None = None
+    """Leave out updates whose gradients' norm is over so many times its running mean; None: only those that aren't
+    finite numbers."""
+    max_skipped: Count = 10
+    """Updates left out in a row that stop the run."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     log_every: Annotated[Int, Field(ge=0)] = 10
     eval_every: Annotated[Int, Field(ge=0)] = 500

@@ -13,6 +13,7 @@ import numpy as np
 from lost.batches import Batch
 from lost.config import Config
 from lost.errors import BackendError, CheckpointError
+from lost.guard import Guard
 from lost.parameters import parameter_table
 from lost.workers import Workers
 
@@ -46,6 +47,10 @@ class Engine(Protocol):
     workers: Workers
 
     @property
+    def guard(self) -> Guard:
+        """What decides which updates are left out."""
+
+    @property
     def first_rows(self) -> Mapping[str, int]:
         """Where the rows that this worker yields of an array begin, by name; of arrays not listed, at 0."""
 
@@ -59,14 +64,20 @@ class Engine(Protocol):
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield this worker's rows of every parameter; the arrays may be views, valid until the next step."""
 
-    def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
-        """Take the arrays that `moment_shapes` lists, as they were after `step`."""
+    def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
+        """Take the arrays that `moment_shapes` lists, as they were after so many updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield its rows of the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
-        """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches."""
+        """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches.
+
+        Where the guard says so, on all workers alike, weights and moments stay as they are.
+        """
+
+    def suspects(self) -> list[str]:
+        """Name the parameters whose gradients in the last step weren't finite, else the three largest ones'."""
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""

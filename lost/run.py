@@ -20,7 +20,10 @@ _FREE = {
     "data.path",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
-    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after")),
+    *(
+        f"train.{key}"
+        for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after", "max_skipped")
+    ),
 }
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from lost import checkpoint
 from lost.batches import Batch, TrainingStream
 from lost.checkpoint import Checkpoint, Progress
@@ -55,7 +57,7 @@ def train(
         stop_requested: asked between steps, and between the batches of an evaluation.
 
     Raises:
-        DivergedError: a reported loss is not finite.
+        DivergedError: too many updates in a row were left out.
         StorageError: a checkpoint or log could not be written.
     """
     run = _Run(config, folder, dataset, engine, reporter)
@@ -85,7 +87,8 @@ def _loop(
                 progress = replace(progress, validation_loss=validation.loss)
             except _StoppedError:
                 interrupted = True
-        if step > run.saved_at and (ending or interrupted or _due(step, config.train.save_every)):
+        due = _due(step, config.train.save_every) and not progress.guard.in_a_row
+        if step > run.saved_at and (ending or interrupted or due):
             run.save(progress, ending or interrupted)
         if ending or interrupted:
             return Result(progress, run.saved, validation, interrupted)
@@ -96,6 +99,8 @@ def _loop(
         saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
         if saving or _due(progress.step, config.train.log_every):
             progress = run.report(progress, report)
+        elif _due(progress.step, config.train.max_skipped):
+            progress = run.check(progress, report)
 
 
 def open_data(config: Config, dataset: Dataset) -> tuple[TrainingStream, Split]:
@@ -109,6 +114,11 @@ def open_data(config: Config, dataset: Dataset) -> tuple[TrainingStream, Split]:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _finite(number: float) -> float | None:
+    """Return a number that JSON knows."""
+    return number if math.isfinite(number) else None
 
 
 class _StoppedError(Exception):
@@ -130,7 +140,7 @@ class _Run:
         workers = self.engine.workers
         progress = start.progress if start else Progress(data=self.dataset.fingerprint)
         path, fields = json.loads(workers.share(json.dumps([start and str(start.path.absolute()), asdict(progress)])))
-        progress = Progress(**fields)
+        progress = TypeAdapter(Progress).validate_python(fields)
         parameters: NamedArrays = ()
         moments: NamedArrays = ()
         if workers.rank < workers.readers and path:
@@ -141,7 +151,8 @@ class _Run:
             parameters = initial_values(self.config, workers.rank, workers.readers)
         self.engine.load(parameters)
         if progress.step:
-            self.engine.load_optimizer_state(moments, progress.step)
+            self.engine.load_optimizer_state(moments, progress.updates)
+        self.engine.guard.restore(progress.guard)
         self.metrics = MetricsFile(self.folder, progress.step) if self.writes else None
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
@@ -177,24 +188,41 @@ class _Run:
         progress = replace(progress, seconds=progress.seconds + elapsed)
         row = {
             "step": progress.step,
-            "loss": loss,
+            "loss": _finite(loss),
             "lr": learning_rate(self.config.optimizer, self.config.schedule, progress.step),
-            "grad_norm": grad_norm,
+            "grad_norm": _finite(grad_norm),
             "tokens": progress.tokens,
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
             **self.engine.memory(),
             "samples": [progress.samples - self.config.train.batch_size, progress.samples - 1],
+            "skipped": self.engine.guard.state().skipped,
         }
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise DivergedError(
-                f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}; expected finite "
-                "numbers. Nothing was saved after that; lower optimizer.lr, lengthen schedule.warmup_steps or "
-                "lower train.grad_clip, and train again"
-            )
         self._write(row)
         self.reporter.step(row)
-        return progress
+        return self.check(progress, report)
+
+    def check(self, progress: Progress, report: StepReport) -> Progress:
+        """Wait for the device, and see whether updates are still applied.
+
+        Raises:
+            DivergedError: too many were left out in a row.
+        """
+        guard, before = self.engine.guard.state(), progress.guard
+        if guard.in_a_row >= self.config.train.max_skipped:
+            loss, grad_norm = report.read()
+            raise DivergedError(
+                f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}, and {guard.in_a_row} "
+                "updates in a row were left out; expected finite numbers, and no spikes. The gradients to look at: "
+                f"{', '.join(self.engine.suspects()[:8])}. Nothing was saved since; lower optimizer.lr, lengthen "
+                "schedule.warmup_steps or lower train.grad_clip, and train again"
+            )
+        if guard.skipped > before.skipped:
+            self.reporter.message(
+                f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
+                "finite or far beyond the usual"
+            )
+        return replace(progress, guard=guard)
 
     def validate(self, progress: Progress, stop: Callable[[], bool]) -> Evaluation:
         """Evaluate on held-out text.

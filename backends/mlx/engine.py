@@ -19,6 +19,7 @@ from lost.budget import budget
 from lost.config import Config
 from lost.engine import MOMENTS, NamedArrays, StepReport, checked
 from lost.errors import BackendError
+from lost.guard import HostGuard, worst
 from lost.parameters import parameter_table
 from lost.workers import Alone, shares
 
@@ -55,7 +56,8 @@ class MlxEngine:
         self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
         self.model.model.keeps = train.checkpoint_activations
         self._optimizers = self._make_optimizers()
-        self._steps = 0
+        self._begun, self.guard = False, HostGuard(train)
+        self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
         self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model)
         if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
@@ -91,10 +93,8 @@ class MlxEngine:
         for name in self._table:
             yield name, to_array(values[name])
 
-    def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
+    def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
         """Take the moments of every trained parameter."""
-        if step == 0:
-            return
         dtype = DTYPES[self._config.train.param_dtype]
         places = {
             f"{name}.{moment}": mx.zeros(self._table[name].shape, dtype) for name in self._trained for moment in MOMENTS
@@ -103,12 +103,12 @@ class MlxEngine:
         for optimizer, names in self._optimizers:
             for name in names:
                 optimizer.state[name] = {slot: found[f"{name}.{moment}"] for slot, moment in _SLOTS.items()}
-            optimizer.state["step"] = mx.array(step, mx.uint64)
-        self._steps = step
+            optimizer.state["step"] = mx.array(updates, mx.uint64)
+        self._begun = True
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments."""
-        if not self._steps:
+        if not self._begun:
             return
         states = {name: optimizer.state[name] for optimizer, names in self._optimizers for name in names}
         for name in self._trained:
@@ -134,19 +134,29 @@ class MlxEngine:
             gradients, total = self.workers.reduce(gradients, total)
         for optimizer, _ in self._optimizers:
             optimizer.learning_rate = mx.array(lr, mx.float32)
-        norm = self._update(gradients)
+        flat, norm = _clip(
+            _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")
+        )
+        self._begun = True
+        if self.guard.skips(_number(total), _number(norm)):
+            self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
+            return StepReport(lambda: (_number(total) / predictions, _number(norm)))
         del gradients  # so that their memory can be taken by what is computed from them
-        self._steps += 1
+        self._update(flat)
+        del flat
         mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers], norm, total)
         return StepReport(lambda: (_number(total) / predictions, _number(norm)))
 
-    def _update(self, gradients: Tree) -> mx.array:
-        """Clip, move every parameter, and return the gradients' norm before clipping.
+    def suspects(self) -> list[str]:
+        """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
+        return self._suspects
+
+    def _update(self, flat: dict[str, mx.array]) -> None:
+        """Move every parameter by its clipped gradient.
 
         All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
         """
-        limit, dtype = self._config.train.grad_clip or float("inf"), DTYPES[self._config.train.param_dtype]
-        flat, norm = _clip(_cast(dict(tree_flatten(gradients)), mx.float32), limit)
+        dtype = DTYPES[self._config.train.param_dtype]
         parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
         moved: dict[str, mx.array] = {}
         for optimizer, names in self._optimizers:
@@ -156,7 +166,6 @@ class MlxEngine:
             for name in names:
                 optimizer.state[name] = _cast(optimizer.state[name], dtype)
         self.model.update(tree_unflatten(list(_cast(moved, dtype).items())))
-        return norm
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed nll, predictions), summed in float64."""

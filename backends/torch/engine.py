@@ -1,5 +1,6 @@
 """The PyTorch engine: one optimizer step, evaluation and generation, on one device or one of many under torchrun."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.guard import DeviceGuard
 from lost.backends.torch.loss import IGNORED
 from lost.backends.torch.model import Cache
 from lost.backends.torch.optimizer import Adam
@@ -17,6 +19,7 @@ from lost.batches import Batch, with_last
 from lost.budget import accumulates_whole
 from lost.config import Config
 from lost.engine import MOMENTS, NamedArrays, StepReport, checked, moment_shapes
+from lost.guard import worst
 from lost.parameters import parameter_table
 from lost.workers import Alone, Workers
 
@@ -53,6 +56,8 @@ class TorchEngine:
         tensors = self._parameters | dict(self.model.named_buffers())
         self._held = {name: self._layout.part(tensor) for name, tensor in tensors.items()}
         self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
+        self._wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
+        self.guard = DeviceGuard(config.train, self._device, self._wide)
         self._optimizer = Adam(config.optimizer, self._trained, self._table)
 
     @property
@@ -74,12 +79,12 @@ class TorchEngine:
             if self._layout.writes and (row.trained or self.workers.rank == 0):  # numbers of channels are everyone's
                 yield name, to_array(self._held[name])
 
-    def load_optimizer_state(self, moments: NamedArrays, step: int) -> None:
+    def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
         """Take the moments of every trained parameter."""
-        if step == 0:
-            return
         whole = checked(self._layout.received(moments), moment_shapes(self._config))
-        self._optimizer.load(((name, self._layout.cut(name.rpartition(".")[0], array)) for name, array in whole), step)
+        self._optimizer.load(
+            ((name, self._layout.cut(name.rpartition(".")[0], array)) for name, array in whole), updates
+        )
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments of what is held here; on CPU, views."""
@@ -102,15 +107,25 @@ class TorchEngine:
         limit = self._config.train.grad_clip or float("inf")
         # Row by row: torch's float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8.
         rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
-        wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
-        squares = torch.cat([each.flatten() for each in rows]).to(wide).square().sum()
+        squares = torch.cat([each.flatten() for each in rows]).to(self._wide).square().sum()
         with worker_errors(self.workers):
             squares, total = self._layout.sum_up(squares, total)
         norm = squares.sqrt()
+        skip = self.guard.skips(total, norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
-        self._optimizer.step(lr)
+        self._optimizer.step(lr, skip)
         return StepReport(lambda: (total.item() / predictions, norm.item()))
+
+    def suspects(self) -> list[str]:
+        """Name the parameters whose last gradients weren't finite, else the three largest ones'."""
+        norms = {
+            name: float(torch.linalg.vector_norm(held.grad, dtype=self._wide))
+            for name, held in self._trained.items()
+            if held.grad is not None
+        }
+        shares = [json.loads(text) for text in self.workers.gather(json.dumps(norms))]
+        return worst({name: sum(share[name] ** 2 for share in shares) ** 0.5 for name in norms})
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:

@@ -37,13 +37,18 @@ class Adam:
         options = {"block_size": BLOCK} if self.eight_bits else {"fused": True}
         self._optimizer = make(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **options)
 
-    def step(self, lr: float) -> None:
-        """Move every tensor by its gradient."""
+    def step(self, lr: float, skip: Tensor) -> None:
+        """Move every tensor by its gradient, unless `skip`, a bool on the device: then nothing changes."""
         for group in self._optimizer.param_groups:
             if self.eight_bits:
                 group["lr"].fill_(lr)  # a tensor, so that the compiled update isn't compiled anew
             else:
                 group["lr"] = lr
+        if not self.eight_bits:
+            # What PyTorch's own GradScaler sets: the fused update looks at it on the device.
+            self._optimizer.grad_scale, self._optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
+        elif skip.item():
+            return
         self._optimizer.step()
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -57,11 +62,11 @@ class Adam:
             if self._quantised(tensor) and MOMENTS[0] in state:
                 yield f"{name}.{SCALE}", to_array(state[MOMENTS[0]].scale)
 
-    def load(self, arrays: Iterator[tuple[str, np.ndarray]], step: int) -> None:
-        """Take the arrays that `state` yields, as they were after `step`."""
+    def load(self, arrays: Iterator[tuple[str, np.ndarray]], updates: int) -> None:
+        """Take the arrays that `state` yields, as they were after so many updates."""
         for tensor in self._tensors.values():
             # fused AdamW counts on the device, torchao's on the CPU
-            count = torch.tensor(float(step), device="cpu" if self.eight_bits else tensor.device)
+            count = torch.tensor(float(updates), device="cpu" if self.eight_bits else tensor.device)
             self._optimizer.state[tensor] = {"step": count}
         waiting: dict[str, Tensor] = {}  # first moments for their scales, or these for those
         for name, array in arrays:
