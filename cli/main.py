@@ -8,7 +8,7 @@ import sys
 import typer
 
 from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
-from lost.errors import LostError
+from lost.errors import LeftAtOnceError, LostError
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
@@ -54,6 +54,8 @@ def main() -> None:
     except LostError as error:
         if debug:
             raise
+        _fail(str(error), error.exit_code)
+    except LeftAtOnceError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left: nothing to say, and no one to say it to

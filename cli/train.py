@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lost.config import Config
     from lost.dataset import Dataset
     from lost.engine import Engine
+    from lost.trainer import Result
 
 
 def train(
@@ -39,12 +40,13 @@ def train(
     """
     from lost import configfile
     from lost.budget import check_room
-    from lost.cli.output import answer, size
+    from lost.cli.output import answer
     from lost.cli.progress import TrainingScreen
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.lock import locked
     from lost.run import CONFIG, begin_afresh, check_seen, start_or_resume
+    from lost.runlog import logged
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
@@ -68,17 +70,21 @@ def train(
     engine = module.create(settings, place, workers)
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     start = None
-    with locked(folder, screen.message) if workers.rank == 0 else nullcontext("") as job:
+    with (
+        stop_on_signal(screen.message, workers.sigterm_asks) as asked,
+        locked(folder, screen.message) if workers.rank == 0 else nullcontext("") as job,
+    ):
         check_seen(folder, job, workers)
-        if workers.rank > 0:
-            pass  # rank 0 decides
-        elif fresh:
-            begin_afresh(settings, folder, screen, overwrite)
-        else:
-            start = start_or_resume(settings, folder, dataset, screen)
-        screen.message(describe(settings, engine))
-        with stop_on_signal(screen.message, workers.sigterm_asks) as stop_requested, screen.live():
-            result = train_run(settings, folder, dataset, engine, screen, start, stop_requested)
+        with logged(folder, screen, workers) as reporter, screen.live():
+            if workers.rank > 0:
+                pass  # rank 0 decides
+            elif fresh:
+                begin_afresh(settings, folder, reporter, overwrite)
+            else:
+                start = start_or_resume(settings, folder, dataset, reporter)
+            reporter.message(describe(settings, engine))
+            result = train_run(settings, folder, dataset, engine, reporter, start, asked)
+            reporter.message(ending(settings, engine, result))
         workers.leave()
     validation = result.validation
     value = {
@@ -92,12 +98,8 @@ def train(
         "bits_per_byte": validation.bits_per_byte if validation else None,
         "interrupted": result.interrupted,
     }
-    verb = "stopped" if result.interrupted else "done"
-    if result.progress.step < settings.schedule.steps and not result.interrupted:
-        verb = f"stopped by train.stop_after = {settings.train.stop_after}"
-    peak = size(engine.memory()["memory_bytes"])
     if workers.rank == 0:
-        answer(as_json, value, [f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {peak})"])
+        answer(as_json, value, [])  # a person has read it above
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -159,3 +161,14 @@ def describe(config: "Config", engine: "Engine") -> str:
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
         f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
     )
+
+
+def ending(config: "Config", engine: "Engine", result: "Result") -> str:
+    """Return one line that says how a training ended."""
+    from lost.cli.output import size
+
+    verb = "stopped" if result.interrupted else "done"
+    if result.progress.step < config.schedule.steps and not result.interrupted:
+        verb = f"stopped by train.stop_after = {config.train.stop_after}"
+    peak = size(engine.memory()["memory_bytes"])
+    return f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {peak})"

@@ -49,7 +49,7 @@ class WorkerLostError(LostError):
     """One of several processes that train together is gone."""
 
 
-class LeftAtOnce(LostError):
-    """A second signal: the user doesn't want to wait for the step's end."""
+class LeftAtOnceError(BaseException):
+    """A signal that isn't to be waited for. No `Exception`: nothing that tries again or hides errors may catch it."""
 
     exit_code = 130

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lost.errors import StorageError
+from lost.failpoints import reach
 
 _PARTIAL = ".partial-"
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
@@ -72,6 +73,7 @@ def remove_folder(path: Path) -> None:
     gone = path.with_name(f"{_PARTIAL}removed-{path.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(path, gone)
+    reach("prune.renamed")
     shutil.rmtree(gone)
 
 

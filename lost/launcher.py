@@ -3,7 +3,10 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from threading import Thread
+
+last_words: list[Callable[[str], None]] = []  # who is told besides standard error
 
 
 def leave_with_launcher() -> None:
@@ -17,11 +20,10 @@ def leave_with_launcher() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        print(
-            f"lost: left: the launcher (process {parent}) is gone; what was saved before stands",
-            file=sys.stderr,
-            flush=True,
-        )
+        words = f"left: the launcher (process {parent}) is gone; what was saved before stands"
+        for tell in last_words:
+            tell(words)
+        print(f"lost: {words}", file=sys.stderr, flush=True)
         os._exit(1)
 
     Thread(target=watch, name="launcher", daemon=True).start()

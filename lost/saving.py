@@ -18,6 +18,7 @@ from lost.checkpoint import Progress
 from lost.config import Config
 from lost.engine import Engine, NamedArrays
 from lost.errors import LostError, StorageError
+from lost.failpoints import reach
 from lost.files import Seal, begin_folder, finish_folder, replace_text, storage
 from lost.machine import available_bytes
 from lost.tokenizer import Tokenizer
@@ -71,6 +72,7 @@ class Saver:
         refused, where = json.loads(workers.share(json.dumps([refused, str(partial)])))
         if refused:
             raise StorageError(refused)
+        reach("save.begun")
         needed = 2 * checkpoint.array_bytes(self._config)
         writes = workers.rank < workers.readers
         beside = not workers.any(writes and needed > available_bytes())
@@ -129,8 +131,11 @@ class Saver:
         try:
             with storage(path):
                 checkpoint.write_manifest(writing.partial, files, self._config, writing.progress, self._tokenizer)
+                reach("save.manifest")
                 finish_folder(writing.partial, path, replace=True)
+                reach("save.renamed")
                 replace_text(self._folder.parent / "latest", f"{self._folder.name}/{path.name}\n")
+                reach("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
         except StorageError as error:
             return str(error)
@@ -165,6 +170,7 @@ class _Writing(Thread):
                 self.files = checkpoint.write_arrays(
                     self.partial, *self._arrays, first_rows=self._first_rows, worker=self._worker
                 )
+                reach("save.arrays")
         except LostError as error:
             self.fault = str(error)
         except Exception as error:  # a defect must not pass for a checkpoint

@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from lost.engine import NamedArrays
 from lost.errors import CheckpointError
+from lost.failpoints import reach
 from lost.files import Seal, seal
 
 PART_BYTES = 1 << 30
@@ -51,6 +52,7 @@ def write_tensors(
         (folder / name).write_bytes(content)
         seals[name] = seal(content)
         part.clear()
+        reach("save.file")
 
     size = 0
     for name, array in arrays:

@@ -19,10 +19,12 @@ from lost.dataset import TRAIN, VALID, Dataset, Split
 from lost.engine import Engine, NamedArrays, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate
+from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
 from lost.saving import Saver
 from lost.schedule import learning_rate
+from lost.signals import Stop
 from lost.workers import shares
 
 
@@ -43,7 +45,7 @@ def train(
     engine: Engine,
     reporter: Reporter,
     start: Checkpoint | None = None,
-    stop_requested: Callable[[], bool] = lambda: False,
+    asked: Stop | None = None,
 ) -> Result:
     """Train from the seed, or go on from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -54,7 +56,7 @@ def train(
         engine: a fresh engine; its workers all call this together.
         reporter: shows the run.
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
-        stop_requested: asked between steps, and between the batches of an evaluation.
+        asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -63,20 +65,18 @@ def train(
     run = _Run(config, folder, dataset, engine, reporter)
     progress = run.begin(start)
     try:
-        return _loop(config, run, progress, engine, stop_requested)
+        return _loop(config, run, progress, engine, asked or Stop())
     except DivergedError:
         run.finish_saving(wait=True)  # of a step before
         raise
 
 
-def _loop(
-    config: Config, run: "_Run", progress: Progress, engine: Engine, stop_requested: Callable[[], bool]
-) -> Result:
+def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
     validation, interrupted = None, False
 
     def stop() -> bool:
-        return engine.workers.any(stop_requested())
+        return engine.workers.any(asked.requested)
 
     while True:
         step, ending = progress.step, progress.step >= last
@@ -93,6 +93,8 @@ def _loop(
         if ending or interrupted:
             return Result(progress, run.saved, validation, interrupted)
         progress, report = run.step(progress)
+        asked.nothing_to_save = False
+        reach("step.done")
         run.finish_saving()
         interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
@@ -236,6 +238,7 @@ class _Run:
         whole = self.valid.bytes if len(tokens) == self.valid.tokens else None
 
         def check() -> None:
+            reach("evaluation.round")
             if stop():
                 raise _StoppedError
 

@@ -46,7 +46,7 @@ def run(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder(run: Path, prepared: Dataset) -> None:
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "checkpoints", "config.yaml", "latest", "metrics.jsonl"
+        ".lock", "checkpoints", "config.yaml", "latest", "log.txt", "metrics.jsonl"
     }  # fmt: skip
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000030", "step-00000040"]
     assert load_config(run / "config.yaml").model.vocab_size == prepared.tokenizer.vocab_size + 200

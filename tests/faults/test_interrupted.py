@@ -1,6 +1,5 @@
 """Killed, told to stop, out of disk: a run goes on as if nothing had happened."""
 
-import contextlib
 import errno
 import json
 import os
@@ -97,16 +96,12 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "train.eval_every=5")
-    monkeypatch.setattr("lost.signals.stop_on_signal", lambda *arguments: contextlib.nullcontext(lambda: True))
-    assert lost(*arguments).code == 130  # after its first step
-    monkeypatch.setattr(
-        "lost.signals.stop_on_signal",
-        lambda *arguments: contextlib.nullcontext(iter([False] * 3 + [True] * 99).__next__),
-    )
-    assert lost(*arguments).code == 130  # after step 5
-    assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "argv", [])
+    for point in ("step.done:5", "evaluation.round:1"):  # at step 5, before or in its evaluation
+        monkeypatch.setattr("lost.failpoints._PLAN", f"{point}=term")
+        monkeypatch.setattr("lost.failpoints._reached", 0)
+        assert lost(*arguments, "--fresh", "--overwrite").code == 130
+        assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()
+    monkeypatch.setattr("lost.failpoints._PLAN", "")
     assert lost(*arguments).code == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 15, 20]
@@ -224,19 +219,35 @@ def test_diverged_run_stops_in_words(lost: Lost, tiny_yaml: Path, prepared: Data
 
 
 def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
-    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=20000")
+    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=4000")
     with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(process, 1)
+        process.send_signal(signal.SIGINT)  # inside a step of 2,000 micro-batches
         assert process.stdout
-        for line in process.stdout:
-            if "parameters" in line:
-                break
-        time.sleep(2)  # inside a step of 10,000 micro-batches
-        process.send_signal(signal.SIGINT)
         assert "SIGINT: saving after this step" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         assert process.stderr
         assert process.stderr.read().startswith("lost: left at once")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_the_first_step_there_is_nothing_to_wait_for(
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    """A step that takes minutes, as one does that is compiled first."""
+    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=100000")
+    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if "parameters" in line:
+                break
+        time.sleep(1)
+        process.send_signal(number)
+        assert process.wait(timeout=20) == 130
+        assert process.stderr
+        assert "left before the first step was done; there is nothing new to save" in process.stderr.read()
+    assert "nothing new to save" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 
 def test_arrays_are_compared_by_bytes() -> None:

@@ -1,0 +1,59 @@
+"""log.txt: what a run said and why it ended, with the time; of all its lives, one after the other."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lost import __version__, launcher
+from lost.metrics import Reporter
+from lost.workers import Workers
+
+FILE = "log.txt"
+
+
+@contextmanager
+def logged(folder: Path, reporter: Reporter, workers: Workers) -> Iterator[Reporter]:
+    """Yield a reporter that passes everything on, and writes sentences to the run's log; and the reason of an end.
+
+    Every worker that sees the folder writes there, so that the one that failed can say why.
+    """
+    if workers.rank >= workers.readers:
+        yield reporter
+        return
+    log = _Logged(folder / FILE, reporter, workers)
+    launcher.last_words.append(log.note)
+    log.note(f"lost {__version__}, process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
+    try:
+        yield log
+    except BaseException as error:
+        log.note(f"ended: {type(error).__name__}: {error}")
+        raise
+    finally:
+        launcher.last_words.remove(log.note)
+
+
+class _Logged:
+    def __init__(self, path: Path, reporter: Reporter, workers: Workers) -> None:
+        self._path, self._reporter = path, reporter
+        self._rank, self._who = workers.rank, f" rank {workers.rank}" if workers.count > 1 else ""
+
+    def step(self, row: dict[str, Any]) -> None:
+        self._reporter.step(row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        self._reporter.validation(row)
+
+    def message(self, text: str) -> None:
+        self._reporter.message(text)
+        if self._rank == 0:  # the others would say the same
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """Append a line, where the disk takes it: the log must not be what ends a run."""
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%FT%T%z')}{self._who} {' '.join(text.split())}\n")

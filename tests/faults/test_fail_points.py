@@ -1,0 +1,101 @@
+"""Killed with kill -9 at named places of a save: the newest whole checkpoint is found, and the run ends the same."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lost.checkpoint import open_checkpoint
+from lost.dataset import Dataset
+from lost.failpoints import POINTS
+
+# What the second save of a run (step 20; with keep_last = 1 the one of step 10 goes then) leaves when it is killed.
+RESUMES_FROM = {
+    "save.begun:2": 10,
+    "save.file:3": 10,  # a save writes two files
+    "save.arrays:2": 10,
+    "save.manifest:2": 10,
+    "save.renamed:2": 20,
+    "save.latest:2": 20,
+    "prune.renamed:1": 20,
+}
+
+
+def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
+    sets = ("schedule.steps=30", "train.keep_last=1", *more)
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--device", "cpu",
+            *(word for value in sets for word in ("--set", value))]  # fmt: skip
+
+
+def state(run: Path, step: int = 30) -> dict[str, bytes]:
+    found = open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+    return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    (folder / "tiny.yaml").write_text(tiny_text)
+    arguments = command(folder / "tiny.yaml", prepared, folder / "run")
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+    return folder
+
+
+def test_every_point_of_a_save_is_tried() -> None:
+    assert {name.partition(":")[0] for name in RESUMES_FROM} == {
+        name for name in POINTS if name.startswith(("save", "prune"))
+    }
+
+
+@pytest.mark.parametrize("point", RESUMES_FROM)
+def test_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
+    arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
+    environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=kill"}
+    assert subprocess.run(arguments, env=environment, capture_output=True, timeout=300).returncode == -9
+    again = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert f"from step {RESUMES_FROM[point]}" in again.stdout, again.stderr
+    assert state(tmp_path / "run") == state(straight / "run")
+    left = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in left.iterdir()] == ["step-00000030"]  # nothing else fills the disk
+    assert (tmp_path / "run" / "latest").read_text() == "checkpoints/step-00000030\n"
+
+
+@pytest.mark.parametrize("point", ["save.file:3=kill@1", "save.manifest:2=kill@0"])
+def test_a_worker_killed_in_a_save(
+    torchrun: Callable[..., Any], straight: Path, prepared: Dataset, tmp_path: Path, point: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
+    torchrun(2, *command(straight / "tiny.yaml", prepared, tmp_path / "straight"))
+    monkeypatch.setenv("LOST_FAIL_POINT", point)
+    assert torchrun(2, *arguments).returncode != 0
+    monkeypatch.delenv("LOST_FAIL_POINT")
+    again = torchrun(2, *arguments)
+    assert "from step 10" in again.stdout, again.stderr
+    assert state(tmp_path / "run") == state(tmp_path / "straight")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+def test_a_disk_that_is_full_on_one_worker(
+    torchrun: Callable[..., Any], straight: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1's disk refuses at step 20: the run stops in words and keeps step 10, or goes on if asked to."""
+    arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
+    monkeypatch.setenv("LOST_FAIL_POINT", "save.file:3=full@1")
+    stopped = torchrun(2, *arguments)
+    assert stopped.stderr.count("the checkpoint of step 20 was not written: rank 1: ") >= 2  # both say so
+    assert "No space left on device" in stopped.stderr
+    left = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in left.iterdir()] == ["step-00000010"]
+    assert len(state(tmp_path / "run", 10)) > 0
+    goes_on = torchrun(2, *arguments, "--fresh", "--overwrite", "--set", "train.on_save_error=continue")
+    assert "Training goes on" in goes_on.stdout
+    assert "done at step 30" in goes_on.stdout
+    assert [path.name for path in left.iterdir()] == ["step-00000030"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "save_error" in row] == [20]

@@ -1,0 +1,114 @@
+"""One job a run folder, which ends with its launcher and says why."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lost.dataset import Dataset
+from lost.lock import locked
+
+
+def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
+    sets = ("schedule.steps=100000", *more)
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--device", "cpu",
+            *(word for value in sets for word in ("--set", value))]  # fmt: skip
+
+
+def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith(f"step {step}/"):
+            return
+    raise AssertionError(f"the run ended before step {step}")
+
+
+def test_a_second_job_is_refused_and_a_dead_ones_lock_does_not_block(
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
+    arguments = [sys.executable, *command(tiny_yaml, prepared, tmp_path / "run")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as first:
+        wait_for_step(first, 13)
+        before = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
+        for more in ((), ("--fresh", "--overwrite")):
+            second = subprocess.run([*arguments, *more], capture_output=True, text=True, timeout=120)
+            assert second.returncode == 2
+            assert f"is in use by process {first.pid} on " in second.stderr
+        assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
+        first.kill()
+    third = subprocess.run([*arguments, "--set", "train.stop_after=20"], capture_output=True, text=True, timeout=120)
+    assert "resuming" in third.stdout, third.stderr
+
+
+def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
+    """As long as workers take to notice that their launcher was killed."""
+    holder = (
+        "import sys, time; from pathlib import Path; from lost.lock import locked\n"
+        "with locked(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(1.5)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with locked(tmp_path, print) as own:
+            assert str(os.getpid()) in own
+        assert process.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+def test_workers_leave_with_their_launcher(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """kill -9 of torchrun: its workers are gone seconds later, say why, and the next job starts at once."""
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    arguments = [sys.executable, *command(tiny_yaml, prepared, run)]
+    with subprocess.Popen(
+        [*launcher, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_step(process, 13)
+        assert len(workers(run)) == 2
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until = time.monotonic() + 10
+        while workers(run) and time.monotonic() < until:
+            time.sleep(0.1)
+        left = workers(run)
+        for number in left:
+            os.kill(number, signal.SIGKILL)
+        assert left == []
+    words = f"left: the launcher (process {process.pid}) is gone; what was saved before stands"
+    assert words in (run / "log.txt").read_text()
+    done = subprocess.run([*arguments, "--set", "train.stop_after=20"], capture_output=True, text=True, timeout=120)
+    assert "stopped by train.stop_after = 20" in done.stdout, done.stderr
+
+
+def workers(run: Path) -> list[int]:
+    """The process numbers of a run's workers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if os.fsencode(run) in line and b"torch.distributed.run" not in line:
+            found.append(int(folder.name))
+    return found
+
+
+def test_sigterm_to_the_launcher_saves_on_all_workers(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """What a cluster sends before it takes a machine away."""
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    with subprocess.Popen(
+        [*launcher, sys.executable, *command(tiny_yaml, prepared, run)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        wait_for_step(process, 13)
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[0]
+    assert "SIGTERM: saving after this step" in rest
+    step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
+    assert (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
+    assert f"stopped at step {step}" in (run / "log.txt").read_text().splitlines()[-1]
