@@ -1,0 +1,184 @@
+"""Runs that are killed again and again, with kill -9, and what becomes of them: prints a table and whether all held.
+
+usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--work DIR]        (about 20 minutes on two cores)
+
+Runs of one process and of two under torchrun, in turns. Each life of a run ends in one of three ways: a process of it,
+worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or of the pruning
+after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may be left, and its
+folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed, to the bit.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lost.checkpoint import open_checkpoint
+from lost.failpoints import POINTS
+
+STEPS = 1500
+CONFIG = f"""\
+model: {{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4, vocab_size: 320}}
+projection: {{rank: 8, density: 0.1, align: 8}}
+data: {{seq_len: 16}}
+train: {{batch_size: 4, log_every: 10, eval_every: 500, eval_tokens: 200, save_every: 10, keep_last: 1}}
+optimizer: {{lr: 1.0e-2}}
+schedule: {{steps: {STEPS}, warmup_steps: 10}}
+"""
+SAVING = [point for point in POINTS if point.startswith(("save", "prune"))]
+
+
+@dataclass
+class Tally:
+    """What happened."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    ended: Counter[int] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    most_bytes: int = 0
+
+
+def main() -> None:
+    """Kill, start again, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path)
+    options = parser.parse_args()
+    work = options.work or Path(tempfile.mkdtemp(prefix="soak-"))
+    work.mkdir(parents=True, exist_ok=True)
+    prepare(work)
+    chance, tally, number = random.Random(options.seed), Tally(), 0
+    expected = {world: undisturbed(work, world) for world in (1, 2)}
+    one_checkpoint = sum(len(array) for array in expected[1].values())
+    while tally.kills.total() < options.kills:
+        world, run = 1 + number % 2, work / f"run-{number}"
+        while not live(work, run, world, chance, tally):
+            print(f"{tally.kills.total()} kills, {tally.ended.total()} runs ended", file=sys.stderr, flush=True)
+        if state(run) != expected[world]:
+            tally.faults.append(f"{run} ({world} processes) ended otherwise than the undisturbed run")
+        tally.ended[world] += 1
+        number += 1
+    report(tally, one_checkpoint)
+    sys.exit(1 if tally.faults else 0)
+
+
+def prepare(work: Path) -> None:
+    """Write a configuration, and a little text made up of words."""
+    words = ["the", "of", "and", "to", "in", "rank", "layer", "weight", "channel", "sparse", "model", "token", "loss", "step", "train", "data"]
+    chance = random.Random(0)
+    (work / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    (work / "soak.yaml").write_text(CONFIG)
+    if not (work / "data").exists():
+        arguments = ["prepare", work / "text.txt", "--out", work / "data", "--vocab-size", "320"]
+        subprocess.run([sys.executable, "-m", "lost", *arguments], check=True, capture_output=True)
+
+
+def command(work: Path, run: Path, world: int) -> list[str]:
+    """Return what starts a run, or goes on with it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "--no-python"]
+    train = [sys.executable, "-m", "lost", "train", work / "soak.yaml", "--data", work / "data", "--out", run]
+    return [*map(str, [*([sys.executable, *launcher] if world > 1 else []), *train, "--device", "cpu"])]
+
+
+def undisturbed(work: Path, world: int) -> dict[str, bytes]:
+    """Return how a run ends that nobody kills."""
+    run = work / f"undisturbed-{world}"
+    subprocess.run(command(work, run, world), check=True, capture_output=True)
+    return state(run)
+
+
+def state(run: Path) -> dict[str, bytes]:
+    """Return the bytes of every array at the end of a run."""
+    found = open_checkpoint(run / "checkpoints" / f"step-{STEPS:08d}")
+    found.verify()
+    return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
+
+
+def live(work: Path, run: Path, world: int, chance: random.Random, tally: Tally) -> bool:
+    """Start a run and kill something; return whether it reached its end before that."""
+    environment, moment = dict(os.environ), 0.0
+    if chance.random() < 0.5:
+        point, rank = chance.choice(SAVING), chance.randrange(world)
+        if point not in ("save.file", "save.arrays"):
+            rank = 0  # which does the rest
+        environment["LOST_FAIL_POINT"] = f"{point}:{chance.randint(1, 40)}=kill@{rank}"
+    else:
+        moment = chance.uniform(0.5, 20)
+    with subprocess.Popen(
+        command(work, run, world), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        began = time.monotonic()
+        while process.poll() is None and not (moment and time.monotonic() - began > moment):
+            time.sleep(0.02)
+        if process.returncode == 0:
+            return True
+        if process.returncode is None:
+            own = [number for number in processes(run) if number != process.pid]
+            target = chance.choice([process.pid, *own])
+            tally.kills["launcher" if world > 1 and target == process.pid else f"worker of {world}"] += 1
+            kill(target)
+            if target != process.pid and world > 1 and chance.random() < 0.5:
+                kill(process.pid)  # both, as when a machine goes down
+        elif "LOST_FAIL_POINT" in environment:
+            tally.kills[f"{environment['LOST_FAIL_POINT'].partition(':')[0]} of {world}"] += 1
+        else:
+            tally.faults.append(f"{run} ended by itself, with {process.returncode}")
+        until = time.monotonic() + 40  # torchrun gives the others 30 seconds
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+    until = time.monotonic() + 10
+    while processes(run) and time.monotonic() < until:
+        time.sleep(0.05)
+    for stray in processes(run):
+        tally.faults.append(f"process {stray} of {run} was left ten seconds after its launcher")
+        kill(stray)
+    folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
+    if len(folders) > 3:
+        tally.faults.append(
+            f"{run} holds {len(folders)} checkpoints, whole or not: {sorted(path.name for path in folders)}"
+        )
+    tally.most_bytes = max(tally.most_bytes, sum(path.stat().st_size for path in run.rglob("*") if path.is_file()))
+    return False
+
+
+def processes(run: Path) -> list[int]:
+    """Return the processes that name a run's folder on their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(run) in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def kill(number: int) -> None:
+    """End a process that may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(number, signal.SIGKILL)
+
+
+def report(tally: Tally, one_checkpoint: int) -> None:
+    """Print what happened."""
+    print(f"# Soak\n\n`python benchmarks/soak.py`: {tally.kills.total()} times kill -9\n")
+    print("| killed | times |\n| --- | --- |")
+    for name, times in sorted(tally.kills.items()):
+        print(f"| {name} | {times} |")
+    ended = ", ".join(f"{count} of {world}" for world, count in sorted(tally.ended.items()))
+    print(f"\nRuns that ended, by their number of processes: {ended}; each compared with one that nobody disturbed.")
+    print(f"Most bytes in a run's folder: {tally.most_bytes:,} (arrays of one checkpoint: {one_checkpoint:,}).\n")
+    print("\n".join(f"- {fault}" for fault in tally.faults) or "Every one equal to the bit; nothing left running.")
+
+
+if __name__ == "__main__":
+    main()
