@@ -45,7 +45,7 @@ def train(
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.lock import locked
-    from lost.run import CONFIG, begin_afresh, check_seen, start_or_resume
+    from lost.run import CONFIG, begin_afresh, check_data, check_seen, start_or_resume
     from lost.runlog import logged
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
@@ -68,6 +68,7 @@ def train(
         wire(module, wired_gib)
     screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
     engine = module.create(settings, place, workers)
+    check_data(dataset, workers)
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     start = None
     with (

@@ -190,10 +190,10 @@ class Dataset:
         counts = (entry["tokens"], entry["bytes"], entry["documents"])
         return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
 
-    def faults(self) -> Iterator[str]:
-        """Yield what is wrong with shards whose bytes are not the ones that were written."""
-        for entry in self._description["splits"].values():
-            for file in entry["files"]:
-                path = self.path / Path(file["name"]).name
-                if fault := broken(path, file):
-                    yield f"{path} {fault}"
+    def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
+        """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
+        files = [file for entry in self._description["splits"].values() for file in entry["files"]]
+        for file in files[reader::readers]:
+            path = self.path / Path(file["name"]).name
+            if fault := broken(path, file):
+                yield f"{path} {fault}"

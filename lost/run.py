@@ -72,6 +72,18 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     _take(config, folder)
 
 
+def check_data(dataset: Dataset, workers: Workers) -> None:
+    """Read every shard, each worker some, before anything is trained on a damaged one.
+
+    Raises:
+        DataError: a shard is not what was written.
+    """
+    faults = list(dataset.faults(workers.rank, workers.count))
+    if workers.any(bool(faults)):
+        what = "; ".join(faults) or "another worker found a damaged shard, and says which"
+        raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
+
+
 def check_seen(folder: Path, job: str, workers: Workers) -> None:
     """See that every worker which is to read and write a run folder looks at the one that rank 0 has locked.
 

@@ -91,6 +91,9 @@ def test_what_any_world_size_saved_any_other_loads(
         assert checkpoint.exists()
     found, expected = losses(run), losses(one)
     assert set(found) == set(range(1, 81))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    samples = [row["samples"] for row in rows if "samples" in row]
+    assert samples == [[8 * step, 8 * step + 7] for step in range(80)]  # no gap, nothing twice
     np.testing.assert_allclose(list(found.values()), [expected[step] for step in found], rtol=0, atol=1e-6)
     for saved_by, world in ((20, 4), (40, 2)):
         done = torchrun(world, "-c", LOADED, str(run / "checkpoints" / f"step-{saved_by:08d}"))
