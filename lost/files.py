@@ -77,8 +77,13 @@ def remove_folder(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes and removals left in a folder."""
-    for path in folder.glob(f"{_PARTIAL}*"):
+    for path in leftovers(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what isn't finished in a folder: being written now, or left by an interrupted write or removal."""
+    return sorted(folder.glob(f"{_PARTIAL}*"))
 
 
 def replace_text(path: Path, text: str) -> None:

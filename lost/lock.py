@@ -43,8 +43,8 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
             if time.monotonic() > until:
                 file.seek(0)
                 raise RunBusyError(
-                    f"{folder} is in use by {_holder(file.read())}; expected one job a run folder; wait for it, stop "
-                    "it, or choose another --out"
+                    f"{folder} is in use by {_described(file.read())}; expected one job a run folder; wait for it, "
+                    "stop it, or choose another --out"
                 )
             time.sleep(0.1)
         job = {
@@ -60,6 +60,23 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         yield text
 
 
+def holder(folder: Path) -> str | None:
+    """Return the job that holds the lock of a run folder, in words; None: there is none, or the system can't tell."""
+    try:
+        file = (folder / FILE).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        try:
+            # Shared, and for a moment: a file opened for reading can't be locked otherwise on network shares.
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _described(file.read())
+        except OSError:
+            return None
+    return None
+
+
 def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +89,7 @@ def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     return True
 
 
-def _holder(text: str) -> str:
+def _described(text: str) -> str:
     try:
         job = json.loads(text)
         return f"process {job['pid']} on {job['host']}, started {job['since']} ({job['command']})"

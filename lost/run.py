@@ -14,9 +14,10 @@ from lost.metrics import Reporter
 from lost.workers import Workers
 
 CONFIG = "config.yaml"
+LATEST = "latest"
 
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
-_FREE = {
+FREE = {
     "data.path",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
@@ -62,9 +63,10 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
         )
     if held:
         reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
+    (folder / LATEST).unlink(missing_ok=True)  # first: what it names is about to go
     for path in held:
         remove_folder(path)
-    for name in (METRICS, "latest", CONFIG):
+    for name in (METRICS, CONFIG):
         (folder / name).unlink(missing_ok=True)
     _take(config, folder)
 
@@ -121,8 +123,8 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
-    changes = _differences(start.config, config)
-    refused = [text for key, text in changes.items() if key not in _FREE]
+    changes = differences(start.config, config)
+    refused = [text for key, text in changes.items() if key not in FREE]
     if refused:
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
@@ -142,7 +144,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
         )
 
 
-def _differences(old: Config, new: Config) -> dict[str, str]:
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """Return what two configurations differ in: the key, and a few words with both values."""
     before, after = _flat(old), _flat(new)
     return {key: f"{key} = {after[key]!r}, was {before[key]!r}" for key in after if before[key] != after[key]}
 

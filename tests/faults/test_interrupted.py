@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lost.checkpoint import open_checkpoint
+from lost.consistency import verify
 from lost.dataset import Dataset
 from lost.engine import BACKENDS, StepReport
 
@@ -57,6 +58,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert max(losses(killed)) >= 37
+    assert verify(killed).faults == []
     again = subprocess.run(
         command(tiny_yaml, prepared, killed, *on), check=True, capture_output=True, text=True, timeout=300
     )
@@ -65,6 +67,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
     assert losses(killed) == losses(straight)
     assert len(losses(killed)) == STEPS
     assert state(killed) == state(straight)
+    assert verify(killed).faults == verify(killed).remarks == []
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
