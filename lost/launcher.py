@@ -1,9 +1,14 @@
-"""A worker doesn't outlive the process that started it: who was launched leaves when the launcher is gone."""
+"""What a process knows of the launcher that started it, and that it doesn't outlive it."""
 
 import os
 import sys
 import time
 from threading import Thread
+
+
+def first_here() -> bool:
+    """Whether torchrun counts this process as its machine's first, or nobody counts it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def leave_with_launcher() -> None:

@@ -42,10 +42,7 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         while not _taken(file.fileno(), folder, warn):
             if time.monotonic() > until:
                 file.seek(0)
-                raise RunBusyError(
-                    f"{folder} is in use by {_described(file.read())}; expected one job a run folder; wait for it, "
-                    "stop it, or choose another --out"
-                )
+                raise _busy(folder, _described(file.read()))
             time.sleep(0.1)
         job = {
             "host": socket.gethostname(),
@@ -58,6 +55,16 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
             file.write(text)
             file.flush()
         yield text
+
+
+def check_free(folder: Path) -> None:
+    """See, without writing, that no job holds the lock of a run folder.
+
+    Raises:
+        RunBusyError: one does, named.
+    """
+    if job := holder(folder):
+        raise _busy(folder, job)
 
 
 def holder(folder: Path) -> str | None:
@@ -75,6 +82,12 @@ def holder(folder: Path) -> str | None:
         except OSError:
             return None
     return None
+
+
+def _busy(folder: Path, job: str) -> RunBusyError:
+    return RunBusyError(
+        f"{folder} is in use by {job}; expected one job a run folder; wait for it, stop it, or choose another --out"
+    )
 
 
 def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:

@@ -33,6 +33,23 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         ConfigError: the folder's run has another configuration; every difference is named.
         DataError: not the data that the folder's run was trained on.
     """
+    start = starting_point(config, folder, dataset, reporter)
+    if start:
+        reporter.message(f"resuming {folder} from step {start.progress.step}")
+    elif (folder / CONFIG).exists():
+        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
+    _take(config, folder)
+    return start
+
+
+def starting_point(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
+    """Return the checkpoint that a training would go on from, or None for a new run; nothing is changed.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole, or the newest has no optimizer state.
+        ConfigError: the folder's run has another configuration; every difference is named.
+        DataError: not the data that the folder's run was trained on.
+    """
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
         reporter.message(f"passed over: {reason}")
@@ -42,10 +59,6 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         )
     if start:
         _check_agreement(start, config, folder, dataset, reporter)
-        reporter.message(f"resuming {folder} from step {start.progress.step}")
-    elif (folder / CONFIG).exists():
-        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
-    _take(config, folder)
     return start
 
 
@@ -55,12 +68,7 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     Raises:
         CheckpointError: it holds checkpoints, and overwriting them was not asked for.
     """
-    held = checkpoints(folder / "checkpoints")
-    if held and not overwrite:
-        raise CheckpointError(
-            f"{folder} holds {len(held)} checkpoints up to {held[-1].name}, which --fresh would remove; choose another "
-            "--out, or add --overwrite to remove them"
-        )
+    held = overwritten(folder, overwrite)
     if held:
         reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
     (folder / LATEST).unlink(missing_ok=True)  # first: what it names is about to go
@@ -69,6 +77,21 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     for name in (METRICS, CONFIG):
         (folder / name).unlink(missing_ok=True)
     _take(config, folder)
+
+
+def overwritten(folder: Path, overwrite: bool) -> list[Path]:
+    """Return the checkpoints that a new run would remove; nothing is changed.
+
+    Raises:
+        CheckpointError: there are some, and overwriting them was not asked for.
+    """
+    held = checkpoints(folder / "checkpoints")
+    if held and not overwrite:
+        raise CheckpointError(
+            f"{folder} holds {len(held)} checkpoints up to {held[-1].name}, which --fresh would remove; choose another "
+            "--out, or add --overwrite to remove them"
+        )
+    return held
 
 
 def check_seen(folder: Path, job: str, workers: Workers) -> None:
