@@ -31,17 +31,26 @@ def train(
     wired_gib: Annotated[
         float | None, typer.Option(help="On a Mac: memory that MLX may keep from being paged out.", min=0, max=2048)
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all that a start needs, say what was found, and change nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start or resume a run.
 
     It resumes by itself when the run folder holds checkpoints and the configuration agrees. Ctrl-C saves and leaves
     with exit code 130; the same command goes on from there.
+
+    With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
+    checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
     from lost import configfile
     from lost.budget import check_room
+    from lost.cli.dryrun import answer_dry_run
     from lost.cli.output import answer
     from lost.cli.progress import TrainingScreen
+    from lost.disk import disk_room
+    from lost.dryrun import check_start, miniature
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.lock import locked
@@ -67,9 +76,14 @@ def train(
     if wired_gib is not None:
         wire(module, wired_gib)
     screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
-    engine = module.create(settings, place, workers)
+    engine = module.create(miniature(settings) if dry_run else settings, place, workers)
     check_data(dataset, workers)
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
+    if dry_run:
+        if found := check_start(settings, folder, dataset, engine, screen, fresh, overwrite):
+            answer_dry_run(found, settings, folder, dataset, engine, as_json)
+        workers.leave()
+        return
     start = None
     with (
         stop_on_signal(screen.message, workers.sigterm_asks) as asked,
@@ -83,6 +97,9 @@ def train(
                 begin_afresh(settings, folder, reporter, overwrite)
             else:
                 start = start_or_resume(settings, folder, dataset, reporter)
+            step = start.progress.step if start else 0
+            if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
+                reporter.message(short)
             reporter.message(describe(settings, engine))
             result = train_run(settings, folder, dataset, engine, reporter, start, asked)
             reporter.message(ending(settings, engine, result))

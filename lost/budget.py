@@ -128,7 +128,7 @@ def logits_at_once(backend: str, device: str) -> int:
     return _LOGITS[f"{backend} {device.partition(':')[0]}"]
 
 
-def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> None:
+def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
     """Refuse a run whose estimate is more than its device has: out of memory, Metal ends the process without a word.
 
     Args:
@@ -137,6 +137,9 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         device: as the backend names it.
         room: the device's memory in bytes.
         workers: processes that share the batch, one device each; `room` is each one's.
+
+    Returns:
+        The estimate.
 
     Raises:
         ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
@@ -149,7 +152,7 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
 
     needed = memory(micro_batch)
     if needed.total <= room:
-        return
+        return needed
     fitting = [size for size in range(1, own) if own % size == 0 and memory(size).total <= room]
     if fitting:
         way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"

@@ -79,8 +79,13 @@ def remove_folder(path: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes and removals left in a folder."""
-    for path in folder.glob(f"{_PARTIAL}*"):
+    for path in leftovers(folder):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what isn't finished in a folder: being written now, or left by an interrupted write or removal."""
+    return sorted(folder.glob(f"{_PARTIAL}*"))
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -164,12 +169,29 @@ def storage(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        where = path.parent
-        while not where.exists():
-            where = where.parent
-        free = shutil.disk_usage(where).free
+        free = shutil.disk_usage(existing(path.parent)).free
         raise StorageError(
             f"{path} could not be written: {os.strerror(error.errno or 0)} ({free / 2**20:,.0f} MiB free there). "
             "Nothing that was there before is lost. Make room, or choose another folder with --out, and run the same "
             "command again."
         ) from error
+
+
+def existing(path: Path) -> Path:
+    """Return the path, or the nearest folder around it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """See, without writing, that a file or folder can be made in the folder `path`, which may not exist yet.
+
+    Raises:
+        StorageError: it can't.
+    """
+    where = existing(path)
+    reason = errno.EACCES if where.is_dir() else errno.ENOTDIR
+    if not where.is_dir() or not os.access(where, os.W_OK | os.X_OK):
+        with storage(path):
+            raise OSError(reason, os.strerror(reason))

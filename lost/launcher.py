@@ -1,4 +1,4 @@
-"""A worker doesn't outlive the process that started it: who was launched leaves when the launcher is gone."""
+"""What a process knows of the launcher that started it, and that it doesn't outlive it."""
 
 import os
 import sys
@@ -7,6 +7,11 @@ from collections.abc import Callable
 from threading import Thread
 
 last_words: list[Callable[[str], None]] = []  # who is told besides standard error
+
+
+def place_here() -> tuple[int, int]:
+    """Return which of torchrun's processes on this machine this one is, and how many there are; else (0, 1)."""
+    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def leave_with_launcher() -> None:

@@ -42,10 +42,7 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         while not _taken(file.fileno(), folder, warn):
             if time.monotonic() > until:
                 file.seek(0)
-                raise RunBusyError(
-                    f"{folder} is in use by {_holder(file.read())}; expected one job a run folder; wait for it, stop "
-                    "it, or choose another --out"
-                )
+                raise _busy(folder, _described(file.read()))
             time.sleep(0.1)
         job = {
             "host": socket.gethostname(),
@@ -60,6 +57,39 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         yield text
 
 
+def check_free(folder: Path) -> None:
+    """See, without writing, that no job holds the lock of a run folder.
+
+    Raises:
+        RunBusyError: one does, named.
+    """
+    if job := holder(folder):
+        raise _busy(folder, job)
+
+
+def holder(folder: Path) -> str | None:
+    """Return the job that holds the lock of a run folder, in words; None: there is none, or the system can't tell."""
+    try:
+        file = (folder / FILE).open(encoding="utf-8")
+    except OSError:
+        return None
+    with file:
+        try:
+            # Shared, and for a moment: a file opened for reading can't be locked otherwise on network shares.
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _described(file.read())
+        except OSError:
+            return None
+    return None
+
+
+def _busy(folder: Path, job: str) -> RunBusyError:
+    return RunBusyError(
+        f"{folder} is in use by {job}; expected one job a run folder; wait for it, stop it, or choose another --out"
+    )
+
+
 def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +102,7 @@ def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     return True
 
 
-def _holder(text: str) -> str:
+def _described(text: str) -> str:
     try:
         job = json.loads(text)
         return f"process {job['pid']} on {job['host']}, started {job['since']} ({job['command']})"

@@ -1,9 +1,13 @@
 """metrics.jsonl: one JSON object a reported step or validation, numbers with all their digits."""
 
+import errno
 import json
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from lost.config import Config
 from lost.files import replace_text, storage
 
 FILE = "metrics.jsonl"
@@ -32,11 +36,63 @@ class MetricsFile:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""
-        with storage(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        line = (json.dumps(row) + "\n").encode()
+        with storage(self._path), self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if file.write(line) < len(line):
+                file.truncate(end)  # the next row must not stand on half of this one's line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _lines(self) -> list[str]:
         if not self._path.exists():
             return []
         lines = self._path.read_text(encoding="utf-8").split("\n")
         return lines[:-1]  # what follows the last line's end was cut off by a crash
+
+
+def faults(path: Path, config: Config) -> Iterator[str]:
+    """Yield what is wrong with a metrics.jsonl, each kind of fault once, where it is met first.
+
+    Every line is a JSON object with a step. Of those that report a loss, steps ascend, and tokens and samples are those
+    of the step. A last line without its end is no fault: a crash cuts it off.
+
+    Args:
+        path: the file.
+        config: the run's.
+    """
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    try:
+        with path.open("rb") as file:
+            for number, kind, text in _wrong(file, config):
+                first.setdefault(kind, f"{path}:{number}: {text}")
+                counts[kind] = counts.get(kind, 0) + 1
+    except OSError as error:
+        yield f"{path} can't be read: {error.strerror}"
+    for kind, text in first.items():
+        yield text if counts[kind] == 1 else f"{text} (and {counts[kind] - 1} more lines like it)"
+
+
+def _wrong(lines: Iterable[bytes], config: Config) -> Iterator[tuple[int, str, str]]:
+    """Yield the number of a line, the kind of its fault, and what it is."""
+    batch, reported = config.train.batch_size, 0
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            yield number, "row", "is not a JSON object with a step"
+            continue
+        if "loss" not in row:
+            continue
+        step = row["step"]
+        if step <= reported:
+            yield number, "order", f"reports step {step} after step {reported}; expected each step once, ascending"
+        reported = max(step, reported)
+        meant = {"tokens": step * batch * config.data.seq_len, "samples": [(step - 1) * batch, step * batch - 1]}
+        for key, value in meant.items():
+            if row.get(key) != value:
+                yield number, key, f"{key} = {row.get(key)} at step {step}; expected {value}"

@@ -8,15 +8,17 @@ from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.files import remove_folder, replace_text, sweep
+from lost.launcher import place_here
 from lost.lock import FILE as LOCK
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
 from lost.workers import Workers
 
 CONFIG = "config.yaml"
+LATEST = "latest"
 
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
-_FREE = {
+FREE = {
     "data.path",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
@@ -35,6 +37,23 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         ConfigError: the folder's run has another configuration; every difference is named.
         DataError: not the data that the folder's run was trained on.
     """
+    start = starting_point(config, folder, dataset, reporter)
+    if start:
+        reporter.message(f"resuming {folder} from step {start.progress.step}")
+    elif (folder / CONFIG).exists():
+        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
+    _take(config, folder)
+    return start
+
+
+def starting_point(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
+    """Return the checkpoint that a training would go on from, or None for a new run; nothing is changed.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole, or the newest has no optimizer state.
+        ConfigError: the folder's run has another configuration; every difference is named.
+        DataError: not the data that the folder's run was trained on.
+    """
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
         reporter.message(f"passed over: {reason}")
@@ -44,10 +63,6 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         )
     if start:
         _check_agreement(start, config, folder, dataset, reporter)
-        reporter.message(f"resuming {folder} from step {start.progress.step}")
-    elif (folder / CONFIG).exists():
-        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
-    _take(config, folder)
     return start
 
 
@@ -57,28 +72,39 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     Raises:
         CheckpointError: it holds checkpoints, and overwriting them was not asked for.
     """
+    held = overwritten(folder, overwrite)
+    if held:
+        reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
+    (folder / LATEST).unlink(missing_ok=True)  # first: what it names is about to go
+    for path in held:
+        remove_folder(path)
+    for name in (METRICS, CONFIG):
+        (folder / name).unlink(missing_ok=True)
+    _take(config, folder)
+
+
+def overwritten(folder: Path, overwrite: bool) -> list[Path]:
+    """Return the checkpoints that a new run would remove; nothing is changed.
+
+    Raises:
+        CheckpointError: there are some, and overwriting them was not asked for.
+    """
     held = checkpoints(folder / "checkpoints")
     if held and not overwrite:
         raise CheckpointError(
             f"{folder} holds {len(held)} checkpoints up to {held[-1].name}, which --fresh would remove; choose another "
             "--out, or add --overwrite to remove them"
         )
-    if held:
-        reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
-    for path in held:
-        remove_folder(path)
-    for name in (METRICS, "latest", CONFIG):
-        (folder / name).unlink(missing_ok=True)
-    _take(config, folder)
+    return held
 
 
 def check_data(dataset: Dataset, workers: Workers) -> None:
-    """Read every shard, each worker some, before anything is trained on a damaged one.
+    """Read every shard on each machine, a process some, before anything is trained on a damaged one.
 
     Raises:
         DataError: a shard is not what was written.
     """
-    faults = list(dataset.faults(workers.rank, workers.count))
+    faults = list(dataset.faults(*place_here()))
     if workers.any(bool(faults)):
         what = "; ".join(faults) or "another worker found a damaged shard, and says which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
@@ -136,8 +162,8 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
 
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
-    changes = _differences(start.config, config)
-    refused = [text for key, text in changes.items() if key not in _FREE]
+    changes = differences(start.config, config)
+    refused = [text for key, text in changes.items() if key not in FREE]
     if refused:
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
@@ -157,7 +183,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
         )
 
 
-def _differences(old: Config, new: Config) -> dict[str, str]:
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """Return what two configurations differ in: the key, and a few words with both values."""
     before, after = _flat(old), _flat(new)
     return {key: f"{key} = {after[key]!r}, was {before[key]!r}" for key in after if before[key] != after[key]}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lost.checkpoint import open_checkpoint
+from lost.consistency import verify
 from lost.dataset import Dataset
 from lost.engine import BACKENDS
 
@@ -56,6 +57,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert max(losses(killed)) >= 37
+    assert verify(killed).faults == []
     again = subprocess.run(
         command(tiny_yaml, prepared, killed, *on), check=True, capture_output=True, text=True, timeout=300
     )
@@ -64,6 +66,7 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
     assert losses(killed) == losses(straight)
     assert len(losses(killed)) == STEPS
     assert state(killed) == state(straight)
+    assert verify(killed).faults == verify(killed).remarks == []
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
@@ -167,6 +170,22 @@ def test_really_full_disk(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) ->
     assert len(state(run, 10)) > 0
 
 
+def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A disk that is full takes the beginning of a line: the next row must not be glued to it."""
+    limited = (
+        "import resource, sys; from pathlib import Path; from lost.metrics import MetricsFile\n"
+        "metrics = MetricsFile(Path(sys.argv[1]), 0); metrics.write({'step': 1})\n"
+        "for limit in (20, resource.RLIM_INFINITY):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    try: metrics.write({'step': 2, 'loss': 3.5})\n"
+        "    except Exception as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "StorageError\n", done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1}, {"step": 2, "loss": 3.5}]
+
+
 def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) -> None:
     """Stopped inside the encoding, then run again: no set before, a whole one after, and no leftovers."""
     out = tmp_path / "data"
@@ -224,7 +243,7 @@ def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_pa
         wait_for_step(process, 1)
         process.send_signal(signal.SIGINT)  # inside a step of 2,000 micro-batches
         assert process.stdout
-        assert "SIGINT: saving after this step" in process.stdout.readline()
+        assert any("SIGINT: saving after this step" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         assert process.stderr

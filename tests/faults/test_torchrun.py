@@ -130,6 +130,22 @@ def test_what_workers_refuse(
         assert not (tmp_path / "run").exists()
 
 
+def test_dry_run(torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+    """One answers for all; where rank 0 refuses, all leave."""
+    tiny, one = straight
+    done = torchrun(2, *command(tiny, prepared, tmp_path / "run"), "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert (value["workers"], value["devices"], value["steps_to_go"]) == (2, ["cpu", "cpu"], STEPS)
+    assert not (tmp_path / "run").exists()
+    before = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
+    done = torchrun(2, *command(tiny, prepared, one, "optimizer.lr=1"), "--dry-run")
+    assert done.returncode == 1
+    assert done.stderr.count("optimizer.lr = 1.0, was 0.01") == 1
+    assert "another worker refuses this training, and says why" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
+
+
 def test_workers_that_see_different_folders(
     torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:

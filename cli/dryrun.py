@@ -1,0 +1,53 @@
+"""What `lost train --dry-run` answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lost.config import Config
+    from lost.dataset import Dataset
+    from lost.dryrun import DryRun
+    from lost.engine import Engine
+
+
+def answer_dry_run(
+    found: "DryRun", config: "Config", folder: Path, dataset: "Dataset", engine: "Engine", as_json: bool
+) -> None:
+    """Print what a start would find."""
+    from lost.budget import budget, dense_twin
+    from lost.cli.output import answer, count, size
+
+    parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
+    step, disk = found.start.progress.step if found.start else 0, found.disk
+    tokens = found.steps * config.train.batch_size * config.data.seq_len
+    value = {
+        "run": str(folder),
+        "backend": engine.backend,
+        "devices": found.devices,
+        "workers": engine.workers.count,
+        "parameters": parameters,
+        "memory_bytes": {"needed": found.memory.total, "there": found.room},
+        "data": {"path": str(dataset.path), "tokens": found.tokens, "epochs": found.epochs},
+        "resumes": found.start is not None,
+        "step": step,
+        "removes": [str(path) for path in found.removed],
+        "disk_bytes": {"needed": disk.needed, "free": disk.free, "checkpoints": disk.checkpoints},
+        "steps_to_go": found.steps,
+        "tokens_to_go": tokens,
+    }
+    begins = "resumes at" if found.start else "starts from"
+    removes = f", {len(found.removed)} checkpoints removed" if found.removed else ""
+    each = " each" if engine.workers.count > 1 else ""
+    rows = [
+        ["backend", engine.backend],
+        ["workers", f"{engine.workers.count} ({', '.join(found.devices)})"],
+        ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
+        ["memory", f"{size(found.memory.total)} needed{each}, {size(found.room)} there"],
+        ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {found.epochs:.2f} epochs"],
+        ["run folder", f"{folder}: {begins} step {step}{removes}"],
+        ["disk", f"{size(disk.needed)} needed for {disk.checkpoints} more checkpoints, {size(disk.free)} free"],
+        ["to go", f"{found.steps} steps, {count(tokens)} tokens"],
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name.ljust(width)}  {text}" for name, text in rows]
+    answer(as_json, value, [*lines, "nothing was written; without --dry-run this starts"])

@@ -1,0 +1,165 @@
+"""Whether what `lost` wrote is whole, and whether the files of a run agree with each other.
+
+What a crash leaves, and the next start mends, is no fault: it is remarked on.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lost import checkpoint, metrics
+from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
+from lost.config import Config
+from lost.configfile import load_config
+from lost.dataset import DESCRIPTION, Dataset
+from lost.errors import CheckpointError, ConfigError, DataError, UserError
+from lost.files import leftovers
+from lost.lock import holder
+from lost.run import CONFIG, FREE, LATEST, differences
+from lost.verification import faults as checkpoint_faults
+
+
+@dataclass
+class Findings:
+    """What was found.
+
+    Attributes:
+        checked: the checkpoints, or the prepared set, each with what is wrong with it.
+        disagreements: what is wrong between the files of a run; None: not a run.
+        weights_only: checkpoints that training can't go on from.
+        remarks: what is no fault, and good to know.
+    """
+
+    checked: dict[Path, list[str]] = field(default_factory=dict)
+    disagreements: list[str] | None = None
+    weights_only: list[Path] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """All that is wrong."""
+        return [fault for each in (*self.checked.values(), self.disagreements or []) for fault in each]
+
+
+def verify(path: Path) -> Findings:
+    """Check a run, a checkpoint or a prepared set, all of its files read.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    found = Findings()
+    if (path / DESCRIPTION).exists():
+        found.checked[path] = list(Dataset(path).faults())
+    elif (path / MANIFEST).exists():
+        _check(path, found)
+    elif (path / CONFIG).exists() or checkpoints(path / "checkpoints"):
+        _check_run(path, found)
+    else:
+        raise UserError(
+            f"{path} holds neither a run, nor a checkpoint, nor a prepared set; expected what `lost` wrote; name one "
+            "of these"
+        )
+    return found
+
+
+def _check(path: Path, found: Findings) -> Checkpoint | None:
+    """Check one checkpoint, and return it if its manifest can be read."""
+    try:
+        opened = open_checkpoint(path)
+        found.checked[path] = list(checkpoint_faults(opened))
+    except CheckpointError as error:
+        found.checked[path] = [str(error)]
+        return None
+    if not opened.resumable:
+        found.weights_only.append(path)
+    return opened
+
+
+def _check_run(folder: Path, found: Findings) -> None:
+    held = checkpoints(folder / "checkpoints")
+    opened = [each for each in [_check(path, found) for path in held] if each]
+    newest = opened[-1] if opened else None
+    config, faults = _configuration(folder, newest)
+    if newest:
+        faults += [fault for each in opened for fault in _place(each, newest)]
+        faults += metrics.faults(folder / metrics.FILE, newest.config)  # without a checkpoint they are begun anew
+    if not held:
+        found.remarks.append(f"{folder} has no checkpoint yet: the next start begins at step 0")
+    faults += _latest(folder, [path for path in held if not found.checked[path]], held, found.remarks)
+    if config:
+        faults += _data(config, opened, found.remarks)
+    found.disagreements = faults
+    if job := holder(folder):
+        found.remarks.append(f"{folder} is in use by {job}: what it writes meanwhile may look unfinished here")
+    else:
+        left = (*leftovers(folder), *leftovers(folder / "checkpoints"))
+        found.remarks += [f"{path} was never finished: the next start removes it" for path in left]
+
+
+def _configuration(folder: Path, newest: Checkpoint | None) -> tuple[Config | None, list[str]]:
+    """Return the run's configuration, the newest checkpoint's where the file is no use, and what is wrong with it."""
+    path, kept = folder / CONFIG, newest.config if newest else None
+    if not path.exists():
+        return kept, [f"{path} is missing"]
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        return kept, [str(error)]
+    if newest and (fixed := _fixed(newest.config, config)):
+        return config, [f"{path} is not the configuration of {newest.path}: {fixed}"]
+    return config, []
+
+
+def _fixed(old: Config, new: Config) -> str:
+    """Return what two configurations differ in although it may not change."""
+    return "; ".join(text for key, text in differences(old, new).items() if key not in FREE)
+
+
+def _place(found: Checkpoint, newest: Checkpoint) -> Iterator[str]:
+    """Yield what is wrong between a checkpoint's step, its name and its counts, and the run that it stands in."""
+    step, batch = found.progress.step, found.config.train.batch_size
+    if fixed := _fixed(newest.config, found.config):
+        yield f"{found.path} is of another configuration than {newest.path}: {fixed}"
+    if found.path.name != checkpoint.place(found.path.parent, step).name:
+        yield f"{found.path} is the checkpoint of step {step}, under another's name"
+    meant = {"samples": step * batch, "tokens": step * batch * found.config.data.seq_len}
+    for key, value in meant.items():
+        if (count := getattr(found.progress, key)) != value:
+            yield f"{found.path / MANIFEST}: {key} = {count} at step {step}; expected {value}"
+
+
+def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: list[str]) -> Iterator[str]:
+    """Yield what is wrong with `latest`; a crash between a checkpoint and `latest` leaves it one behind."""
+    path = folder / LATEST
+    if not path.exists():
+        if held:
+            remarks.append(f"{path} is missing: the next checkpoint brings it back")
+        return
+    named = path.read_text(encoding="utf-8", errors="replace").strip()
+    if folder / named not in held:
+        yield f"{path} names {named!r}, which is no checkpoint of this run"
+    elif whole and folder / named < whole[-1]:
+        text = f"{path} names {named}, and {whole[-1].name} is newer"
+        if folder / named in whole[-2:]:
+            remarks.append(f"{text}: the next checkpoint puts it right")
+        else:
+            yield text
+
+
+def _data(config: Config, opened: Sequence[Checkpoint], remarks: list[str]) -> Iterator[str]:
+    """Yield what is wrong with the prepared set, and whether it is the one that was trained on."""
+    if config.data.path is None:
+        return
+    if not os.path.isdir(config.data.path):
+        remarks.append(f"{config.data.path}, the data of the run, is not on this machine: it was not checked")
+        return
+    try:
+        dataset = Dataset(Path(config.data.path))
+        yield from dataset.faults()
+    except DataError as error:
+        yield str(error)
+        return
+    for each in opened:
+        if each.progress.data != dataset.fingerprint:
+            yield f"{dataset.path} is not the data that {each.path} was trained on"

@@ -1,0 +1,119 @@
+"""What a training checks before it starts, and nothing of what it changes: `lost train --dry-run`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lost.budget import Memory, check_room
+from lost.checkpoint import Checkpoint
+from lost.config import Config, DataConfig, ModelConfig, ProjectionConfig
+from lost.dataset import TRAIN, Dataset
+from lost.disk import DiskRoom, disk_room
+from lost.engine import Engine, backend_module
+from lost.errors import StorageError, UserError
+from lost.files import check_writable
+from lost.lock import check_free
+from lost.metrics import Reporter
+from lost.run import overwritten, starting_point
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """How a training would start.
+
+    Attributes:
+        devices: each worker's.
+        memory: the estimate of one worker's peak.
+        room: the memory of its device in bytes.
+        tokens: of the training text.
+        epochs: how often the run goes through it, from its first step to its last.
+        start: the checkpoint to go on from; None: step 0.
+        removed: checkpoints that the start would remove.
+        disk: room for checkpoints.
+        steps: optimizer steps to go.
+    """
+
+    devices: list[str]
+    memory: Memory
+    room: int
+    tokens: int
+    epochs: float
+    start: Checkpoint | None
+    removed: Sequence[Path]
+    disk: DiskRoom
+    steps: int
+
+
+def miniature(config: Config) -> Config:
+    """Return a configuration whose engine takes no memory, and can be made wherever the whole one could."""
+    return Config(
+        model=ModelConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8),
+        projection=ProjectionConfig(kind="dense"),
+        data=DataConfig(seq_len=8),
+        train=config.train,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+    )
+
+
+def check_start(
+    config: Config, folder: Path, dataset: Dataset, engine: Engine, reporter: Reporter, fresh: bool, overwrite: bool
+) -> DryRun | None:
+    """Check what a training would meet. Nothing is written.
+
+    Args:
+        config: the run, its vocabulary known.
+        folder: the run folder; it may not exist yet.
+        dataset: prepared text.
+        engine: of `miniature(config)`, where the training would be; its workers all call this together.
+        reporter: told what a start would say of the run folder.
+        fresh: whether the start begins at step 0 whatever is there.
+        overwrite: whether it removes the checkpoints that are there.
+
+    Returns:
+        What was found; None on all workers but rank 0.
+
+    Raises:
+        UserError: the training would not start, on this worker or another.
+    """
+    workers, found = engine.workers, None
+    devices = workers.gather(engine.device)
+    refusal: UserError | None = None
+    try:
+        if workers.rank == 0:
+            found = _found(config, folder, dataset, engine, devices, reporter, fresh, overwrite)
+    except UserError as error:
+        refusal = error
+    if workers.any(refusal is not None):
+        raise refusal or UserError(
+            "another worker refuses this training, and says why; expected all of them to be able to start; see there"
+        )
+    return found
+
+
+def _found(
+    config: Config,
+    folder: Path,
+    dataset: Dataset,
+    engine: Engine,
+    devices: list[str],
+    reporter: Reporter,
+    fresh: bool,
+    overwrite: bool,
+) -> DryRun:
+    """Check the run folder and its disk."""
+    check_free(folder)
+    for place in (folder, folder / "checkpoints"):
+        check_writable(place)
+    removed = overwritten(folder, overwrite) if fresh else []
+    start = None if fresh else starting_point(config, folder, dataset, reporter)
+    step = start.progress.step if start else 0
+    disk = disk_room(config, folder, step, removed)
+    if disk.shortage:
+        raise StorageError(disk.shortage)
+    room = backend_module(engine.backend).capacity(engine.device)
+    memory = check_room(config, engine.backend, engine.device, room, engine.workers.count)
+    split = dataset.split(TRAIN)
+    epochs = config.last_step * config.train.batch_size / split.windows(config.data.seq_len)
+    steps = max(config.last_step - step, 0)
+    return DryRun(devices, memory, room, split.tokens, epochs, start, removed, disk, steps)
