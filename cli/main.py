@@ -9,6 +9,7 @@ import typer
 
 from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
 from lost.errors import LeftAtOnceError, LostError
+from lost.launcher import leave_with_launcher
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
@@ -47,6 +48,7 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
+    leave_with_launcher()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

@@ -15,11 +15,13 @@ def place_here() -> tuple[int, int]:
 
 
 def leave_with_launcher() -> None:
-    """Watch for the end of this process's parent, and end at once when it comes.
+    """If torchrun or mlx.launch started this process, watch for their end, and end at once when it comes.
 
     A launcher that was killed can't stop its workers: they would go on writing beside whatever is started next. What
-    they saved stands.
+    they saved stands. To be called before anything that takes time, lest the parent is gone already.
     """
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "MLX_RANK" not in os.environ:
+        return
     parent = os.getppid()
 
     def watch() -> None:

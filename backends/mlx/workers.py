@@ -10,7 +10,6 @@ import numpy as np
 from mlx.nn import average_gradients
 
 from lost.errors import BackendError, WorkerLostError
-from lost.launcher import leave_with_launcher
 from lost.workers import Alone, join_alone
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
@@ -27,7 +26,6 @@ def join() -> "Alone | Launched":
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
         return Alone()  # what `mlx.launch -n 1` leaves
-    leave_with_launcher()
     try:
         return Launched(mx.distributed.init(strict=True))
     except RuntimeError as error:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import ml_dtypes
 import numpy as np
@@ -12,10 +13,11 @@ import torch.distributed as dist
 from lost.backends.torch.arrays import to_tensor
 from lost.engine import NamedArrays
 from lost.errors import BackendError, WorkerLostError
-from lost.launcher import leave_with_launcher
 from lost.workers import Alone, Workers, join_alone
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
+
+_GREETING = timedelta(seconds=20)
 
 
 def join() -> "Alone | Launched":
@@ -29,14 +31,17 @@ def join() -> "Alone | Launched":
     if not dist.is_torchelastic_launched():
         return join_alone()
     if not dist.is_initialized():
-        leave_with_launcher()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                # The launcher's own, which stood before this process did: if it doesn't answer, nobody will.
+                dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_GREETING)  # type: ignore[attr-defined]
             dist.init_process_group(backend)
         except (RuntimeError, ValueError) as error:
             raise BackendError(
-                f"the workers of torchrun can't connect: {error}; expected every one to reach "
-                f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}; see docs/cluster.md"
+                f"the workers of torchrun can't connect: {error}; expected every one to reach {host}:{port}; see "
+                "docs/cluster.md"
             ) from None
     return Launched()
 
