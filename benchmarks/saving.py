@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -25,8 +26,8 @@ def main() -> None:
     stalls: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "text.txt").write_text("\n".join(f"line {number} of text {number % 97}" for number in range(30000)))
-        lost("prepare", work / "text.txt", "--out", work / "data", "--vocab-size", "500")
+        text = Path(sysconfig.get_path("stdlib"), "email")  # any text will do
+        lost("prepare", str(text), "--include", "*.py", "--out", str(work / "data"), "--vocab-size", "1000")
         for number in range(rounds):
             for every, found in seconds.items():
                 run = work / f"run-{number}-{every}"

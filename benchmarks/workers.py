@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def main() -> None:
     rates: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "text.txt").write_text("\n".join(f"line {number} of text {number % 97}" for number in range(30000)))
-        lost("prepare", work / "text.txt", "--out", work / "data", "--vocab-size", 500)
+        text = Path(sysconfig.get_path("stdlib"), "email")  # any text will do
+        lost("prepare", text, "--include", "*.py", "--out", work / "data", "--vocab-size", 1000)
         for number in range(rounds):
             for world, found in rates.items():
                 found += rate(work, world, work / f"run-{number}-{world}")

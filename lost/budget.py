@@ -70,7 +70,7 @@ def budget(
     micro_batch: int | None = None,
     own: int | None = None,
     shards: int = 1,
-    accumulates: bool = False,
+    whole_steps: bool = False,
 ) -> Budget:
     """Count what training a configuration takes; exact but for the memory of activations.
 
@@ -81,7 +81,7 @@ def budget(
         micro_batch: sequences in memory at once, where it isn't the configuration's.
         own: sequences a step of this worker, where it isn't the whole batch.
         shards: workers that hold the model together; the memory is that of one.
-        accumulates: whether sharded gradients are whole until the last micro-batch.
+        whole_steps: whether sharded weights and gradients are whole on each until a step's last micro-batch.
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
@@ -98,13 +98,13 @@ def budget(
     sums = 2 if backend == "mlx" and at_once < (own or config.train.batch_size) else 1
     # Its update takes new memory for parts of weights and moments, at a time when activations are gone.
     update = int(1.4 * trained * width) if backend == "mlx" else 0
-    # What a worker holds whole: embedding and head, two blocks at a time, and the gradients of these or of all.
+    # What a worker holds whole: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
         computed, block = _BYTES[config.train.dtype], -(-2 * trained // model.num_hidden_layers)
         tables = head * (1 if model.tie_word_embeddings else 2)
-        whole_weights = computed * (tables + block)
-        whole_gradients = 4 * trained if accumulates else computed * (tables + block)
+        whole_weights = computed * (trained if whole_steps else tables + block)
+        whole_gradients = 4 * trained if whole_steps else computed * (tables + block)
     eighths = sum(row.size for row in table.values() if row.trained and in_blocks(row.size))
     moments = 2 * trained * width
     if config.optimizer.name == "adamw8bit":
@@ -169,14 +169,14 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     )
 
 
-def accumulates_whole(config: Config, device: str, room: int, workers: int) -> bool:
-    """Say whether a PyTorch worker has room for whole gradients until the last micro-batch of a step.
+def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
+    """Say whether each PyTorch worker has room for all weights and gradients during a step.
 
-    Then gradients are shared out once a step instead of once a micro-batch.
+    Then weights are gathered, and gradients shared out, once a step instead of once a micro-batch and pass.
     """
     own, micro_batch = shares(config, workers)
     shards = model_shards(config, workers)
-    return budget(config, "torch", device, micro_batch, own, shards, accumulates=True).memory.total <= room
+    return budget(config, "torch", device, micro_batch, own, shards, whole_steps=True).memory.total <= room
 
 
 def dense_twin(config: Config) -> Config:

@@ -16,7 +16,7 @@ from lost.backends.torch.optimizer import Adam
 from lost.backends.torch.sharding import Sharded, Whole
 from lost.backends.torch.workers import Launched, worker_errors
 from lost.batches import Batch, with_last
-from lost.budget import accumulates_whole
+from lost.budget import fits_whole
 from lost.config import Config
 from lost.engine import MOMENTS, NamedArrays, StepReport, checked, moment_shapes
 from lost.guard import worst
@@ -47,8 +47,8 @@ class TorchEngine:
         self._layout = Whole()
         if isinstance(self.workers, Launched):
             room = devices.capacity(self.device)
-            accumulate = accumulates_whole(config, self.device, room, self.workers.count)
-            self._layout = Sharded(config, self.workers, self._device, accumulate)
+            whole_steps = fits_whole(config, self.device, room, self.workers.count)
+            self._layout = Sharded(config, self.workers, self._device, whole_steps)
         self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)
         self._parameters = dict(self.model.named_parameters())

@@ -67,15 +67,15 @@ class Sharded(Whole):
         config: the run.
         workers: all of them make one of these.
         device: this one's.
-        accumulate: whether gradients of micro-batches add up before they are shared out: less to send, but each worker
-            holds them whole meanwhile.
+        whole_steps: whether weights stay whole on every worker from their first use in a step to the last, and
+            gradients until they are shared out at its end: less to send, more to hold.
 
     Raises:
         ConfigError: the workers can't form so many groups, or the optimizer can't keep rows.
     """
 
-    def __init__(self, config: Config, workers: Launched, device: torch.device, accumulate: bool) -> None:
-        self._replicas, self._workers, self._accumulate = config.train.replicas, workers, accumulate
+    def __init__(self, config: Config, workers: Launched, device: torch.device, whole_steps: bool) -> None:
+        self._replicas, self._workers, self._whole_steps = config.train.replicas, workers, whole_steps
         self._shards = model_shards(config, workers.count)
         if config.optimizer.name == "adamw8bit" and self._shards > 1:
             raise ConfigError(
@@ -103,7 +103,7 @@ class Sharded(Whole):
         for block in model.model.layers:
             if config.train.compile:
                 block.compile()
-            fully_shard(block, mesh=self._mesh, mp_policy=policy)
+            fully_shard(block, mesh=self._mesh, mp_policy=policy, reshard_after_forward=not self._whole_steps)
         fully_shard(model, mesh=self._mesh, mp_policy=policy)
         model.to_empty(device=device)
         model.model.fill_rotary_tables(config)
@@ -134,8 +134,9 @@ class Sharded(Whole):
         return self._workers.spread(arrays)
 
     def begin_micro_batch(self, last: bool) -> None:
-        """Share gradients out after the last micro-batch only, where they fit until then."""
-        self._model.set_requires_gradient_sync(last or not self._accumulate)
+        """Share gradients out and let go of weights after the last micro-batch only, where they fit until then."""
+        self._model.set_requires_gradient_sync(last or not self._whole_steps)
+        self._model.set_reshard_after_backward(last or not self._whole_steps)
 
     def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all workers; rows of equal copies count once."""
