@@ -114,7 +114,7 @@ def outcome(file: str, text: str, instead: str, test: str) -> str:
         place, _, name = test.partition("::")
         chosen = [test] if "[" in name else [place, "-k", name]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree)},
             capture_output=True,
