@@ -1,4 +1,4 @@
-"""LOST layers in models of others: transformers' and mlx-lm's, and modules of one's own; what is counted, kept, refused."""
+"""LOST layers in models of others: transformers', mlx-lm's, one's own; counted, kept, refused."""
 
 import re
 from collections.abc import Callable
@@ -231,6 +231,6 @@ def test_examples_of_the_document_run(capsys: pytest.CaptureFixture[str]) -> Non
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert len(examples) == 2
     for example in examples:
-        assert len(example.strip().splitlines()) <= 14
         exec(compile(example, str(DOCUMENT), "exec"), {})
-        assert "layers swapped" in capsys.readouterr().out
+        assert (printed := capsys.readouterr().out.strip())
+        assert f"# {printed}\n" in example
