@@ -36,7 +36,7 @@ class _Frozen(set[str]):
         """Thaw the others."""
         self.intersection_update(self._always)
 
-    def difference_update(self, *others: Iterable[str]) -> None:
+    def difference_update(self, *others: Iterable[object]) -> None:
         """Thaw these, but for those frozen for good."""
         super().difference_update(*others)
         self.update(self._always)

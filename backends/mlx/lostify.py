@@ -47,7 +47,8 @@ def lostify(
     for name in sorted(chosen(linear, include, exclude)):
         old = linear[name]
         weight = to_array(old.weight.astype(mx.float32))
-        projection = recipe.projection(name, *weight.shape, "bias" in old)
+        out_features, in_features = weight.shape
+        projection = recipe.projection(name, out_features, in_features, "bias" in old)
         values = recipe.values(projection, weight)
         errors.append(error(projection, weight, values))
         new.append((name, _made(projection, values, old)))
@@ -64,7 +65,8 @@ def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear)
     mx.eval(new.parameters())
     if "weight" not in old.trainable_parameters():
         new.freeze()
-    return new.train(old.training)
+    new.train(old.training)
+    return new
 
 
 def _count(module: nn.Module) -> int:

@@ -67,7 +67,8 @@ def lostify(
     for name in names:
         old = linear[name]
         weight = old.weight.cpu().to(torch.float32).numpy()
-        projection = recipe.projection(name, *weight.shape, old.bias is not None)
+        out_features, in_features = weight.shape
+        projection = recipe.projection(name, out_features, in_features, old.bias is not None)
         values = recipe.values(projection, weight)
         errors.append(error(projection, weight, values))
         module.set_submodule(name, _made(projection, values, old))
