@@ -1,6 +1,7 @@
 """A model of another library written as a `lost` checkpoint: as it is, or its projections decomposed to LOST layers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from lost.convert import NUMPY, cast, check_place, compare, follow
 from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
 from lost.errors import UserError
 from lost.importing.folder import Imported
+from lost.parallel import side_by_side
 from lost.parameters import layer_projections, parameter_table, projections
+from lost.projections import Projection
 from lost.tensors import PART_BYTES
 
 Moments = Callable[[Sequence[str]], dict[str, np.ndarray]]
@@ -125,12 +128,18 @@ def _decomposed(
         tell(f"decomposing blocks {first + 1} to {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
         found = moments([each.name for each in parts if _part(each.name) not in _READS_WITH]) if moments else {}
-        for each in parts:
-            weight = imported.weights.read(f"{each.name}.weight").astype(np.float64)
-            moment = found.get(_reader(each.name))
-            values = stored(truncate(weight, each.settings, moment), dtype)
-            errors.append(layer_error(each.name, weight, values, each.settings.gamma, moment))
-            yield from ((f"{each.name}.{suffix}", value) for suffix, value in values.items())
+        for name, values, error in side_by_side(partial(_split, imported, dtype, found), parts):
+            errors.append(error)
+            yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
+
+
+def _split(
+    imported: Imported, dtype: np.dtype, moments: Mapping[str, np.ndarray], projection: Projection
+) -> tuple[str, dict[str, np.ndarray], LayerError]:
+    name, settings = projection.name, projection.settings
+    weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_reader(name))
+    values = stored(truncate(weight, settings, moment), dtype)
+    return name, values, layer_error(name, weight, values, settings.gamma, moment)
 
 
 def _blocks_at_once(model: ModelConfig) -> int:
