@@ -78,20 +78,21 @@ def read_description(folder: Path) -> Description:
     for key, value in SUPPORTED[architecture].items():
         own[key] = raw.get(key, False) if value is None else value
     own |= _rope(path, raw)
-    remarks = []
-    window = _window(architecture, raw)
-    if window and window < own["max_position_embeddings"]:
-        # Within its window a sliding attention is a full one, and longer sequences are refused everywhere.
-        remarks.append(
-            f"sliding_window = {window}: sequences are limited to the window, within which attention is full "
-            f"(max_position_embeddings was {own['max_position_embeddings']})"
-        )
-        own["max_position_embeddings"] = window
     try:
-        return Description(architecture, ModelConfig.model_validate(own), remarks)
+        model = ModelConfig.model_validate(own)
+        # Within its window a sliding attention is a full one, and longer sequences are refused everywhere.
+        reach = _window(architecture, raw) or model.max_position_embeddings
+        limited = ModelConfig.model_validate({**own, "max_position_embeddings": reach})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
         raise CheckpointError(f"{path} describes no model that can be: {problems}; get the file anew") from None
+    if limited.max_position_embeddings >= model.max_position_embeddings:
+        return Description(architecture, model, [])
+    remark = (
+        f"sliding_window = {limited.max_position_embeddings}: sequences are limited to the window, within which "
+        f"attention is full (max_position_embeddings was {model.max_position_embeddings})"
+    )
+    return Description(architecture, limited, [remark])
 
 
 def _architecture(path: Path, raw: dict[str, Any]) -> str:
@@ -105,7 +106,11 @@ def _architecture(path: Path, raw: dict[str, Any]) -> str:
 
 def _rope(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     """Return rope_theta and rope_scaling, from the fields of transformers 4 or from `rope_parameters` of 5."""
-    fields = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    fields: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        if not isinstance(given := raw.get(key) or {}, dict):
+            raise CheckpointError(f"{path}: {key} = {given!r}: expected an object; get the file anew")
+        fields |= given
     theta = fields.get("rope_theta", raw.get("rope_theta", 10_000.0))
     kind = fields.get("rope_type", fields.get("type", "default"))
     partial = fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
@@ -126,7 +131,7 @@ def _rope(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
-def _window(architecture: str, raw: dict[str, Any]) -> int | None:
+def _window(architecture: str, raw: dict[str, Any]) -> Any:
     """Return the width of the sliding window, if any layer uses one."""
     slides = (
         architecture == "MistralForCausalLM"

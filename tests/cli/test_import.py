@@ -126,6 +126,7 @@ def test_rounds_to_bfloat16_when_asked(lost: Callable, folder: Path, tmp_path: P
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type = 'yarn': not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "belong to llama3, all three"),
+        ({"rope_scaling": "linear"}, "rope_scaling = 'linear': expected an object"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5: not supported"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
         ({"intermediate_size": 72}, "mlp.gate_proj.weight has shape (64, 32), not (72, 32)"),
