@@ -12,6 +12,7 @@ import numpy as np
 
 from lost.errors import DataError
 from lost.files import broken, read_sealed_json, sealed_json
+from lost.targets import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -34,11 +35,11 @@ class SplitWriter:
         self._open: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self.documents = self.bytes = self.tokens = 0
-        self._append(np.array([tokenizer.end_of_text]))
+        self.append(np.array([tokenizer.end_of_text]))
 
     def write(self, texts: list[str]) -> None:
         """Encode and append whole documents."""
-        self._append(self._tokenizer.encode_documents(texts))
+        self.append(self._tokenizer.encode_documents(texts))
         self.documents += len(texts)
         self.bytes += sum(len(text.encode()) for text in texts)
 
@@ -48,7 +49,8 @@ class SplitWriter:
         counts = {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
         return {**counts, "files": self._files}
 
-    def _append(self, ids: np.ndarray) -> None:
+    def append(self, ids: np.ndarray) -> None:
+        """Append tokens (n,)."""
         while len(ids):
             if self._open is None:
                 name = f"{self._split}-{len(self._files):05d}.bin"
@@ -92,7 +94,7 @@ def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict
 
 @dataclass
 class Split:
-    """The tokens of one split, as one long row over its shards."""
+    """The tokens of one split, as one long row over its shards; `targets` where not all of them are to be learned."""
 
     name: str
     tokens: int
@@ -101,6 +103,7 @@ class Split:
     vocab_size: int
     _maps: Sequence[np.ndarray] = field(repr=False)
     _starts: list[int] = field(repr=False)
+    targets: Targets | None = None
 
     def windows(self, seq_len: int) -> int:
         """Count the samples: windows of seq_len + 1 tokens, each beginning where the one before was last predicted.
@@ -188,11 +191,14 @@ class Dataset:
             starts.append(start)
             start += file["tokens"]
         counts = (entry["tokens"], entry["bytes"], entry["documents"])
-        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
+        targets = open_targets(self.path, entry["targets"]) if "targets" in entry else None
+        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts, targets)
 
     def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
         """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
-        files = [file for entry in self._description["splits"].values() for file in entry["files"]]
+        splits = self._description["splits"].values()
+        files = [file for entry in splits for file in entry["files"]]
+        files += [entry["targets"] for entry in splits if "targets" in entry]
         for file in files[reader::readers]:
             path = self.path / Path(file["name"]).name
             if fault := broken(path, file):
