@@ -1,7 +1,7 @@
 """From documents to a prepared set: survey the text, choose what is held out, train a tokenizer, write token shards."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def prepare(
     Raises:
         DataError: no text, text that can't be read, a vocabulary that doesn't suit it, a set that is already there.
     """
-    _check_place(out, sources, overwrite)
+    check_place(out, sources.paths, overwrite)
     own_validation = list(valid.paths) if isinstance(valid, Sources) else []
     sources = replace(sources, leave_out=[out, *own_validation])  # shares `skipped` with the caller's
     survey = _survey(sources, progress)
@@ -118,9 +118,14 @@ def prepare(
     return splits
 
 
-def _check_place(out: Path, sources: Sources, overwrite: bool) -> None:
+def check_place(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
+    """See that a prepared set may be made at `out`.
+
+    Raises:
+        DataError: something else is there, or a set and `overwrite` is not given, or it would replace a source.
+    """
     place = out.resolve()
-    for source in sources.paths:
+    for source in sources:
         if place == source.resolve() or place in source.resolve().parents:
             raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
     if out.is_dir() and not any(out.iterdir()):
