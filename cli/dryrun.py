@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 def answer_dry_run(
-    found: "DryRun", config: "Config", folder: Path, dataset: "Dataset", engine: "Engine", as_json: bool
+    found: "DryRun",
+    config: "Config",
+    folder: Path,
+    dataset: "Dataset",
+    engine: "Engine",
+    weights: Path | None,
+    as_json: bool,
 ) -> None:
     """Print what a start would find."""
     from lost.budget import budget, dense_twin
@@ -35,7 +41,10 @@ def answer_dry_run(
         "steps_to_go": found.steps,
         "tokens_to_go": tokens,
     }
+    if weights:
+        value["weights"] = str(weights)
     begins = "resumes at" if found.start else "starts from"
+    first = f" with the weights of {weights}" if weights else ""
     removes = f", {len(found.removed)} checkpoints removed" if found.removed else ""
     each = " each" if engine.workers.count > 1 else ""
     rows = [
@@ -44,7 +53,7 @@ def answer_dry_run(
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
         ["memory", f"{size(found.memory.total)} needed{each}, {size(found.room)} there"],
         ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {found.epochs:.2f} epochs"],
-        ["run folder", f"{folder}: {begins} step {step}{removes}"],
+        ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
         ["disk", f"{size(disk.needed)} needed for {disk.checkpoints} more checkpoints, {size(disk.free)} free"],
         ["to go", f"{found.steps} steps, {count(tokens)} tokens"],
     ]

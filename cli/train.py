@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.", show_default=False
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin a new run with the weights of a run, a checkpoint or a Hugging Face folder."),
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     overrides: Overrides = [],
@@ -41,6 +48,10 @@ def train(
     It resumes by itself when the run folder holds checkpoints and the configuration agrees. Ctrl-C saves and leaves
     with exit code 130; the same command goes on from there.
 
+    With --init-from a new run begins at step 0 with weights from elsewhere: its own data, schedule and optimizer, whose
+    moments are empty. Model and projection follow the weights where CONFIG doesn't say them; without CONFIG everything
+    but the data does.
+
     With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
@@ -59,15 +70,20 @@ def train(
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
+    from lost.weights import begin_with, beginning, check_fit
     from lost.workers import agree
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
-    is_run = (Path(config) / CONFIG).exists()
-    folder = out or (Path(config) if is_run else Path("runs") / Path(config).stem)
-    settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
+    file, folder = run_place(config, out, init_from)
+    follows, weights = beginning(init_from, folder, fresh) if init_from else (None, None)
+    if file is None and weights is None:
+        file = folder / CONFIG  # the run goes on
+    settings = configfile.load_config(file, overrides, follows)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
+    if weights:
+        check_fit(weights, settings, dataset)
     open_splits(settings, dataset)
     name = resolve_backend(backend)
     module = backend_module(name)
@@ -81,7 +97,7 @@ def train(
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     if dry_run:
         if found := check_start(settings, folder, dataset, engine, screen, fresh, overwrite):
-            answer_dry_run(found, settings, folder, dataset, engine, as_json)
+            answer_dry_run(found, settings, folder, dataset, engine, weights.path if weights else None, as_json)
         workers.leave()
         return
     start = None
@@ -97,6 +113,9 @@ def train(
                 begin_afresh(settings, folder, reporter, overwrite)
             else:
                 start = start_or_resume(settings, folder, dataset, reporter)
+            if weights and workers.rank == 0:
+                reporter.message(f"beginning with the weights of {weights.path}")
+                start = begin_with(weights, settings, folder, dataset)
             step = start.progress.step if start else 0
             if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
                 reporter.message(short)
@@ -120,6 +139,27 @@ def train(
         answer(as_json, value, [])  # a person has read it above
     if result.interrupted:
         raise typer.Exit(130)
+
+
+def run_place(config: str | None, out: Path | None, init_from: Path | None) -> tuple[Path | str | None, Path]:
+    """Return the configuration's file or name, None where everything follows the weights, and the run folder.
+
+    Raises:
+        UserError: one of them isn't named.
+    """
+    from lost.errors import UserError
+    from lost.run import CONFIG
+
+    if config is None:
+        if init_from is None or out is None:
+            raise UserError(
+                "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
+                "or begin with other weights with --init-from RUN --out NEW_RUN"
+            )
+        return None, out
+    if (Path(config) / CONFIG).exists():
+        return Path(config) / CONFIG, out or Path(config)
+    return config, out or Path("runs") / Path(config).stem
 
 
 def open_data(config: "Config", data: Path | None) -> "Dataset":

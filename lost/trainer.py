@@ -189,6 +189,7 @@ class _Run:
         elapsed, steps = now - self._clock, progress.step - self._clock_step
         self._clock, self._clock_step = now, progress.step
         progress = replace(progress, seconds=progress.seconds + elapsed)
+        first = progress.samples - self.config.train.batch_size
         row = {
             "step": progress.step,
             "loss": _finite(loss),
@@ -198,11 +199,11 @@ class _Run:
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
             **self.engine.memory(),
-            "samples": [progress.samples - self.config.train.batch_size, progress.samples - 1],
+            "samples": [first, progress.samples - 1],
             "skipped": self.engine.guard.state().skipped,
         }
         if self.stream.partial:
-            row["targets"] = self.stream.predictions(row["samples"][0], self.config.train.batch_size)
+            row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
         self._write(row)
         self.reporter.step(row)
         return self.check(progress, report)

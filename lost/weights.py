@@ -1,0 +1,175 @@
+"""Weights that a new run begins with, taken from elsewhere: `lost train --init-from`.
+
+They become the run's checkpoint of step 0, so that from there on it is a run like any other: it resumes without the
+place that they came from, and every worker reads its part.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lost import checkpoint, configfile
+from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
+from lost.config import Config
+from lost.convert import cast
+from lost.dataset import Dataset
+from lost.engine import NamedArrays, checked
+from lost.errors import CheckpointError, ConfigError, DataError, UserError
+from lost.files import replace_text, storage, whole_folder
+from lost.parameters import parameter_table
+from lost.run import CONFIG, LATEST, differences, find_checkpoint
+from lost.tokenizer import Tokenizer
+
+# What the run's model may differ in from the weights': the length of the context, and what only initial values follow.
+_FREE = {
+    *(f"model.{key}" for key in ("max_position_embeddings", "rope_theta", "initializer_range")),
+    *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model to begin with.
+
+    Attributes:
+        path: the checkpoint, or the folder of another tool.
+        step: of the training that made it; None: unknown.
+        config: its model and projections, and how it was trained.
+        tokenizer: the one that its ids mean.
+        parameters: yields its arrays by name.
+    """
+
+    path: Path
+    step: int | None
+    config: Config
+    tokenizer: Tokenizer
+    parameters: Callable[[], NamedArrays]
+
+
+def open_weights(path: Path) -> Weights:
+    """Open a checkpoint, the newest whole one of a run, or a Hugging Face folder.
+
+    Raises:
+        CheckpointError: it is none of these, or damaged.
+    """
+    ours = (path / MANIFEST).exists() or path.name.startswith("step-") or (path / "checkpoints").exists()
+    if not ours and (path / checkpoint.CONFIG).exists():
+        from lost.importing import open_folder
+
+        folder = open_folder(path)
+        return Weights(path.resolve(), None, folder.config, folder.tokenizer, folder.parameters)
+    found, _ = find_checkpoint(path)
+    return Weights(found.path.resolve(), found.progress.step, found.config, found.tokenizer(), found.parameters)
+
+
+def beginning(source: Path, folder: Path, fresh: bool) -> tuple[Config, Weights | None]:
+    """Return the configuration that a run follows where its own says nothing, and the weights that it begins with.
+
+    Args:
+        source: what --init-from names.
+        folder: the run folder; where it has checkpoints they are gone on from, and the source isn't opened.
+        fresh: whether they are not.
+
+    Raises:
+        CheckpointError: there are no weights.
+        ConfigError: the folder's run didn't begin with these.
+        UserError: the start would remove them.
+    """
+    held = [] if fresh else checkpoints(folder / "checkpoints")
+    if held:
+        _check_origin(held, source, folder)
+        return configfile.load_config(folder / CONFIG), None
+    weights = open_weights(source)
+    if weights.path.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"--init-from {source} is in {folder}, whose checkpoints a new run there would replace; expected another "
+            "--out; choose one"
+        )
+    return weights.config, weights
+
+
+def _check_origin(held: list[Path], source: Path, folder: Path) -> None:
+    for path in reversed(held):
+        try:
+            origin = open_checkpoint(path).progress.origin
+        except CheckpointError:
+            continue  # said where the run goes on
+        if origin is None or not Path(origin.path).is_relative_to(source.resolve()):
+            begun = f"began with {origin.path}" if origin else "didn't begin with other weights"
+            raise ConfigError(
+                f"--init-from {source}: the run in {folder} {begun}; expected the same; leave it out to go on, choose "
+                "another --out, or begin again with --fresh --overwrite"
+            )
+        return
+
+
+def check_fit(weights: Weights, config: Config, dataset: Dataset) -> None:
+    """See that a run can begin with these weights.
+
+    Raises:
+        ConfigError: its model is another one; every difference is named.
+        DataError: its data has another tokenizer.
+    """
+    changes = differences(weights.config, config)
+    others = [
+        text for key, text in changes.items() if key.partition(".")[0] in ("model", "projection") and key not in _FREE
+    ]
+    if others:
+        raise ConfigError(
+            f"the weights of {weights.path} are of another model: {'; '.join(others)} there. Expected the same; what "
+            "the configuration leaves out follows the weights: remove these keys from it, or the sections"
+        )
+    if dataset.tokenizer.fingerprint != weights.tokenizer.fingerprint:
+        raise DataError(
+            f"{dataset.path} was prepared with another tokenizer than the one of {weights.path}; expected the same: "
+            f"prepare it with --tokenizer {weights.path}"
+        )
+
+
+def begin_with(weights: Weights, config: Config, folder: Path, dataset: Dataset) -> Checkpoint:
+    """Write the weights as the checkpoint of step 0 of a run, and return it.
+
+    Args:
+        weights: to begin with.
+        config: of the run.
+        folder: the run folder, without checkpoints.
+        dataset: what it is trained on.
+
+    Raises:
+        CheckpointError: the arrays aren't those of the model.
+        StorageError: the disk refused.
+    """
+    path = checkpoint.place(folder / "checkpoints", 0)
+    shapes = {name: row.shape for name, row in parameter_table(config).items()}
+    digest = _Digest()
+    arrays = cast(digest.passing(checked(weights.parameters(), shapes)), config.train.param_dtype)
+    with whole_folder(path, replace=True) as partial:
+        files = checkpoint.write_arrays(partial, arrays, ())
+        origin = Origin(str(weights.path), weights.step, digest.hexadecimal)
+        progress = Progress(data=dataset.fingerprint, origin=origin)
+        checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
+    with storage(path):
+        replace_text(folder / LATEST, f"{path.parent.name}/{path.name}\n")
+    return open_checkpoint(path)
+
+
+class _Digest:
+    """SHA-256 of arrays that pass by: names, types, shapes and bytes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the arrays as they come."""
+        for name, array in arrays:
+            self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+            self._hash.update(array.tobytes())
+            yield name, array
+
+    @property
+    def hexadecimal(self) -> str:
+        """Of all that have passed."""
+        return self._hash.hexdigest()
