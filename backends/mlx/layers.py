@@ -47,7 +47,11 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def widen(self, *parts: mx.array) -> mx.array:
-        """Return the second half."""
+        """Return the second half, with the bias if there is one."""
+        y = self._widen(*parts)
+        return y + self.bias.astype(y.dtype) if "bias" in self else y
+
+    def _widen(self, *parts: mx.array) -> mx.array:
         raise NotImplementedError
 
 
@@ -60,7 +64,7 @@ class Dense(Layer):
         """Return W x."""
         return (x @ self.weight.astype(x.dtype).T,)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return it as it is."""
         return parts[0]
 
@@ -78,7 +82,7 @@ class LowRank(Layer):
         """Return down x."""
         return (x @ self.down.astype(x.dtype).T,)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return up act(down x)."""
         hidden = ACTIVATIONS[self.activation](parts[0])
         return hidden @ self.up.astype(hidden.dtype).T
@@ -98,7 +102,7 @@ class SlTrain(Layer):
         """Return W x."""
         return (mx.checkpoint(_together_times)(x, self.down, self.up, self["values"], self.indices, self.scale),)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return it as it is."""
         return parts[0]
 
@@ -126,7 +130,7 @@ class Lost(Layer):
         """Return down x, and x[channels]."""
         return x @ self.down.astype(x.dtype).T, kept(x, self.channels)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         hidden, channels = parts
         act, gamma, rest = ACTIVATIONS[self.activation], self.gamma, 1 - self.gamma
