@@ -64,26 +64,24 @@ def train(
     from lost.dryrun import check_start, miniature
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
+    from lost.initfrom import begin_with, beginning, check_fit
     from lost.lock import locked
-    from lost.run import CONFIG, begin_afresh, check_data, check_seen, start_or_resume
+    from lost.run import begin_afresh, check_data, check_seen, start_or_resume
     from lost.runlog import logged
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
-    from lost.weights import begin_with, beginning, check_fit
     from lost.workers import agree
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
     file, folder = run_place(config, out, init_from)
-    follows, weights = beginning(init_from, folder, fresh) if init_from else (None, None)
-    if file is None and weights is None:
-        file = folder / CONFIG  # the run goes on
+    follows, source = beginning(init_from, folder, fresh, file is not None) if init_from else (None, None)
     settings = configfile.load_config(file, overrides, follows)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
-    if weights:
-        check_fit(weights, settings, dataset)
+    if source:
+        check_fit(source, settings, dataset)
     open_splits(settings, dataset)
     name = resolve_backend(backend)
     module = backend_module(name)
@@ -97,7 +95,7 @@ def train(
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     if dry_run:
         if found := check_start(settings, folder, dataset, engine, screen, fresh, overwrite):
-            answer_dry_run(found, settings, folder, dataset, engine, weights.path if weights else None, as_json)
+            answer_dry_run(found, settings, folder, dataset, engine, source.path if source else None, as_json)
         workers.leave()
         return
     start = None
@@ -113,9 +111,10 @@ def train(
                 begin_afresh(settings, folder, reporter, overwrite)
             else:
                 start = start_or_resume(settings, folder, dataset, reporter)
-            if weights and workers.rank == 0:
-                reporter.message(f"beginning with the weights of {weights.path}")
-                start = begin_with(weights, settings, folder, dataset)
+            if source and workers.rank == 0:
+                for text in (*source.remarks, f"beginning with the weights of {source.path}"):
+                    reporter.message(text)
+                start = begin_with(source, settings, folder, dataset)
             step = start.progress.step if start else 0
             if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
                 reporter.message(short)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from lost.errors import DataError
 from lost.jinja import compiled, library
 from lost.tokenizer import Tokenizer
@@ -31,7 +33,7 @@ class Template(Protocol):
     def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
         """Return the text before the last message's content, an answer, and from there to the end."""
 
-    def completion(self, prompt: str, answer: str) -> tuple[str, str]:
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return the text before and from an answer to a prompt."""
 
 
@@ -45,6 +47,12 @@ def template_of(tokenizer: Tokenizer) -> Template:
     if not tokenizer.chat_template:
         return PlainTemplate()
     return JinjaTemplate(tokenizer.chat_template, json.loads(tokenizer.files.get(_CONFIG, b"{}")))
+
+
+def question(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """Return the ids (n,) of what a user says, up to where the assistant's answer begins."""
+    template = template_of(tokenizer)
+    return tokenizer.encode(template.question([{"role": "user", "content": text}]), template.special_tokens)
 
 
 class PlainTemplate:
@@ -78,8 +86,9 @@ class PlainTemplate:
         self.question(messages, tools)  # all of them are checked
         return self.question(messages[:-1], tools), messages[-1]["content"]
 
-    def completion(self, prompt: str, answer: str) -> tuple[str, str]:
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return both as they are."""
+        self.question((), tools)  # which there may not be
         return prompt, answer
 
 
@@ -124,9 +133,9 @@ class JinjaTemplate:
             )
         return before, whole[len(before) :]
 
-    def completion(self, prompt: str, answer: str) -> tuple[str, str]:
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return the text before and from an answer to a prompt, as a conversation of the two."""
-        return self.split([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}])
+        return self.split([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], tools)
 
     def _filled(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
         try:

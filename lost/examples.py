@@ -63,9 +63,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _example(record: Any, template: Template) -> Example:
     if not isinstance(record, dict):
         raise DataError(f"a {type(record).__name__}, not an object; expected {FORMATS}")
+    tools = record.get("tools")
     if "prompt" in record and "completion" in record:
         prompt, completion = _text(record, "prompt"), _text(record, "completion")
-        return Example(*template.completion(prompt, completion), template.special_tokens)
+        return Example(*template.completion(prompt, completion, tools), template.special_tokens)
     if "messages" in record:
         messages = record["messages"]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -73,7 +74,7 @@ def _example(record: Any, template: Template) -> Example:
         if not messages or messages[-1].get("role") != "assistant":
             last = messages[-1].get("role") if messages else None
             raise DataError(f"the last message's role is {last!r}; expected 'assistant', whose answer is to be learned")
-        return Example(*template.split(messages, record.get("tools")), template.special_tokens)
+        return Example(*template.split(messages, tools), template.special_tokens)
     if "text" in record:
         return Example("", _text(record, "text"))
     raise DataError(f"the keys are {', '.join(record) or 'none'}; expected {FORMATS}")
