@@ -65,10 +65,8 @@ class TrainingStream:
         return self._samples.predictions(self._numbers(first, count))
 
     def _numbers(self, first: int, count: int) -> np.ndarray:
-        return np.array([self._number(*divmod(sample, self.windows)) for sample in range(first, first + count)])
-
-    def _number(self, epoch: int, position: int) -> int:
-        return int(self._permutation(epoch)(np.array([position]))[0])
+        epochs, positions = np.divmod(np.arange(first, first + count), self.windows)
+        return np.concatenate([self._permutation(int(each))(positions[epochs == each]) for each in np.unique(epochs)])
 
 
 def _stacked(samples: list[tuple[np.ndarray, np.ndarray | None]]) -> Batch:
