@@ -129,8 +129,11 @@ def _parquet(path: Path, text_key: str) -> Iterator[str]:
                     if not isinstance(text, str | None):
                         raise no_text(str(path), text_key, f"{type(text).__name__} there")
                     yield text or ""
-    except (arrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is damaged: {error}; expected a parquet file; fetch it again") from None
+    except (arrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the system's: those of the library are about what is in the file
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged: {reason}; expected a parquet file; fetch it again") from None
 
 
 def no_text(place: str, text_key: str, found: str) -> DataError:
