@@ -13,6 +13,7 @@ import numpy as np
 
 from lost.errors import DataError
 from lost.files import broken, flush, read_sealed_json, sealed_json
+from lost.targets import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -119,7 +120,7 @@ def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict
 
 @dataclass
 class Split:
-    """The tokens of one split, as one long row over its shards."""
+    """The tokens of one split, as one long row over its shards; `targets` where not all of them are to be learned."""
 
     name: str
     tokens: int
@@ -128,6 +129,7 @@ class Split:
     vocab_size: int
     _maps: Sequence[np.ndarray] = field(repr=False)
     _starts: list[int] = field(repr=False)
+    targets: Targets | None = None
 
     def windows(self, seq_len: int) -> int:
         """Count the samples: windows of seq_len + 1 tokens, each beginning where the one before was last predicted.
@@ -215,11 +217,14 @@ class Dataset:
             starts.append(start)
             start += file["tokens"]
         counts = (entry["tokens"], entry["bytes"], entry["documents"])
-        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
+        targets = open_targets(self.path, entry["targets"]) if "targets" in entry else None
+        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts, targets)
 
     def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
         """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
-        files = [file for entry in self._description["splits"].values() for file in entry["files"]]
+        splits = self._description["splits"].values()
+        files = [file for entry in splits for file in entry["files"]]
+        files += [entry["targets"] for entry in splits if "targets" in entry]
         for file in files[reader::readers]:
             path = self.path / Path(file["name"]).name
             if fault := broken(path, file):

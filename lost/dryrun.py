@@ -15,6 +15,7 @@ from lost.files import check_writable
 from lost.lock import check_free
 from lost.metrics import Reporter
 from lost.run import overwritten, starting_point
+from lost.windows import windows
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,6 @@ def _found(
     room = backend_module(engine.backend).capacity(engine.device)
     memory = check_room(config, engine.backend, engine.device, room, engine.workers.count)
     split = dataset.split(TRAIN)
-    epochs = config.last_step * config.train.batch_size / split.windows(config.data.seq_len)
+    epochs = config.last_step * config.train.batch_size / windows(split, config.data.seq_len).count
     steps = max(config.last_step - step, 0)
     return DryRun(devices, memory, room, split.tokens, epochs, start, removed, disk, steps)

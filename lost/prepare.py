@@ -35,8 +35,8 @@ class Progress(Protocol):
         """Take note."""
 
 
-def _unseen(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
-    pass
+def unseen(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+    """Show nothing."""
 
 
 def prepare(
@@ -44,7 +44,7 @@ def prepare(
     out: Path,
     tokenizer: Tokenizer | int,
     valid: Sources | float,
-    progress: Progress = _unseen,
+    progress: Progress = unseen,
     overwrite: bool = False,
     workers: int = 1,
     tell: Callable[[str], None] = lambda text: None,

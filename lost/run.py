@@ -161,6 +161,11 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
     return found, rejected
 
 
+def tokenizer_place(path: Path) -> Path:
+    """Return where the tokenizer meant by a path stands: that of a run is in its newest whole checkpoint."""
+    return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
+
+
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
     changes = differences(start.config, config)
     refused = [text for key, text in changes.items() if key not in FREE]
