@@ -168,6 +168,26 @@ class Split:
         return ids.astype(np.int32)
 
 
+def joined(splits: Sequence[Split]) -> Split:
+    """Return splits of one vocabulary as one; end-of-text, which each begins with, stands there once between two."""
+    maps, starts, tokens = [], [], 0
+    for number, split in enumerate(splits):
+        for place, shard in enumerate(split._maps):
+            part = shard[1:] if number and not place else shard
+            maps.append(part)
+            starts.append(tokens)
+            tokens += len(part)
+    first = splits[0]
+    marked = [split.targets for split in splits if split.targets]
+    targets = None
+    if marked:
+        marks = [each.marks[1:] if number else each.marks for number, each in enumerate(marked)]
+        counts = sum(each.tokens for each in marked), sum(each.bytes for each in marked)
+        targets = Targets(*counts, np.concatenate(marks))
+    sizes = sum(split.bytes for split in splits), sum(split.documents for split in splits)
+    return Split(first.name, tokens, *sizes, first.vocab_size, maps, starts, targets)
+
+
 class Dataset:
     """A folder written by `lost prepare`.
 
@@ -200,6 +220,10 @@ class Dataset:
         """One checksum over tokenizer and shards: equal only for equal data."""
         content = json.dumps([self.tokenizer.fingerprint, self._description["splits"]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what names it in a configuration."""
+        return {"path": str(self.path.resolve()), "mixture": None}
 
     def split(self, name: str) -> Split:
         """Open a split without reading it."""
