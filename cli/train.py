@@ -162,15 +162,11 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
 
 
 def open_data(config: "Config", data: Path | None) -> "Dataset":
-    """Open the prepared set named on the command line, or in the configuration."""
+    """Open the prepared set named on the command line, or what the configuration names."""
     from lost.dataset import Dataset
-    from lost.errors import DataError
+    from lost.mixture import open_dataset
 
-    if data is None and config.data.path is None:
-        raise DataError(
-            "no data: neither --data nor data.path is set; expected a folder made by `lost prepare TEXT... --out DIR`"
-        )
-    return Dataset(Path(data or config.data.path or ""))
+    return Dataset(data) if data else open_dataset(config.data)
 
 
 def with_data(config: "Config", dataset: "Dataset") -> "Config":
@@ -190,7 +186,7 @@ def with_data(config: "Config", dataset: "Dataset") -> "Config":
             f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
             "a smaller one"
         )
-    return config.replace("data", path=str(dataset.path.resolve()))
+    return config.replace("data", **dataset.settings())
 
 
 def wire(module: Any, gib: float) -> None:

@@ -51,7 +51,7 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
     for text in overrides:
         _override(document, text)
     if follows:
-        base = follows.replace("data", path=None).replace("train", stop_after=None).model_dump()
+        base = follows.replace("data", path=None, mixture=None).replace("train", stop_after=None).model_dump()
         for section in ("model", "projection") if name is not None else base:
             own = document.values.get(section, {})
             document.values[section] = {**base[section], **own} if isinstance(own, dict) else own

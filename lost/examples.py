@@ -1,6 +1,5 @@
 """Examples to fine-tune on, out of JSON lines as mlx-lm reads them: what is given, and what is to be learned."""
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 
 from lost.chat import Template
 from lost.errors import DataError
+from lost.readers import opened
 from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer
 
@@ -54,10 +54,12 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with opened(path) as file:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} can't be read: {error}; expected a .jsonl[.gz] file of examples") from None
+        raise DataError(
+            f"{path} can't be read: {error}; expected JSON lines, whole (.gz and .zst are unpacked)"
+        ) from None
 
 
 def _example(record: Any, template: Template) -> Example:

@@ -12,16 +12,17 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.batches import Batch, TrainingStream
+from lost.batches import Batch, SampleStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
-from lost.dataset import TRAIN, VALID, Dataset, Split
+from lost.dataset import VALID, Dataset, Split
 from lost.engine import Engine, NamedArrays, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate_split
 from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
+from lost.mixture import training_stream
 from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.signals import Stop
@@ -105,13 +106,13 @@ def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked
             progress = run.check(progress, report)
 
 
-def open_data(config: Config, dataset: Dataset) -> tuple[TrainingStream, Split]:
+def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
     """Return the training samples and the validation text.
 
     Raises:
         DataError: a split that is missing, damaged, or shorter than one sample.
     """
-    return TrainingStream(dataset.split(TRAIN), config.data.seq_len, config.train.seed), dataset.split(VALID)
+    return training_stream(dataset, config.data.seq_len, config.train.seed), dataset.split(VALID)
 
 
 def _due(step: int, every: int) -> bool:

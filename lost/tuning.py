@@ -12,7 +12,7 @@ from lost.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
 from lost.files import whole_folder
-from lost.prepare import Progress, check_place
+from lost.prepare import Progress, check_place, unseen
 from lost.targets import MarksWriter
 from lost.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ def prepare_examples(
     out: Path,
     tokenizer: Tokenizer,
     valid: Sequence[Path] | float,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = unseen,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a prepared set of examples.
@@ -34,7 +34,7 @@ def prepare_examples(
         out: the folder to make; it appears only when it is complete.
         tokenizer: that of the model to be tuned.
         valid: files of their own for validation, or the share of examples to hold out, in (0, 1): equal ones together.
-        progress: called with (phase, bytes done, bytes in all or 0 if that isn't known).
+        progress: shown.
         overwrite: replace a set that is already there.
 
     Returns:
@@ -69,11 +69,9 @@ def _write(
     marks.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
     for example in examples:
         ids, marked = encode_example(example, tokenizer)
-        shards.append(ids)
-        marks.append(marked)
         answer = len(example.answer.encode())
-        shards.documents += 1
-        shards.bytes += len(example.given.encode()) + answer
+        shards.append(ids, 1, len(example.given.encode()) + answer)
+        marks.append(marked)
         marks.bytes += answer
         if shards.documents % _SHOWN_EVERY == 0:
             progress(f"encoding {name}", shards.bytes, 0)
