@@ -25,16 +25,13 @@ def evaluate(
     Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded. On examples made by
     `lost prepare --examples` only what is to be learned counts: completions, not prompts.
     """
-    import numpy as np
-
     from lost.cli.load import load_model
     from lost.cli.output import answer
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
     from lost.evaluate import evaluate as evaluate_tokens
-    from lost.evaluate import evaluate_split
-    from lost.sources import Sources
+    from lost.evaluate import evaluate_split, text_tokens
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
@@ -42,11 +39,8 @@ def evaluate(
     tokenizer, targets = checkpoint.tokenizer(), None
     size, seq_len = batch_size or checkpoint.config.train.micro_batch, checkpoint.config.data.seq_len
     if text:
-        document = "".join(Sources([text]).documents())
-        if not document:
-            raise DataError(f"{text} is empty; expected text")
-        tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode(document)])
-        result = evaluate_tokens(engine, tokens, seq_len, size, text_bytes=len(document.encode()))
+        tokens, text_bytes = text_tokens(tokenizer, text)
+        result = evaluate_tokens(engine, tokens, seq_len, size, text_bytes=text_bytes)
     else:
         dataset = open_data(checkpoint.config, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:

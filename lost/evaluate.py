@@ -4,12 +4,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from lost.batches import Batch, evaluation_batches, example_batches
 from lost.dataset import Split
 from lost.engine import Engine
+from lost.errors import DataError
+from lost.sources import Sources
+from lost.tokenizer import Tokenizer
 from lost.workers import Workers
 
 
@@ -112,6 +116,18 @@ def _measured(
     nll, count = engine.evaluate(_dealt(counting, workers, check))
     nll, count = workers.total(nll), int(workers.total(count))
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
+
+
+def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:
+    """Return the tokens (n,) of a text, end-of-text before them, and its length in UTF-8 bytes.
+
+    Raises:
+        DataError: there is no text.
+    """
+    text = "".join(Sources([path]).documents())
+    if not text:
+        raise DataError(f"{path} is empty; expected text")
+    return np.concatenate([[tokenizer.end_of_text], tokenizer.encode(text)]), len(text.encode())
 
 
 class _Counted:

@@ -5,7 +5,7 @@ for the backward pass is decided between them. Weights are kept in `param_dtype`
 they are used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import mlx.core as mx
@@ -25,6 +25,23 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 }
 
 
+class _Frozen(set[str]):
+    """Names without gradients, some of them for good: `unfreeze` of a module around would give integers gradients."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._always = frozenset(names)
+        super().__init__(self._always)
+
+    def clear(self) -> None:
+        """Thaw the others."""
+        self.intersection_update(self._always)
+
+    def difference_update(self, *others: Iterable[object]) -> None:
+        """Thaw these, but for those frozen for good."""
+        super().difference_update(*others)
+        self.update(self._always)
+
+
 class Layer(nn.Module):
     """Zeros for what the core lists; values come from `Engine.load`. Integers are never trained."""
 
@@ -33,10 +50,9 @@ class Layer(nn.Module):
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
+        self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if tensor.integer)
         for suffix, tensor in projection.tensors().items():
             self[suffix] = mx.zeros(tensor.shape, mx.int32 if tensor.integer else dtype)
-            if tensor.integer:
-                self.freeze(recurse=False, keys=[suffix])
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (..., in) to (..., out)."""
