@@ -1,7 +1,7 @@
 """What `lost train --dry-run` answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lost.config import Config
@@ -11,23 +11,30 @@ if TYPE_CHECKING:
 
 
 def answer_dry_run(
-    found: "DryRun", config: "Config", folder: Path, dataset: "Dataset", engine: "Engine", as_json: bool
+    found: "DryRun",
+    config: "Config",
+    folder: Path,
+    dataset: "Dataset",
+    engine: "Engine",
+    weights: Path | None,
+    as_json: bool,
 ) -> None:
     """Print what a start would find."""
     from lost.budget import budget, dense_twin
     from lost.cli.output import answer, count, size
+    from lost.mixture import Mixture
 
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = found.start.progress.step if found.start else 0, found.disk
     tokens = found.steps * config.train.batch_size * config.data.seq_len
-    value = {
+    value: dict[str, Any] = {
         "run": str(folder),
         "backend": engine.backend,
         "devices": found.devices,
         "workers": engine.workers.count,
         "parameters": parameters,
         "memory_bytes": {"needed": found.memory.total, "there": found.room},
-        "data": {"path": str(dataset.path), "tokens": found.tokens, "epochs": found.epochs},
+        "data": {"path": str(dataset.path), "tokens": found.tokens, "epochs": max(found.epochs)},
         "resumes": found.start is not None,
         "step": step,
         "removes": [str(path) for path in found.removed],
@@ -35,7 +42,16 @@ def answer_dry_run(
         "steps_to_go": found.steps,
         "tokens_to_go": tokens,
     }
+    if weights:
+        value["weights"] = str(weights)
+    taken = f"{found.epochs[0]:.2f} epochs"
+    if isinstance(dataset, Mixture):
+        parts = zip(dataset.sets, dataset.shares(), found.epochs, strict=True)
+        mixture = [{"path": str(each.path), "share": share, "epochs": epochs} for each, share, epochs in parts]
+        value["data"] |= {"mixture": mixture}
+        taken = ", ".join(f"{each['epochs']:.2f} epochs of {each['path']} ({each['share']:.2%})" for each in mixture)
     begins = "resumes at" if found.start else "starts from"
+    first = f" with the weights of {weights}" if weights else ""
     removes = f", {len(found.removed)} checkpoints removed" if found.removed else ""
     each = " each" if engine.workers.count > 1 else ""
     rows = [
@@ -43,8 +59,8 @@ def answer_dry_run(
         ["workers", f"{engine.workers.count} ({', '.join(found.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
         ["memory", f"{size(found.memory.total)} needed{each}, {size(found.room)} there"],
-        ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {found.epochs:.2f} epochs"],
-        ["run folder", f"{folder}: {begins} step {step}{removes}"],
+        ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {taken}"],
+        ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
         ["disk", f"{size(disk.needed)} needed for {disk.checkpoints} more checkpoints, {size(disk.free)} free"],
         ["to go", f"{found.steps} steps, {count(tokens)} tokens"],
     ]

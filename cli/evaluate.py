@@ -22,7 +22,8 @@ def evaluate(
 ) -> None:
     """Measure perplexity and bits per byte.
 
-    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded.
+    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded. On examples made by
+    `lost prepare --examples` only what is to be learned counts: completions, not prompts.
     """
     from lost.cli.load import load_model
     from lost.cli.output import answer
@@ -30,14 +31,16 @@ def evaluate(
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
     from lost.evaluate import evaluate as evaluate_tokens
-    from lost.evaluate import text_tokens
+    from lost.evaluate import evaluate_split, text_tokens
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
     checkpoint, engine = load_model(path, backend, device)
-    tokenizer = checkpoint.tokenizer()
+    tokenizer, targets = checkpoint.tokenizer(), None
+    size, seq_len = batch_size or checkpoint.config.train.micro_batch, checkpoint.config.data.seq_len
     if text:
         tokens, text_bytes = text_tokens(tokenizer, text)
+        result = evaluate_tokens(engine, tokens, seq_len, size, text_bytes=text_bytes)
     else:
         dataset = open_data(checkpoint.config, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
@@ -46,9 +49,8 @@ def evaluate(
                 f"the same: prepare it with --tokenizer {checkpoint.path}, or use --text"
             )
         split = dataset.split(VALID)
-        tokens, text_bytes = split.read(0, split.tokens), split.bytes
-    size = batch_size or checkpoint.config.train.micro_batch
-    result = evaluate_tokens(engine, tokens, checkpoint.config.data.seq_len, size, text_bytes=text_bytes)
+        targets = split.targets
+        result = evaluate_split(engine, split, seq_len, size)
     value = {
         "nll": result.nll,
         "tokens": result.tokens,
@@ -57,7 +59,8 @@ def evaluate(
         "bits_per_byte": result.bits_per_byte,
     }
     lines = [
-        f"{checkpoint.path} on {text or dataset.path}: {result.tokens:,} tokens, {result.bytes:,} bytes",
+        f"{checkpoint.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
+        f"{result.bytes:,} bytes",
         f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}  {result.bits_per_byte:.4f} bits/byte",
     ]
     if lineage:

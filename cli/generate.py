@@ -10,6 +10,9 @@ from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
 def generate(
     path: RunOrCheckpoint,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is what a user says: put it as in fine-tuning on messages.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw from the K likeliest; 0: from all.")] = 0,
@@ -21,10 +24,11 @@ def generate(
 ) -> None:
     """Continue a prompt.
 
-    Text appears as it is made, and ends early when the model ends it.
+    Text appears as it is made, and ends early when the model ends it. With --chat only the answer is printed.
     """
     from itertools import takewhile
 
+    from lost.chat import question
     from lost.cli.load import load_model
     from lost.cli.output import answer, note
     from lost.sampling import Sampler
@@ -32,7 +36,7 @@ def generate(
     sampler = Sampler(temperature, top_k, top_p, seed)
     checkpoint, engine = load_model(path, backend, device)
     tokenizer = checkpoint.tokenizer()
-    begin = [tokenizer.end_of_text, *tokenizer.encode(prompt).tolist()]
+    begin = [tokenizer.end_of_text, *(question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()]
     room = checkpoint.config.model.max_position_embeddings - len(begin)
     if room < 1:
         from lost.errors import UserError
@@ -53,7 +57,7 @@ def generate(
         text = "".join(tokenizer.stream(tokens, begin))
         answer(True, {"prompt": prompt, "text": text, "token_ids": tokens}, [])
         return
-    print(prompt, end="", flush=True)
+    print("" if chat else prompt, end="", flush=True)
     for piece in tokenizer.stream(ids, begin):
         print(piece, end="", flush=True)
     print()

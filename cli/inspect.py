@@ -22,11 +22,12 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
     layers = list(inspect_layers(checkpoint.config, parameters))
     trained = sum(array.size for array in parameters.values() if array.dtype.kind != "i")
     stored = sum(seal["size"] for seal in checkpoint.files.values())
-    progress = asdict(checkpoint.progress)
+    progress, origin = asdict(checkpoint.progress), checkpoint.progress.origin
     value = {"path": str(checkpoint.path), **progress, "parameters": trained, "bytes": stored}
     lines = [
         f"{checkpoint.path}: step {checkpoint.progress.step}, {count(checkpoint.progress.tokens)} tokens seen, "
         f"{count(trained)} parameters, {size(stored)} in {len(checkpoint.files)} files",
+        *([f"began with the weights of {origin.path}"] if origin else []),
         "",
         *table(
             ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],

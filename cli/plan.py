@@ -34,7 +34,7 @@ def plan(
     if memory_gib is not None and device != "auto":
         raise UserError("--memory-gib and --device were both given; expected one of them")
     settings = configfile.load_config(config, overrides)
-    if data or (settings.model.vocab_size is None and settings.data.path):
+    if data or (settings.model.vocab_size is None and (settings.data.path or settings.data.mixture)):
         settings = with_data(settings, open_data(settings, data))
     if memory_gib is not None:
         name = resolve_backend(backend)

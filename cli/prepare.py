@@ -1,79 +1,194 @@
 """`lost prepare`: text in, token shards out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lost.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from lost.sources import Sources
 
 _VOCAB_SIZE = 8192
 _VALID_FRACTION = 0.01
 
 
 def prepare(
-    text: Annotated[list[Path], typer.Argument(metavar="TEXT...", help="Text files, .jsonl[.gz] files, folders.")],
+    text: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TEXT...",
+            help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name.",
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to make; default data/NAME.")] = None,
     vocab_size: Annotated[
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Use this tokenizer.model, tokenizer.json, or folder with one, instead.")
+        Path | None, typer.Option(help="Use this tokenizer.model, tokenizer.json, or that of a folder or run, instead.")
     ] = None,
     end_of_text: Annotated[
         str | None, typer.Option(help="Token of the tokenizer.json that separates documents, where it says none.")
     ] = None,
-    valid: Annotated[list[Path], typer.Option(help="Validation text of its own; may be repeated.")] = [],
+    valid: Annotated[list[str], typer.Option(help="Validation text of its own; may be repeated.")] = [],
     valid_fraction: Annotated[
         float | None, typer.Option(help=f"Otherwise, the share of the text to hold out; default {_VALID_FRACTION}.")
     ] = None,
+    valid_split: Annotated[
+        str | None, typer.Option(help="Split of hub data sets for validation; without --valid, of those in TEXT.")
+    ] = None,
     include: Annotated[list[str], typer.Option(help="In folders, take only names like this: '*.py'.")] = [],
     exclude: Annotated[list[str], typer.Option(help="In folders, leave out names like this.")] = [],
-    text_key: Annotated[str, typer.Option(help="Field of a JSON line that holds the text.")] = "text",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a set that is already there.")] = False,
+    text_key: Annotated[str, typer.Option(help="Field of a JSON line, or column, that holds the text.")] = "text",
+    examples: Annotated[
+        bool, typer.Option("--examples", help="The JSON lines are examples to fine-tune on; needs --tokenizer.")
+    ] = False,
+    config: Annotated[str | None, typer.Option(help="Subset of hub data sets, such as en.")] = None,
+    split: Annotated[str, typer.Option(help="Split of hub data sets.")] = "train",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of hub data sets.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that encode; default: one a core. The result is the same.", min=1)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a set that is already there, or the beginning of another.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards.
 
-    A text file is one document, a JSON line is one document. Documents are packed end to end, nothing is padded. Text
-    named by --valid that lies inside a TEXT folder is not trained on.
-    The folder appears only when it is complete; an interrupted call leaves nothing half-made.
+    A text file is one document, so is a JSON line and a row of a parquet file; .gz and .zst are unpacked. Documents are
+    packed end to end, nothing is padded. Text named by --valid that lies inside a TEXT folder is not trained on.
+
+    With --examples, lines hold a prompt and a completion, messages, or a text, as mlx-lm reads them, and only the
+    completion or the last answer is learned. A folder stands for the train.jsonl and valid.jsonl in it.
+
+    The folder appears only when it is complete. Interrupted, the same command goes on where it was.
     """
-    from lost.cli.output import answer, count, note
+    from lost.cli.output import answer, note
     from lost.cli.progress import PreparationScreen
-    from lost.errors import UserError
+    from lost.encoding import cores
+    from lost.errors import LeftAtOnceError, UserError
+    from lost.hub import HubChoice
     from lost.prepare import prepare as prepare_text
+    from lost.run import tokenizer_place
     from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
+    from lost.tuning import prepare_examples
 
-    for first, second in ((vocab_size, tokenizer), (valid_fraction, valid)):
+    for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
         if first is not None and second:
-            names = "--vocab-size and --tokenizer" if second is tokenizer else "--valid-fraction and --valid"
+            names = "--vocab-size and --tokenizer" if second is tokenizer else "--valid-fraction and --valid[-split]"
             raise UserError(f"{names} were both given; expected one of them")
     if end_of_text is not None and tokenizer is None:
         raise UserError("--end-of-text was given without --tokenizer: one trained here has its own; leave it out")
-    out = out or Path("data") / text[0].name.split(".")[0]
-    sources = Sources(text, include, exclude, text_key)
-    held_out = Sources(valid, include, exclude, text_key) if valid else None
+    out = out or Path("data") / Path(text[0]).name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
-    with screen.live():
-        splits = prepare_text(
-            sources,
-            out,
-            load_tokenizer(tokenizer, end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
-            held_out or (_VALID_FRACTION if valid_fraction is None else valid_fraction),
-            screen,
-            overwrite,
-        )
+    share = _VALID_FRACTION if valid_fraction is None else valid_fraction
+    if examples:
+        if tokenizer is None:
+            raise UserError(
+                "--examples needs --tokenizer: that of the model to be tuned; name its checkpoint or folder"
+            )
+        if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split:
+            raise UserError("options that choose text out of folders or data sets don't go with --examples; leave them")
+        train_files, valid_files = example_files(text, valid, valid_fraction)
+        own = load_tokenizer(tokenizer_place(tokenizer), end_of_text)
+        with screen.live():
+            splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite)
+        answer(as_json, *described(out, splits))
+        return
+    sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision))
+    held_out = None
+    if valid or valid_split:
+        choice = HubChoice(config, valid_split or split, revision)
+        held_out = Sources(valid or sources.remote, include, exclude, text_key, choice=choice)
+    check_hub_options(sources, held_out, config, split, revision, valid_split)
+    try:
+        with screen.live():
+            splits = prepare_text(
+                sources,
+                out,
+                load_tokenizer(tokenizer_place(tokenizer), end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
+                held_out or share,
+                screen,
+                overwrite,
+                workers or cores(),
+                screen.message,
+            )
+    except KeyboardInterrupt:
+        raise LeftAtOnceError("interrupted; the same command goes on where it was") from None
     if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
         note(
             f"left out, because they are not text: {', '.join(path.name for path in skipped[:3])}"
             f"{f' and {len(skipped) - 3} more' if len(skipped) > 3 else ''}"
         )
-    lines = [
-        f"{name:5}  {entry['documents']:,} documents  {count(entry['bytes'])}B of text  {count(entry['tokens'])} tokens"
-        f"  {entry['bytes'] / entry['tokens']:.2f} bytes a token"
-        for name, entry in splits.items()
-    ]
-    counts = {name: {key: entry[key] for key in ("documents", "bytes", "tokens")} for name, entry in splits.items()}
-    answer(as_json, {"path": str(out), **counts}, [*lines, f"prepared {out}"])
+    answer(as_json, *described(out, splits))
+
+
+def check_hub_options(
+    sources: "Sources",
+    held_out: "Sources | None",
+    config: str | None,
+    split: str,
+    revision: str | None,
+    valid_split: str | None,
+) -> None:
+    """See that options about data sets of the hub have one to speak of.
+
+    Raises:
+        UserError: they don't.
+    """
+    from lost.errors import UserError
+
+    if sources.remote or (held_out and held_out.remote):
+        return
+    given = {"--config": config, "--split": split != "train", "--revision": revision, "--valid-split": valid_split}
+    if names := [name for name, value in given.items() if value]:
+        raise UserError(
+            f"{', '.join(names)} given, and all text is local: they choose a part of a data set of the Hugging Face "
+            "hub; name one, such as hf://owner/name, or leave them out"
+        )
+
+
+def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str, Any], list[str]]":
+    """Return what the command answers: the counts of both splits, as a value and as lines."""
+    from lost.cli.output import count
+
+    value: dict[str, Any] = {"path": str(out)}
+    lines = []
+    for name, entry in splits.items():
+        value[name] = {key: entry[key] for key in ("documents", "bytes", "tokens")}
+        line = (
+            f"{name:5}  {entry['documents']:,} documents  {count(entry['bytes'])}B of text  {count(entry['tokens'])} "
+            f"tokens  {entry['bytes'] / entry['tokens']:.2f} bytes a token"
+        )
+        if "targets" in entry:
+            value[name]["targets"] = entry["targets"]["tokens"]
+            line += f"  {count(entry['targets']['tokens'])} of them to be learned"
+        lines.append(line)
+    return value, [*lines, f"prepared {out}"]
+
+
+def example_files(text: list[str], valid: list[str], fraction: float | None) -> tuple[list[Path], list[Path]]:
+    """Return the files to learn from and those for validation; a folder stands for what mlx-lm looks for in it.
+
+    Raises:
+        UserError: a folder without train.jsonl.
+    """
+    from lost.errors import UserError
+
+    train_files, valid_files = [], [Path(name) for name in valid]
+    for path in map(Path, text):
+        if not path.is_dir():
+            train_files.append(path)
+            continue
+        if not (path / "train.jsonl").is_file():
+            raise UserError(
+                f"{path} holds no train.jsonl; expected it, and valid.jsonl if there is one; name the files"
+            )
+        train_files.append(path / "train.jsonl")
+        if not valid and fraction is None and (path / "valid.jsonl").is_file():
+            valid_files.append(path / "valid.jsonl")
+    return train_files, valid_files

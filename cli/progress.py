@@ -1,13 +1,14 @@
 """Progress on screen: a live bar in a terminal, plain lines in a pipe."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lost.cli.output import duration, number, size
+from lost.cli.output import count, duration, number, size
 
 
 class TrainingScreen:
@@ -63,14 +64,16 @@ class TrainingScreen:
 
 
 class PreparationScreen:
-    """Shows the phases of `lost prepare`, called as its progress function."""
+    """Shows the phases of `lost prepare`. Implements `lost.prepare.Progress`."""
+
+    _BAR_EVERY, _LINE_EVERY = 0.1, 30.0  # seconds
 
     def __init__(self, on_stderr: bool) -> None:
         self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=self._console
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[found]}"))
+        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
         self._tasks: dict[str, Any] = {}
+        self._began, self._first, self._shown = 0.0, 0, 0.0
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -82,15 +85,32 @@ class PreparationScreen:
         else:
             yield
 
+    def message(self, text: str) -> None:
+        """Show a sentence, above the bars."""
+        self._console.print(text, markup=False)
+
     def _finish(self) -> None:
         for task in self._bar.tasks:
             self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Take note of where a phase stands."""
+    def __call__(self, phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        """Take note of where a phase stands: bytes done, bytes in all or 0 if that isn't known, what they hold."""
+        now = time.monotonic()
         if phase not in self._tasks:
             self._finish()
-            self._tasks[phase] = self._bar.add_task(phase, total=total or None)
+            self._tasks[phase] = self._bar.add_task(phase, total=total or None, found="")
+            self._began, self._first, self._shown = now, done, 0.0 if self._console.is_terminal else now
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)
-        self._bar.update(self._tasks[phase], completed=done)
+        if now - self._shown < (self._BAR_EVERY if self._console.is_terminal else self._LINE_EVERY) and done != total:
+            return
+        self._shown = now
+        found = f"{documents:,} documents  " if documents else ""
+        found += f"{count(tokens)} tokens  " if tokens else ""
+        if now > self._began:
+            found += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
+        if self._console.is_terminal:
+            self._bar.update(self._tasks[phase], completed=done, found=found)
+        else:
+            share = f"{done / total:.0%}  " if total else ""
+            self._console.print(f"{phase}: {share}{found}", markup=False)

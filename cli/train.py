@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.", show_default=False
+        ),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Begin a new run with the weights of a run, a checkpoint or a Hugging Face folder."),
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     overrides: Overrides = [],
@@ -41,6 +48,10 @@ def train(
     It resumes by itself when the run folder holds checkpoints and the configuration agrees. Ctrl-C saves and leaves
     with exit code 130; the same command goes on from there.
 
+    With --init-from a new run begins at step 0 with weights from elsewhere: its own data, schedule and optimizer, whose
+    moments are empty. Model and projection follow the weights where CONFIG doesn't say them; without CONFIG everything
+    but the data does.
+
     With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
@@ -53,8 +64,9 @@ def train(
     from lost.dryrun import check_start, miniature
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
+    from lost.initfrom import begin_with, beginning, check_fit
     from lost.lock import locked
-    from lost.run import CONFIG, begin_afresh, check_data, check_seen, start_or_resume
+    from lost.run import begin_afresh, check_data, check_seen, start_or_resume
     from lost.runlog import logged
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
@@ -63,11 +75,13 @@ def train(
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
-    is_run = (Path(config) / CONFIG).exists()
-    folder = out or (Path(config) if is_run else Path("runs") / Path(config).stem)
-    settings = configfile.load_config(Path(config) / CONFIG if is_run else config, overrides)
+    file, folder = run_place(config, out, init_from)
+    follows, source = beginning(init_from, folder, fresh, file is not None) if init_from else (None, None)
+    settings = configfile.load_config(file, overrides, follows)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
+    if source:
+        check_fit(source, settings, dataset)
     open_splits(settings, dataset)
     name = resolve_backend(backend)
     module = backend_module(name)
@@ -81,7 +95,7 @@ def train(
     agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
     if dry_run:
         if found := check_start(settings, folder, dataset, engine, screen, fresh, overwrite):
-            answer_dry_run(found, settings, folder, dataset, engine, as_json)
+            answer_dry_run(found, settings, folder, dataset, engine, source.path if source else None, as_json)
         workers.leave()
         return
     start = None
@@ -97,6 +111,10 @@ def train(
                 begin_afresh(settings, folder, reporter, overwrite)
             else:
                 start = start_or_resume(settings, folder, dataset, reporter)
+            if source and workers.rank == 0:
+                for text in (*source.remarks, f"beginning with the weights of {source.path}"):
+                    reporter.message(text)
+                start = begin_with(source, settings, folder, dataset)
             step = start.progress.step if start else 0
             if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
                 reporter.message(short)
@@ -122,16 +140,33 @@ def train(
         raise typer.Exit(130)
 
 
-def open_data(config: "Config", data: Path | None) -> "Dataset":
-    """Open the prepared set named on the command line, or in the configuration."""
-    from lost.dataset import Dataset
-    from lost.errors import DataError
+def run_place(config: str | None, out: Path | None, init_from: Path | None) -> tuple[Path | str | None, Path]:
+    """Return the configuration's file or name, None where everything follows the weights, and the run folder.
 
-    if data is None and config.data.path is None:
-        raise DataError(
-            "no data: neither --data nor data.path is set; expected a folder made by `lost prepare TEXT... --out DIR`"
-        )
-    return Dataset(Path(data or config.data.path or ""))
+    Raises:
+        UserError: one of them isn't named.
+    """
+    from lost.errors import UserError
+    from lost.run import CONFIG
+
+    if config is None:
+        if init_from is None or out is None:
+            raise UserError(
+                "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
+                "or begin with other weights with --init-from RUN --out NEW_RUN"
+            )
+        return None, out
+    if (Path(config) / CONFIG).exists():
+        return Path(config) / CONFIG, out or Path(config)
+    return config, out or Path("runs") / Path(config).stem
+
+
+def open_data(config: "Config", data: Path | None) -> "Dataset":
+    """Open the prepared set named on the command line, or what the configuration names."""
+    from lost.dataset import Dataset
+    from lost.mixture import open_dataset
+
+    return Dataset(data) if data else open_dataset(config.data)
 
 
 def with_data(config: "Config", dataset: "Dataset") -> "Config":
@@ -151,7 +186,7 @@ def with_data(config: "Config", dataset: "Dataset") -> "Config":
             f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
             "a smaller one"
         )
-    return config.replace("data", path=str(dataset.path.resolve()))
+    return config.replace("data", **dataset.settings())
 
 
 def wire(module: Any, gib: float) -> None:

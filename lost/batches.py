@@ -3,12 +3,17 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from lost.dataset import Split
 from lost.errors import DataError
 from lost.order import Permutation
+from lost.windows import ExampleWindows, windows
+
+Sample = tuple[np.ndarray, np.ndarray | None]
+"""Tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +44,69 @@ def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     yield batch, True
 
 
-class TrainingStream:
-    """The samples of a run in their order. Where a run stands is one integer: the samples consumed so far.
+class SampleStream(Protocol):
+    """The samples of a run in their order. Where a run stands is one integer: the samples consumed so far."""
 
-    Each epoch visits every window once, in the order of a permutation keyed by (seed, epoch).
+    @property
+    def partial(self) -> bool:
+        """Whether some predictions don't enter the loss."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Return samples [first, first + count)."""
+
+    def predictions(self, first: int, count: int) -> int:
+        """Count the predictions that enter the loss in samples [first, first + count)."""
+
+    def epochs(self, samples: int) -> list[float]:
+        """Return how often so many samples go through each set."""
+
+
+class TrainingStream:
+    """The samples of one set: each epoch visits every window once, in an order that is keyed by (seed, epoch).
+
+    Args:
+        split: the training text.
+        seq_len: predictions a sample.
+        seed: of the run.
+        key: tells the orders of several sets apart.
+
+    Attributes:
+        windows: samples an epoch.
+        partial: whether some predictions don't enter the loss.
     """
 
-    def __init__(self, split: Split, seq_len: int, seed: int) -> None:
-        self._split, self._seq_len, self._seed = split, seq_len, seed
-        self.windows = split.windows(seq_len)
-        self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(self.windows, seed, epoch))
+    def __init__(self, split: Split, seq_len: int, seed: int, key: str = "") -> None:
+        self._samples = windows(split, seq_len)
+        self.windows = self._samples.count
+        self.partial = split.targets is not None
+        self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(self.windows, seed, epoch, f"{key}epoch"))
 
     def batch(self, first: int, count: int) -> Batch:
         """Return samples [first, first + count), which may run over the end of an epoch."""
-        samples = np.arange(first, first + count)
-        rows = [self._window(*divmod(int(sample), self.windows)) for sample in samples]
-        return Batch(np.stack(rows))
+        return stacked([self._samples.read(int(window)) for window in self._windows(first, count)])
 
-    def _window(self, epoch: int, position: int) -> np.ndarray:
-        number = int(self._permutation(epoch)(np.array([position]))[0])
-        return self._split.read(number * self._seq_len, self._seq_len + 1)
+    def sample(self, number: int) -> Sample:
+        """Return one sample."""
+        return self._samples.read(int(self._windows(number, 1)[0]))
+
+    def predictions(self, first: int, count: int) -> int:
+        """Count the predictions that enter the loss in samples [first, first + count)."""
+        return self._samples.predictions(self._windows(first, count))
+
+    def epochs(self, samples: int) -> list[float]:
+        """Return how often so many samples go through the set."""
+        return [samples / self.windows]
+
+    def _windows(self, first: int, count: int) -> np.ndarray:
+        """Return the numbers of the windows that samples [first, first + count) are."""
+        epochs, positions = np.divmod(np.arange(first, first + count), self.windows)
+        return np.concatenate([self._permutation(int(each))(positions[epochs == each]) for each in np.unique(epochs)])
+
+
+def stacked(samples: list[Sample]) -> Batch:
+    """Return samples as one batch; either all or none have predictions that don't count."""
+    counted = [marks for _, marks in samples if marks is not None]
+    return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(counted) if counted else None)
 
 
 def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -88,3 +136,19 @@ def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int, limit:
         counted = np.zeros((1, length), bool)
         counted[:, -rest:] = True
         yield Batch(tokens[None, total - length : total + 1].astype(np.int32), counted)
+
+
+def example_batches(split: Split, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    """Cut examples into windows in which each target is predicted exactly once.
+
+    Args:
+        split: a split with targets.
+        seq_len: predictions a window; fewer where the split has fewer.
+        batch_size: windows a batch.
+        limit: stop after the window with which so many targets are reached; None: all.
+    """
+    assert split.targets is not None
+    samples = ExampleWindows(split, split.targets, min(seq_len, split.tokens - 1))
+    last = samples.reaching(limit)
+    for start in range(0, last, batch_size):
+        yield stacked([samples.read(number) for number in range(start, min(start + batch_size, last))])

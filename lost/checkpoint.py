@@ -44,6 +44,21 @@ _NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a run's first weights come from.
+
+    Attributes:
+        path: of the checkpoint or folder, as it was then.
+        step: of the run that it belongs to; None: no run's.
+        fingerprint: SHA-256 of the arrays.
+    """
+
+    path: str
+    step: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands.
 
@@ -55,6 +70,7 @@ class Progress:
         data: fingerprint of the prepared data.
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
         guard: what was skipped, and what is usual.
+        origin: where the first weights come from; None: they are initial values.
     """
 
     step: int = 0
@@ -64,6 +80,7 @@ class Progress:
     data: str = ""
     validation_loss: float | None = None
     guard: GuardState = field(default_factory=GuardState)
+    origin: Origin | None = None
 
     @property
     def updates(self) -> int:
@@ -228,7 +245,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {_FORMAT}, the one this version reads")
     try:
         files = {str(name): Seal(size=int(s["size"]), sha256=str(s["sha256"])) for name, s in manifest["files"].items()}
-        fields = {name: manifest[name] for name in Progress.__dataclass_fields__}
+        fields = {name: manifest[name] for name in Progress.__dataclass_fields__ if name != "origin"}
+        fields["origin"] = manifest.get("origin")  # which checkpoints didn't have at first
         progress = TypeAdapter(Progress).validate_python(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])

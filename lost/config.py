@@ -188,7 +188,18 @@ class DataConfig(Section):
 
     path: str | None = None
     """Folder written by `lost prepare`."""
+    mixture: dict[str, Positive] | None = None
+    """Or several such folders, each with the share of the samples that are drawn from it: `{data/web: 0.7, data/code:
+    0.3}`. Only proportions count."""
     seq_len: Count = 256
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "DataConfig":
+        if self.path is not None and self.mixture is not None:
+            raise ValueError(f"path = {self.path} and mixture = {self.mixture} are both set; leave one of them out")
+        if self.mixture is not None and not self.mixture:
+            raise ValueError("mixture = {} names no set; expected folders with weights; leave it out, or name some")
+        return self
 
 
 class TrainConfig(Section):

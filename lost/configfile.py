@@ -35,20 +35,26 @@ def find(name: str) -> Path:
     )
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows: Config | None = None) -> Config:
     """Read and validate a configuration.
 
     Args:
-        name: a YAML file, or the name of a shipped configuration such as `llama_60m`.
+        name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: there is only `follows`.
         overrides: `section.key=value`, the value in YAML; applied in order.
+        follows: where model and projection come from as far as they are not said. Without a name also everything else,
+            but for the data and where to stop.
 
     Raises:
         ConfigError: naming file, line, key and value, all problems at once.
     """
-    path = find(str(name))
-    document = _parse(path)
+    document = _parse(find(str(name))) if name is not None else Document("configuration", {})
     for text in overrides:
         _override(document, text)
+    if follows:
+        base = follows.replace("data", path=None, mixture=None).replace("train", stop_after=None).model_dump()
+        for section in ("model", "projection") if name is not None else base:
+            own = document.values.get(section, {})
+            document.values[section] = {**base[section], **own} if isinstance(own, dict) else own
     return validate(document.values, document)
 
 

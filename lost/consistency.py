@@ -16,6 +16,7 @@ from lost.dataset import DESCRIPTION, Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.files import leftovers
 from lost.lock import holder
+from lost.mixture import open_dataset
 from lost.run import CONFIG, FREE, LATEST, differences
 from lost.verification import faults as checkpoint_faults
 
@@ -149,13 +150,13 @@ def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: 
 
 def _data(config: Config, opened: Sequence[Checkpoint], remarks: list[str]) -> Iterator[str]:
     """Yield what is wrong with the prepared set, and whether it is the one that was trained on."""
-    if config.data.path is None:
-        return
-    if not os.path.isdir(config.data.path):
-        remarks.append(f"{config.data.path}, the data of the run, is not on this machine: it was not checked")
+    folders = [config.data.path] if config.data.path else [*(config.data.mixture or ())]
+    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
+        remarks.append(f"{', '.join(missing)}, the data of the run, is not on this machine: it was not checked")
+    if missing or not folders:
         return
     try:
-        dataset = Dataset(Path(config.data.path))
+        dataset = open_dataset(config.data)
         yield from dataset.faults()
     except DataError as error:
         yield str(error)

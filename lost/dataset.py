@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lost.errors import DataError
-from lost.files import broken, read_sealed_json, sealed_json
+from lost.files import broken, flush, read_sealed_json, sealed_json
+from lost.targets import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -25,30 +27,32 @@ class SplitWriter:
 
     A split begins with end-of-text and every document ends with it: each token of text has something before it, so
     each is predicted once, and nothing is padded.
+
+    Args:
+        folder: where the shards go.
+        split: its name.
+        tokenizer: which made the ids.
+        state: to go on from, as `state` returned it; what was written since is dropped.
     """
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer) -> None:
-        self._folder, self._split, self._tokenizer = folder, split, tokenizer
+    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, state: dict[str, Any] | None = None) -> None:
+        self._folder, self._split = folder, split
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._files: list[dict[str, Any]] = []
         self._open: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self.documents = self.bytes = self.tokens = 0
-        self._append(np.array([tokenizer.end_of_text]))
+        if state:
+            self._files = state["files"]
+            self.documents, self.bytes, self.tokens = (state[key] for key in ("documents", "bytes", "tokens"))
+            self._reopen()
+        else:
+            self.append(np.array([tokenizer.end_of_text]))
 
-    def write(self, texts: list[str]) -> None:
-        """Encode and append whole documents."""
-        self._append(self._tokenizer.encode_documents(texts))
-        self.documents += len(texts)
-        self.bytes += sum(len(text.encode()) for text in texts)
-
-    def close(self) -> dict[str, Any]:
-        """Finish the last shard; return the split's entry of `dataset.json`."""
-        self._close_shard()
-        counts = {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
-        return {**counts, "files": self._files}
-
-    def _append(self, ids: np.ndarray) -> None:
+    def append(self, ids: np.ndarray, documents: int = 0, size: int = 0) -> None:
+        """Append tokens (n,) of whole documents, so many of them, of `size` bytes."""
+        self.documents += documents
+        self.bytes += size
         while len(ids):
             if self._open is None:
                 name = f"{self._split}-{len(self._files):05d}.bin"
@@ -64,8 +68,32 @@ class SplitWriter:
             if entry["tokens"] == _SHARD_TOKENS:
                 self._close_shard()
 
+    def state(self) -> dict[str, Any]:
+        """Have all that was appended written to disk; return what a writer needs to go on from here."""
+        if self._open is not None:
+            self._open.flush()
+            flush(self._folder / self._files[-1]["name"])
+        return {"files": self._files, "documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+
+    def close(self) -> dict[str, Any]:
+        """Finish the last shard; return the split's entry of `dataset.json`."""
+        self._close_shard()
+        counts = {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+        return {**counts, "files": self._files}
+
+    def _reopen(self) -> None:
+        """Go on with the last shard, if it isn't full."""
+        if "sha256" in (entry := self._files[-1]):
+            return
+        path = self._folder / entry["name"]
+        os.truncate(path, entry["tokens"] * self._dtype.itemsize)
+        with path.open("rb") as file:
+            self._hash = hashlib.file_digest(file, "sha256")
+        self._open = path.open("ab")
+
     def _close_shard(self) -> None:
         if self._open is not None:
+            self.state()  # flushed here, lest a later state name a shard that isn't on disk yet
             self._open.close()
             entry = self._files[-1]
             entry.update(size=entry["tokens"] * self._dtype.itemsize, sha256=self._hash.hexdigest())
@@ -92,7 +120,7 @@ def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict
 
 @dataclass
 class Split:
-    """The tokens of one split, as one long row over its shards."""
+    """The tokens of one split, as one long row over its shards; `targets` where not all of them are to be learned."""
 
     name: str
     tokens: int
@@ -101,6 +129,7 @@ class Split:
     vocab_size: int
     _maps: Sequence[np.ndarray] = field(repr=False)
     _starts: list[int] = field(repr=False)
+    targets: Targets | None = None
 
     def windows(self, seq_len: int) -> int:
         """Count the samples: windows of seq_len + 1 tokens, each beginning where the one before was last predicted.
@@ -139,6 +168,26 @@ class Split:
         return ids.astype(np.int32)
 
 
+def joined(splits: Sequence[Split]) -> Split:
+    """Return splits of one vocabulary as one; end-of-text, which each begins with, stands there once between two."""
+    maps, starts, tokens = [], [], 0
+    for number, split in enumerate(splits):
+        for place, shard in enumerate(split._maps):
+            part = shard[1:] if number and not place else shard
+            maps.append(part)
+            starts.append(tokens)
+            tokens += len(part)
+    first = splits[0]
+    marked = [split.targets for split in splits if split.targets]
+    targets = None
+    if marked:
+        marks = [each.marks[1:] if number else each.marks for number, each in enumerate(marked)]
+        counts = sum(each.tokens for each in marked), sum(each.bytes for each in marked)
+        targets = Targets(*counts, np.concatenate(marks))
+    sizes = sum(split.bytes for split in splits), sum(split.documents for split in splits)
+    return Split(first.name, tokens, *sizes, first.vocab_size, maps, starts, targets)
+
+
 class Dataset:
     """A folder written by `lost prepare`.
 
@@ -172,6 +221,10 @@ class Dataset:
         content = json.dumps([self.tokenizer.fingerprint, self._description["splits"]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def settings(self) -> dict[str, Any]:
+        """Return what names it in a configuration."""
+        return {"path": str(self.path.resolve()), "mixture": None}
+
     def split(self, name: str) -> Split:
         """Open a split without reading it."""
         if name not in self._description["splits"]:
@@ -188,11 +241,14 @@ class Dataset:
             starts.append(start)
             start += file["tokens"]
         counts = (entry["tokens"], entry["bytes"], entry["documents"])
-        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts)
+        targets = open_targets(self.path, entry["targets"]) if "targets" in entry else None
+        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts, targets)
 
     def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
         """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
-        files = [file for entry in self._description["splits"].values() for file in entry["files"]]
+        splits = self._description["splits"].values()
+        files = [file for entry in splits for file in entry["files"]]
+        files += [entry["targets"] for entry in splits if "targets" in entry]
         for file in files[reader::readers]:
             path = self.path / Path(file["name"]).name
             if fault := broken(path, file):

@@ -14,6 +14,7 @@ from lost.errors import StorageError, UserError
 from lost.files import check_writable
 from lost.lock import check_free
 from lost.metrics import Reporter
+from lost.mixture import training_stream
 from lost.run import overwritten, starting_point
 
 
@@ -26,7 +27,7 @@ class DryRun:
         memory: the estimate of one worker's peak.
         room: the memory of its device in bytes.
         tokens: of the training text.
-        epochs: how often the run goes through it, from its first step to its last.
+        epochs: how often the run goes through it, from its first step to its last; of a mixture, through each set.
         start: the checkpoint to go on from; None: step 0.
         removed: checkpoints that the start would remove.
         disk: room for checkpoints.
@@ -37,7 +38,7 @@ class DryRun:
     memory: Memory
     room: int
     tokens: int
-    epochs: float
+    epochs: list[float]
     start: Checkpoint | None
     removed: Sequence[Path]
     disk: DiskRoom
@@ -113,7 +114,7 @@ def _found(
         raise StorageError(disk.shortage)
     room = backend_module(engine.backend).capacity(engine.device)
     memory = check_room(config, engine.backend, engine.device, room, engine.workers.count)
-    split = dataset.split(TRAIN)
-    epochs = config.last_step * config.train.batch_size / split.windows(config.data.seq_len)
+    stream = training_stream(dataset, config.data.seq_len, config.train.seed)
+    epochs = stream.epochs(config.last_step * config.train.batch_size)
     steps = max(config.last_step - step, 0)
-    return DryRun(devices, memory, room, split.tokens, epochs, start, removed, disk, steps)
+    return DryRun(devices, memory, room, dataset.split(TRAIN).tokens, epochs, start, removed, disk, steps)

@@ -25,6 +25,10 @@ class DataError(UserError):
     """Text, tokens or a tokenizer that can't be used."""
 
 
+class UnreachableError(UserError):
+    """Text that is elsewhere, and could not be fetched just now."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is damaged, foreign or missing."""
 

@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte: token-weighted, over text of which every token is predicted exactly once."""
+"""Perplexity and bits per byte: token-weighted, over text (or targets) of which every token is predicted once."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.batches import Batch, evaluation_batches
+from lost.batches import Batch, evaluation_batches, example_batches
+from lost.dataset import Split
 from lost.engine import Engine
 from lost.errors import DataError
 from lost.sources import Sources
@@ -76,11 +77,45 @@ def evaluate(
         limit: predictions to stop after; None: all.
         check: called before each round of batches, by all workers alike; what it raises ends the evaluation.
     """
-    batches, workers = _Counted(evaluation_batches(tokens, seq_len, batch_size, limit)), engine.workers
-    nll, count = engine.evaluate(_dealt(batches, workers, check))
+    batches = evaluation_batches(tokens, seq_len, batch_size, limit)
+    return _measured(engine, batches, len(tokens) - 1, text_bytes, check)
+
+
+def evaluate_split(
+    engine: Engine,
+    split: Split,
+    seq_len: int,
+    batch_size: int,
+    *,
+    limit: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluate a model on a split of a prepared set: on all of its tokens, or on its targets where it has such.
+
+    Args:
+        engine: holds the model.
+        split: the text, or the examples.
+        seq_len: context that a window gives.
+        batch_size: windows at once.
+        limit: predictions to stop after (with targets, at the end of the window); None: all.
+        check: as in `evaluate`.
+    """
+    if split.targets is not None:
+        batches = example_batches(split, seq_len, batch_size, limit)
+        return _measured(engine, batches, split.targets.tokens, split.targets.bytes, check)
+    tokens = split.read(0, min(split.tokens, limit + 1 if limit else split.tokens))
+    whole = split.bytes if len(tokens) == split.tokens else None
+    return evaluate(engine, tokens, seq_len, batch_size, text_bytes=whole, check=check)
+
+
+def _measured(
+    engine: Engine, batches: Iterable[Batch], whole: int, text_bytes: int | None, check: Callable[[], None]
+) -> Evaluation:
+    """Evaluate on batches; `text_bytes` are those of the text that `whole` predictions stand for."""
+    counting, workers = _Counted(batches), engine.workers
+    nll, count = engine.evaluate(_dealt(counting, workers, check))
     nll, count = workers.total(nll), int(workers.total(count))
-    whole = count == len(tokens) - 1
-    return Evaluation(nll, count, batches.seen, text_bytes if whole else None)
+    return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
 def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:

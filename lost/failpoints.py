@@ -19,6 +19,7 @@ POINTS = (
     "save.manifest",  # the manifest was written, the folder has no name yet
     "save.renamed",  # the checkpoint stands, `latest` points to the one before
     "save.latest",  # `latest` points to it
+    "prepare.batch",  # a batch's tokens were handed to the shards, and are not noted yet
     "prune.renamed",  # an old checkpoint has lost its name, and is still there
 )
 _PLAN = os.environ.get("LOST_FAIL_POINT", "")

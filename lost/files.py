@@ -43,12 +43,17 @@ def begin_folder(path: Path) -> Path:
     Raises:
         StorageError: the disk refused.
     """
-    path = Path(os.path.abspath(path))
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = partial_folder(path)
     shutil.rmtree(partial, ignore_errors=True)
     with storage(path):
         partial.mkdir(parents=True)
     return partial
+
+
+def partial_folder(path: Path) -> Path:
+    """Return where a folder stands until it is finished: beside `path`."""
+    path = Path(os.path.abspath(path))
+    return path.with_name(f"{_PARTIAL}{path.name}")
 
 
 def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:

@@ -14,13 +14,13 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Permutation:
-    """A permutation of range(size) that depends on (seed, epoch) alone."""
+    """A permutation of range(size) that depends on (seed, epoch) alone; `key` tells other uses from epochs."""
 
-    def __init__(self, size: int, seed: int, epoch: int) -> None:
+    def __init__(self, size: int, seed: int, epoch: int, key: str = "epoch") -> None:
         self.size = size
         self._half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
         self._mask = np.uint64((1 << int(self._half)) - 1)
-        self._keys = generator(seed, f"epoch {epoch}").integers(0, 2**64, _ROUNDS, np.uint64)
+        self._keys = generator(seed, f"{key} {epoch}").integers(0, 2**64, _ROUNDS, np.uint64)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """Return the sample numbers at `positions` (any shape, each in [0, size)) as int64."""

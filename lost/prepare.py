@@ -1,59 +1,42 @@
-"""From documents to a prepared set: survey the text, choose what is held out, train a tokenizer, write token shards."""
+"""From documents to a prepared set: survey the text, choose what is held out, train a tokenizer, write token shards.
 
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+What was written is noted now and then, so that the same command goes on where an earlier one was interrupted.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from lost.dataset import DESCRIPTION, TRAIN, VALID, SplitWriter, write_description
+from lost.encoding import Batch, Place, encoded
 from lost.errors import DataError
-from lost.files import whole_folder
+from lost.failpoints import reach
+from lost.files import finish_folder, flush, partial_folder, storage
+from lost.journal import FILE as JOURNAL
+from lost.journal import Journal, read_journal
+from lost.lock import FILE as LOCK
+from lost.lock import locked
 from lost.sources import Sources
-from lost.tokenizer import Tokenizer, train_tokenizer
+from lost.survey import HeldOut, hold_out, survey, tokenizer_text
+from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
-_TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
-_LONGEST_LINE = 4096  # of what it is trained on: its trainer passes over longer ones
-_BATCH_CHARACTERS = 4 << 20
-_FEW = 20  # with fewer documents, a whole one would be too large a share to hold out
-
-Progress = Callable[[str, int, int], None]
+_BATCH_CHARACTERS = 1 << 20
+_SAVE_SECONDS = 10.0
+_WORKER_BYTES = 8 << 20  # of text that make another process worth its start
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What one pass over the text found."""
+class Progress(Protocol):
+    """Is told where a phase stands: bytes done, bytes in all or 0 if that isn't known, and what they hold."""
 
-    documents: int
-    bytes: int
-    hashes: np.ndarray
+    def __call__(self, phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        """Take note."""
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Which text is validation: whole documents if there are enough of them, else the end of each document."""
-
-    fraction: float
-    largest_hash: int | None
-    """Documents whose hash is at most this are held out (equal documents together); None: ends are held out."""
-
-    def split(self, text: str) -> tuple[str, str]:
-        """Return (training text, validation text) of one document."""
-        if self.largest_hash is not None:
-            return ("", text) if _hash(text) <= self.largest_hash else (text, "")
-        cut = self._cut(text)
-        return text[:cut], text[cut:]
-
-    def _cut(self, text: str) -> int:
-        """Return where the held-out end begins: after a line, else after a word, else anywhere."""
-        wanted = int(len(text) * (1 - self.fraction))
-        nearby = max(0, wanted - max(200, len(text) - wanted))
-        for border in ("\n", " "):
-            if (found := text.rfind(border, nearby, wanted)) >= 0:
-                return found + 1
-        return wanted
+def unseen(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+    """Show nothing."""
 
 
 def prepare(
@@ -61,66 +44,65 @@ def prepare(
     out: Path,
     tokenizer: Tokenizer | int,
     valid: Sources | float,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = unseen,
     overwrite: bool = False,
+    workers: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Write a prepared set.
+    """Write a prepared set, or go on with one that was interrupted.
 
     Args:
         sources: the training text.
         out: the folder to make; it appears only when it is complete.
         tokenizer: an existing one, or the size of the vocabulary to train.
         valid: text of its own for validation, or the share of `sources` to hold out, in (0, 1).
-        progress: called with (phase, bytes done, bytes in all or 0 if that isn't known).
-        overwrite: replace a set that is already there.
+        progress: shown.
+        overwrite: replace a set that is already there, and the beginning of another.
+        workers: processes that encode; the result doesn't depend on it.
+        tell: told what else there is to know.
 
     Returns:
         The entries of both splits, as in `dataset.json`.
 
     Raises:
-        DataError: no text, text that can't be read, a vocabulary that doesn't suit it, a set that is already there.
+        DataError: no text, text that can't be read, a vocabulary that doesn't suit it, a set that is already there, or
+            the beginning of another.
+        UnreachableError: text from elsewhere could not be read on.
+        WorkerLostError: a process that encodes was ended.
+        RunBusyError: another job makes this set.
     """
-    _check_place(out, sources, overwrite)
-    own_validation = list(valid.paths) if isinstance(valid, Sources) else []
-    sources = replace(sources, leave_out=[out, *own_validation])  # shares `skipped` with the caller's
-    survey = _survey(sources, progress)
-    held_out = None if isinstance(valid, Sources) else _hold_out(survey, valid)
-
-    def training_text() -> Iterator[str]:
-        for text in sources.documents():
-            train = held_out.split(text)[0] if held_out else text
-            if train:
-                yield train
-
-    def validation_text() -> Iterator[str]:
-        if isinstance(valid, Sources):
-            yield from valid.documents()
-        elif held_out:
-            yield from (part for text in sources.documents() if (part := held_out.split(text)[1]))
-
-    if isinstance(tokenizer, int):
-        sample = min(_TOKENIZER_BYTES, survey.bytes)
-        progress("training the tokenizer", 0, sample)
-        tokenizer = train_tokenizer(_sample(training_text(), survey.bytes), tokenizer)
-        progress("training the tokenizer", sample, sample)
-    with whole_folder(out, replace=overwrite) as folder:
-        splits = {}
-        for name, texts in ((TRAIN, training_text()), (VALID, validation_text())):
-            writer = SplitWriter(folder, name, tokenizer)
-            for batch in _batches(texts):
-                writer.write(batch)
-                progress(f"encoding {name}", writer.bytes, survey.bytes if name == TRAIN else 0)
-            splits[name] = writer.close()
-            if not writer.documents:
-                raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
-        origin = {"sources": [str(path) for path in sources.paths]}
-        write_description(folder, tokenizer, splits, origin)
+    own = valid if isinstance(valid, Sources) else None
+    check_place(out, sources.local, overwrite)
+    sources = replace(sources, leave_out=[out, *(own.local if own else [])])  # shares `skipped` with the caller's
+    arguments = _arguments(sources, tokenizer, valid)
+    partial = partial_folder(out)
+    with storage(out), locked(partial, tell):
+        journal = read_journal(partial, arguments, overwrite)
+        try:
+            if journal:
+                documents = sum(split["documents"] for split in journal.splits.values())
+                tell(f"going on with {out}: {documents:,} documents were encoded already")
+            else:
+                journal = _begin(partial, arguments, sources, tokenizer, valid, progress)
+            splits = _encode(partial, journal, sources, own, progress, workers)
+            for name in (JOURNAL, LOCK):
+                (partial / name).unlink()
+            finish_folder(partial, out, overwrite)
+        except BaseException as error:
+            if isinstance(error, DataError) or not (partial / JOURNAL).exists():
+                shutil.rmtree(partial, ignore_errors=True)  # nothing to go on from
+            raise
     return splits
 
 
-def _check_place(out: Path, sources: Sources, overwrite: bool) -> None:
+def check_place(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
+    """See that a prepared set may be made at `out`.
+
+    Raises:
+        DataError: something else is there, or a set and `overwrite` is not given, or it would replace a source.
+    """
     place = out.resolve()
-    for source in sources.paths:
+    for source in sources:
         if place == source.resolve() or place in source.resolve().parents:
             raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
     if out.is_dir() and not any(out.iterdir()):
@@ -131,54 +113,103 @@ def _check_place(out: Path, sources: Sources, overwrite: bool) -> None:
         raise DataError(f"--out {out} already holds a prepared set; choose another folder, or add --overwrite")
 
 
-def _survey(sources: Sources, progress: Progress) -> Survey:
-    hashes, size = [], 0
-    for text in sources.documents():
-        hashes.append(_hash(text))
-        size += len(text.encode())
-        progress("reading", size, 0)
-    if not hashes:
-        named = ", ".join(str(path) for path in sources.paths)
-        skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
-        raise DataError(f"there is no text in {named}{skipped}; expected at least one document that isn't empty")
-    return Survey(len(hashes), size, np.array(hashes, np.uint64))
+def _arguments(sources: Sources, tokenizer: Tokenizer | int, valid: Sources | float) -> dict[str, Any]:
+    """Return what decides the result, as JSON has it."""
+    return {
+        **sources.described(),
+        "tokenizer": f"{tokenizer} entries" if isinstance(tokenizer, int) else tokenizer.fingerprint,
+        "validation": valid.described() if isinstance(valid, Sources) else valid,
+    }
 
 
-def _hold_out(survey: Survey, fraction: float) -> HeldOut:
-    if not 0 < fraction < 1:
-        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
-    distinct, counts = np.unique(survey.hashes, return_counts=True)
-    if len(distinct) < _FEW:
-        return HeldOut(fraction, None)
-    chosen = max(1, int(np.searchsorted(np.cumsum(counts), survey.documents * fraction, side="right")))
-    return HeldOut(fraction, int(distinct[min(chosen, len(distinct) - 1) - 1]))
+def _begin(
+    partial: Path,
+    arguments: dict[str, Any],
+    sources: Sources,
+    tokenizer: Tokenizer | int,
+    valid: Sources | float,
+    progress: Progress,
+) -> Journal:
+    """Look at all of the text, and note what is to be done with it."""
+    for path in partial.iterdir():
+        if path.name != LOCK:
+            path.unlink()  # left by another command
+    found = survey(sources, lambda documents, size: progress("reading", size, 0, documents))
+    held_out = None if isinstance(valid, Sources) else hold_out(found, valid)
+    if isinstance(tokenizer, int):
+        progress("training the tokenizer", 0, 0)
+        tokenizer = train_tokenizer(tokenizer_text(sources, held_out, found), tokenizer)
+    tokenizer.save(partial)
+    for name in tokenizer.files:
+        flush(partial / name)
+    plan = {
+        "held_out": asdict(held_out) if held_out else None,
+        "bytes": found.bytes if found.whole else 0,
+        "skipped": [str(path) for path in sources.skipped],
+    }
+    return Journal(arguments, plan)
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def _encode(
+    partial: Path, journal: Journal, sources: Sources, own: Sources | None, progress: Progress, workers: int
+) -> dict[str, Any]:
+    """Write the shards and their description."""
+    plan, total = journal.plan, journal.plan["bytes"]
+    tokenizer = load_tokenizer(partial)
+    held_out = HeldOut(**plan["held_out"]) if plan["held_out"] else None
+    writers = {name: SplitWriter(partial, name, tokenizer, journal.splits.get(name)) for name in (TRAIN, VALID)}
+
+    def save() -> None:
+        journal.splits = {name: writer.state() for name, writer in writers.items()}
+        journal.save(partial)
+
+    save()
+    saved = time.monotonic()
+    batches = _batches(sources, own, held_out, journal.place)
+    for batch in encoded(batches, tokenizer, partial, min(workers, 1 + total // _WORKER_BYTES) if total else workers):
+        for name, (ids, documents, size) in batch.splits.items():
+            writers[name].append(ids, documents, size)
+        journal.place = batch.end
+        reach("prepare.batch")
+        if time.monotonic() - saved >= _SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+        documents, tokens, size = (
+            sum(getattr(writer, count) for writer in writers.values()) for count in ("documents", "tokens", "bytes")
+        )
+        progress("encoding", size, total, documents, tokens)
+    splits = {name: writer.close() for name, writer in writers.items()}
+    for name, split in splits.items():
+        if not split["documents"]:
+            raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
+    sources.skipped[:] = dict.fromkeys([*map(Path, plan["skipped"]), *sources.skipped])
+    write_description(partial, tokenizer, splits, sources.origin())
+    return splits
 
 
-def _sample(texts: Iterator[str], total: int) -> Iterator[str]:
-    """Yield lines spread evenly over the text, about `_TOKENIZER_BYTES` of them."""
-    share = min(1.0, _TOKENIZER_BYTES / total)
-    owed = 0.0
-    for text in texts:
-        for line in text.splitlines():
-            for start in range(0, len(line), _LONGEST_LINE):
-                part = line[start : start + _LONGEST_LINE]
-                owed += len(part) * share
-                if owed > 0:
-                    owed -= len(part)
-                    yield part
+def _batches(sources: Sources, own: Sources | None, held_out: HeldOut | None, begin: Place) -> Iterator[Batch]:
+    """Yield the text from a place on, that of `sources` first, then the validation's own."""
 
+    def parts() -> Iterator[tuple[Iterator[str], Callable[[str], tuple[str, str]]]]:
+        for unit in sources.units():
+            yield unit.documents(), held_out.split if held_out else lambda text: (text, "")
+        for unit in own.units() if own else ():
+            yield unit.documents(), lambda text: ("", text)
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    batch = Batch({TRAIN: [], VALID: []}, 0, begin)
+    for unit, (documents, split) in enumerate(parts()):
+        if unit < begin.unit:
+            continue  # not even opened
+        done = begin.documents if unit == begin.unit else 0
+        for number, text in enumerate(documents, 1):
+            if number <= done:
+                continue
+            for name, part in zip((TRAIN, VALID), split(text), strict=True):
+                if part:
+                    batch.texts[name].append(part)
+            batch.size += len(text)
+            if batch.size >= _BATCH_CHARACTERS:
+                yield replace(batch, end=Place(unit, number))
+                batch = Batch({TRAIN: [], VALID: []}, 0, begin)
+    if batch.size:
+        yield replace(batch, end=Place(unit + 1, 0))

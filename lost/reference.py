@@ -22,22 +22,32 @@ def logits(config: Config, parameters: Mapping[str, Array], tokens: Array) -> Ar
     return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
 
 
-def loss(config: Config, parameters: Mapping[str, Array], tokens: Array) -> float:
-    """Return the mean negative log-likelihood (natural log) of tokens[:, 1:] given what precedes, tokens (b, s + 1)."""
+def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, counted: Array | None = None) -> float:
+    """Return the mean negative log-likelihood (natural log) of tokens[:, 1:] given what precedes.
+
+    Args:
+        config: the model.
+        parameters: by name.
+        tokens: (b, s + 1).
+        counted: (b, s) bool, the predictions that the mean is taken over; None: all.
+    """
     scores = logits(config, parameters, tokens[:, :-1])
     highest = scores.max(axis=-1, keepdims=True)
     total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
     chosen = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
-    return float((total - chosen).mean())
+    return float((total - chosen).mean(where=True if counted is None else counted))
 
 
-def gradients(config: Config, parameters: Mapping[str, Array], tokens: Array) -> dict[str, Array]:
+def gradients(
+    config: Config, parameters: Mapping[str, Array], tokens: Array, counted: Array | None = None
+) -> dict[str, Array]:
     """Return the loss's gradient for each trained parameter by central differences, entry by entry: for tiny models.
 
     Args:
         config: the model.
         parameters: float64, so that the error stays near 1e-9.
         tokens: (b, s + 1).
+        counted: (b, s) bool, the predictions that count; None: all.
     """
     step, result = 1e-5, {}
     moved = dict(parameters)
@@ -49,7 +59,7 @@ def gradients(config: Config, parameters: Mapping[str, Array], tokens: Array) ->
             ends = []
             for sign in (1, -1):
                 moved[name][place] = parameters[name][place] + sign * step
-                ends.append(loss(config, moved, tokens))
+                ends.append(loss(config, moved, tokens, counted))
             moved[name][place] = parameters[name][place]
             result[name][place] = (ends[0] - ends[1]) / (2 * step)
     return result

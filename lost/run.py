@@ -20,6 +20,7 @@ LATEST = "latest"
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
 FREE = {
     "data.path",
+    "data.mixture",  # folders: other data, or other weights, are refused by the fingerprint
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
     *(
@@ -161,6 +162,11 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
     return found, rejected
 
 
+def tokenizer_place(path: Path) -> Path:
+    """Return where the tokenizer meant by a path stands: that of a run is in its newest whole checkpoint."""
+    return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
+
+
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
     changes = differences(start.config, config)
     refused = [text for key, text in changes.items() if key not in FREE]
@@ -178,8 +184,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
         )
     if start.progress.data != dataset.fingerprint:
         raise DataError(
-            f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, or other text); expected "
-            "the same set; name it with --data, or choose another --out"
+            f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, other text or other "
+            "weights); expected the same; name it with --data, or choose another --out"
         )
 
 

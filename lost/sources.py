@@ -1,55 +1,126 @@
-"""Documents out of what users have: text files, JSON lines, folders of source files."""
+"""Documents out of what users have: text, JSON lines and parquet, folders of these, data sets of the hub."""
 
 import fnmatch
-import gzip
-import json
+import hashlib
 import os
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
+from lost import hub
 from lost.errors import DataError
+from lost.hub import HubChoice
+from lost.readers import NotTextError, read
 
-_JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the text that is read from its beginning: a file, or a shard of a data set.
+
+    Attributes:
+        stamp: differs from that of other units, and from that of the same unit once its content has changed.
+        documents: reads it.
+    """
+
+    stamp: str
+    documents: Callable[[], Iterator[str]]
 
 
 @dataclass
 class Sources:
-    """Files and folders to read text from.
+    """Where to read text from.
 
     Attributes:
-        paths: text files (one document each), JSON-lines files (one document a line), folders (searched whole).
+        paths: text files (one document each), JSON-lines files (one document a line), parquet files (one document a
+            row), folders (searched whole), and names of data sets, where no such path is here.
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
-        text_key: the field of a JSON line that holds the text.
+        text_key: the field of a JSON line, or the column, that holds the text.
         leave_out: files or folders inside the folders that aren't read: those that serve another purpose.
+        choice: which part of data sets of the hub.
         skipped: files inside folders that turned out not to be text, filled while reading.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[Path | str]
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     text_key: str = "text"
     leave_out: Sequence[Path] = ()
+    choice: HubChoice = field(default_factory=HubChoice)
     skipped: list[Path] = field(default_factory=list)
+    _opened: dict[str, list[Unit]] = field(default_factory=dict, repr=False)
+
+    @property
+    def local(self) -> list[Path]:
+        """The files and folders among the paths."""
+        return [Path(path) for path in self.paths if Path(path).exists()]
+
+    @property
+    def remote(self) -> list[str]:
+        """The names of data sets among the paths."""
+        return [str(path) for path in self.paths if not Path(path).exists()]
 
     def documents(self) -> Iterator[str]:
         """Yield every document that isn't empty, in an order that depends on names alone.
 
         Raises:
             DataError: a path that doesn't exist, a named file that isn't text, a line without the text's key.
+            UnreachableError: a data set of the hub could not be read to its end.
         """
         self.skipped.clear()
+        for unit in self.units():
+            yield from unit.documents()
+
+    def units(self) -> Iterator[Unit]:
+        """Yield the parts that `documents` reads one after the other.
+
+        Raises:
+            DataError: a path that doesn't exist.
+        """
         for path in self.paths:
-            if path.is_dir():
-                for file in self._files(path):
-                    yield from self._read(file, inside_folder=True)
-            elif path.exists():
-                yield from self._read(path, inside_folder=False)
+            if Path(path).is_dir():
+                yield from (self._unit(file, inside_folder=True) for file in self._files(Path(path)))
+            elif Path(path).exists():
+                yield self._unit(Path(path), inside_folder=False)
+            elif hub.is_name(str(path)):
+                yield from self._shards(str(path))
             else:
-                raise DataError(f"{path} doesn't exist; expected a text file, a .jsonl[.gz] file or a folder")
+                raise DataError(
+                    f"{path} doesn't exist; expected a text, .jsonl or .parquet file, a folder, or the name of a data "
+                    "set, such as hf://owner/name"
+                )
+
+    def described(self) -> dict[str, Any]:
+        """Return all that decides which text is read, as JSON has it, the files' names, sizes and times among it."""
+        stamps = hashlib.sha256("\n".join(unit.stamp for unit in self.units()).encode())
+        return {
+            "text": [str(path.absolute()) for path in self.local] + self.remote,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "text_key": self.text_key,
+            **asdict(self.choice),
+            "checksum of the files' names, sizes and times": stamps.hexdigest(),
+        }
+
+    def origin(self) -> dict[str, Any]:
+        """Return where the text comes from, for `dataset.json`."""
+        return {"sources": [str(path) for path in self.paths], **(asdict(self.choice) if self.remote else {})}
+
+    def _shards(self, name: str) -> list[Unit]:
+        if name not in self._opened:
+            readers = hub.shards(name, self.choice, self.text_key)
+            self._opened[name] = [
+                Unit(f"{name} {self.choice} {number} of {len(readers)}", documents)
+                for number, documents in enumerate(readers)
+            ]
+        return self._opened[name]
+
+    def _unit(self, path: Path, inside_folder: bool) -> Unit:
+        found = path.stat() if path.exists() else None  # a link inside a folder may lead nowhere
+        stamp = f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}"
+        return Unit(stamp, partial(self._read, path, inside_folder))
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for parent, folders, files in os.walk(folder):
@@ -66,57 +137,15 @@ class Sources:
 
     def _read(self, path: Path, inside_folder: bool) -> Iterator[str]:
         try:
-            if path.name.endswith(_JSON_LINES):
-                yield from self._json_lines(path)
-            elif text := _text(path):
-                yield text
-        except _NotText as error:
+            yield from read(path, self.text_key)
+        except NotTextError as error:
             if not inside_folder:
                 raise DataError(
                     f"{path} is not text: {error}; expected UTF-8 without NUL bytes; convert it, or leave it out"
                 ) from None
             self.skipped.append(path)
-        except (OSError, EOFError, zlib.error) as error:
+        except OSError as error:
             if inside_folder and not path.exists():  # a link to nowhere
                 self.skipped.append(path)
                 return
             raise DataError(f"{path} can't be read: {error}; check the file and its permissions") from None
-
-    def _json_lines(self, path: Path) -> Iterator[str]:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                place = f"{path}:{number}"
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{place}: not a JSON object ({error}); expected one object a line") from None
-                text = record.get(self.text_key) if isinstance(record, dict) else None
-                if not isinstance(text, str):
-                    keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                    raise DataError(
-                        f"{place}: no text under {self.text_key!r} (found: {keys}); name the field with --text-key"
-                    )
-                if text:
-                    yield text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair
-
-
-class _NotText(Exception):
-    pass
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _text(path: Path) -> str:
-    with _open(path) as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _NotText(f"byte {error.start} is {content[error.start]:#04x}, which is not UTF-8") from None
-    if "\0" in text:
-        raise _NotText(f"there is a NUL byte at {text.index(chr(0))}")
-    return text

@@ -12,16 +12,17 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.batches import Batch, TrainingStream
+from lost.batches import Batch, SampleStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
-from lost.dataset import TRAIN, VALID, Dataset, Split
+from lost.dataset import VALID, Dataset, Split
 from lost.engine import Engine, NamedArrays, StepReport
 from lost.errors import DivergedError, StorageError
-from lost.evaluate import Evaluation, evaluate
+from lost.evaluate import Evaluation, evaluate_split
 from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
+from lost.mixture import training_stream
 from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.signals import Stop
@@ -105,13 +106,13 @@ def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked
             progress = run.check(progress, report)
 
 
-def open_data(config: Config, dataset: Dataset) -> tuple[TrainingStream, Split]:
+def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
     """Return the training samples and the validation text.
 
     Raises:
         DataError: a split that is missing, damaged, or shorter than one sample.
     """
-    return TrainingStream(dataset.split(TRAIN), config.data.seq_len, config.train.seed), dataset.split(VALID)
+    return training_stream(dataset, config.data.seq_len, config.train.seed), dataset.split(VALID)
 
 
 def _due(step: int, every: int) -> bool:
@@ -171,7 +172,8 @@ class _Run:
                 yield self.stream.batch(start, self.micro_batch)
 
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
-        report = self.engine.step(micro_batches(), self.per_step, lr)
+        predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
+        report = self.engine.step(micro_batches(), predictions, lr)
         moved = replace(
             progress,
             step=progress.step + 1,
@@ -188,6 +190,7 @@ class _Run:
         elapsed, steps = now - self._clock, progress.step - self._clock_step
         self._clock, self._clock_step = now, progress.step
         progress = replace(progress, seconds=progress.seconds + elapsed)
+        first = progress.samples - self.config.train.batch_size
         row = {
             "step": progress.step,
             "loss": _finite(loss),
@@ -197,9 +200,11 @@ class _Run:
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
             **self.engine.memory(),
-            "samples": [progress.samples - self.config.train.batch_size, progress.samples - 1],
+            "samples": [first, progress.samples - 1],
             "skipped": self.engine.guard.state().skipped,
         }
+        if self.stream.partial:
+            row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
         self._write(row)
         self.reporter.step(row)
         return self.check(progress, report)
@@ -232,18 +237,15 @@ class _Run:
         Raises:
             _StoppedError: a stop was requested before the end.
         """
-        limit = self.config.train.eval_tokens
-        tokens = self.valid.read(0, min(self.valid.tokens, limit + 1 if limit else self.valid.tokens))
         began = time.perf_counter()
-        whole = self.valid.bytes if len(tokens) == self.valid.tokens else None
 
         def check() -> None:
             reach("evaluation.round")
             if stop():
                 raise _StoppedError
 
-        size = self.config.data.seq_len
-        result = evaluate(self.engine, tokens, size, self.micro_batch, text_bytes=whole, check=check)
+        size, limit = self.config.data.seq_len, self.config.train.eval_tokens
+        result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
         self._write(row)

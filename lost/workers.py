@@ -105,7 +105,7 @@ def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
     own = {
         "version of lost": __version__,
         "backend": backend,
-        "configuration": config.replace("data", path=None).model_dump(mode="json"),
+        "configuration": config.replace("data", path=None, mixture=None).model_dump(mode="json"),
         "prepared data": data,
     }
     shared = json.loads(workers.share(json.dumps(own)))

@@ -125,7 +125,8 @@ class MlxEngine:
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
-        scale, total, gradients = self.workers.count / predictions, mx.array(0.0), None
+        scale = mx.array(self.workers.count / predictions)  # a number would be compiled in, and anew when it changes
+        total, gradients = mx.array(0.0), None
         for batch in micro_batches:
             nll, gradients = self._micro_step(*_on_device(batch), scale, gradients)
             total = total + nll
@@ -205,7 +206,7 @@ class MlxEngine:
 
 
 def _micro_step(
-    model: Model, tokens: mx.array, targets: mx.array, counted: mx.array, scale: float, before: Tree | None
+    model: Model, tokens: mx.array, targets: mx.array, counted: mx.array, scale: mx.array, before: Tree | None
 ) -> tuple[mx.array, Tree]:
     """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
 

@@ -19,7 +19,6 @@ class Tokenizer(ABC):
         vocab_size: one more than the highest id, added tokens included.
         files: all that a folder holds of it, names and contents.
         chat_template: the Jinja template of conversations; None: it has none.
-        parallel: whether encoding uses all cores.
     """
 
     FILE: ClassVar[str]
@@ -27,7 +26,6 @@ class Tokenizer(ABC):
     vocab_size: int
     files: Mapping[str, bytes]
     chat_template: Any = None
-    parallel: bool = True
 
     @property
     @abstractmethod
@@ -40,7 +38,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
-        """Return the ids of each text."""
+        """Return the ids of each text; one core does it, for whoever has more to encode starts more processes."""
 
     def encode(self, text: str, special_tokens: bool = False) -> np.ndarray:
         """Return the ids of one text as int64, end-of-text not added.

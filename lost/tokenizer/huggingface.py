@@ -95,19 +95,20 @@ class JsonTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
         self._processor.encode_special_tokens = not special_tokens  # the library's name for encoding them as text
-        for batch in [texts] if self.parallel else [[text] for text in texts]:
-            found = self._processor.encode_batch_fast(batch, add_special_tokens=False)
-            for text, ids in zip(batch, (each.ids for each in found), strict=True):
-                yield ids if special_tokens or self._special.isdisjoint(ids) else self._broken_up(text)
+        for text in texts:
+            ids = self._ids(text)
+            yield ids if special_tokens or self._special.isdisjoint(ids) else self._broken_up(text)
+
+    def _ids(self, text: str) -> list[int]:
+        (found,) = self._processor.encode_batch_fast([text], add_special_tokens=False)  # the one without offsets
+        return found.ids
 
     def _broken_up(self, text: str) -> list[int]:
         """Return the ids of text with every special token cut after its first character.
 
         Some models (Unigram, WordLevel) have them among their own pieces, and so find them in text all the same.
         """
-        parts = self._inside.split(text)
-        found = self._processor.encode_batch_fast(parts, add_special_tokens=False)
-        return [token for each in found for token in each.ids]
+        return [token for part in self._inside.split(text) for token in self._ids(part)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without special tokens; bytes that make no character become U+FFFD."""

@@ -52,7 +52,7 @@ class PieceTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
         # `special_tokens` changes nothing: control symbols can't be written out.
-        return self._processor.encode(texts, num_threads=os.cpu_count() or 1 if self.parallel else 1)
+        return self._processor.encode(texts, num_threads=1)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without control symbols; bytes that make no character become U+FFFD."""

@@ -63,12 +63,11 @@ def test_ids_are_those_of_the_library_and_text_comes_back(gpt: Path) -> None:
     assert (ours.end_of_text, ours.vocab_size) == (theirs.token_to_id(END), theirs.get_vocab_size())
 
 
-def test_one_core_and_all_of_them_and_parts_give_the_same(gpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_documents_are_encoded_in_parts(gpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["the rank\nof " * 30, ODD, "weight"]
     tokenizer = load_tokenizer(gpt)
     whole = tokenizer.encode_documents(texts).tolist()
     assert whole.count(tokenizer.end_of_text) == 3
-    tokenizer.parallel = False
     monkeypatch.setattr("lost.tokenizer.base._LONGEST", 100)
     assert tokenizer.encode_documents(texts).tolist() == whole
 

@@ -192,8 +192,8 @@ def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) ->
     stall = (
         "import time, sys; from pathlib import Path\n"
         "from lost.prepare import prepare; from lost.sources import Sources\n"
-        "def progress(phase, done, total):\n"
-        "    if phase == 'encoding valid': print('there', flush=True); time.sleep(600)\n"
+        "def progress(phase, done, total, documents=0, tokens=0):\n"
+        "    if phase == 'encoding': print('there', flush=True); time.sleep(600)\n"
         "prepare(Sources([Path(sys.argv[1])]), Path(sys.argv[2]), 320, 0.1, progress)"
     )
     with subprocess.Popen(
@@ -205,8 +205,8 @@ def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) ->
     assert not out.exists()
     assert len(list(tmp_path.iterdir())) == 1  # the half-made folder, under its temporary name
     done = subprocess.run(
-        [sys.executable, "-m", "lost", "prepare", str(text_folder), "--out", str(out), "--vocab-size", "320"],
-        capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "lost", "prepare", str(text_folder), "--out", str(out), "--vocab-size", "320",
+         "--valid-fraction", "0.1"], capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == [out]

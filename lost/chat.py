@@ -1,0 +1,149 @@
+"""How a conversation becomes text: by the tokenizer's own chat template, else by a plain one.
+
+A template splits each conversation in two: what is given, and the last answer, which is to be learned.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lost.errors import DataError
+from lost.jinja import compiled, library
+from lost.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+ROLES = ("system", "user", "assistant")
+_CONFIG = "tokenizer_config.json"
+
+
+class Template(Protocol):
+    """Makes text of conversations.
+
+    Attributes:
+        special_tokens: whether special tokens are written out in the text.
+    """
+
+    special_tokens: bool
+
+    def question(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """Return the text of messages, up to where the assistant's answer begins."""
+
+    def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
+        """Return the text before the last message's content, an answer, and from there to the end."""
+
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
+        """Return the text before and from an answer to a prompt."""
+
+
+def template_of(tokenizer: Tokenizer) -> Template:
+    """Return the tokenizer's own template, or the plain one.
+
+    Raises:
+        DataError: its own is not a template.
+        MissingPackageError: it has one, and the library that fills them in isn't installed.
+    """
+    if not tokenizer.chat_template:
+        return PlainTemplate()
+    return JinjaTemplate(tokenizer.chat_template, json.loads(tokenizer.files.get(_CONFIG, b"{}")))
+
+
+def question(tokenizer: Tokenizer, text: str) -> np.ndarray:
+    """Return the ids (n,) of what a user says, up to where the assistant's answer begins."""
+    template = template_of(tokenizer)
+    return tokenizer.encode(template.question([{"role": "user", "content": text}]), template.special_tokens)
+
+
+class PlainTemplate:
+    """`<|user|>`, a line break, what is said, a line break; and so on: ordinary text, without new special tokens.
+
+    The lines are those of Tulu (Wang et al., arXiv 2306.04751). The answer ends with the end-of-text token. A prompt
+    and its completion stay as they are, one after the other.
+    """
+
+    special_tokens = False
+
+    def question(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """Return the text of messages, up to where the assistant's answer begins."""
+        if tools is not None:
+            raise DataError(
+                "there are tools, and the tokenizer has no chat template that says how to write them; expected "
+                "messages alone; remove the tools, or use a tokenizer with a template"
+            )
+        for message in messages:
+            role, content = message.get("role"), message.get("content")
+            if role not in ROLES or not isinstance(content, str):
+                raise DataError(
+                    f"a message has the role {role!r} and the content {content!r:.40}; expected one of "
+                    f"{', '.join(ROLES)}, and text (a tokenizer with a chat template of its own may take others)"
+                )
+        turns = [f"<|{message['role']}|>\n{message['content']}\n" for message in messages]
+        return "".join(turns) + f"<|{ROLES[-1]}|>\n"
+
+    def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
+        """Return the text before the last message's content, and that content."""
+        self.question(messages, tools)  # all of them are checked
+        return self.question(messages[:-1], tools), messages[-1]["content"]
+
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
+        """Return both as they are."""
+        self.question((), tools)  # which there may not be
+        return prompt, answer
+
+
+class JinjaTemplate:
+    """A Hugging Face chat template, filled in as transformers does (`utils/chat_template_utils.py`), in a sandbox.
+
+    Args:
+        source: the template, or a list of named ones, of which `default` is taken.
+        names: what the template may mention, such as `bos_token` and `eos_token`.
+
+    Raises:
+        DataError: it is not a template.
+    """
+
+    special_tokens = True
+
+    def __init__(self, source: Any, names: Mapping[str, Any]) -> None:
+        if isinstance(source, list):
+            source = next((each["template"] for each in source if each.get("name") == "default"), None)
+        error_class = library().TemplateError
+        try:
+            self._template = compiled(source)
+        except (error_class, TypeError, AttributeError) as error:
+            raise DataError(
+                f"the tokenizer's chat template can't be read: {error}; expected a Jinja template; correct it, or "
+                "remove it from the tokenizer's files"
+            ) from None
+        self._names = {name: text for name, text in names.items() if name.endswith("_token")}
+        self._refusals = (error_class, TypeError, ValueError, KeyError, AttributeError)
+
+    def question(self, messages: Sequence[Message], tools: Any = None) -> str:
+        """Return the text of messages, up to where the assistant's answer begins."""
+        return self._filled(messages, tools, True)
+
+    def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
+        """Return the text before the last message's content, and from there to the end."""
+        before, whole = self.question(messages[:-1], tools), self._filled(messages, tools, False)
+        if not whole.startswith(before):
+            raise DataError(
+                "the tokenizer's chat template doesn't leave a conversation as it was when an answer is added, so that "
+                "the answer can't be told from the rest; expected one that only adds; change the template"
+            )
+        return before, whole[len(before) :]
+
+    def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
+        """Return the text before and from an answer to a prompt, as a conversation of the two."""
+        return self.split([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], tools)
+
+    def _filled(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
+        try:
+            return self._template.render(
+                messages=messages, tools=tools, documents=None, add_generation_prompt=answer, **self._names
+            )
+        except self._refusals as error:
+            raise DataError(
+                f"the tokenizer's chat template refuses a conversation: {error}; expected messages that it knows; "
+                "correct them"
+            ) from None

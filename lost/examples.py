@@ -1,0 +1,107 @@
+"""Examples to fine-tune on, out of JSON lines as mlx-lm reads them: what is given, and what is to be learned."""
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.chat import Template
+from lost.errors import DataError
+from lost.readers import opened
+from lost.targets import BEGINS, COUNTED
+from lost.tokenizer import Tokenizer
+
+FORMATS = '{"prompt": ..., "completion": ...}, {"messages": [...]} or {"text": ...}'
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line.
+
+    Attributes:
+        given: the text before what is to be learned; may be empty.
+        answer: the text that is to be learned.
+        templated: whether a template wrote the text, special tokens among it.
+    """
+
+    given: str
+    answer: str
+    templated: bool = False
+
+
+def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example]:
+    """Yield the examples of JSON-lines files, line by line.
+
+    Of a line with a prompt and a completion, or with messages of which the last is the assistant's, the answer is to be
+    learned; of one with a text, all of it. A line that has several of these is taken by the first in this order.
+
+    Raises:
+        DataError: a file that can't be read, or a line that is none of these; the message names the line.
+    """
+    for path in paths:
+        for number, line in _lines(path):
+            try:
+                yield _example(json.loads(line), template)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with opened(path) as file:
+            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path} can't be read: {error}; expected JSON lines, whole (.gz and .zst are unpacked)"
+        ) from None
+
+
+def _example(record: Any, template: Template) -> Example:
+    if not isinstance(record, dict):
+        raise DataError(f"a {type(record).__name__}, not an object; expected {FORMATS}")
+    tools = record.get("tools")
+    if "prompt" in record and "completion" in record:
+        prompt, completion = _text(record, "prompt"), _text(record, "completion")
+        return Example(*template.completion(prompt, completion, tools), template.special_tokens)
+    if "messages" in record:
+        messages = record["messages"]
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise DataError('messages is no list of objects; expected [{"role": ..., "content": ...}, ...]')
+        if not messages or messages[-1].get("role") != "assistant":
+            last = messages[-1].get("role") if messages else None
+            raise DataError(f"the last message's role is {last!r}; expected 'assistant', whose answer is to be learned")
+        return Example(*template.split(messages, tools), template.special_tokens)
+    if "text" in record:
+        return Example("", _text(record, "text"))
+    raise DataError(f"the keys are {', '.join(record) or 'none'}; expected {FORMATS}")
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    if not isinstance(record[key], str):
+        raise DataError(f"{key} = {record[key]!r:.40}; expected text")
+    return record[key].encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair
+
+
+def encode_example(example: Example, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of an example, which end with end-of-text, and their marks, both (n,).
+
+    The text is encoded whole, as mlx-lm does, where that gives the tokens of the given text first; else the two parts
+    are encoded each alone. So what precedes the answer is always what a prompt alone would be encoded to. An added
+    end-of-text is learned only if the answer has none of its own, which then says where it ends.
+    """
+    given = tokenizer.encode(example.given, example.templated)
+    ids = tokenizer.encode(example.given + example.answer, example.templated)
+    if len(given) and not np.array_equal(ids[: len(given)], given):
+        ids = np.concatenate([given, tokenizer.encode(example.answer, example.templated)])
+    marks = np.where(np.arange(len(ids)) < len(given), 0, COUNTED)
+    if not len(ids) or ids[-1] != tokenizer.end_of_text:
+        ended = (ids[len(given) :] == tokenizer.end_of_text).any()
+        ids, marks = np.append(ids, tokenizer.end_of_text), np.append(marks, 0 if ended else COUNTED)
+    marks[0] |= BEGINS
+    return ids, marks

@@ -1,0 +1,81 @@
+"""Data sets of the Hugging Face hub, streamed by their `datasets` library: nothing is copied to this disk first."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lost.errors import DataError, UnreachableError
+from lost.extras import need
+from lost.readers import SUFFIXES, no_text
+
+SCHEME = "hf://"
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class HubChoice:
+    """Which part of a data set, as `datasets.load_dataset` names it.
+
+    Attributes:
+        config: its `name` argument: the subset, such as `en`.
+        split: such as `train`.
+        revision: a branch, tag or commit.
+    """
+
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+def is_name(text: str) -> bool:
+    """Whether text that is no path here can name a data set: `hf://...`, or `owner/name`."""
+    return text.startswith(SCHEME) or (_NAME.fullmatch(text) is not None and not text.endswith(SUFFIXES))
+
+
+def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Iterator[str]]]:
+    """Return what reads each part of a data set; the parts in their order are the whole.
+
+    Args:
+        name: `owner/name`, or `hf://owner/name`; what `load_dataset` takes otherwise may follow `hf://` too.
+        choice: of its parts.
+        text_key: the column that holds the text.
+
+    Raises:
+        DataError: there is no such data set, or it has no such column.
+        MissingPackageError: the library isn't installed.
+    """
+    datasets = need("datasets", "data", f"{name} is no file or folder here, and reading it as a data set of the hub")
+    try:
+        data = datasets.load_dataset(
+            name.removeprefix(SCHEME), choice.config, split=choice.split, revision=choice.revision, streaming=True
+        )
+        columns, count = data.column_names, data.num_shards
+    except Exception as error:  # of the library, of its HTTP client, of the file formats: no common class
+        raise DataError(
+            f"{name} is no file or folder here, and can't be opened as a data set of the Hugging Face hub "
+            f"({choice}): {type(error).__name__}: {error}; check the name, --config, --split and the network"
+        ) from None
+    if columns is not None:
+        if text_key not in columns:
+            raise no_text(name, text_key, ", ".join(columns))
+        data = data.select_columns([text_key])
+    return [partial(_documents, name, data.shard(count, number), text_key) for number in range(count)]
+
+
+def _documents(name: str, shard: Any, text_key: str) -> Iterator[str]:
+    try:
+        for record in shard:
+            text = record.get(text_key, record)
+            if not isinstance(text, str | None):
+                raise no_text(name, text_key, ", ".join(record))
+            if text:
+                yield text
+    except DataError:
+        raise
+    except Exception as error:  # see above
+        raise UnreachableError(
+            f"{name} could not be read on: {type(error).__name__}: {error}; check the network and give the same "
+            "command again: it goes on from there"
+        ) from error

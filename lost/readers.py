@@ -1,0 +1,142 @@
+"""One file of text: plain, JSON lines or parquet, the first two also compressed (.gz, .zst)."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from lost.errors import DataError
+from lost.extras import need
+
+SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
+_JSON_LINES = (".jsonl", ".ndjson")
+_CHUNK = 1 << 17
+_ROWS = 256  # of a parquet file that are in memory at once
+
+
+class NotTextError(Exception):
+    """A file that doesn't hold UTF-8."""
+
+
+def read(path: Path, text_key: str) -> Iterator[str]:
+    """Yield the documents of a file, those that aren't empty.
+
+    Args:
+        path: the file; its name says what it is.
+        text_key: the field of a JSON line, or the column of a parquet file, that holds the text.
+
+    Raises:
+        NotTextError: what should be plain text isn't.
+        DataError: a damaged file, no text under the key.
+        MissingPackageError: the package that reads it isn't installed.
+        OSError: it can't be read.
+    """
+    format = Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
+    try:
+        if format == ".parquet":
+            texts = _parquet(path, text_key)
+        else:
+            texts = _json_lines(path, text_key) if format in _JSON_LINES else _text(path)
+        yield from (text for text in texts if text)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}; expected the whole file; fetch it again") from None
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a file to read, unpacked where its name says that it is packed."""
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Chunks(_zst(path)), _CHUNK)
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _zst(path: Path) -> Iterator[bytes]:
+    """Yield what is in a file of one frame or several; the library's own reader is silent where a frame is cut."""
+    library = need("zstandard", "data", f"reading {path}")
+    decompressor = library.ZstdDecompressor(max_window_size=1 << 31)
+    with path.open("rb") as file:
+        frame, rest = None, b""
+        while chunk := rest or file.read(_CHUNK):
+            frame = frame or decompressor.decompressobj()
+            try:
+                yield frame.decompress(chunk)
+            except library.ZstdError as error:
+                raise EOFError(error) from None
+            rest = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame:
+        raise EOFError("it ends inside a zstd frame")
+
+
+class _Chunks(io.RawIOBase):
+    """A stream of bytes that come in chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._left = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
+        while not self._left:
+            if (chunk := next(self._chunks, None)) is None:
+                return 0
+            self._left = memoryview(chunk)
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+
+def _text(path: Path) -> Iterator[str]:
+    with opened(path) as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotTextError(f"byte {error.start} is {content[error.start]:#04x}, which is not UTF-8") from None
+    if "\0" in text:
+        raise NotTextError(f"there is a NUL byte at {text.index(chr(0))}")
+    yield text
+
+
+def _json_lines(path: Path, text_key: str) -> Iterator[str]:
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            place = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{place}: not a JSON object ({error}); expected one object a line") from None
+            text = record.get(text_key) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+                raise no_text(place, text_key, keys)
+            yield text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair
+
+
+def _parquet(path: Path, text_key: str) -> Iterator[str]:
+    arrow = need("pyarrow", "data", f"reading {path}")
+    parquet = need("pyarrow.parquet", "data", f"reading {path}")
+    try:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
+            if text_key not in file.schema_arrow.names:
+                raise no_text(str(path), text_key, ", ".join(file.schema_arrow.names))
+            for batch in file.iter_batches(_ROWS, columns=[text_key]):
+                for text in batch.column(0).to_pylist():
+                    if not isinstance(text, str | None):
+                        raise no_text(str(path), text_key, f"{type(text).__name__} there")
+                    yield text or ""
+    except (arrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the system's: those of the library are about what is in the file
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged: {reason}; expected a parquet file; fetch it again") from None
+
+
+def no_text(place: str, text_key: str, found: str) -> DataError:
+    """Return the refusal of a record."""
+    return DataError(f"{place}: no text under {text_key!r} (found: {found}); name the field with --text-key")

@@ -1,0 +1,125 @@
+"""What to know of text before it is encoded: how much it is, what to hold out, what to train a tokenizer on."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from lost.errors import DataError
+from lost.sources import Sources
+
+_TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
+_LONGEST_LINE = 4096  # of what it is trained on: its trainer passes over longer ones
+_FEW = 20  # with fewer documents, a whole one would be too large a share to hold out
+_MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
+_REMOTE_BYTES = 64 << 20  # of text from elsewhere, that is read twice
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first pass over the text found.
+
+    Attributes:
+        documents: how many it read.
+        bytes: how much.
+        whole: whether that is all there is; of text from elsewhere it reads the beginning.
+        hashes: of the documents, where there are few enough to count them exactly, else none.
+    """
+
+    documents: int
+    bytes: int
+    whole: bool
+    hashes: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which text is validation: whole documents if there are enough of them, else the end of each document."""
+
+    fraction: float
+    largest_hash: int | None
+    """Documents whose hash is at most this are held out (equal documents together); None: ends are held out."""
+
+    def split(self, text: str) -> tuple[str, str]:
+        """Return (training text, validation text) of one document."""
+        if self.largest_hash is not None:
+            return ("", text) if _hash(text) <= self.largest_hash else (text, "")
+        cut = self._cut(text)
+        return text[:cut], text[cut:]
+
+    def _cut(self, text: str) -> int:
+        """Return where the held-out end begins: after a line, else after a word, else anywhere."""
+        wanted = int(len(text) * (1 - self.fraction))
+        nearby = max(0, wanted - max(200, len(text) - wanted))
+        for border in ("\n", " "):
+            if (found := text.rfind(border, nearby, wanted)) >= 0:
+                return found + 1
+        return wanted
+
+
+def survey(sources: Sources, progress: Callable[[int, int], None]) -> Survey:
+    """Read local text once, and the beginning of text from elsewhere.
+
+    Args:
+        sources: of the text.
+        progress: told the documents and bytes read so far.
+
+    Raises:
+        DataError: there is no text, or some that can't be read.
+    """
+    hashes, documents, size = array("Q"), 0, 0
+    limit = _REMOTE_BYTES if sources.remote else None
+    whole = True
+    for text in sources.documents():
+        if limit is not None and size >= limit:
+            whole = False
+            break
+        documents += 1
+        size += len(text.encode())
+        if documents <= _MANY:
+            hashes.append(_hash(text))
+        progress(documents, size)
+    if not documents:
+        named = ", ".join(str(path) for path in sources.paths)
+        skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
+        raise DataError(f"there is no text in {named}{skipped}; expected at least one document that isn't empty")
+    countable = whole and documents <= _MANY
+    return Survey(documents, size, whole, np.array(hashes if countable else [], np.uint64))
+
+
+def hold_out(survey: Survey, fraction: float) -> HeldOut:
+    """Choose what is held out.
+
+    Raises:
+        DataError: the fraction is no share.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
+    if not len(survey.hashes):
+        return HeldOut(fraction, int(fraction * 2**64))
+    distinct, counts = np.unique(survey.hashes, return_counts=True)
+    if len(distinct) < _FEW:
+        return HeldOut(fraction, None)
+    chosen = max(1, int(np.searchsorted(np.cumsum(counts), survey.documents * fraction, side="right")))
+    return HeldOut(fraction, int(distinct[min(chosen, len(distinct) - 1) - 1]))
+
+
+def tokenizer_text(sources: Sources, held_out: HeldOut | None, survey: Survey) -> Iterator[str]:
+    """Yield lines spread evenly over the training text that was surveyed, about `_TOKENIZER_BYTES` of them."""
+    share = min(1.0, _TOKENIZER_BYTES / survey.bytes)
+    owed = 0.0
+    for text in islice(sources.documents(), survey.documents):
+        for line in (held_out.split(text)[0] if held_out else text).splitlines():
+            for start in range(0, len(line), _LONGEST_LINE):
+                part = line[start : start + _LONGEST_LINE]
+                owed += len(part) * share
+                if owed > 0:
+                    owed -= len(part)
+                    yield part
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,67 @@
+"""What of a split is to be learned, where it isn't everything: a mark for each token, in a file beside the shards."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.errors import DataError
+
+COUNTED = 1  # its prediction enters the loss
+BEGINS = 2  # an example begins with it
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The tokens of a split whose predictions enter the loss; the others are only read.
+
+    Attributes:
+        tokens: how many there are.
+        bytes: UTF-8 bytes of the text that they stand for.
+        marks: (tokens of the split,) uint8, a sum of `COUNTED` and `BEGINS` each.
+    """
+
+    tokens: int
+    bytes: int
+    marks: np.ndarray
+
+
+class MarksWriter:
+    """Writes the marks of one split, `<split>.marks`."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._name, self._hash = f"{split}.marks", hashlib.sha256()
+        self._file = (folder / self._name).open("wb")
+        self._size = self._tokens = 0
+        self.bytes = 0
+
+    def append(self, marks: np.ndarray) -> None:
+        """Append marks (n,)."""
+        content = marks.astype(np.uint8).tobytes()
+        self._file.write(content)
+        self._hash.update(content)
+        self._size += len(content)
+        self._tokens += int((marks & COUNTED).sum())
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file; return its entry of `dataset.json`."""
+        self._file.close()
+        sealed = {"size": self._size, "sha256": self._hash.hexdigest()}
+        return {"name": self._name, "tokens": self._tokens, "bytes": self.bytes, **sealed}
+
+
+def open_targets(folder: Path, entry: Mapping[str, Any]) -> Targets:
+    """Open the marks that an entry of `dataset.json` describes, without reading them.
+
+    Raises:
+        DataError: the file is missing or shortened.
+    """
+    path = folder / Path(entry["name"]).name
+    size = path.stat().st_size if path.exists() else None
+    if size != entry["size"]:
+        found = "missing" if size is None else f"{size} bytes long"
+        raise DataError(f"{path} is {found}; expected {entry['size']} bytes; prepare the data again")
+    return Targets(entry["tokens"], entry["bytes"], np.memmap(path, np.uint8, "r"))

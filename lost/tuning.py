@@ -1,0 +1,98 @@
+"""From JSON lines of examples to a prepared set whose marks say what is to be learned."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.chat import template_of
+from lost.dataset import TRAIN, VALID, SplitWriter, write_description
+from lost.errors import DataError
+from lost.examples import Example, encode_example, read_examples
+from lost.files import whole_folder
+from lost.prepare import Progress, check_place, unseen
+from lost.targets import MarksWriter
+from lost.tokenizer import Tokenizer
+
+_SHOWN_EVERY = 1000  # examples
+
+
+def prepare_examples(
+    paths: Sequence[Path],
+    out: Path,
+    tokenizer: Tokenizer,
+    valid: Sequence[Path] | float,
+    progress: Progress = unseen,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a prepared set of examples.
+
+    Args:
+        paths: JSON-lines files to learn from.
+        out: the folder to make; it appears only when it is complete.
+        tokenizer: that of the model to be tuned.
+        valid: files of their own for validation, or the share of examples to hold out, in (0, 1): equal ones together.
+        progress: shown.
+        overwrite: replace a set that is already there.
+
+    Returns:
+        The entries of both splits, as in `dataset.json`.
+
+    Raises:
+        DataError: a line that is no example, too few of them, a set that is already there.
+    """
+    check_place(out, paths, overwrite)
+    template = template_of(tokenizer)
+    held = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template), valid)
+
+    def chosen(name: str) -> Iterator[Example]:
+        if held is not None:
+            examples = read_examples(paths, template)
+            yield from (each for each in examples if (_hash(each) in held) == (name == VALID))
+        else:
+            assert isinstance(valid, Sequence)
+            yield from read_examples(paths if name == TRAIN else valid, template)
+
+    with whole_folder(out, replace=overwrite) as folder:
+        splits = {name: _write(folder, name, chosen(name), tokenizer, progress) for name in (TRAIN, VALID)}
+        named = [str(path) for path in (*paths, *(valid if isinstance(valid, Sequence) else ()))]
+        write_description(folder, tokenizer, splits, {"sources": named, "examples": True})
+    return splits
+
+
+def _write(
+    folder: Path, name: str, examples: Iterable[Example], tokenizer: Tokenizer, progress: Progress
+) -> dict[str, Any]:
+    shards, marks = SplitWriter(folder, name, tokenizer), MarksWriter(folder, name)
+    marks.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
+    for example in examples:
+        ids, marked = encode_example(example, tokenizer)
+        answer = len(example.answer.encode())
+        shards.append(ids, 1, len(example.given.encode()) + answer)
+        marks.append(marked)
+        marks.bytes += answer
+        if shards.documents % _SHOWN_EVERY == 0:
+            progress(f"encoding {name}", shards.bytes, 0)
+    if not shards.documents:
+        raise DataError(f"there is no example for the {name} split; expected at least one line that isn't empty")
+    progress(f"encoding {name}", shards.bytes, shards.bytes)
+    return {**shards.close(), "targets": marks.close()}
+
+
+def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
+    """Return the hashes of the examples to hold out, at least one."""
+    if not 0 < fraction < 1:
+        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
+    hashes = sorted({_hash(example) for example in examples})
+    if len(hashes) < 2:
+        raise DataError(
+            f"there are {len(hashes)} different examples, none to hold out; expected at least two; add some, or name "
+            "others with --valid"
+        )
+    return set(hashes[: max(1, round(len(hashes) * fraction))])
+
+
+def _hash(example: Example) -> bytes:
+    return hashlib.blake2b(f"{example.given}\0{example.answer}".encode(), digest_size=16).digest()

@@ -1,0 +1,101 @@
+"""The samples of a split: windows of seq_len + 1 tokens, of text or of examples."""
+
+from typing import Protocol
+
+import numpy as np
+
+from lost.dataset import Split
+from lost.errors import DataError
+from lost.targets import BEGINS, COUNTED, Targets
+
+
+class Windows(Protocol):
+    """Samples by number.
+
+    Attributes:
+        count: how many there are; their numbers begin at 0.
+    """
+
+    count: int
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the predictions that enter the loss in these windows together."""
+
+
+def windows(split: Split, seq_len: int) -> Windows:
+    """Return the samples of a split.
+
+    Raises:
+        DataError: there is not even one.
+    """
+    if split.targets is None:
+        return TextWindows(split, seq_len)
+    return ExampleWindows(split, split.targets, seq_len)
+
+
+class TextWindows:
+    """Windows of text, each beginning where the one before was last predicted. Every prediction counts."""
+
+    def __init__(self, split: Split, seq_len: int) -> None:
+        self._split, self._seq_len, self.count = split, seq_len, split.windows(seq_len)
+
+    def read(self, number: int) -> tuple[np.ndarray, None]:
+        """Return tokens (s + 1,)."""
+        return self._split.read(number * self._seq_len, self._seq_len + 1), None
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the predictions."""
+        return len(numbers) * self._seq_len
+
+
+class ExampleWindows:
+    """Windows that begin with an example and count as many of those that follow as fit in whole.
+
+    So a completion is always predicted from its whole prompt. What a window holds after its last whole example is the
+    beginning of the next one, which isn't counted: the next window begins with it. Only an example that is longer than
+    a window is cut, and counted piece by piece. Each target is counted in exactly one window; windows without any are
+    left out.
+    """
+
+    def __init__(self, split: Split, targets: Targets, seq_len: int) -> None:
+        split.windows(seq_len)  # whether one fits
+        self._split, self._marks, self._seq_len = split, targets.marks, seq_len
+        borders = _borders(np.flatnonzero(self._marks & BEGINS), split.tokens, seq_len)
+        counts = np.add.reduceat(self._marks & COUNTED, borders[:-1], dtype=np.int64)
+        chosen = np.flatnonzero(counts)
+        if not len(chosen):
+            raise DataError(f"the {split.name} split has no target, nothing to learn; prepare the examples again")
+        self._firsts, self._ends, self._counts = borders[:-1][chosen], borders[1:][chosen], counts[chosen]
+        self.count = len(chosen)
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens (s + 1,), and which of the s predictions count."""
+        first, end = int(self._firsts[number]), int(self._ends[number])
+        start = min(first - 1, self._split.tokens - self._seq_len - 1)  # the last ones have more before them
+        places = np.arange(start + 1, start + self._seq_len + 1)
+        counted = (self._marks[places] & COUNTED).astype(bool) & (places >= first) & (places < end)
+        return self._split.read(start, self._seq_len + 1), counted
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the targets."""
+        return int(self._counts[numbers].sum())
+
+    def reaching(self, targets: int | None) -> int:
+        """Return how many windows, from the first, hold so many targets together; None: all of them."""
+        if targets is None:
+            return self.count
+        return min(int(np.searchsorted(np.cumsum(self._counts), targets)) + 1, self.count)
+
+
+def _borders(begins: np.ndarray, tokens: int, seq_len: int) -> np.ndarray:
+    """Return where windows begin to count, and the end of the split: never more than seq_len tokens apart."""
+    begins = np.append(begins, tokens)
+    borders = [int(begins[0])]
+    while borders[-1] < tokens:
+        reach = borders[-1] + seq_len
+        last = int(begins[np.searchsorted(begins, reach, "right") - 1])
+        borders.append(last if last > borders[-1] else reach)
+    return np.array(borders)

@@ -1,0 +1,176 @@
+"""Lines of examples as mlx-lm reads them: the same tokens, the same ones to be learned; and what is refused."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlx_lm.tuner.datasets import create_dataset
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from lost.chat import PlainTemplate, question, template_of
+from lost.dataset import Dataset
+from lost.errors import DataError, MissingPackageError
+from lost.examples import encode_example, read_examples
+from lost.targets import BEGINS, COUNTED
+from lost.tokenizer import Tokenizer, load_tokenizer
+
+START, TURN_END, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WITH_TOOLS = (
+    "{{ bos_token }}{% if tools %}{{ tools | tojson(indent=2) }}\n{% endif %}\n"
+    "    {% for message in messages %}\n"
+    "    {% if message.role == 'system' %}{% continue %}{% endif %}\n"
+    "[{{ message.role | upper }}] {{ message['content'] | trim }}{{ eos_token if message.role == 'assistant' }}\n"
+    "    {% endfor %}"
+)
+RECORDS: list[dict[str, Any]] = [
+    {"prompt": "the rank of", "completion": "the weight"},
+    {"messages": [{"role": "user", "content": "rank"}, {"role": "assistant", "content": "layer\nof"}]},
+    {
+        "messages": [
+            {"role": "system", "content": "You answer."},
+            {"role": "user", "content": "the <b>\u00e9</b>"},
+            {"role": "assistant", "content": "first"},
+            {"role": "user", "content": "and"},
+            {"role": "assistant", "content": "second"},
+        ]
+    },
+    {"text": "the layer and the weight"},
+]
+
+
+def saved(folder: Path, template: str | None, eos: str) -> Path:
+    """A byte-level tokenizer, as transformers writes it."""
+    made = Library(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[END, START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["the rank of the layer and the weight"] * 50, trainer)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=eos, bos_token=END)
+    theirs.chat_template = template
+    theirs.save_pretrained(folder)
+    return folder
+
+
+def encoded(record: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> tuple[list[int], np.ndarray]:
+    file = folder / "one.jsonl"
+    file.write_text(json.dumps(record))
+    (example,) = read_examples([file], template_of(tokenizer))
+    ids, marks = encode_example(example, tokenizer)
+    assert marks[0] & BEGINS
+    assert not (marks[1:] & BEGINS).any()
+    return ids.tolist(), (marks & COUNTED).astype(bool)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=["completion", "chat", "turns", "text"])
+@pytest.mark.parametrize(("template", "eos"), [(CHATML, END), (CHATML, TURN_END), (WITH_TOOLS, END)])
+def test_tokens_and_masks_are_those_of_mlx_lm(tmp_path: Path, template: str, eos: str, record: dict[str, Any]) -> None:
+    folder = saved(tmp_path / "tokenizer", template, eos)
+    if template is WITH_TOOLS:
+        record = {**record, "tools": [{"name": "f", "arguments": {"x": "<1>"}}]}
+    tokenizer, theirs = load_tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    setting = type("Settings", (), {"mask_prompt": "text" not in record})
+    tokens, offset = create_dataset([record], theirs, setting).process(record)
+    ids, counted = encoded(record, tokenizer, tmp_path)
+    assert ids[: len(tokens)] == tokens
+    np.testing.assert_array_equal(counted[: len(tokens)], np.arange(len(tokens)) >= offset)
+    if tokens[-1] == tokenizer.end_of_text:
+        assert len(ids) == len(tokens)
+    else:  # the separator, learned where nothing else says that the answer is over
+        assert ids[len(tokens) :] == [tokenizer.end_of_text]
+        assert counted[-1] == (tokenizer.end_of_text not in tokens[offset:])
+
+
+def test_a_prompt_asked_is_encoded_as_it_was_learned(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path / "tokenizer", CHATML, TURN_END))
+    ids, counted = encoded(RECORDS[0], tokenizer, tmp_path)
+    assert question(tokenizer, "the rank of").tolist() == ids[: int(counted.argmax())]
+
+
+def test_without_a_template(prepared: Dataset, tmp_path: Path) -> None:
+    tokenizer, end = prepared.tokenizer, prepared.tokenizer.end_of_text
+    for record, given, answer in (
+        ({"prompt": "the rank", "completion": " of it"}, "the rank", " of it"),
+        ({"prompt": "the we", "completion": "ight"}, "the we", "ight"),  # a border inside a token
+        ({"prompt": "", "completion": "the rank"}, "", "the rank"),
+        ({"prompt": "the rank", "completion": ""}, "the rank", ""),
+        (RECORDS[1], "<|user|>\nrank\n<|assistant|>\n", "layer\nof"),
+        (
+            RECORDS[2],
+            "<|system|>\nYou answer.\n<|user|>\nthe <b>\u00e9</b>\n<|assistant|>\nfirst\n<|user|>\nand\n"
+            "<|assistant|>\n",
+            "second",
+        ),
+        (RECORDS[3], "", RECORDS[3]["text"]),
+    ):
+        ids, counted = encoded(record, tokenizer, tmp_path)
+        start = len(tokenizer.encode(given))
+        assert ids[:start] == tokenizer.encode(given).tolist()
+        assert tokenizer.decode(ids[start:-1]) == answer
+        assert ids[-1] == end
+        np.testing.assert_array_equal(counted, np.arange(len(ids)) >= start)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a list, not an object"),
+        ('{"prompt": "x"}', "the keys are prompt; expected"),
+        ("{}", "the keys are none"),
+        ('{"prompt": "x", "completion": 3}', "completion = 3; expected text"),
+        ('{"text": null}', "text = None"),
+        ('{"messages": "hello"}', "no list of objects"),
+        ('{"messages": []}', "last message's role is None"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "last message's role is 'user'"),
+        ('{"messages": [{"role": "judge", "content": "x"}, {"role": "assistant", "content": "x"}]}', "'judge'"),
+        ('{"messages": [{"role": "assistant"}]}', "the content None"),
+        ('{"messages": [{"role": "assistant", "content": "x"}], "tools": []}', "there are tools"),
+    ],
+)
+def test_lines_that_are_no_examples(tmp_path: Path, line: str, named: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f'{{"text": "fine"}}\n\n{line}\n')
+    with pytest.raises(DataError, match=f"bad.jsonl:3: .*{named}"):
+        list(read_examples([file], PlainTemplate()))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    whole = tmp_path / "x.jsonl.gz"
+    whole.write_bytes(gzip.compress(b'{"text": "fine"}\n' * 1000))
+    assert len(list(read_examples([whole], PlainTemplate()))) == 1000
+    whole.write_bytes(whole.read_bytes()[:-12])
+    for path in (whole, tmp_path / "missing.jsonl"):
+        with pytest.raises(DataError, match="can't be read"):
+            list(read_examples([path], PlainTemplate()))
+
+
+def test_templates_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for template, named in (
+        ("{% for %}", "can't be read"),
+        ("{{ raise_exception('no systems here') }}", "refuses a conversation: no systems here"),
+        ("{{ messages | length }}", "so that the answer can't be told from the rest"),
+        ("{{ messages[0].__class__.__mro__ }}", "refuses a conversation"),
+    ):
+        tokenizer = load_tokenizer(saved(tmp_path / "tokenizer", template, END))
+        with pytest.raises(DataError, match=named):
+            encoded(RECORDS[0], tokenizer, tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingPackageError, match=r"lost-pretrain\[chat\]"):
+        template_of(tokenizer)

@@ -1,0 +1,188 @@
+"""Where text comes from: every format gives the same documents, damage and missing packages are named."""
+
+import gzip
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from lost.dataset import Dataset
+from lost.errors import DataError, MissingPackageError, UnreachableError
+from lost.hub import HubChoice
+from lost.prepare import prepare
+from lost.sources import Sources
+
+TEXTS = ["the rank\nof the layer", "", "\u4f60\u597d \U0001f600", "x" * 5000, *(f"document {n}" for n in range(700))]
+LINES = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in TEXTS).encode()
+WANTED = [text for text in TEXTS if text]
+
+
+def frames(content: bytes) -> bytes:
+    """Two zstd frames, one after the other, as parallel compressors write them."""
+    half = len(content) // 2
+    return b"".join(zstandard.ZstdCompressor().compress(part) for part in (content[:half], content[half:]))
+
+
+def write_parquet(path: Path, texts: list, key: str = "text", rows: int = 100) -> None:
+    table = pyarrow.table({"id": list(range(len(texts))), key: texts})
+    pyarrow.parquet.write_table(table, path, row_group_size=rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", LINES),
+        ("x.ndjson.gz", gzip.compress(LINES[:999]) + gzip.compress(LINES[999:])),
+        ("x.jsonl.zst", frames(LINES)),
+    ],
+)
+def test_json_lines(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert list(Sources([tmp_path / name]).documents()) == WANTED
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    text = "the rank\r\nof the layer \u4f60\n" * 20_000
+    contents = {"a.txt": text.encode(), "b.txt.gz": gzip.compress(text.encode()), "c.txt.zst": frames(text.encode())}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(Sources([tmp_path / name]).documents()) == [text]
+    assert list(Sources([tmp_path]).documents()) == [text] * 3
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary"])
+def test_parquet(tmp_path: Path, kind: str) -> None:
+    texts = pyarrow.array([*TEXTS, None])
+    column = texts.dictionary_encode() if kind == "dictionary" else texts.cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"body": column}), tmp_path / "x.parquet", row_group_size=100)
+    assert list(Sources([tmp_path], text_key="body").documents()) == WANTED
+
+
+def test_all_formats_make_the_same_set(prepared: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.zst").write_bytes(frames(LINES))
+    write_parquet(tmp_path / "x.parquet", TEXTS)
+    for name in ("x.jsonl.zst", "x.parquet"):
+        prepare(Sources([tmp_path / name]), tmp_path / name.replace(".", "_"), prepared.tokenizer, 0.1)
+    assert Dataset(tmp_path / "x_jsonl_zst").fingerprint == Dataset(tmp_path / "x_parquet").fingerprint
+
+
+def damaged_parquet(path: Path) -> None:
+    write_parquet(path, ["the rank " * 500 + str(n) for n in range(300)])
+    content = bytearray(path.read_bytes())
+    content[50:2000] = bytes(1950)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "named"),
+    [
+        ("cut.zst", lambda path: path.write_bytes(frames(LINES)[:-7]), "is damaged: it ends inside a zstd frame"),
+        ("bad.jsonl.zst", lambda path: path.write_bytes(frames(LINES) + b"junk"), "is damaged: zstd"),
+        ("no.txt.zst", lambda path: path.write_bytes(b"the rank"), "is damaged: zstd"),
+        ("no.txt.gz", lambda path: path.write_bytes(b"the rank"), "is damaged: Not a gzipped file"),
+        ("no.parquet", lambda path: path.write_bytes(b"the rank of the layer"), "is damaged: Parquet"),
+        ("holes.parquet", damaged_parquet, "is damaged: "),
+        ("key.parquet", lambda path: write_parquet(path, ["a"], "body"), r"no text under 'text' \(found: id, body\)"),
+        ("numbers.parquet", lambda path: write_parquet(path, [1, 2]), r"no text under 'text' \(found: int there\)"),
+    ],
+)
+def test_damaged(tmp_path: Path, name: str, write: Callable[[Path], object], named: str) -> None:
+    write(tmp_path / name)
+    for path in (tmp_path / name, tmp_path):
+        with pytest.raises(DataError, match=named):
+            list(Sources([path]).documents())
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [("zstandard", "x.jsonl.zst"), ("pyarrow", "x.parquet"), ("datasets", "hf://owner/name")]
+)
+def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    path = name if name.startswith("hf") else tmp_path / name
+    if isinstance(path, Path):
+        path.touch()
+    with pytest.raises(MissingPackageError, match=r"pip install 'lost-pretrain\[data\]'"):
+        list(Sources([path]).documents())
+
+
+def hub_set(folder: Path) -> str:
+    """A data set as the hub has them, two splits, one of them in two files, read by name as one there would be."""
+    folder.mkdir()
+    write_parquet(folder / "train-00000-of-00002.parquet", TEXTS[:300])
+    write_parquet(folder / "train-00001-of-00002.parquet", [*TEXTS[300:], None])
+    write_parquet(folder / "validation-00000-of-00001.parquet", ["held out, the rank"] * 9)
+    return f"hf://{folder}"
+
+
+def test_data_set_of_the_hub(tmp_path: Path) -> None:
+    name = hub_set(tmp_path / "set")
+    sources = Sources([name])
+    assert len(list(sources.units())) == 2  # so that going on skips files
+    assert list(sources.documents()) == WANTED
+    assert list(Sources([name], choice=HubChoice(split="validation")).documents()) == ["held out, the rank"] * 9
+
+
+def test_data_set_of_the_hub_from_the_command_line(lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
+    name, out = hub_set(tmp_path / "set"), tmp_path / "out"
+    answer = lost("prepare", name, "--valid-split", "validation", "--out", out, "--tokenizer", prepared.path)
+    assert answer.code == 0, answer.err
+    assert Dataset(out).split("train").documents == len(WANTED)
+    assert Dataset(out).split("valid").documents == 9
+    assert '"split": "train"' in (out / "dataset.json").read_text()
+    local = tmp_path / "local"
+    assert lost("prepare", tmp_path / "set", "--include", "train*", "--valid-fraction", 0.1, "--out", local,
+                "--tokenizer", prepared.path).code == 0  # fmt: skip
+    streamed = tmp_path / "streamed"
+    assert lost("prepare", name, "--valid-fraction", 0.1, "--out", streamed, "--tokenizer", prepared.path).code == 0
+    assert Dataset(streamed).fingerprint == Dataset(local).fingerprint
+
+
+def test_large_data_sets_are_not_read_twice(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what is looked at first, the share of hashes below a threshold is what is held out."""
+    monkeypatch.setattr("lost.survey._REMOTE_BYTES", 6000)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    texts = [f"document {number} of the rank" for number in range(3000)]
+    write_parquet(folder / "train.parquet", texts)
+    prepare(Sources([f"hf://{folder}"]), tmp_path / "out", 300, 0.1)
+    data = Dataset(tmp_path / "out")
+    assert data.split("train").documents + data.split("valid").documents == 3000
+    assert 250 < data.split("valid").documents < 350
+    monkeypatch.setattr("lost.survey._MANY", 10)  # the same holds of local text of many documents
+    prepare(Sources([folder]), tmp_path / "local", data.tokenizer, 0.1)
+    assert Dataset(tmp_path / "local").fingerprint == data.fingerprint
+
+
+def test_refused_data_sets(lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = hub_set(tmp_path / "set")
+    cases = [
+        ((name, "--text-key", "body"), "no text under 'body' (found: id, text)"),
+        ((name, "--split", "nowhere"), "nowhere"),
+        (("hf://" + str(tmp_path / "none"),), "is no file or folder here, and can't be opened as a data set"),
+        ((tmp_path / "set", "--split", "validation"), "--split given, and all text is local"),
+        ((tmp_path / "set", "--valid-split", "validation"), "--valid-split given, and all text is local"),
+        (("nowhere/x.jsonl",), "nowhere/x.jsonl doesn't exist"),
+        (("nowhere",), "nowhere doesn't exist"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    for arguments, named in cases:
+        answer = lost("prepare", *arguments, "--out", tmp_path / "out")
+        assert answer.code == 2, arguments
+        assert named in answer.err, answer.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_interrupted_streams(tmp_path: Path) -> None:
+    """A file that disappears while it is read, as a network does."""
+    name = hub_set(tmp_path / "set")
+    sources = Sources([name])
+    units = list(sources.units())
+    assert next(units[0].documents()) == WANTED[0]
+    (tmp_path / "set" / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(UnreachableError, match="the same command again"):
+        list(units[1].documents())

@@ -1,0 +1,220 @@
+"""`lost prepare` killed, interrupted, refused by the disk: the same command goes on, to the same bytes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lost.dataset import Dataset
+from lost.errors import DataError, RunBusyError, StorageError
+from lost.files import read_sealed_json
+from lost.lock import locked
+from lost.prepare import prepare
+from lost.sources import Sources
+
+SMALL = """
+import sys
+import lost.dataset, lost.prepare
+lost.dataset._SHARD_TOKENS = 3000
+lost.prepare._BATCH_CHARACTERS, lost.prepare._WORKER_BYTES = 1000, 1000
+if __name__ == "__main__":
+    from lost.cli.main import main
+    lost.prepare._SAVE_SECONDS = float(sys.argv.pop(1))
+    main()
+"""
+
+
+@pytest.fixture
+def texts(tmp_path: Path, text_folder: Path) -> Path:
+    """Files and lines, some to hold out of their own."""
+    folder = tmp_path / "texts"
+    shutil.copytree(text_folder, folder)
+    lines = [json.dumps({"text": path.read_text() + str(n)}) for n, path in enumerate(sorted(folder.iterdir()))]
+    (folder / "more.jsonl").write_text("\n".join(lines * 2))
+    return folder
+
+
+def command(
+    folder: Path, out: Path, *more: object, fail: str = "", seconds: float = 0
+) -> "subprocess.CompletedProcess[str]":
+    """Prepare in another process, in small batches and shards, with a state noted every so many seconds."""
+    script = out.parent / "small.py"
+    script.write_text(SMALL)
+    arguments = ["prepare", folder, "--out", out, "--vocab-size", 320, "--workers", 1, *more]
+    return subprocess.run(
+        [sys.executable, str(script), str(seconds), *map(str, arguments)],
+        env={**os.environ, "LOST_FAIL_POINT": fail}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_killed_again_and_again_gives_the_same_bytes(texts: Path, tmp_path: Path) -> None:
+    """With one process and with two, in the held-out text's own files too, its state noted before or not."""
+    valid = tmp_path / "valid.txt"
+    valid.write_text("held out, the rank of the weight\n" * 200)
+    straight, out = tmp_path / "straight", tmp_path / "out"
+    assert command(texts, straight, "--valid", valid).returncode == 0
+    assert len(list(straight.glob("train-*.bin"))) > 3
+    lives = [("1=kill", 1, 0), ("9=kill", 1, 0), ("4=kill", 2, 0), ("3=kill", 1, 9), ("11=kill", 2, 0)]
+    places = []
+    for fail, workers, seconds in lives:
+        done = command(
+            texts, out, "--valid", valid, "--workers", workers, fail=f"prepare.batch:{fail}", seconds=seconds
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not out.exists()
+        place = read_sealed_json(tmp_path / ".partial-out" / "progress.json")["place"]
+        places.append((place["unit"], place["documents"]))
+    assert places == sorted(places)
+    assert places[-1] > places[1] > (0, 0)
+    done = command(texts, out, "--valid", valid, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "documents were encoded already" in done.stdout
+    assert "training the tokenizer" not in done.stdout
+    assert contents(out) == contents(straight)
+    assert not (tmp_path / ".partial-out").exists()
+
+
+def test_what_was_written_after_the_last_note_is_dropped(texts: Path, tmp_path: Path) -> None:
+    """As if the system had written more, and other bytes, before it stopped."""
+    assert command(texts, tmp_path / "straight").returncode == 0
+    assert command(texts, tmp_path / "out", fail="prepare.batch:7=kill").returncode == -signal.SIGKILL
+    last = max((tmp_path / ".partial-out").glob("train-*.bin"))
+    with last.open("ab") as file:
+        file.write(b"\xff" * 999)
+    assert command(texts, tmp_path / "out").returncode == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_result_does_not_depend_on_the_workers(
+    text_folder: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("lost.prepare._WORKER_BYTES", 1000)
+    monkeypatch.setattr("lost.prepare._BATCH_CHARACTERS", 1000)
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, workers=workers)
+    assert contents(tmp_path / "out") == contents(prepared.path)
+
+
+def test_other_arguments_are_refused(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command(texts, out, fail="prepare.batch:5=kill").returncode == -signal.SIGKILL
+    held = contents(tmp_path / ".partial-out")
+    (texts / "000.txt").write_text("changed")
+    done = command(texts, out, "--exclude", "*.jsonl")
+    assert done.returncode == 2
+    assert "exclude = ['*.jsonl'], was []" in done.stderr
+    assert "checksum of the files' names, sizes and times" in done.stderr
+    assert {**contents(tmp_path / ".partial-out"), ".lock": b""} == {**held, ".lock": b""}
+    done = command(texts, out, "--exclude", "*.jsonl", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert command(texts, tmp_path / "straight", "--exclude", "*.jsonl").returncode == 0
+    assert contents(out) == contents(tmp_path / "straight")
+
+
+def test_overwrite_goes_on_too(texts: Path, tmp_path: Path) -> None:
+    """A set that is to be replaced stays until the new one is whole."""
+    out = tmp_path / "out"
+    assert command(texts, out, "--valid-fraction", 0.3).returncode == 0
+    before = contents(out)
+    assert command(texts, out, "--overwrite", fail="prepare.batch:5=kill").returncode == -signal.SIGKILL
+    assert contents(out) == before
+    done = command(texts, out, "--overwrite")
+    assert "documents were encoded already" in done.stdout
+    assert contents(out) != before
+    assert list(Dataset(out).faults()) == []
+
+
+def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk refuses is kept to go on from, what the text can't give isn't."""
+    done = command(texts, tmp_path / "out", fail="prepare.batch:5=full")
+    assert done.returncode == 2
+    assert "run the same command again" in done.stderr
+    assert (tmp_path / ".partial-out" / "progress.json").exists()
+    assert command(texts, tmp_path / "out").returncode == 0
+
+    def broken(*arguments: object) -> None:
+        raise DataError("damaged")
+
+    monkeypatch.setattr("lost.prepare.encoded", broken)
+    with pytest.raises(DataError, match="damaged"):
+        prepare(Sources([texts]), tmp_path / "other", 320, 0.1)
+    assert not (tmp_path / ".partial-other").exists()
+
+
+def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
+    """A process that encodes is ended by the system, or everything by Ctrl-C: words, an exit code, and it goes on."""
+    script = SMALL.replace("import sys", "import sys, os, signal", 1).replace(
+        "if __name__",
+        "inside = lost.prepare.encoded\n"
+        "def encoded(batches, tokenizer, folder, workers):\n"
+        "    for count, each in enumerate(inside(batches, tokenizer, folder, workers)):\n"
+        "        if count == 9:\n"
+        "            import multiprocessing\n"
+        "            number = getattr(signal, os.environ['KILL'])\n"
+        "            victims = [each.pid for each in multiprocessing.active_children()]\n"
+        "            os.kill(victims[0] if number == signal.SIGKILL else os.getpid(), number)\n"
+        "        yield each\n"
+        "lost.prepare.encoded = encoded\n"
+        "if __name__",
+        1,
+    )
+    (tmp_path / "kill.py").write_text(script)
+    for name, code, words in (("SIGKILL", 1, "processes that encode is gone"), ("SIGINT", 130, "goes on where it was")):
+        out = tmp_path / name
+        arguments = ["prepare", texts, "--out", out, "--vocab-size", 320, "--workers", 2]
+        done = subprocess.run(
+            [sys.executable, str(tmp_path / "kill.py"), "0", *map(str, arguments)], env={**os.environ, "KILL": name},
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        done = command(texts, out)
+        assert done.returncode == 0, done.stderr
+        assert "documents were encoded already" in done.stdout
+
+
+def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lost.prepare.locked", partial(locked, patience=0))
+    with (
+        locked(tmp_path / ".partial-out", print, 0),
+        pytest.raises(RunBusyError, match="is in use by process"),
+    ):
+        prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
+
+
+def test_reopened_shards_go_on(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer alone: closed shards, an open one, an open one that is exactly at a shard's end."""
+    from lost.dataset import SplitWriter
+
+    monkeypatch.setattr("lost.dataset._SHARD_TOKENS", 10)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = SplitWriter(tmp_path / "a", "train", prepared.tokenizer)
+    whole.append(np.arange(44) % 300, 3, 99)
+    for cut in (1, 9, 19, 30):
+        first = SplitWriter(tmp_path / "b", "train", prepared.tokenizer)
+        first.append(np.arange(cut) % 300, 1, 33)
+        state = json.loads(json.dumps(first.state()))
+        first.append(np.arange(cut, 40), 9, 9)
+        second = SplitWriter(tmp_path / "b", "train", prepared.tokenizer, state)
+        second.append(np.arange(cut, 44) % 300, 2, 66)
+        assert second.close() == whole.close()
+        assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
+def test_disk_refuses_at_once(text_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        prepare(Sources([text_folder]), tmp_path / "file" / "out", 320, 0.1)
