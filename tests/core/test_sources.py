@@ -163,7 +163,7 @@ def test_refused_data_sets(lost: Callable, tmp_path: Path, monkeypatch: pytest.M
     cases = [
         ((name, "--text-key", "body"), "no text under 'body' (found: id, text)"),
         ((name, "--split", "nowhere"), "nowhere"),
-        (("hf://" + str(tmp_path / "none"),), "is no file or folder here, and can't be opened as a data set"),
+        (("hf://" + str(tmp_path / "none"),), "a data set of the Hugging Face hub, can't be opened"),
         ((tmp_path / "set", "--split", "validation"), "--split given, and all text is local"),
         ((tmp_path / "set", "--valid-split", "validation"), "--valid-split given, and all text is local"),
         (("nowhere/x.jsonl",), "nowhere/x.jsonl doesn't exist"),
