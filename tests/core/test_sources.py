@@ -127,6 +127,17 @@ def test_data_set_of_the_hub(tmp_path: Path) -> None:
     assert list(Sources([name], choice=HubChoice(split="validation")).documents()) == ["held out, the rank"] * 9
 
 
+def test_data_set_of_json_lines(tmp_path: Path) -> None:
+    """The library doesn't know the fields of these before it reads them."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl.gz").write_bytes(gzip.compress(LINES))
+    assert list(Sources([f"hf://{tmp_path / 'set'}"]).documents()) == WANTED
+    with pytest.raises(DataError, match=r"no text under 'body' \(found: id, text\)"):
+        list(Sources([f"hf://{tmp_path / 'set'}"], text_key="body").documents())
+    with pytest.raises(DataError, match=r"no text under 'id'"):
+        list(Sources([f"hf://{tmp_path / 'set'}"], text_key="id").documents())
+
+
 def test_data_set_of_the_hub_from_the_command_line(lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
     name, out = hub_set(tmp_path / "set"), tmp_path / "out"
     answer = lost("prepare", name, "--valid-split", "validation", "--out", out, "--tokenizer", prepared.path)
