@@ -73,7 +73,8 @@ def main() -> None:
 
 def prepare(work: Path) -> None:
     """Write a configuration, and a little text made up of words."""
-    words, chance = [f"word{number}" for number in range(15)], random.Random(0)
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(40)]
     (work / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
     (work / "soak.yaml").write_text(CONFIG)
     if not (work / "data").exists():

@@ -65,6 +65,23 @@ def test_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, poi
     assert (tmp_path / "run" / "latest").read_text() == "checkpoints/step-00000030\n"
 
 
+@pytest.mark.parametrize("point", ["save.file:3", "save.manifest:2", "prune.renamed:1"])
+def test_told_to_stop_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
+    """SIGTERM while step 20 is being saved: that save is finished, the step under way too, and saved."""
+    arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
+    environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=term"}
+    stopped = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == 130, stopped.stderr
+    last = (tmp_path / "run" / "latest").read_text().strip()
+    step = open_checkpoint(tmp_path / "run" / last).progress.step
+    assert 20 < step < 30
+    assert f"stopped at step {step}" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+    again = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert f"from step {step}" in again.stdout, again.stderr
+    assert state(tmp_path / "run") == state(straight / "run")
+
+
 @pytest.mark.parametrize("point", ["save.file:3=kill@1", "save.manifest:2=kill@0"])
 def test_a_worker_killed_in_a_save(
     torchrun: Callable[..., Any], straight: Path, prepared: Dataset, tmp_path: Path, point: str,

@@ -54,6 +54,55 @@ def test_every_world_size_trains_the_same_run(
     assert parts == {f"model-{rank:05d}-00001.safetensors" for rank in range(writers)}
 
 
+CRAMPED = (
+    "import lost.backends.torch.engine as engine; from lost.cli.main import main\n"
+    "engine.fits_whole = lambda *_: False\n"
+    "main()"
+)
+
+
+def test_without_room_blocks_are_gathered_one_by_one(
+    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    tiny, one = straight
+    done = torchrun(2, "-c", CRAMPED, *command(tiny, prepared, tmp_path / "run", "train.stop_after=20")[2:])
+    assert done.returncode == 0, done.stderr
+    found, expected = losses(tmp_path / "run"), losses(one)
+    np.testing.assert_allclose(list(found.values()), [expected[step] for step in range(1, 21)], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        (("train.checkpoint_activations=narrow",), 1e-6),
+        (("train.checkpoint_activations=full", "train.dtype=bfloat16"), 1e-2),
+        pytest.param(("train.compile=true", "train.dtype=bfloat16"), 1e-2, marks=pytest.mark.slow),
+        pytest.param(("train.compile=true", "train.checkpoint_activations=narrow"), 1e-6, marks=pytest.mark.slow),
+    ],
+)
+def test_policies_and_types_work_as_on_one_device(
+    torchrun: Torchrun,
+    straight: tuple[Path, Path],
+    prepared: Dataset,
+    tmp_path: Path,
+    settings: tuple[str],
+    tolerance: float,
+) -> None:
+    tiny, _ = straight
+    settings = (*settings, "train.stop_after=5", "train.micro_batch_size=2")
+    subprocess.run(
+        [sys.executable, *command(tiny, prepared, tmp_path / "one", *settings)],
+        check=True,
+        capture_output=True,
+        timeout=500,
+    )
+    done = torchrun(2, *command(tiny, prepared, tmp_path / "two", *settings))
+    assert done.returncode == 0, done.stderr
+    found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert found.keys() == expected.keys() == set(range(1, 6))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=0, atol=tolerance)
+
+
 LOADED = """
 import sys, numpy as np
 from pathlib import Path

@@ -1,0 +1,129 @@
+"""What each promise's test does when the code that keeps the promise is removed: it must fail. Prints a table.
+
+usage: python benchmarks/promises.py [WORD...]        (20 minutes on two cores; WORD: only promises that contain it)
+
+Every entry below takes something out of a copy of the tree, by its text, and runs one test there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FAULTS = "tests/faults/test_"
+HANDED_OVER = "            self.engine.load_optimizer_state(moments, progress.updates)\n"
+
+# Promise, the file, what is taken out, what stands there instead, the test.
+CASES = [
+    ("resume is bit-exact", "lost/trainer.py", HANDED_OVER, "            pass\n",
+     f"{FAULTS}interrupted.py::test_killed_and_resumed_is_bit_identical[torch]"),
+    ("resume of two processes is bit-exact", "lost/trainer.py", HANDED_OVER, "            pass\n",
+     f"{FAULTS}torchrun.py::test_resume_at_the_same_world_size_is_bit_exact"),
+    ("any number of processes trains the same run", "backends/torch/sharding.py",
+     "        dist.all_reduce(both)\n", "", f"{FAULTS}torchrun.py::test_every_world_size_trains_the_same_run[2-more1]"),
+    ("what one number of processes saved another loads", "lost/tensors.py",
+     "first_rows[each] for each in part if each in first_rows", "0 for each in part if each in first_rows",
+     f"{FAULTS}torchrun.py::test_what_any_world_size_saved_any_other_loads"),
+    ("the backend may change", "lost/trainer.py", HANDED_OVER, "            pass\n",
+     "tests/parity/test_hand_over.py::test_handed_over_twice"),
+    ("kill -9 in a save: the one before is there", "lost/saving.py", '                reach("save.manifest")\n',
+     '                any(map(shutil.rmtree, self._folder.glob("step-*")))\n                reach("save.manifest")\n',
+     f"{FAULTS}fail_points.py::test_killed_in_a_save"),
+    ("kill -9 in a save: nothing is left over", "lost/run.py", "        sweep(each)\n", "        pass\n",
+     f"{FAULTS}fail_points.py::test_killed_in_a_save"),
+    ("a damaged checkpoint is passed over", "lost/checkpoint.py",
+     "            checkpoint.verify()\n", "            pass\n", f"{FAULTS}damage.py::test_a_damaged_checkpoint"),
+    ("a damaged shard is refused", "lost/run.py", "faults = list(dataset.faults(*place_here()))", "faults = []",
+     f"{FAULTS}damage.py::test_a_damaged_shard"),
+    ("SIGTERM in training saves", "lost/trainer.py",
+     "interrupted = stop() and progress.step < last", "interrupted = False",
+     f"{FAULTS}interrupted.py::test_sigterm_saves_and_the_same_command_goes_on"),
+    ("SIGTERM in a save", "lost/signals.py",
+     "        stop.requested = True\n", "        raise SystemExit(130)\n",
+     f"{FAULTS}fail_points.py::test_told_to_stop_in_a_save"),
+    ("SIGTERM in an evaluation", "lost/trainer.py",
+     "            except _StoppedError:\n", "            except KeyError:\n",
+     f"{FAULTS}interrupted.py::test_an_evaluation_that_an_interruption_skipped_is_made_up"),
+    ("a second signal leaves at once", "lost/signals.py", "        if stop.requested:\n", "        if False:\n",
+     f"{FAULTS}interrupted.py::test_second_signal_leaves_at_once"),
+    ("compiling, a signal leaves at once", "lost/signals.py",
+     "        if stop.nothing_to_save:\n", "        if False:\n",
+     f"{FAULTS}interrupted.py::test_before_the_first_step_there_is_nothing_to_wait_for"),
+    ("a disk full on one is told to all", "lost/saving.py",
+     "workers.gather(json.dumps([writing.fault, writing.files]))", "[json.dumps([writing.fault, writing.files])]",
+     f"{FAULTS}fail_points.py::test_a_disk_that_is_full_on_one_worker"),
+    ("what isn't finite is left out", "backends/torch/guard.py",
+     "skip = ~(loss.isfinite() & norm.isfinite())", "skip = torch.zeros_like(norm, dtype=torch.bool)",
+     f"{FAULTS}not_finite.py::test_a_run_goes_on_and_counts[torch]"),
+    ("what isn't finite is left out, on MLX", "lost/guard.py",
+     "stands_out or not math.isfinite(loss) or not math.isfinite(norm)", "stands_out",
+     f"{FAULTS}not_finite.py::test_an_update_left_out_changes_nothing[mlx]"),
+    ("too many in a row stop the run", "lost/trainer.py",
+     "guard.in_a_row >= self.config.train.max_skipped", "False",
+     f"{FAULTS}not_finite.py::test_too_many_in_a_row"),
+    ("every sample once", "lost/order.py", "            values[outside] = self._encrypt(values[outside])\n",
+     "            values[outside] %= np.uint64(self.size)\n", f"{FAULTS}every_sample_once.py"),
+    ("every sample once, among processes", "lost/trainer.py",
+     "        mine = first + self.engine.workers.rank * self.own_share\n", "        mine = first\n",
+     f"{FAULTS}every_sample_once.py"),
+    ("one job a folder", "lost/lock.py",
+     "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n",
+     f"{FAULTS}one_job.py::test_a_second_job"),
+    ("a name can't lead out of the folder", "lost/checkpoint.py",
+     "        if Path(name).name != name or name in", "        if name in", "tests/core/test_checkpoint.py"),
+    ("nothing is unpickled", "lost/tensors.py", "            with _readable(path):\n                opened",
+     "            with _readable(path):\n                __import__('pickle').loads(path.read_bytes())\n"
+     "                opened", f"{FAULTS}damage.py::test_a_pickle_in_place_of_tensors_is_refused_unopened"),
+    ("a changed configuration is refused", "lost/run.py", "    if refused:\n", "    if False:\n",
+     f"{FAULTS}damage.py::test_a_changed_configuration"),
+    ("workers leave with their launcher", "lost/launcher.py",
+     "        while os.getppid() == parent:\n", "        while True:\n",
+     f"{FAULTS}one_job.py::test_workers_leave_with_their_launcher"),
+    ("a run says why it stopped", "lost/runlog.py", "            self.note(text)\n", "            pass\n",
+     f"{FAULTS}one_job.py::test_sigterm_to_the_launcher"),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Break, test, and say what came of it."""
+    words = sys.argv[1:]
+    cases = [case for case in CASES if not words or any(word in case[0] for word in words)]
+    held = True
+    print("# Promises, and their tests without the code that keeps them\n\n`python benchmarks/promises.py`\n")
+    print("| promise | test | without |\n| --- | --- | --- |")
+    for promise, file, text, instead, test in cases:
+        came = outcome(file, text, instead, test)
+        held = held and came.endswith("failed")
+        print(f"| {promise} | `{test.partition('::')[2] or test}` | {came} |", flush=True)
+    sys.exit(0 if held else 1)
+
+
+def outcome(file: str, text: str, instead: str, test: str) -> str:
+    """Return how many tests of those named failed in a tree without a piece of text."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder, "tree")
+        shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".*", "runs", "*.egg-info"))
+        source = (tree / file).read_text(encoding="utf-8")
+        if source.count(text) != 1:
+            raise SystemExit(f"{file} holds {source.count(text)} times what is to be removed: {text!r}")
+        (tree / file).write_text(source.replace(text, instead), encoding="utf-8")
+        place, _, name = test.partition("::")
+        chosen = [test] if "[" in name else [place, "-k", name]
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen],
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            capture_output=True,
+            text=True,
+        )
+    counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (failed|passed|error)", done.stdout))
+    of = sum(int(count) for count in counts.values())
+    return f"{counts.get('failed', 0)} of {of} failed" if "failed" in counts else f"PASSED: {done.stdout[-200:]!r}"
+
+
+if __name__ == "__main__":
+    main()
