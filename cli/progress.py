@@ -102,7 +102,8 @@ class PreparationScreen:
             self._began, self._first, self._shown = now, done, 0.0 if self._console.is_terminal else now
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)
-        if now - self._shown < (self._BAR_EVERY if self._console.is_terminal else self._LINE_EVERY) and done != total:
+        every = self._BAR_EVERY if self._console.is_terminal else self._LINE_EVERY
+        if now - self._shown < every and not done == total > 0:
             return
         self._shown = now
         found = f"{documents:,} documents  " if documents else ""

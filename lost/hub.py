@@ -46,7 +46,9 @@ def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Ite
         DataError: there is no such data set, or it has no such column.
         MissingPackageError: the library isn't installed.
     """
-    datasets = need("datasets", "data", f"{name} is no file or folder here, and reading it as a data set of the hub")
+    why = "" if name.startswith(SCHEME) else " since no such path is here"
+    what = f"{name}, a data set of the Hugging Face hub{why},"
+    datasets = need("datasets", "data", f"reading {what}")
     try:
         data = datasets.load_dataset(
             name.removeprefix(SCHEME), choice.config, split=choice.split, revision=choice.revision, streaming=True
@@ -54,8 +56,8 @@ def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Ite
         columns, count = data.column_names, data.num_shards
     except Exception as error:  # of the library, of its HTTP client, of the file formats: no common class
         raise DataError(
-            f"{name} is no file or folder here, and can't be opened as a data set of the Hugging Face hub "
-            f"({choice}): {type(error).__name__}: {error}; check the name, --config, --split and the network"
+            f"{what} can't be opened: {type(error).__name__}: {error}; expected owner/name, a --config and a --split "
+            "that it has, and a network; check these"
         ) from None
     if columns is not None:
         if text_key not in columns:

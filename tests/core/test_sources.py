@@ -127,6 +127,17 @@ def test_data_set_of_the_hub(tmp_path: Path) -> None:
     assert list(Sources([name], choice=HubChoice(split="validation")).documents()) == ["held out, the rank"] * 9
 
 
+def test_data_set_of_json_lines(tmp_path: Path) -> None:
+    """The library doesn't know the fields of these before it reads them."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl.gz").write_bytes(gzip.compress(LINES))
+    assert list(Sources([f"hf://{tmp_path / 'set'}"]).documents()) == WANTED
+    with pytest.raises(DataError, match=r"no text under 'body' \(found: id, text\)"):
+        list(Sources([f"hf://{tmp_path / 'set'}"], text_key="body").documents())
+    with pytest.raises(DataError, match=r"no text under 'id'"):
+        list(Sources([f"hf://{tmp_path / 'set'}"], text_key="id").documents())
+
+
 def test_data_set_of_the_hub_from_the_command_line(lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
     name, out = hub_set(tmp_path / "set"), tmp_path / "out"
     answer = lost("prepare", name, "--valid-split", "validation", "--out", out, "--tokenizer", prepared.path)
@@ -163,7 +174,7 @@ def test_refused_data_sets(lost: Callable, tmp_path: Path, monkeypatch: pytest.M
     cases = [
         ((name, "--text-key", "body"), "no text under 'body' (found: id, text)"),
         ((name, "--split", "nowhere"), "nowhere"),
-        (("hf://" + str(tmp_path / "none"),), "is no file or folder here, and can't be opened as a data set"),
+        (("hf://" + str(tmp_path / "none"),), "a data set of the Hugging Face hub, can't be opened"),
         ((tmp_path / "set", "--split", "validation"), "--split given, and all text is local"),
         ((tmp_path / "set", "--valid-split", "validation"), "--valid-split given, and all text is local"),
         (("nowhere/x.jsonl",), "nowhere/x.jsonl doesn't exist"),

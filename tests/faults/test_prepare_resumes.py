@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from lost.dataset import Dataset
-from lost.errors import DataError, RunBusyError, StorageError
+from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
 from lost.files import read_sealed_json
 from lost.lock import locked
-from lost.prepare import prepare
+from lost.prepare import Progress, prepare, unseen
 from lost.sources import Sources
 
 SMALL = """
@@ -150,6 +152,38 @@ def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: py
     with pytest.raises(DataError, match="damaged"):
         prepare(Sources([texts]), tmp_path / "other", 320, 0.1)
     assert not (tmp_path / ".partial-other").exists()
+
+
+def test_network_gone(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a streamed set can't be fetched while the text is encoded; later it can."""
+    for name, value in (
+        ("survey._REMOTE_BYTES", 1000),
+        ("prepare._BATCH_CHARACTERS", 1000),
+        ("prepare._SAVE_SECONDS", 0),
+    ):
+        monkeypatch.setattr(f"lost.{name}", value)
+    folder, away = tmp_path / "set", tmp_path / "away.parquet"
+    folder.mkdir()
+    for number in range(2):
+        texts = [f"document {number} {count} of the rank" for count in range(200)]
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"train-{number}.parquet")
+    (tmp_path / "valid.txt").write_text("held out")
+
+    def make(out: Path, progress: Progress = unseen) -> None:
+        valid = Sources([tmp_path / "valid.txt"])
+        prepare(Sources([f"hf://{folder}"]), out, prepared.tokenizer, valid, progress)
+
+    def lose(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        if phase == "reading" and not away.exists():
+            (folder / "train-1.parquet").rename(away)
+
+    make(tmp_path / "straight")
+    with pytest.raises(UnreachableError, match="the same command again"):
+        make(tmp_path / "out", lose)
+    assert read_sealed_json(tmp_path / ".partial-out" / "progress.json")["splits"]["train"]["documents"] > 99
+    away.rename(folder / "train-1.parquet")
+    make(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
