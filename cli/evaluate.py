@@ -1,4 +1,4 @@
-"""`lost eval`: perplexity and bits per byte."""
+"""`lost eval`: perplexity and bits per byte, or the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,18 @@ def evaluate(
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Also the perplexity as GaLore's descendants compute it (too low).")
     ] = False,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness instead.")
+    ] = None,
+    include_path: Annotated[Path | None, typer.Option(help="With --tasks: a folder of own tasks, as YAML.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --tasks: documents of each; default: all.", min=1)] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="With --tasks: examples before each question; default: the task's.", min=0)
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens read at once; default: data.seq_len, for tasks max_position_embeddings.", min=1),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; default: the run's.", min=1)] = None,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -22,12 +34,14 @@ def evaluate(
 ) -> None:
     """Measure perplexity and bits per byte.
 
-    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded.
+    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded. With --tasks, run
+    tasks of lm-evaluation-harness on the model instead.
     """
     import numpy as np
 
-    from lost.cli.load import load_model
+    from lost.cli.load import context_of, load_model
     from lost.cli.output import answer
+    from lost.cli.tasks import ask_tasks
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
@@ -36,6 +50,13 @@ def evaluate(
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
+    if tasks is not None:
+        if data or text or lineage:
+            raise UserError("--tasks was given with --data, --text or --lineage, which don't go together; choose one")
+        ask_tasks(path, tasks, include_path, limit, num_fewshot, context, batch_size, backend, device, as_json)
+        return
+    if include_path or limit or num_fewshot is not None:
+        raise UserError("--include-path, --limit and --num-fewshot go with --tasks; name the tasks, or leave them out")
     checkpoint, engine = load_model(path, backend, device)
     tokenizer = checkpoint.tokenizer()
     if text:
@@ -54,7 +75,8 @@ def evaluate(
         split = dataset.split(VALID)
         tokens, text_bytes = split.read(0, split.tokens), split.bytes
     size = batch_size or checkpoint.config.train.micro_batch
-    result = evaluate_tokens(engine, tokens, checkpoint.config.data.seq_len, size, text_bytes=text_bytes)
+    window = context_of(checkpoint.config, context, checkpoint.config.data.seq_len)
+    result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     value = {
         "nll": result.nll,
         "tokens": result.tokens,

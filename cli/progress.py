@@ -1,11 +1,12 @@
 """Progress on screen: a live bar in a terminal, plain lines in a pipe."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lost.cli.output import duration, number, size
 
@@ -94,3 +95,15 @@ class PreparationScreen:
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)
         self._bar.update(self._tasks[phase], completed=done)
+
+
+class EvaluationScreen(PreparationScreen):
+    """Shows how many questions of a kind are answered, on what standard error is now: the harness' own is dropped."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=self._console, transient=True,
+        )  # fmt: skip
+        self._tasks: dict[str, Any] = {}
