@@ -41,7 +41,7 @@ def evaluate(
 
     from lost.cli.load import context_of, load_model
     from lost.cli.output import answer
-    from lost.cli.tasks import ask_tasks
+    from lost.cli.tasks import ask_tasks, load_tasks
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
@@ -50,14 +50,17 @@ def evaluate(
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
-    if tasks is not None:
-        if data or text or lineage:
-            raise UserError("--tasks was given with --data, --text or --lineage, which don't go together; choose one")
-        ask_tasks(path, tasks, include_path, limit, num_fewshot, context, batch_size, backend, device, as_json)
-        return
-    if include_path or limit or num_fewshot is not None:
+    if tasks is not None and (data or text or lineage):
+        raise UserError("--tasks was given with --data, --text or --lineage; they don't go together; leave one out")
+    if tasks is None and (include_path or limit or num_fewshot is not None):
         raise UserError("--include-path, --limit and --num-fewshot go with --tasks; name the tasks, or leave them out")
     checkpoint, engine = load_model(path, backend, device)
+    model = checkpoint.config.model
+    if tasks is not None:
+        window = context_of(model, context, model.max_position_embeddings)
+        found = load_tasks(tasks, include_path, num_fewshot)
+        answer(as_json, *ask_tasks(checkpoint, engine, found, window, batch_size, limit))
+        return
     tokenizer = checkpoint.tokenizer()
     if text:
         document = "".join(Sources([text]).documents())
@@ -75,7 +78,7 @@ def evaluate(
         split = dataset.split(VALID)
         tokens, text_bytes = split.read(0, split.tokens), split.bytes
     size = batch_size or checkpoint.config.train.micro_batch
-    window = context_of(checkpoint.config, context, checkpoint.config.data.seq_len)
+    window = context_of(model, context, checkpoint.config.data.seq_len)
     result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     value = {
         "nll": result.nll,

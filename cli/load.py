@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lost.config import Config
     from lost.checkpoint import Checkpoint
+    from lost.config import ModelConfig
     from lost.engine import Engine
 
 
@@ -24,7 +24,7 @@ def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engi
     return checkpoint, engine
 
 
-def context_of(config: "Config", asked: int | None, default: int) -> int:
+def context_of(model: "ModelConfig", asked: int | None, default: int) -> int:
     """Return how many tokens the model is to read at once.
 
     Raises:
@@ -32,9 +32,10 @@ def context_of(config: "Config", asked: int | None, default: int) -> int:
     """
     from lost.errors import UserError
 
-    positions = config.model.max_position_embeddings
+    positions = model.max_position_embeddings
     if asked and asked > positions:
         raise UserError(
-            f"--context {asked}: expected at most model.max_position_embeddings = {positions}; lower it, or leave it out"
+            f"--context {asked}: the model has {positions} positions (max_position_embeddings); expected no more; lower "
+            "it, or leave it out"
         )
     return asked or default

@@ -5,49 +5,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lost.harness_model import HarnessModel
-
-
-def ask_tasks(
-    path: Path,
-    tasks: str,
-    include_path: Path | None,
-    limit: int | None,
-    num_fewshot: int | None,
-    context: int | None,
-    batch_size: int | None,
-    backend: str,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Run tasks on a checkpoint and print what comes out; the arguments are the command's options."""
-    from lost.cli.load import context_of, load_model
-    from lost.cli.output import answer, note, table
-    from lost.cli.progress import EvaluationScreen
-    from lost.errors import UserError
+    from lost.checkpoint import Checkpoint
+    from lost.engine import Engine
     from lost.harness import Tasks
     from lost.harness_model import HarnessModel
 
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"--tasks {tasks!r} names no task; expected names, separated by commas")
-    note(f"loading {', '.join(names)} ...")
-    found = Tasks(names, include_path, num_fewshot)
-    if found.fixed:
-        note(f"--num-fewshot {num_fewshot} is left out for {', '.join(found.fixed)}: the task is always asked without")
-    checkpoint, engine = load_model(path, backend, device)
-    config = checkpoint.config
-    window = context_of(config, context, config.model.max_position_embeddings)
-    at_once = batch_size * window if batch_size else config.train.micro_batch * config.data.seq_len
+
+def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
+    """Find tasks by names, separated by commas, and load their data."""
+    from lost.cli.output import note
+    from lost.errors import UserError
+    from lost.harness import Tasks
+
+    separate = [name.strip() for name in names.split(",") if name.strip()]
+    if not separate:
+        raise UserError(f"--tasks {names!r} names no task; expected names, separated by commas")
+    note(f"loading {', '.join(separate)} ...")
+    tasks = Tasks(separate, include_path, num_fewshot)
+    if tasks.without_examples:
+        note(f"{', '.join(tasks.without_examples)}: always asked without examples; --num-fewshot is left out")
+    return tasks
+
+
+def ask_tasks(
+    checkpoint: "Checkpoint", engine: "Engine", tasks: "Tasks", context: int, batch_size: int | None, limit: int | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a model answers, for a program and for a person.
+
+    Args:
+        checkpoint: whose weights the engine holds.
+        engine: is asked.
+        tasks: what it is asked.
+        context: tokens read at once at most.
+        batch_size: questions of full length at once; None: as many tokens as in training.
+        limit: documents of each task; None: all.
+    """
+    from lost.cli.output import note, table
+    from lost.cli.progress import EvaluationScreen
+    from lost.harness_model import HarnessModel
+
+    trained = checkpoint.config.data.seq_len
+    at_once = batch_size * context if batch_size else checkpoint.config.train.micro_batch * trained
     screen = EvaluationScreen()
-    model = HarnessModel(engine, checkpoint.tokenizer(), window, at_once, screen)
+    model = HarnessModel(engine, checkpoint.tokenizer(), context, at_once, screen)
     with screen.live():
-        outcome = found.ask(model, limit)
-    for remark in _remarks(model, config.data.seq_len):
+        outcome = tasks.ask(model, limit)
+    for remark in _remarks(model, trained):
         note(remark)
     head = ("task", "version", "shots", "documents", "metric", "value", "stderr")
-    lines = [f"{checkpoint.path}, {window} tokens at once, lm-eval {outcome['lm_eval']}", *table(head, _rows(outcome))]
-    answer(as_json, {**outcome, "checkpoint": str(checkpoint.path), "context": window}, lines)
+    about = f"{checkpoint.path}, up to {context} tokens at once, lm-eval {outcome['lm_eval']}"
+    return {**outcome, "checkpoint": str(checkpoint.path), "context": context}, [about, *table(head, _rows(outcome))]
 
 
 def _remarks(model: "HarnessModel", trained: int) -> Iterator[str]:

@@ -30,6 +30,9 @@ class Tasks:
         folder: searched for YAML files of own tasks, besides the harness' own; None: only those.
         num_fewshot: examples before each question; None: as each task says.
 
+    Attributes:
+        without_examples: tasks that are asked without any, although some were wanted.
+
     Raises:
         MissingPackageError: the harness isn't installed.
         DataError: no such task or folder, or a task's data can't be had.
@@ -42,20 +45,20 @@ class Tasks:
             loaded = [_load(manager, name) for name in _expanded(manager, names, folder)]
         self._tasks = {name: task for each in loaded for name, task in each["tasks"].items()}
         self._groups = {name: group for each in loaded for name, group in each["groups"].items()}
-        self.fixed = self._set_fewshot(num_fewshot)
+        self.without_examples = self._set_fewshot(num_fewshot)
 
     def _set_fewshot(self, count: int | None) -> list[str]:
-        """Set the number of examples; return the tasks that allow none, as the harness has it."""
+        """Set the number of examples, by the harness' rule: where a task says 0, that stays. Return those tasks."""
         from lm_eval.defaults import DEFAULT_OTHER_SEED
 
-        fixed = []
+        without = []
         for name, task in self._tasks.items():
             if count and task.get_config("num_fewshot") == 0:
-                fixed.append(name)
+                without.append(name)
             elif count is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=count or 0)
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-        return fixed
+        return without
 
     def ask(self, model: HarnessModel, limit: int | None) -> dict[str, Any]:
         """Run all tasks.

@@ -1,7 +1,7 @@
 """A model as lm-evaluation-harness asks it: how likely is this text, and how does it go on.
 
-Tokenization of a context with its continuation is the harness' own (`lm_eval.api.model.TemplateLM`); truncation, windows
-and stop strings follow its Hugging Face model, against which this one is tested.
+Tokenization of a context with its continuation is the harness' own (`lm_eval.api.model.TemplateLM`); truncation,
+windows and stop strings follow its Hugging Face model, against which this one is tested.
 """
 
 from collections.abc import Callable, Mapping, Sequence
