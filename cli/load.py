@@ -35,7 +35,7 @@ def context_of(model: "ModelConfig", asked: int | None, default: int) -> int:
     positions = model.max_position_embeddings
     if asked and asked > positions:
         raise UserError(
-            f"--context {asked}: the model has {positions} positions (max_position_embeddings); expected no more; lower "
-            "it, or leave it out"
+            f"--context {asked}: the model has {positions} positions (max_position_embeddings); expected no more; "
+            "lower it, or leave it out"
         )
     return asked or default

@@ -163,8 +163,8 @@ def _load(manager: Any, name: str) -> Any:
         return manager.load([name])
     except Exception as error:  # whatever the hub, the data's library, or the task's own code raise
         raise DataError(
-            f"task {name} can't be loaded: {_said(error)}; expected its data on this machine, or a network to fetch it "
-            "from; choose another task, or correct where its YAML says that the data is"
+            f"task {name} can't be loaded: {_said(error)}; expected a task that lm-eval {version('lm_eval')} runs, its "
+            "data on this machine or a network to fetch it from; correct its YAML, or choose another"
         ) from error
 
 

@@ -133,11 +133,15 @@ class HarnessModel:
 
     def _sampler(self, wanted: Mapping[str, Any]) -> Sampler:
         """Return what draws: one for all questions with the same settings, so that repeats differ."""
-        strange = {key: value for key, value in wanted.items() if key not in _UNDERSTOOD}
-        if strange.pop("num_beams", 1) != 1 or strange:
+        strange = [
+            f"{key} = {value}"
+            for key, value in wanted.items()
+            if key not in _UNDERSTOOD and (key, value) != ("num_beams", 1)
+        ]
+        if strange:
             raise UserError(
-                f"the task generates with {', '.join(f'{key} = {wanted[key]}' for key in wanted)}; expected only "
-                f"{', '.join(sorted(_UNDERSTOOD))}; change the task's generation_kwargs"
+                f"the task generates with {', '.join(strange)}; expected only {', '.join(sorted(_UNDERSTOOD))}; change "
+                "its generation_kwargs"
             )
         temperature = float(wanted.get("temperature", 1.0)) if wanted["do_sample"] else 0.0
         key = (temperature, int(wanted.get("top_k", 0)), float(wanted.get("top_p", 1.0)))

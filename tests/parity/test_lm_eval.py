@@ -67,10 +67,13 @@ def folder(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     words = texts[0].split()
     questions = [
-        {"question": " ".join(words[start : start + 3 + start % 40]), "choices": [f" {each}" for each in words[start:start+4]],
-         "answer": start % 4}
+        {
+            "question": " ".join(words[start : start + 3 + start % 40]),
+            "choices": [f" {each}" for each in words[start : start + 4]],
+            "answer": start % 4,
+        }
         for start in range(24)
-    ]  # fmt: skip
+    ]
     rows = {"own_text": [{"text": text} for text in texts], "own_choice": questions, "own_answer": questions[:6]}
     for name, form in FORMS.items():
         data = folder / f"{name}.jsonl"
@@ -122,7 +125,7 @@ def theirs(dense: Config, weights: dict[str, np.ndarray], their_tokenizer: PreTr
 
 
 def in_float64(llama: LlamaForCausalLM) -> None:
-    """Have norms and rotary positions computed in float64 too: transformers computes them in float32, whatever comes."""
+    """Have norms and rotary positions in float64 too: transformers computes them in float32, whatever comes."""
     for module in llama.modules():
         if type(module).__name__ == "LlamaRMSNorm":
             own = module.weight.shape, module.weight, module.variance_epsilon
@@ -208,7 +211,7 @@ def test_continuations(ours: Ours, theirs: Theirs, texts: list[str], backend: st
     found = as_harness_class(model).loglikelihood(asked("loglikelihood", *questions))
     np.testing.assert_allclose([each[0] for each in found], [each[0] for each in expected], rtol=1e-5)
     assert [each[1] for each in found] == [each[1] for each in expected]
-    assert found[0][1] and not found[1][1]
+    assert [each[1] for each in found[:2]] == [True, False]
     assert model.cut == 2
     alone = as_harness_class(ours(1, backend=backend)).loglikelihood(asked("loglikelihood", *questions))
     np.testing.assert_allclose([each[0] for each in alone], [each[0] for each in found], rtol=1e-5)
