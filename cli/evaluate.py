@@ -11,7 +11,7 @@ from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
 def evaluate(
     path: RunOrCheckpoint,
     data: Annotated[Path | None, typer.Option(help="Prepared set (its validation split); default: the run's.")] = None,
-    text: Annotated[Path | None, typer.Option(help="A raw text file instead.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text instead: a file (.jsonl: many), or a folder.")] = None,
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Also the perplexity as GaLore's descendants compute it (too low).")
     ] = False,
@@ -63,11 +63,11 @@ def evaluate(
         return
     tokenizer = checkpoint.tokenizer()
     if text:
-        document = "".join(Sources([text]).documents())
-        if not document:
+        documents = list(Sources([text]).documents())
+        if not documents:
             raise DataError(f"{text} is empty; expected text")
-        tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode(document)])
-        text_bytes = len(document.encode())
+        tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode_documents(documents)[:-1]])
+        text_bytes = sum(len(document.encode()) for document in documents)
     else:
         dataset = open_data(checkpoint.config, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
