@@ -1,4 +1,4 @@
-"""`lost eval`: perplexity and bits per byte."""
+"""`lost eval`: perplexity and bits per byte, or the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,22 @@ from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
 def evaluate(
     path: RunOrCheckpoint,
     data: Annotated[Path | None, typer.Option(help="Prepared set (its validation split); default: the run's.")] = None,
-    text: Annotated[Path | None, typer.Option(help="A raw text file instead.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text instead: a file (.jsonl: many), or a folder.")] = None,
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Also the perplexity as GaLore's descendants compute it (too low).")
     ] = False,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness instead.")
+    ] = None,
+    include_path: Annotated[Path | None, typer.Option(help="With --tasks: a folder of own tasks, as YAML.")] = None,
+    limit: Annotated[int | None, typer.Option(help="With --tasks: documents of each; default: all.", min=1)] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(help="With --tasks: examples before each question; default: the task's.", min=0)
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens read at once; default: data.seq_len, for tasks max_position_embeddings.", min=1),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; default: the run's.", min=1)] = None,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -23,10 +35,12 @@ def evaluate(
     """Measure perplexity and bits per byte.
 
     Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded. On examples made by
-    `lost prepare --examples` only what is to be learned counts: completions, not prompts.
+    `lost prepare --examples` only what is to be learned counts: completions, not prompts. With --tasks, run tasks of
+    lm-evaluation-harness on the model instead.
     """
-    from lost.cli.load import load_model
+    from lost.cli.load import context_of, load_model
     from lost.cli.output import answer
+    from lost.cli.tasks import ask_tasks, load_tasks
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
@@ -35,12 +49,23 @@ def evaluate(
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
+    if tasks is not None and (data or text or lineage):
+        raise UserError("--tasks was given with --data, --text or --lineage; they don't go together; leave one out")
+    if tasks is None and (include_path or limit or num_fewshot is not None):
+        raise UserError("--include-path, --limit and --num-fewshot go with --tasks; name the tasks, or leave them out")
     checkpoint, engine = load_model(path, backend, device)
+    model = checkpoint.config.model
+    if tasks is not None:
+        window = context_of(model, context, model.max_position_embeddings)
+        found = load_tasks(tasks, include_path, num_fewshot)
+        answer(as_json, *ask_tasks(checkpoint, engine, found, window, batch_size, limit))
+        return
     tokenizer, targets = checkpoint.tokenizer(), None
-    size, seq_len = batch_size or checkpoint.config.train.micro_batch, checkpoint.config.data.seq_len
+    size = batch_size or checkpoint.config.train.micro_batch
+    window = context_of(model, context, checkpoint.config.data.seq_len)
     if text:
         tokens, text_bytes = text_tokens(tokenizer, text)
-        result = evaluate_tokens(engine, tokens, seq_len, size, text_bytes=text_bytes)
+        result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     else:
         dataset = open_data(checkpoint.config, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
@@ -50,7 +75,7 @@ def evaluate(
             )
         split = dataset.split(VALID)
         targets = split.targets
-        result = evaluate_split(engine, split, seq_len, size)
+        result = evaluate_split(engine, split, window, size)
     value = {
         "nll": result.nll,
         "tokens": result.tokens,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.config import ModelConfig
     from lost.engine import Engine
 
 
@@ -17,6 +18,24 @@ def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engi
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:
         note(f"passed over: {reason}")
-    engine = create_engine(checkpoint.config, backend, device)
+    config = checkpoint.config.replace("train", compile=False)  # which pays off for one shape, met many times
+    engine = create_engine(config, backend, device)
     engine.load(checkpoint.parameters())
     return checkpoint, engine
+
+
+def context_of(model: "ModelConfig", asked: int | None, default: int) -> int:
+    """Return how many tokens the model is to read at once.
+
+    Raises:
+        UserError: more than it has positions for.
+    """
+    from lost.errors import UserError
+
+    positions = model.max_position_embeddings
+    if asked and asked > positions:
+        raise UserError(
+            f"--context {asked}: the model has {positions} positions (max_position_embeddings); expected no more; "
+            "lower it, or leave it out"
+        )
+    return asked or default

@@ -1,12 +1,13 @@
 """Progress on screen: a live bar in a terminal, plain lines in a pipe."""
 
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lost.cli.output import count, duration, number, size
 
@@ -115,3 +116,27 @@ class PreparationScreen:
         else:
             share = f"{done / total:.0%}  " if total else ""
             self._console.print(f"{phase}: {share}{found}", markup=False)
+
+
+class EvaluationScreen:
+    """Shows how many questions of a kind are answered, on what standard error is now: the harness' own is dropped."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._tasks: dict[str, Any] = {}
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the bars on screen; in a pipe there are none."""
+        with self._bar if self._console.is_terminal else nullcontext():
+            yield
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Take note of where a phase stands: questions answered, questions in all."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bar.add_task(phase, total=total)
+            if not self._console.is_terminal:
+                self._console.print(f"{phase} ...", markup=False)
+        self._bar.update(self._tasks[phase], completed=done)

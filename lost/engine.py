@@ -79,6 +79,13 @@ class Engine(Protocol):
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last step weren't finite, else the three largest ones'."""
 
+    def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, for each batch, how likely each of its targets is after what precedes it.
+
+        The negative log-likelihoods, (b, s) float32, natural log; and whether the target is the likeliest entry of
+        the vocabulary, (b, s) bool. Where the batch doesn't count a prediction, both mean nothing.
+        """
+
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
 

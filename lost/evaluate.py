@@ -119,15 +119,16 @@ def _measured(
 
 
 def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:
-    """Return the tokens (n,) of a text, end-of-text before them, and its length in UTF-8 bytes.
+    """Return the tokens (n,) of a text, end-of-text before them and between documents, and its length in UTF-8 bytes.
 
     Raises:
         DataError: there is no text.
     """
-    text = "".join(Sources([path]).documents())
-    if not text:
+    documents = list(Sources([path]).documents())
+    if not documents:
         raise DataError(f"{path} is empty; expected text")
-    return np.concatenate([[tokenizer.end_of_text], tokenizer.encode(text)]), len(text.encode())
+    tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode_documents(documents)[:-1]])
+    return tokens, sum(len(document.encode()) for document in documents)
 
 
 class _Counted:

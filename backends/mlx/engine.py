@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
-from lost.backends.mlx.loss import head_loss, head_nll
+from lost.backends.mlx.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.workers import Launched, Tree
 from lost.batches import Batch
@@ -168,15 +168,26 @@ class MlxEngine:
                 optimizer.state[name] = _cast(optimizer.state[name], dtype)
         self.model.update(tree_unflatten(list(_cast(moved, dtype).items())))
 
+    def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each target's nll, and whether it is the likeliest."""
+        for batch in batches:
+            nll, likeliest, _ = self._scores(batch)
+            mx.eval(nll, likeliest)  # together, or the whole model would be computed twice
+            shape = batch.tokens[:, 1:].shape
+            yield to_array(nll).reshape(shape), to_array(likeliest).reshape(shape)
+
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed nll, predictions), summed in float64."""
         total, count = 0.0, 0
         for batch in batches:
-            tokens, targets, counted = _on_device(batch)
-            nll = head_nll(self.model.model(tokens).flatten(0, 1), self.model.head, targets)
+            nll, _, counted = self._scores(batch)
             total += float(to_array(mx.where(counted, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
+
+    def _scores(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+        tokens, targets, counted = _on_device(batch)
+        return *head_scores(self.model.model(tokens).flatten(0, 1), self.model.head, targets), counted
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens, through mlx-lm's generation and its key-value caches.

@@ -23,14 +23,27 @@ def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.arra
     return _loss_and_gradients(x, weight, targets, counted)[0]  # type: ignore[index]
 
 
-def head_nll(x: mx.array, weight: mx.array, targets: mx.array) -> mx.array:
-    """Return the negative log-likelihood of each prediction, (n,) float32."""
+def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the negative log-likelihood of each target, and whether it is the likeliest entry.
+
+    Args:
+        x: (n, h), the type that products are computed in.
+        weight: (vocab, h), the head.
+        targets: (n,) int32.
+
+    Returns:
+        (n,) float32, and (n,) bool.
+    """
     head = weight.astype(x.dtype)
-    found: list[mx.array] = []
+    nll: list[mx.array] = []
+    likeliest: list[mx.array] = []
     for rows in _chunks(x, head):
-        (part,) = mx.depends([x[rows]], found[-1:]) if found else (x[rows],)  # one chunk after the other
-        found.append(mx.fast.cross_entropy((part @ head.T).astype(mx.float32), targets[rows]))
-    return mx.concatenate(found)
+        before = nll[-1:] + likeliest[-1:]
+        (part,) = mx.depends([x[rows]], before) if before else (x[rows],)  # one chunk after the other
+        logits = part @ head.T
+        likeliest.append(mx.argmax(logits, axis=-1) == targets[rows])
+        nll.append(mx.fast.cross_entropy(logits.astype(mx.float32), targets[rows]))
+    return mx.concatenate(nll), mx.concatenate(likeliest)
 
 
 @mx.custom_function

@@ -127,17 +127,27 @@ class TorchEngine:
         shares = [json.loads(text) for text in self.workers.gather(json.dumps(norms))]
         return worst({name: sum(share[name] ** 2 for share in shares) ** 0.5 for name in norms})
 
-    @torch.no_grad()
+    def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each target's nll, and whether it is the likeliest."""
+        for batch in batches:
+            nll, likeliest = self._scores(batch)
+            shape = batch.tokens[:, 1:].shape
+            yield nll.cpu().numpy().reshape(shape), likeliest.cpu().numpy().reshape(shape)
+
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed nll, predictions), summed in float64."""
         total, count = 0.0, 0
         for batch in batches:
-            tokens, targets = self._on_device(batch)
-            with worker_errors(self.workers):
-                nll = self.model(tokens, targets)
+            nll, _ = self._scores(batch)
             total += nll.cpu().double().sum().item()
             count += batch.predictions
         return total, count
+
+    @torch.no_grad()
+    def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens, targets = self._on_device(batch)
+        with worker_errors(self.workers):
+            return self.model(tokens, targets)
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tokens = torch.from_numpy(batch.tokens.astype(np.int64))

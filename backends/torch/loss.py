@@ -27,13 +27,25 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def head_nll(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each prediction, (n,) float32; 0 where the target is -100."""
-    weight, result = weight.to(x.dtype), []
+def head_scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of each target, and whether it is the likeliest entry.
+
+    Args:
+        x: (n, hidden), the type that products are computed in.
+        weight: (vocab, hidden), the head.
+        targets: (n,) int64.
+
+    Returns:
+        (n,) float32 (float64 for a float64 x), 0 where the target is -100; and (n,) bool.
+    """
+    weight, wide = weight.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
+    nll, likeliest = [], []
     for part, wanted in _chunks(x, weight, targets):
-        scores = torch.log_softmax(part @ weight.T, dim=-1, dtype=torch.float32)
-        result.append(-scores.gather(1, wanted.clamp(min=0)[:, None])[:, 0].masked_fill_(wanted == IGNORED, 0.0))
-    return torch.cat(result)
+        logits = part @ weight.T
+        likeliest.append(logits.argmax(dim=-1) == wanted)
+        scores = torch.log_softmax(logits, dim=-1, dtype=wide)
+        nll.append(-scores.gather(1, wanted.clamp(min=0)[:, None])[:, 0].masked_fill_(wanted == IGNORED, 0.0))
+    return torch.cat(nll), torch.cat(likeliest)
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.elementwise import rms_norm, swiglu
 from lost.backends.torch.layers import Narrow, layer, narrow
-from lost.backends.torch.loss import head_loss, head_nll
+from lost.backends.torch.loss import head_loss, head_scores
 from lost.config import Config, ModelConfig
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.rotary import frequencies
@@ -211,13 +211,14 @@ class LostForCausalLM(nn.Module):
         """The head's weight, (vocab, h)."""
         return self.lm_head.weight if hasattr(self, "lm_head") else self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood, or without gradients to each.
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood; without gradients, to scores.
 
-        Everything that training asks of the model goes through here: sharded weights are whole only inside.
+        The latter are `head_scores`. All that is asked of a model that trains goes through here: sharded weights are
+        whole only inside.
         """
         states = self.model(tokens).flatten(0, 1)
-        return (head_loss if torch.is_grad_enabled() else head_nll)(states, self.head, targets)
+        return (head_loss if torch.is_grad_enabled() else head_scores)(states, self.head, targets)
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds them all."""

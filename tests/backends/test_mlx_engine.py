@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from lost.backends.mlx import devices, loss
 from lost.backends.mlx.engine import MlxEngine
-from lost.backends.mlx.loss import head_loss, head_nll
+from lost.backends.mlx.loss import head_loss, head_scores
 from lost.batches import Batch
 from lost.budget import budget
 from lost.config import Config
@@ -58,7 +58,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch
         assert own.dtype == other.dtype
         error = mx.linalg.norm((own - other).astype(mx.float32)) - tolerance * mx.linalg.norm(other.astype(mx.float32))
         assert error.item() <= 0
-    total = (head_nll(x, weight, targets) * counted).sum().item() * 0.5
+    total = (head_scores(x, weight, targets)[0] * counted).sum().item() * 0.5
     assert total == pytest.approx(found.item(), rel=1e-5, abs=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mx.get_peak_memory() - before < rows * vocab * 4
     mx.clear_cache()
     mx.reset_peak_memory()
-    mx.eval(head_nll(x, weight, targets))
+    mx.eval(*head_scores(x, weight, targets))
     assert mx.get_peak_memory() - before < rows * vocab * 4 * 0.75
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lost.backends.torch.engine import TorchEngine
-from lost.backends.torch.loss import IGNORED, head_loss, head_nll
+from lost.backends.torch.loss import IGNORED, head_loss, head_scores
 from lost.batches import Batch
 from lost.budget import budget
 from lost.config import Config
@@ -86,7 +86,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypa
     assert found[0] == pytest.approx(wanted.item(), rel=tolerance)
     for own, theirs in ((found[1], x.grad), (found[2], weight.grad)):
         assert (own - theirs).float().norm() <= tolerance * theirs.float().norm()
-    torch.testing.assert_close(head_nll(x, weight, targets).sum().item(), found[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(head_scores(x, weight, targets)[0].sum().item(), found[0], rtol=1e-5, atol=1e-6)
 
 
 def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:

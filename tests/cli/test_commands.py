@@ -91,6 +91,12 @@ def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     assert raw["tokens"] == len(prepared.tokenizer.encode(text.read_text()))
     assert "bits/byte" in lost("eval", run, "--text", text).out
 
+    rows = tmp_path / "two.jsonl"  # documents don't run into each other: end-of-text stands between, and is predicted
+    rows.write_text('{"text": "the rank"}\n{"text": "of the layer"}\n')
+    both = json.loads(lost("eval", run, "--text", rows, "--json").out)
+    assert both["bytes"] == len("the rankof the layer")
+    assert both["tokens"] == sum(len(prepared.tokenizer.encode(each)) for each in ("the rank", "of the layer")) + 1
+
 
 def test_generate(lost: Lost, run: Path, prepared: Dataset) -> None:
     arguments = ("generate", run, "--prompt", "the rank", "--max-tokens", 12)

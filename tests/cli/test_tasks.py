@@ -1,0 +1,201 @@
+"""`lost eval --tasks` as a user meets it; the figures themselves: tests/parity/test_lm_eval.py."""
+
+import functools
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lm_eval.tasks
+import pytest
+
+from lost.dataset import Dataset
+from lost.engine import BACKENDS
+
+Lost = Callable[..., object]
+TEXT = "the rank of the layer and the weight of the channel\n" * 12
+ROLLING = """\
+task: own_text
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: bits_per_byte}, {metric: byte_perplexity}, {metric: word_perplexity}]
+metadata: {version: 1.0}
+"""
+CHOICE = """\
+task: own_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+test_split: test
+fewshot_split: test
+num_fewshot: 0
+output_type: multiple_choice
+doc_to_text: "the rank"
+doc_to_choice: [" of the layer", " weight xyz"]
+doc_to_target: 0
+metric_list: [{metric: acc}]
+"""
+ANSWER = """\
+task: own_answer
+dataset_path: json
+dataset_kwargs: {data_files: {test: FOLDER/rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "the rank of"
+doc_to_target: "the layer"
+generation_kwargs: {until: ["and"], max_gen_toks: 10}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tasks")
+
+
+@pytest.fixture
+def run(lost: Lost, tiny_yaml: Path, prepared: Dataset, made: Path) -> Path:
+    if not (made / "run").exists():
+        done = lost("train", tiny_yaml, "--data", prepared.path, "--out", made / "run", "--set", "schedule.steps=20")
+        assert done.code == 0, done.err
+    return made / "run"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
+    for name, text in (("text", ROLLING), ("choice", CHOICE), ("answer", ANSWER)):
+        (folder / f"{name}.yaml").write_text(text.replace("FOLDER", str(folder)))
+    return folder
+
+
+@pytest.fixture
+def only_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the harness' own 14,000 tasks out, which take long to read."""
+    own = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(
+        lm_eval.tasks, "TaskManager", lambda include_path=None, include_defaults=True: own(include_path=include_path)
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_bits_as_eval_text(lost: Lost, run: Path, folder: Path, backend: str) -> None:
+    (folder / "text.txt").write_text(TEXT)
+    for context in (16, 50):
+        text = json.loads(
+            lost("eval", run, "--text", folder / "text.txt", "--json", "--backend", backend, "--context", context).out
+        )
+        answer = lost("eval", run, "--tasks", "own_text", "--include-path", folder, "--json",
+                      "--backend", backend, "--context", context)  # fmt: skip
+        assert answer.code == 0, answer.err
+        value = json.loads(answer.out)
+        metrics = value["results"]["own_text"]
+        assert metrics["bits_per_byte"] == pytest.approx(text["bits_per_byte"], rel=1e-9)
+        assert metrics["byte_perplexity"] == pytest.approx(2 ** text["bits_per_byte"], rel=1e-9)
+        assert metrics["bits_per_byte_stderr"] is None
+        assert text["tokens"] > 2 * context
+    assert (value["versions"], value["n_shot"], value["documents"]) == (
+        {"own_text": 1.0},
+        {"own_text": 0},
+        {"own_text": 1},
+    )
+    assert value["context"] == 50
+    assert Path(value["checkpoint"]).name == "step-00000020"
+
+
+def test_for_a_person(lost: Lost, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table; what goes on beside it on standard error, in our words alone; no network."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("no network is needed"))
+    (folder / "rows.jsonl").write_text("".join(f'{{"text": "{number}"}}\n' for number in range(4)))
+    answer = lost("eval", run, "--tasks", "own_choice, own_answer", "--include-path", folder, "--num-fewshot", 1)
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    assert "up to 64 tokens at once, lm-eval 0." in lines[0]
+    assert lines[1].split() == ["task", "version", "shots", "documents", "metric", "value", "stderr"]
+    assert lines[2].split() == ["own_choice", "Yaml", "0", "4", "acc", "1.0000", "0.0000"]
+    assert lines[3].split() == ["own_answer", "Yaml", "1", "4", "exact_match", "0.0000", "0.0000"]
+    *steps, remark = answer.err.splitlines()
+    assert remark.startswith("the model read up to")
+    assert steps == [
+        "loading own_choice, own_answer ...",
+        "own_choice: always asked without examples; --num-fewshot is left out",
+        "continuations ...",
+        "generations ...",
+    ]
+
+
+def test_beyond_what_the_model_knows(lost: Lost, run: Path, folder: Path) -> None:
+    answer = lost("eval", run, "--tasks", "own_text", "--include-path", folder)
+    assert "read up to 64 tokens at once, but was trained on 16" in answer.err
+    answer = lost("eval", run, "--tasks", "own_choice", "--include-path", folder, "--context", 8)
+    assert "2 questions were longer than 8 tokens and lost their beginning" in answer.err
+    assert "but was trained" not in answer.err
+
+
+def test_no_such_task(lost: Lost, run: Path, folder: Path, only_own: None) -> None:
+    (folder / "broken.yaml").write_text("task: own_broken\noutput_type: [")
+    answer = lost("eval", run, "--tasks", "own_txt", "--include-path", folder)
+    assert answer.code == 2
+    assert "--tasks own_txt: no such task" in answer.err
+    assert "did you mean own_text" in answer.err
+    assert f"not read, or without a task: {folder / 'broken.yaml'}" in answer.err
+    assert lost("eval", run, "--tasks", "own_*", "--include-path", folder, "--json").out.count("_stderr") == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--tasks", "own_text", "--include-path", "nowhere"), "--include-path nowhere is no folder"),
+        (("--tasks", "own_text", "--include-path", "EMPTY"), "holds no task"),
+        (("--tasks", " , "), "names no task"),
+        (("--tasks", "own_text", "--lineage"), "don't go together"),
+        (("--limit", 3), "go with --tasks"),
+        (("--num-fewshot", 0), "go with --tasks"),
+        (("--context", 65), "the model has 64 positions"),
+        (("--tasks", "own_answer", "--include-path", "OWN", "--context", 10), "has up to 10 tokens generated"),
+        (("--tasks", "own_choice", "--include-path", "OWN", "--context", 2), "expected between 1 and 2"),
+    ],
+)
+def test_bad_input(lost: Lost, run: Path, folder: Path, tmp_path: Path, arguments: tuple, named: str) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"EMPTY": tmp_path / "empty", "OWN": folder}
+    answer = lost("eval", run, *(places.get(each, each) for each in arguments))
+    assert answer.code == 2
+    assert named in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("rows.jsonl", "none.jsonl", "task own_answer can't be loaded: FileNotFoundError"),
+        ("the rank of", "{{question}}", "can't be loaded: UndefinedError: 'question' is undefined"),
+        ("the rank of", "{{1 // (text|length - 1)}}", "the harness stopped at own_answer: ZeroDivisionError"),
+        ("max_gen_toks: 10", "num_beams: 4", "the task generates with num_beams = 4"),
+        ("max_gen_toks: 10", "do_sample: true, temperature: -1", "temperature = -1"),
+        ("max_gen_toks: 10", "", "has up to 256 tokens generated"),
+    ],
+)
+def test_broken_tasks(lost: Lost, run: Path, folder: Path, old: str, new: str, named: str) -> None:
+    text = (folder / "answer.yaml").read_text()
+    assert old in text
+    (folder / "answer.yaml").write_text(text.replace(old, new))
+    with (folder / "rows.jsonl").open("a") as rows:
+        rows.write(json.dumps({"text": "a"}) + "\n")
+    answer = lost("eval", run, "--tasks", "own_answer", "--include-path", folder)
+    assert answer.code == 2
+    assert named in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_without_the_harness(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    answer = lost("eval", run, "--tasks", "wikitext")
+    assert answer.code == 2
+    assert "pip install 'lost-pretrain[eval]'" in answer.err
