@@ -75,6 +75,10 @@ class Projection(ABC):
         """Map `x` (..., in_features) to (..., out_features): the slow reference of the backends."""
 
     @abstractmethod
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return the weight (out x in) of the matrix that this map is; only where it has no activation."""
+
+    @abstractmethod
     def saved_per_token(self) -> int:
         """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
 

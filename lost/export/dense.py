@@ -1,0 +1,47 @@
+"""A model of linear projections as a dense one: each of them merged into the matrix that it is."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lost.config import Config
+from lost.engine import NamedArrays
+from lost.errors import ConfigError
+from lost.parameters import projections
+
+
+def dense_twin(config: Config) -> Config:
+    """Return the configuration of the dense model that computes the same.
+
+    Raises:
+        ConfigError: a projection has an activation inside, so that no matrix is equal to it.
+    """
+    bent = [each for each in projections(config) if each.has_activation]
+    if bent:
+        raise ConfigError(
+            f"--to dense: {len(bent)} projections have an activation inside, {bent[0].name} among them "
+            f"({bent[0].settings.activation}), so no matrix computes the same; expected projection.activation = none "
+            "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
+        )
+    return config.replace("projection", kind="dense", overrides={}, keep_gate_activation=True)
+
+
+def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parameters of the dense twin, float32, computed in float64.
+
+    Args:
+        config: of the model whose parameters `arrays` are.
+        arrays: those of one projection need not stand together, but none is held longer than until it is complete.
+    """
+    waiting = {each.name: (each, set(each.tensors())) for each in projections(config)}
+    held: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays:
+        owner, _, suffix = name.rpartition(".")
+        if owner not in waiting:
+            yield name, array.astype(np.float32)
+            continue
+        values = held.setdefault(owner, {})
+        values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
+        projection, needed = waiting[owner]
+        if needed <= values.keys():
+            yield f"{owner}.weight", projection.merged(held.pop(owner)).astype(np.float32)
