@@ -49,7 +49,7 @@ def evaluate(
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
             raise DataError(
                 f"{dataset.path} was prepared with another tokenizer than {checkpoint.path} was trained with; expected "
-                f"the same: prepare it with --tokenizer {checkpoint.path / 'tokenizer.model'}, or use --text"
+                f"the same: prepare it with --tokenizer {checkpoint.path}, or use --text"
             )
         split = dataset.split(VALID)
         tokens, text_bytes = split.read(0, split.tokens), split.bytes

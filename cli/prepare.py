@@ -17,7 +17,12 @@ def prepare(
     vocab_size: Annotated[
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Use this sentencepiece model instead.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Use this tokenizer.model, tokenizer.json, or folder with one, instead.")
+    ] = None,
+    end_of_text: Annotated[
+        str | None, typer.Option(help="Token of the tokenizer.json that separates documents, where it says none.")
+    ] = None,
     valid: Annotated[list[Path], typer.Option(help="Validation text of its own; may be repeated.")] = [],
     valid_fraction: Annotated[
         float | None, typer.Option(help=f"Otherwise, the share of the text to hold out; default {_VALID_FRACTION}.")
@@ -45,6 +50,8 @@ def prepare(
         if first is not None and second:
             names = "--vocab-size and --tokenizer" if second is tokenizer else "--valid-fraction and --valid"
             raise UserError(f"{names} were both given; expected one of them")
+    if end_of_text is not None and tokenizer is None:
+        raise UserError("--end-of-text was given without --tokenizer: one trained here has its own; leave it out")
     out = out or Path("data") / text[0].name.split(".")[0]
     sources = Sources(text, include, exclude, text_key)
     held_out = Sources(valid, include, exclude, text_key) if valid else None
@@ -53,7 +60,7 @@ def prepare(
         splits = prepare_text(
             sources,
             out,
-            load_tokenizer(tokenizer) if tokenizer else vocab_size or _VOCAB_SIZE,
+            load_tokenizer(tokenizer, end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
             held_out or (_VALID_FRACTION if valid_fraction is None else valid_fraction),
             screen,
             overwrite,

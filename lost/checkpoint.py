@@ -1,6 +1,6 @@
 """Checkpoints: a folder of safetensors sealed by a manifest, written whole, verified before anything older goes.
 
-    step-00000500/  manifest.json  model-*.safetensors  optimizer-*.safetensors  config.json  tokenizer.model
+    step-00000500/  manifest.json  model-*.safetensors  optimizer-*.safetensors  config.json  tokenizer files
 
 The manifest holds everything a run needs to go on, and the size and checksum of every other file. No pickle anywhere.
 """
@@ -35,7 +35,6 @@ from lost.files import (
 from lost.guard import GuardState
 from lost.parameters import parameter_table
 from lost.tensors import PART_BYTES, read_tensors, write_tensors
-from lost.tokenizer import FILE as TOKENIZER
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = "manifest.json"
@@ -178,7 +177,7 @@ def write_manifest(
     partial: Path, files: Mapping[str, Seal], config: Config, progress: Progress, tokenizer: Tokenizer
 ) -> None:
     """Make a checkpoint of a folder in which all arrays stand."""
-    contents, files = {CONFIG: _json(model_description(config)), TOKENIZER: tokenizer.model}, dict(files)
+    contents, files = {CONFIG: _json(model_description(config)), **tokenizer.files}, dict(files)
     for name, content in contents.items():
         (partial / name).write_bytes(content)
         files[name] = seal(content)

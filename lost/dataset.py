@@ -162,8 +162,8 @@ class Dataset:
         self.tokenizer = load_tokenizer(path)
         if self.tokenizer.fingerprint != self._description["tokenizer"]["fingerprint"]:
             raise DataError(
-                f"{path}: tokenizer.model is not the one that the shards were made with; put that one back, or prepare "
-                "the data again"
+                f"{path}: {self.tokenizer.FILE} is not the one that the shards were made with; put that one back, or "
+                "prepare the data again"
             )
 
     @property

@@ -37,6 +37,10 @@ class BackendError(UserError):
     """A backend or device that this machine doesn't have."""
 
 
+class MissingPackageError(UserError):
+    """An optional package that isn't installed."""
+
+
 class RunBusyError(UserError):
     """Another job writes to the run folder."""
 

@@ -11,7 +11,6 @@ from lost.checkpoint import Checkpoint
 from lost.engine import MOMENTS, moment_shapes
 from lost.errors import LostError
 from lost.parameters import parameter_table, projections
-from lost.tokenizer import FILE as TOKENIZER
 
 
 def faults(found: Checkpoint) -> Iterator[str]:
@@ -45,8 +44,8 @@ def _content(found: Checkpoint) -> Iterator[str]:
         yield from _arrays(found.moments(), moment_shapes(found.config), dtype)
     if json.loads((found.path / checkpoint.CONFIG).read_text()) != checkpoint.model_description(found.config):
         yield f"{checkpoint.CONFIG} doesn't describe the model of {checkpoint.MANIFEST}"
-    if found.tokenizer().fingerprint != found.tokenizer_fingerprint:
-        yield f"{TOKENIZER} is not the tokenizer of the run"
+    if (tokenizer := found.tokenizer()).fingerprint != found.tokenizer_fingerprint:
+        yield f"{tokenizer.FILE} is not the tokenizer of the run"
 
 
 def _arrays(

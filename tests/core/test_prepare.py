@@ -24,7 +24,7 @@ def test_any_text_comes_back(prepared: Dataset) -> None:
 def test_long_documents_are_encoded_in_parts(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "the rank of the layer\nand the weight\n" * 50
     whole = prepared.tokenizer.encode_documents([text, "of"])
-    monkeypatch.setattr("lost.tokenizer._LONGEST", 100)
+    monkeypatch.setattr("lost.tokenizer.base._LONGEST", 100)
     parts = prepared.tokenizer.encode_documents([text, "of"])
     assert parts.tolist() == whole.tolist()
     assert prepared.tokenizer.decode(prepared.tokenizer.encode("x" * 1000).tolist()) == "x" * 1000

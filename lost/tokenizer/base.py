@@ -1,0 +1,98 @@
+"""What every tokenizer does: text to ids and back, documents separated by the end-of-text token."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+_LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Attributes:
+        FILE: the name of the file that decides the ids.
+        end_of_text: the token that separates documents. Text never turns into it, whatever is written there.
+        vocab_size: one more than the highest id, added tokens included.
+        files: all that a folder holds of it, names and contents.
+        chat_template: the Jinja template of conversations; None: it has none.
+        parallel: whether encoding uses all cores.
+    """
+
+    FILE: ClassVar[str]
+    end_of_text: int
+    vocab_size: int
+    files: Mapping[str, bytes]
+    chat_template: Any = None
+    parallel: bool = True
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the ids, in hexadecimal."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without special tokens; bytes that make no character become U+FFFD."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+        """Return the ids of each text."""
+
+    def encode(self, text: str, special_tokens: bool = False) -> np.ndarray:
+        """Return the ids of one text as int64, end-of-text not added.
+
+        Args:
+            text: any.
+            special_tokens: whether special tokens that are written out in it are meant, as in a filled-in chat
+                template. Otherwise they are text like any other.
+        """
+        return np.array([token for ids in self._encode(list(_parts(text)), special_tokens) for token in ids], np.int64)
+
+    def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the ids of all texts as int64, each followed by end-of-text."""
+        parts: list[str] = []
+        last_parts = set()
+        for text in texts:
+            parts.extend(_parts(text))
+            last_parts.add(len(parts) - 1)
+        tokens: list[int] = []
+        for number, ids in enumerate(self._encode(parts, special_tokens=False)):
+            tokens += ids
+            if number in last_parts:
+                tokens.append(self.end_of_text)
+        return np.array(tokens, np.int64)
+
+    def stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
+        """Yield the text of ids as they arrive, holding back bytes that don't make a character yet.
+
+        Args:
+            ids: the tokens.
+            after: what stands before them: some tokenizers drop a space at the beginning of what they decode.
+        """
+        seen = list(after)
+        shown = self.decode(seen)
+        for token in ids:
+            seen.append(token)
+            text = self.decode(seen)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(shown) :]
+                shown = text
+        yield self.decode(seen)[len(shown) :]
+
+    def save(self, folder: Path) -> None:
+        """Write its files into a folder."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > _LONGEST:
+        end = text.rfind("\n", start, start + _LONGEST) + 1 or start + _LONGEST
+        yield text[start:end]
+        start = end
+    yield text[start:]

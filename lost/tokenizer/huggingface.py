@@ -1,0 +1,147 @@
+"""Hugging Face's `tokenizer.json`, read by their `tokenizers` library.
+
+Which token ends a text stands beside it, in `tokenizer_config.json`; so does a chat template. Padding, truncation and
+the tokens that a post-processor would put around a text are left out: documents are packed.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lost.errors import DataError
+from lost.extras import need
+from lost.tokenizer.base import Tokenizer
+
+CONFIG = "tokenizer_config.json"
+_TEMPLATE = "chat_template.jinja"
+_WELL_KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # a chat template may mention them
+
+
+class JsonTokenizer(Tokenizer):
+    """A `tokenizer.json`.
+
+    Args:
+        content: the file's.
+        config: what `tokenizer_config.json` says: `eos_token`, and what else is to be kept with a model.
+        source: where it comes from, in messages.
+
+    Raises:
+        DataError: it is no such file, or doesn't have the token.
+    """
+
+    FILE = "tokenizer.json"
+
+    def __init__(self, content: bytes, config: Mapping[str, Any], source: str) -> None:
+        tokenizers = need("tokenizers", "tokenizers", f"reading {source}")
+        self._end_of_text = str(config["eos_token"])
+        try:
+            document = json.loads(content)
+            document.update(padding=None, truncation=None)
+            self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
+        except Exception as error:  # the library raises nothing more precise
+            raise DataError(
+                f"{source} is not a tokenizer.json: {error}; expected the file that Hugging Face's tokenizers write"
+            ) from None
+        end_of_text = self._processor.token_to_id(self._end_of_text)
+        if end_of_text is None:
+            raise DataError(
+                f"{source} has no token {self._end_of_text!r}, which is to separate documents; expected one of its "
+                "own; name it with --end-of-text"
+            )
+        # Also where the file has it among its ordinary tokens, it never is to come out of text.
+        self._processor.add_special_tokens([tokenizers.AddedToken(self._end_of_text, special=True, normalized=False)])
+        self._find_special(document["model"])
+        self.end_of_text = end_of_text
+        self.vocab_size = max(self._processor.get_vocab(with_added_tokens=True).values()) + 1
+        self.chat_template = config.get("chat_template")
+        self.files = {self.FILE: content, CONFIG: (json.dumps(dict(config), indent=2) + "\n").encode()}
+
+    @classmethod
+    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "JsonTokenizer":
+        """Make one of a file, with what stands beside it.
+
+        Args:
+            file: its path.
+            content: of it.
+            end_of_text: the token that separates documents; None: `eos_token` of `tokenizer_config.json`, and without
+                that the first that it has of `<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>`, `<|im_end|>`.
+
+        Raises:
+            DataError: no end-of-text token is known, or a file is damaged.
+        """
+        found = _config(file.with_name(CONFIG))
+        kept = {name: text for name in _NAMED_TOKENS if (text := _content(found.get(name)))}
+        if end_of_text := end_of_text or kept.get("eos_token") or _well_known(content):
+            kept["eos_token"] = end_of_text
+        else:
+            raise DataError(
+                f"{file} doesn't say which token ends a text: {CONFIG} beside it names no eos_token, and it has none "
+                f"of {', '.join(_WELL_KNOWN)}; expected one; name it with --end-of-text"
+            )
+        template = file.with_name(_TEMPLATE)
+        chat = template.read_text(encoding="utf-8") if template.is_file() else found.get("chat_template")
+        # The plain class takes tokenizer.json as it is; a model's own may build another one of it.
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **kept} | ({"chat_template": chat} if chat else {})
+        return cls(content, config, str(file))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the file and the end-of-text token, in hexadecimal."""
+        return hashlib.sha256(self.files[self.FILE] + self._end_of_text.encode()).hexdigest()
+
+    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+        self._processor.encode_special_tokens = not special_tokens  # the library's name for encoding them as text
+        for batch in [texts] if self.parallel else [[text] for text in texts]:
+            found = self._processor.encode_batch_fast(batch, add_special_tokens=False)
+            for text, ids in zip(batch, (each.ids for each in found), strict=True):
+                yield ids if special_tokens or self._special.isdisjoint(ids) else self._broken_up(text)
+
+    def _broken_up(self, text: str) -> list[int]:
+        """Return the ids of text with every special token cut after its first character.
+
+        Some models (Unigram, WordLevel) have them among their own pieces, and so find them in text all the same.
+        """
+        parts = self._inside.split(text)
+        found = self._processor.encode_batch_fast(parts, add_special_tokens=False)
+        return [token for each in found for token in each.ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without special tokens; bytes that make no character become U+FFFD."""
+        return self._processor.decode(list(ids), skip_special_tokens=True)
+
+    def _find_special(self, model: Mapping[str, Any]) -> None:
+        """Note the special tokens, but for the one that stands for unknown characters: that may come out of text."""
+        unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
+        added = self._processor.get_added_tokens_decoder()
+        tokens = {number: each.content for number, each in added.items() if each.special and number not in unknown}
+        self._special = frozenset(tokens)
+        places = (f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in tokens.values())
+        self._inside = re.compile("|".join(places))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _content(token: Any) -> str | None:
+    """Return a token's text: it stands there alone, or in an object with its properties."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _well_known(content: bytes) -> str | None:
+    try:
+        added = {token["content"] for token in json.loads(content)["added_tokens"]}
+    except (ValueError, KeyError, TypeError):
+        return None  # no tokenizer.json, or one without added tokens
+    return next((token for token in _WELL_KNOWN if token in added), None)

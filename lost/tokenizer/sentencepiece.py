@@ -1,0 +1,98 @@
+"""Sentencepiece models. Those trained here are BPE with byte fallback: text goes to ids and back unchanged.
+
+The one exception is sentencepiece's own sign for a space, U+2581, which comes back as a space.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from lost.errors import DataError
+from lost.tokenizer.base import Tokenizer
+
+
+class PieceTokenizer(Tokenizer):
+    """A sentencepiece model, whose end of sentence (eos) is the end-of-text token. Its control symbols never are text.
+
+    Args:
+        model: the file's content.
+        source: where it comes from, in messages.
+
+    Raises:
+        DataError: it is no such model, or has no end-of-text token.
+    """
+
+    FILE = "tokenizer.model"
+
+    def __init__(self, model: bytes, source: str) -> None:
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError:
+            raise DataError(
+                f"{source} is not a sentencepiece model; expected a tokenizer.model, as `lost prepare` or the "
+                "sentencepiece trainer writes it"
+            ) from None
+        self.files = {self.FILE: model}
+        self.end_of_text = self._processor.eos_id()
+        self.vocab_size = self._processor.vocab_size()
+        if self.end_of_text < 0:
+            raise DataError(
+                f"{source} has no end-of-text token (eos), which separates documents; expected a model trained with "
+                "eos_id >= 0; train one anew by leaving --tokenizer out"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model, in hexadecimal."""
+        return hashlib.sha256(self.files[self.FILE]).hexdigest()
+
+    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+        # `special_tokens` changes nothing: control symbols can't be written out.
+        return self._processor.encode(texts, num_threads=os.cpu_count() or 1 if self.parallel else 1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without control symbols; bytes that make no character become U+FFFD."""
+        return self._processor.decode(list(ids))
+
+
+def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:
+    """Train a BPE tokenizer with byte fallback.
+
+    Nothing is normalised and no space is put in front, so that decoding gives back the text to the byte, and the
+    Hugging Face conversion gives the same ids.
+
+    Raises:
+        DataError: the text is too small for such a vocabulary.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            split_digits=True,
+            max_sentence_length=1 << 16,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,  # one separator is enough, and an untrained one would be used as a prefix by evaluators
+            pad_id=-1,
+            minloglevel=2,
+            num_threads=os.cpu_count() or 1,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
+        raise DataError(
+            f"--vocab-size {vocab_size} doesn't suit this text: {reason} Expected at least 300 entries (256 are "
+            "single bytes) and no more than the text has pieces for; choose a smaller vocabulary or add text"
+        ) from None
+    return PieceTokenizer(model.getvalue(), "the tokenizer trained here")
