@@ -52,19 +52,20 @@ def rewrite(
     moments = () if weights_only else source.moments()
     written = checkpoint.write(
         path,
-        _cast(source.parameters(), dtype),
-        _cast(moments, dtype),
+        cast(source.parameters(), dtype),
+        cast(moments, dtype),
         _follow(source.config, dtype),
         source.progress,
         source.tokenizer(),
         part_bytes,
     )
-    _compare(_cast(source.parameters(), dtype), written.parameters())
-    _compare(_cast(() if weights_only else source.moments(), dtype), written.moments())
+    _compare(cast(source.parameters(), dtype), written.parameters())
+    _compare(cast(() if weights_only else source.moments(), dtype), written.moments())
     return written
 
 
-def _cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:
+def cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield arrays in another type, integers and None as they are."""
     for name, array in arrays:
         yield name, array.astype(_NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
 

@@ -20,8 +20,9 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
         ValueError: weights that the model misses, or doesn't know.
     """
     with mx.stream(mx.cpu):  # a GPU may multiply float32 in less
-        model, tokenizer = load(str(folder), trust_remote_code=True)[:2]
+        model, tokenizer = load(str(folder), {"trust_remote_code": True}, trust_remote_code=True)[:2]
         model.set_dtype(mx.float32)
         scores = np.array(model(mx.array([list(tokens)]))[0])
-    ids = [tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts]
+    as_text = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    ids = [tokenizer.encode(text, **as_text) for text in texts]
     return Reading(scores, ids)

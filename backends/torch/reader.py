@@ -27,22 +27,24 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
     with_code = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     logging.disable_progress_bar()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=with_code, dtype=torch.float32, output_loading_info=True
         )
     finally:
         logging.enable_progress_bar()
+    model, report = loaded
     if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
         raise ExportError(f"transformers {VERSION} reports after loading: {wrong}; expected nothing; nothing was kept")
     with torch.no_grad():
         scores = model.eval()(torch.tensor([list(tokens)])).logits[0].numpy()
     if with_code:
         _forget(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = [tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts]
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=with_code)
+    as_text = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    ids = [tokenizer.encode(text, **as_text) for text in texts]
     return Reading(scores, ids)
 
 
 def _forget(model: Any) -> None:
-    """Remove the copy of the folder's code that transformers has put into its cache: the folder is about to be renamed."""
+    """Remove the copy of the folder's code from transformers' cache: the folder is about to be renamed."""
     shutil.rmtree(Path(inspect.getfile(type(model))).parent, ignore_errors=True)

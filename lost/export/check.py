@@ -24,7 +24,8 @@ AWKWARD = (
     "\ttabs\t\tand\nnewlines\n\n\nand\r\nboth \n ",
     "=" * 77 + "-" * 50 + "." * 33 + " " * 41,
     "Zwölf Boxkämpfer jagen Виктора über den größten 東京タワー, \u0939\u093f\u0928\u094d\u0926\u0940",
-    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd, flags \U0001f1e8\U0001f1ed, e\u0301 and \u00e9, \ufb01 and \u2167",
+    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd, flags \U0001f1e8\U0001f1ed",
+    "accents e\u0301 and \u00e9, ligatures \ufb01 and \u2167",
     "\u2581 and \u2581\u2581 are sentencepiece's spaces; \u00a0 and \u3000 and \u200b aren't",
     "control \x00 \x01 \x7f \x1b[0m, private \ue000, last \U0010ffff",
     "</s> <s> <unk> <pad> <|endoftext|> <|im_start|> <0x0A> [INST]",
@@ -127,7 +128,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
 
 
 def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int]) -> np.ndarray:
-    """Return our engine's log-probabilities (n, vocab) after each token, computed in float32 with its cache, on a CPU."""
+    """Return our log-probabilities (n, vocab) after each token: in float32, with the cache, on a CPU."""
     engine = create_engine(config.replace("train", dtype="float32", param_dtype="float32"), "auto", "cpu")
     engine.load(arrays)
     scores: list[np.ndarray] = []

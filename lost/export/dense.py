@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lost import budget
 from lost.config import Config
 from lost.engine import NamedArrays
 from lost.errors import ConfigError
@@ -23,7 +24,7 @@ def dense_twin(config: Config) -> Config:
             f"({bent[0].settings.activation}), so no matrix computes the same; expected projection.activation = none "
             "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
         )
-    return config.replace("projection", kind="dense", overrides={}, keep_gate_activation=True)
+    return budget.dense_twin(config)
 
 
 def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
@@ -31,17 +32,16 @@ def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarra
 
     Args:
         config: of the model whose parameters `arrays` are.
-        arrays: those of one projection need not stand together, but none is held longer than until it is complete.
+        arrays: in any order; those of a projection are held until it is complete.
     """
-    waiting = {each.name: (each, set(each.tensors())) for each in projections(config)}
+    needed = {each.name: each for each in projections(config)}
     held: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays:
         owner, _, suffix = name.rpartition(".")
-        if owner not in waiting:
+        if owner not in needed:
             yield name, array.astype(np.float32)
             continue
         values = held.setdefault(owner, {})
         values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
-        projection, needed = waiting[owner]
-        if needed <= values.keys():
-            yield f"{owner}.weight", projection.merged(held.pop(owner)).astype(np.float32)
+        if values.keys() == needed[owner].tensors().keys():
+            yield f"{owner}.weight", needed[owner].merged(held.pop(owner)).astype(np.float32)

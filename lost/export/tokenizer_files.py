@@ -5,23 +5,51 @@ from typing import Any
 
 from lost.errors import DataError
 from lost.extras import need
+from lost.tokenizer.base import Tokenizer
+from lost.tokenizer.huggingface import CONFIG, JsonTokenizer
+from lost.tokenizer.sentencepiece import PieceTokenizer
 
-JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
 _BPE = 2  # sentencepiece's number of this kind of model
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # and of kinds of pieces
 _SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
-def converted(model: bytes) -> bytes:
-    """Return a tokenizer.json that gives the same ids as a sentencepiece model.
+def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
+    """Return the files by which other programs know a run's tokenizer. Nothing is put around a text.
+
+    A tokenizer.json stays as it is. Beside a sentencepiece model stands one that gives the same ids; special tokens
+    that are written out in a text are text to it, as they are to sentencepiece.
+
+    Args:
+        tokenizer: the run's.
+        positions: the model has, the longest text it takes.
 
     Raises:
-        DataError: a model that isn't BPE.
+        DataError: a sentencepiece model that isn't BPE.
         MissingPackageError: `tokenizers` or `protobuf` isn't installed.
     """
-    what = "making a tokenizer.json"
-    tokenizers = need("tokenizers", "hf", what)
-    proto = need("sentencepiece.sentencepiece_model_pb2", "hf", what).ModelProto.FromString(model)
+    if isinstance(tokenizer, PieceTokenizer):
+        what = "making a tokenizer.json"
+        pieces = need("sentencepiece.sentencepiece_model_pb2", "hf", what)
+        proto = pieces.ModelProto.FromString(tokenizer.files[PieceTokenizer.FILE])
+        content = _converted(need("tokenizers", "hf", what), proto)
+        own = {"eos_token": proto.pieces[tokenizer.end_of_text].piece, "split_special_tokens": True}
+    else:
+        content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; a model's own may change it
+        "bos_token": own["eos_token"],  # what stands before a text in training; evaluators begin with it
+        "pad_token": own["eos_token"],
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": positions,
+        **own,
+    }
+    described = {JsonTokenizer.FILE: content, CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+    return {**tokenizer.files, **described}
+
+
+def _converted(tokenizers: Any, proto: Any) -> bytes:
     result = tokenizers.Tokenizer(_model(tokenizers, proto))
     result.normalizer = _normalizer(tokenizers, proto.normalizer_spec)
     steps = [tokenizers.decoders.Replace(_SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
@@ -39,8 +67,9 @@ def _model(tokenizers: Any, proto: Any) -> Any:
     spec = proto.trainer_spec
     if spec.model_type != _BPE:
         raise DataError(
-            "the run's sentencepiece model is not BPE: other tools would cut some texts elsewhere (where a unigram model "
-            "has equally likely cuts, say); expected a BPE model, as `lost prepare` trains it; such a run can't be exported"
+            "the run's sentencepiece model is not BPE: other tools would cut some texts elsewhere (where a unigram "
+            "model has equally likely cuts, say); expected a BPE model, as `lost prepare` trains it; such a run can't "
+            "be exported"
         )
     pieces = [piece.piece for piece in proto.pieces]
     return tokenizers.models.BPE(
@@ -74,21 +103,3 @@ def _normalizer(tokenizers: Any, spec: Any) -> Any:
     if spec.add_dummy_prefix:
         steps.append(kinds.Prepend(_SPACE))
     return kinds.Sequence([*steps, kinds.Replace(" ", _SPACE)])
-
-
-def tokenizer_config(end_of_text: str, positions: int) -> bytes:
-    """Return tokenizer_config.json for a converted model.
-
-    Nothing is put around a text. Special tokens that are written out in it are text, as to sentencepiece.
-    """
-    value = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; a model's own may change it
-        "bos_token": end_of_text,  # what stands before a text in training; evaluators begin with it
-        "eos_token": end_of_text,
-        "pad_token": end_of_text,
-        "padding_side": "left",
-        "split_special_tokens": True,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": positions,
-    }
-    return (json.dumps(value, indent=2) + "\n").encode()

@@ -58,7 +58,7 @@ class SlTrain(nn.Module):
 
 
 class Lost(nn.Module):
-    """y = up [gamma act(down x) ; (1 - gamma) x[channels]] (LOST, arXiv 2508.02668), or with the activation elsewhere."""
+    """y = up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere (arXiv 2508.02668)."""
 
     def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
         super().__init__()
