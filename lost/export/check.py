@@ -98,8 +98,8 @@ def check_folder(
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ExportError(
-            f"{reader} {module.VERSION} can't open what was exported: {type(error).__name__}: {reason}; expected it to; "
-            "nothing was kept; try another version of it, or report this"
+            f"{reader} {module.VERSION} can't open what was exported: {type(error).__name__}: {reason}; expected it "
+            "to; nothing was kept; try another version of it, or report this"
         ) from error
     name = f"{reader} {module.VERSION}"
     for text, found in zip(texts, reading.ids, strict=True):
