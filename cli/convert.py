@@ -1,19 +1,21 @@
-"""`lost convert`: a checkpoint in another form."""
+"""`lost convert`: a checkpoint in another form, or another library's model as a checkpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lost.cli.options import AsJson, RunOrCheckpoint
+from lost.cli.options import AsJson, Backend, Device
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.export.folder import Form
 
 
 def convert(
-    source: RunOrCheckpoint,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf a Hugging Face model's folder."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
     to: Annotated[
         Literal["lost", "hf", "mlx-lm", "dense"],
@@ -22,6 +24,22 @@ def convert(
             "Llama, each layer merged into one matrix, which takes layers without activation."
         ),
     ] = "lost",
+    source_kind: Annotated[
+        Literal["lost", "hf"], typer.Option("--from", help="What SRC is: ours, or a dense Llama-family model.")
+    ] = "lost",
+    rank: Annotated[
+        int | None, typer.Option(help="With --from hf: decompose projections to LOST layers of this rank.", min=1)
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="With --rank: share of input channels to keep; default 0.03.", min=0, max=1)
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="With --rank: text on whose activations the decomposition is to err little.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="With --from hf: text to measure perplexity on; default: the end of --calibrate."),
+    ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the numbers; default: as they are.")
     ] = None,
@@ -33,17 +51,36 @@ def convert(
     ] = False,
     part_mib: Annotated[int, typer.Option(help="Begin a new file after this many MiB.", min=1)] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier conversion made.")] = False,
+    backend: Backend = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Re-write a checkpoint, or export it.
+    """Re-write a checkpoint, export it, or read another library's model.
 
     Re-written: in another type, without the optimizer's state, in files of another size; read back and compared, array
     by array, before success is reported. Exported: transformers and mlx-lm, as far as they are installed, open the
     folder and must agree with our engine on log-probabilities and token ids, else nothing is left. A run needs no
     conversion to move between PyTorch and MLX.
+
+    With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
+    It becomes a dense checkpoint, or with --rank one with LOST layers that come near its projections.
     """
-    from lost.cli.output import note
     from lost.errors import UserError
+
+    if source_kind == "hf":
+        if to != "lost":
+            raise UserError(
+                f"--from hf with --to {to}: a folder is imported first; leave --to out, then export the result"
+            )
+        from lost.cli.importing import Request, import_folder
+
+        limits = (rank, density, calibrate, text)
+        import_folder(Request(source, out, dtype, part_mib << 20, overwrite, *limits, backend, device), as_json)
+        return
+    for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
+    if given := [name for name, value in for_imports.items() if value is not None]:
+        raise UserError(f"{', '.join(given)} without --from hf: SRC is taken for a checkpoint of ours; add --from hf")
+    from lost.cli.output import note
     from lost.run import find_checkpoint
 
     if weights_only and to != "lost":
@@ -56,7 +93,9 @@ def convert(
     if to == "lost":
         _rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite, as_json)
     else:
-        _export(checkpoint, out, to, dtype, part_mib << 20, overwrite, as_json)
+        from lost.cli.exporting import export_folder
+
+        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, as_json)
 
 
 def _rewrite(
@@ -81,40 +120,3 @@ def _rewrite(
         f"{size(after)} (was {size(before)}) in {len(written.files)} files; read back and compared"
     ]
     answer(as_json, value, lines)
-
-
-def _export(
-    checkpoint: "Checkpoint",
-    out: Path,
-    to: "Form",
-    dtype: Literal["float32", "bfloat16"] | None,
-    part_bytes: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    from dataclasses import asdict
-
-    from lost.cli.output import answer, note, size
-    from lost.export.folder import export
-
-    made = export(checkpoint, out, to, dtype, part_bytes, overwrite)
-    for reader, reason in made.missing.items():
-        note(f"not checked with {reader}, which can't be used here: {reason}")
-    if not made.agreements:
-        note(
-            f"{out} was NOT checked: install transformers or mlx-lm, and convert again, to have it opened and compared"
-        )
-    value = {"path": str(out), "source": str(checkpoint.path), "to": to, "step": checkpoint.progress.step}
-    value |= {"dtype": made.dtype, "bytes": made.bytes, "needs_code": not made.plain}
-    checks = [asdict(each) for each in made.agreements]
-    opens = "opens without code of ours" if made.plain else "opens with trust_remote_code"
-    lines = [
-        f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, weights in {made.dtype}, {size(made.bytes)}; "
-        f"{opens}",
-        *(
-            f"{each.reader}: log-probabilities differ by at most {each.difference:.1e}; the same token ids for "
-            f"{each.texts} texts"
-            for each in made.agreements
-        ),
-    ]
-    answer(as_json, {**value, "checks": checks, "checked": bool(checks)}, lines)

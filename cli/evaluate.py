@@ -24,26 +24,20 @@ def evaluate(
 
     Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded.
     """
-    import numpy as np
-
     from lost.cli.load import load_model
     from lost.cli.output import answer
     from lost.cli.train import open_data
     from lost.dataset import VALID
     from lost.errors import DataError, UserError
     from lost.evaluate import evaluate as evaluate_tokens
-    from lost.sources import Sources
+    from lost.evaluate import text_tokens
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")
     checkpoint, engine = load_model(path, backend, device)
     tokenizer = checkpoint.tokenizer()
     if text:
-        document = "".join(Sources([text]).documents())
-        if not document:
-            raise DataError(f"{text} is empty; expected text")
-        tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode(document)])
-        text_bytes = len(document.encode())
+        tokens, text_bytes = text_tokens(tokenizer, text)
     else:
         dataset = open_data(checkpoint.config, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:

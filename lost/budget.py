@@ -89,7 +89,7 @@ def budget(
     inside = projections(config)
     model = config.model
     head = vocabulary(config) * model.hidden_size
-    attention = 2 * config.data.seq_len * model.hidden_size * model.num_hidden_layers
+    attention = 2 * config.data.seq_len * model.attention_width * model.num_hidden_layers
     forward = sum(each.multiply_adds() for each in inside) + head + attention
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
@@ -210,7 +210,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     """
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
-    shared = model.key_value_heads * model.head_dim
+    queries, shared = model.attention_width, model.key_value_heads * model.head_width
     own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy
     norm = own_input * hidden + 4
     # Bytes a token: what a block keeps whole, what it keeps under `narrow`, and the most that is rebuilt at a time.
@@ -219,7 +219,9 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         parts = layer_projections(config, layer)
         saved = [part.saved_per_token() for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
-        attention = 3 * hidden + 2 * shared  # rotated q and k, v, output and its copy for o_proj
+        attention = 3 * queries + 2 * shared  # rotated q and k, v, output and its copy for o_proj
+        if model.use_qk_norm:
+            attention += queries + shared  # q and k before it
         opened = 3  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
         whole.append(2 * (norm + width * hidden) + width * (sum(saved) + attention + opened * inner) + scales)
@@ -248,13 +250,15 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     """
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
-    shared = model.key_value_heads * model.head_dim
+    queries, shared = model.attention_width, model.key_value_heads * model.head_width
     norm = (4 + width) * hidden  # its input in float32, and its output
     whole, narrow = [], []  # bytes a token that a block keeps under the policies `none` and `narrow`
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
         saved = [part.saved_per_token() + (part.settings.rank if part.has_activation else 0) for part in parts]
-        attention = 3 * hidden + 2 * shared + model.num_attention_heads * config.data.seq_len
+        attention = 3 * queries + 2 * shared + model.num_attention_heads * config.data.seq_len
+        if model.use_qk_norm:
+            attention += queries + shared  # q and k before it
         opened = 5 if gate_is_activated(config, parts[4]) else 3  # gate, its sigmoid and SiLU, up, their product
         whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))

@@ -37,8 +37,32 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class RopeScaling(Section):
+    """Rotary frequencies that are lowered so that positions reach further than in pre-training."""
+
+    rope_type: Literal["linear", "llama3"]
+    """linear: all by `factor`; llama3: the low ones by `factor`, the high ones not, smoothly between."""
+    factor: Annotated[Float, Field(ge=1)]
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    original_max_position_embeddings: Count | None = None
+
+    @model_validator(mode="after")
+    def _llama3_is_complete(self) -> "RopeScaling":
+        low, high = self.low_freq_factor, self.high_freq_factor
+        given = [each is not None for each in (low, high, self.original_max_position_embeddings)]
+        if any(given) if self.rope_type == "linear" else not all(given):
+            raise ValueError(
+                f"rope_type = {self.rope_type}: low_freq_factor, high_freq_factor and original_max_position_embeddings "
+                "belong to llama3, all three; remove or complete them"
+            )
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"low_freq_factor = {low} isn't below high_freq_factor = {high}; choose a lower one")
+        return self
+
+
 class ModelConfig(Section):
-    """The host model: LLaMA, with Hugging Face's names."""
+    """The host model: LLaMA and its nearest relatives, with Hugging Face's names."""
 
     hidden_size: Count
     intermediate_size: Count
@@ -46,17 +70,28 @@ class ModelConfig(Section):
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
     """Heads that share keys and values (grouped-query attention); None: as many as `num_attention_heads`."""
+    head_dim: Count | None = None
+    """Width of an attention head; None: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
     """None: taken from the prepared data."""
     max_position_embeddings: Count = 2048
     rms_norm_eps: Positive = 1e-6
     rope_theta: Positive = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    attention_bias: bool | Literal["qkv"] = False
+    """Whether q, k, v and o have a bias (Llama, Qwen3); `qkv`: all but o (Qwen2)."""
+    mlp_bias: bool = False
+    """Whether gate, up and down have a bias."""
+    use_qk_norm: bool = False
+    """Whether each head's queries and keys are normed before they are rotated (Qwen3)."""
     tie_word_embeddings: bool = False
     initializer_range: Positive = 0.02
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+        if self.head_dim is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary positions turn pairs: choose an even width")
+        if self.head_dim is None and (self.hidden_size % self.num_attention_heads or self.head_width % 2):
             raise ValueError(
                 f"num_attention_heads = {self.num_attention_heads} doesn't divide hidden_size = {self.hidden_size} "
                 "into heads of an even width; choose a number of heads that does"
@@ -69,9 +104,14 @@ class ModelConfig(Section):
         return self
 
     @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def head_width(self) -> int:
+        """Width of one attention head, with the default resolved."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all heads' queries together."""
+        return self.num_attention_heads * self.head_width
 
     @property
     def key_value_heads(self) -> int:

@@ -3,20 +3,18 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint
-from lost.config import Config
+from lost.config import Config, DType
 from lost.engine import NamedArrays
 from lost.errors import CheckpointError
 from lost.tensors import PART_BYTES
 
-DType = Literal["float32", "bfloat16"]
-_NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def rewrite(
@@ -42,42 +40,57 @@ def rewrite(
         CheckpointError: something is at `path`, or what was written isn't what was meant.
         StorageError: the disk refused.
     """
-    if path.resolve() == source.path.resolve():
+    check_place(path, source.path, overwrite)
+    moments = () if weights_only else source.moments()
+    written = checkpoint.write(
+        path,
+        cast(source.parameters(), dtype),
+        cast(moments, dtype),
+        follow(source.config, dtype),
+        source.progress,
+        source.tokenizer(),
+        part_bytes,
+    )
+    compare(cast(source.parameters(), dtype), written.parameters())
+    compare(cast(() if weights_only else source.moments(), dtype), written.moments())
+    return written
+
+
+def check_place(path: Path, source: Path, overwrite: bool) -> None:
+    """Refuse to write where something is, but for a checkpoint that is to be replaced.
+
+    Raises:
+        CheckpointError: something is at `path`.
+    """
+    if path.resolve() == source.resolve():
         raise CheckpointError(f"{path} is the source itself; expected another place")
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(
             f"{path} is already there; expected a new folder; choose another"
             f"{': it is no checkpoint' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
         )
-    moments = () if weights_only else source.moments()
-    written = checkpoint.write(
-        path,
-        cast(source.parameters(), dtype),
-        cast(moments, dtype),
-        _follow(source.config, dtype),
-        source.progress,
-        source.tokenizer(),
-        part_bytes,
-    )
-    _compare(cast(source.parameters(), dtype), written.parameters())
-    _compare(cast(() if weights_only else source.moments(), dtype), written.moments())
-    return written
 
 
 def cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield arrays in another type, integers and None as they are."""
+    """Yield arrays in another type, but for numbers of channels."""
     for name, array in arrays:
-        yield name, array.astype(_NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
+        yield name, array.astype(NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
 
 
-def _follow(config: Config, dtype: DType | None) -> Config:
+def follow(config: Config, dtype: DType | None) -> Config:
+    """Return the configuration of weights in another type."""
     if dtype is None:
         return config
     computed = "bfloat16" if dtype == "bfloat16" else config.train.dtype
     return config.replace("train", param_dtype=dtype, dtype=computed)
 
 
-def _compare(meant: NamedArrays, found: NamedArrays) -> None:
+def compare(meant: NamedArrays, found: NamedArrays) -> None:
+    """Refuse what isn't what was meant, to the byte.
+
+    Raises:
+        CheckpointError: arrays differ.
+    """
     wanted, got = _digests(meant), _digests(found)
     if differing := sorted(name for name in wanted | got if wanted.get(name) != got.get(name)):
         raise CheckpointError(

@@ -4,11 +4,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from lost.batches import Batch, evaluation_batches
 from lost.engine import Engine
+from lost.errors import DataError
+from lost.sources import Sources
+from lost.tokenizer import Tokenizer
 from lost.workers import Workers
 
 
@@ -77,6 +81,18 @@ def evaluate(
     nll, count = workers.total(nll), int(workers.total(count))
     whole = count == len(tokens) - 1
     return Evaluation(nll, count, batches.seen, text_bytes if whole else None)
+
+
+def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:
+    """Return the tokens (n,) of a text, end-of-text before them, and its length in UTF-8 bytes.
+
+    Raises:
+        DataError: there is no text.
+    """
+    text = "".join(Sources([path]).documents())
+    if not text:
+        raise DataError(f"{path} is empty; expected text")
+    return np.concatenate([[tokenizer.end_of_text], tokenizer.encode(text)]), len(text.encode())
 
 
 class _Counted:

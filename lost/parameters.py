@@ -56,19 +56,20 @@ def layer_projections(config: Architecture, layer: int) -> list[Projection]:
     """Return the seven projections of one block, in the order in which a forward pass meets them."""
     model = config.model
     hidden, inner = model.hidden_size, model.intermediate_size
-    shared = model.key_value_heads * model.head_dim
+    queries, shared = model.attention_width, model.key_value_heads * model.head_width
+    reads_bias, o_bias = bool(model.attention_bias), model.attention_bias is True
     shapes = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden, shared),
-        "self_attn.v_proj": (hidden, shared),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
+        "self_attn.q_proj": (hidden, queries, reads_bias),
+        "self_attn.k_proj": (hidden, shared, reads_bias),
+        "self_attn.v_proj": (hidden, shared, reads_bias),
+        "self_attn.o_proj": (queries, hidden, o_bias),
+        "mlp.gate_proj": (hidden, inner, model.mlp_bias),
+        "mlp.up_proj": (hidden, inner, model.mlp_bias),
+        "mlp.down_proj": (inner, hidden, model.mlp_bias),
     }
     return [
-        projection(name, fan_in, fan_out, config.projection.settings_for(name))
-        for name, (fan_in, fan_out) in ((f"model.layers.{layer}.{part}", shape) for part, shape in shapes.items())
+        projection(name, fan_in, fan_out, config.projection.settings_for(name), bias)
+        for name, (fan_in, fan_out, bias) in ((f"model.layers.{layer}.{part}", shape) for part, shape in shapes.items())
     ]
 
 
@@ -118,6 +119,9 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
         for each in layer_projections(config, layer):
             target = mlp if ".mlp." in each.name else attention
             target.extend(_parameter(each.name, suffix, tensor) for suffix, tensor in each.tensors().items())
+        if config.model.use_qk_norm:
+            width = (config.model.head_width,)
+            attention += [Parameter(f"{prefix}.self_attn.{part}_norm.weight", width) for part in ("q", "k")]
         rows += [Parameter(f"{prefix}.input_layernorm.weight", (hidden,)), *attention]
         rows += [Parameter(f"{prefix}.post_attention_layernorm.weight", (hidden,)), *mlp]
     rows.append(Parameter(FINAL_NORM, (hidden,)))

@@ -8,6 +8,7 @@ from lost.config import Config
 from lost.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections, parameter_table
 from lost.projections import Projection
 from lost.projections.activations import silu
+from lost.rotary import frequencies
 
 Array = np.ndarray
 
@@ -64,7 +65,9 @@ def _block(config: Config, parameters: Mapping[str, Array], layer: int, x: Array
         )
 
     normed = _norm(x, parameters[f"{prefix}.input_layernorm.weight"], eps)
-    x = x + apply(o, _attention(config, apply(q, normed), apply(k, normed), apply(v, normed)))
+    heads = [apply(each, normed) for each in (q, k, v)]
+    norms = [parameters.get(f"{prefix}.self_attn.{part}_norm.weight") for part in ("q", "k")]
+    x = x + apply(o, _attention(config, *heads, *norms))
     normed = _norm(x, parameters[f"{prefix}.post_attention_layernorm.weight"], eps)
     opened = apply(gate, normed)
     if gate_is_activated(config, gate):
@@ -77,30 +80,30 @@ def _norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
 
 
-def _attention(config: Config, q: Array, k: Array, v: Array) -> Array:
-    """Causal attention of (b, s, heads * head_dim), each key head serving a group of query heads."""
+def _attention(config: Config, q: Array, k: Array, v: Array, q_norm: Array | None, k_norm: Array | None) -> Array:
+    """Causal attention of (b, s, heads * head_width), each key head serving a group of query heads."""
     model = config.model
     batch, length = q.shape[:2]
     groups = model.num_attention_heads // model.key_value_heads
 
-    def split(x: Array, heads: int) -> Array:
-        return x.reshape(batch, length, heads, model.head_dim).swapaxes(1, 2)
+    def split(x: Array, heads: int, norm: Array | None = None) -> Array:
+        x = x.reshape(batch, length, heads, model.head_width).swapaxes(1, 2)
+        return x if norm is None else _norm(x, norm, model.rms_norm_eps)
 
-    q = _rotate(split(q, model.num_attention_heads), model.rope_theta)
-    k = np.repeat(_rotate(split(k, model.key_value_heads), model.rope_theta), groups, axis=1)
+    q = _rotate(split(q, model.num_attention_heads, q_norm), frequencies(model))
+    k = np.repeat(_rotate(split(k, model.key_value_heads, k_norm), frequencies(model)), groups, axis=1)
     v = np.repeat(split(v, model.key_value_heads), groups, axis=1)
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(model.head_dim)
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(model.head_width)
     scores = np.where(np.tril(np.ones((length, length), bool)), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return (weights @ v).swapaxes(1, 2).reshape(batch, length, -1)
 
 
-def _rotate(x: Array, theta: float) -> Array:
+def _rotate(x: Array, speeds: Array) -> Array:
     """Rotary positions (Su et al., arXiv 2104.09864) in Hugging Face's convention: the two halves are the pairs."""
     length, width = x.shape[-2:]
-    frequencies = theta ** (-np.arange(0, width, 2) / width)
-    angles = np.arange(length)[:, None] * frequencies
+    angles = np.arange(length)[:, None] * speeds
     first, second = x[..., : width // 2], x[..., width // 2 :]
     cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -42,7 +42,9 @@ def _content(found: Checkpoint) -> Iterator[str]:
     yield from _arrays(found.parameters(), shapes, dtype, widths)
     if found.progress.step and found.resumable:
         yield from _arrays(found.moments(), moment_shapes(found.config), dtype)
-    if json.loads((found.path / checkpoint.CONFIG).read_text()) != checkpoint.model_description(found.config):
+    described = json.loads((found.path / checkpoint.CONFIG).read_text())
+    meant = checkpoint.model_description(found.config)
+    if {**meant, **described} != meant:  # an older version's lacks the fields that came later
         yield f"{checkpoint.CONFIG} doesn't describe the model of {checkpoint.MANIFEST}"
     if (tokenizer := found.tokenizer()).fingerprint != found.tokenizer_fingerprint:
         yield f"{tokenizer.FILE} is not the tokenizer of the run"

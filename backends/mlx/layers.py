@@ -5,7 +5,7 @@ for the backward pass is decided between them. Weights are kept in `param_dtype`
 they are used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import mlx.core as mx
@@ -25,6 +25,23 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 }
 
 
+class _Frozen(set[str]):
+    """Names without gradients, some of them for good: `unfreeze` of a module around would give integers gradients."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._always = frozenset(names)
+        super().__init__(self._always)
+
+    def clear(self) -> None:
+        """Thaw the others."""
+        self.intersection_update(self._always)
+
+    def difference_update(self, *others: Iterable[object]) -> None:
+        """Thaw these, but for those frozen for good."""
+        super().difference_update(*others)
+        self.update(self._always)
+
+
 class Layer(nn.Module):
     """Zeros for what the core lists; values come from `Engine.load`. Integers are never trained."""
 
@@ -33,10 +50,9 @@ class Layer(nn.Module):
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
+        self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if tensor.integer)
         for suffix, tensor in projection.tensors().items():
             self[suffix] = mx.zeros(tensor.shape, mx.int32 if tensor.integer else dtype)
-            if tensor.integer:
-                self.freeze(recurse=False, keys=[suffix])
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (..., in) to (..., out)."""
@@ -47,7 +63,11 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def widen(self, *parts: mx.array) -> mx.array:
-        """Return the second half."""
+        """Return the second half, with the bias if there is one."""
+        y = self._widen(*parts)
+        return y + self.bias.astype(y.dtype) if "bias" in self else y
+
+    def _widen(self, *parts: mx.array) -> mx.array:
         raise NotImplementedError
 
 
@@ -60,7 +80,7 @@ class Dense(Layer):
         """Return W x."""
         return (x @ self.weight.astype(x.dtype).T,)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return it as it is."""
         return parts[0]
 
@@ -78,7 +98,7 @@ class LowRank(Layer):
         """Return down x."""
         return (x @ self.down.astype(x.dtype).T,)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return up act(down x)."""
         hidden = ACTIVATIONS[self.activation](parts[0])
         return hidden @ self.up.astype(hidden.dtype).T
@@ -98,7 +118,7 @@ class SlTrain(Layer):
         """Return W x."""
         return (mx.checkpoint(_together_times)(x, self.down, self.up, self["values"], self.indices, self.scale),)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return it as it is."""
         return parts[0]
 
@@ -126,7 +146,7 @@ class Lost(Layer):
         """Return down x, and x[channels]."""
         return x @ self.down.astype(x.dtype).T, kept(x, self.channels)
 
-    def widen(self, *parts: mx.array) -> mx.array:
+    def _widen(self, *parts: mx.array) -> mx.array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         hidden, channels = parts
         act, gamma, rest = ACTIVATIONS[self.activation], self.gamma, 1 - self.gamma

@@ -1,7 +1,7 @@
 """LLaMA with the core's projections, in mlx-lm's idiom: `Model`, `ModelArgs`, `layers`, caches.
 
-Shapes: b batch, s sequence, h hidden_size, d head_dim. Names and mathematics follow mlx-lm's llama, against which it is
-tested; its caches (`mlx_lm.models.cache`) serve here too.
+Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics follow mlx-lm's llama, against which it
+is tested; its caches (`mlx_lm.models.cache`) serve here too.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
 from lost.backends.mlx.rebuild import directly, rebuilt
 from lost.config import ModelConfig, ProjectionConfig
 from lost.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
+from lost.rotary import frequencies
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,38 @@ class Norm(nn.Module):
         return mx.fast.rms_norm(x.astype(wide), self.weight.astype(wide), self.eps).astype(x.dtype)
 
 
+class Rotary:
+    """Rotation by position, the two halves of d being the pairs: Hugging Face's convention. No module: it has no state.
+
+    MLX computes plain frequencies in its kernel; scaled ones it takes as positions a radian.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._scaled = mx.array((1 / frequencies(model)).astype(np.float32)) if model.rope_scaling else None
+        self._width, self._base = model.head_width, None if model.rope_scaling else model.rope_theta
+
+    def __call__(self, x: mx.array, start: int) -> mx.array:
+        """Rotate (b, heads, s, d), the first position of which is `start`."""
+        return mx.fast.rope(
+            x, self._width, traditional=False, base=self._base, scale=1.0, offset=start, freqs=self._scaled
+        )
+
+
 class Attention(nn.Module):
     """Causal attention with rotary positions and grouped queries."""
 
     def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
         super().__init__()
         model = config.model
-        self.heads, self.shared, self.width = model.num_attention_heads, model.key_value_heads, model.head_dim
-        self.theta = model.rope_theta
+        self.heads, self.shared, self.width = model.num_attention_heads, model.key_value_heads, model.head_width
+        self.rotary = Rotary(model)
         q, k, v, o = layer_projections(config, number)[:4]
         self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
         self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if model.use_qk_norm:
+            self.q_norm, self.k_norm = (Norm(self.width, model.rms_norm_eps, dtype) for _ in "qk")
 
     def open(self, x: mx.array) -> list[Narrow]:
         """Map (b, s, h) to the first halves of q, k and v."""
@@ -74,7 +97,7 @@ class Attention(nn.Module):
         queries, keys = self._split(self.q_proj.widen(*q), self.heads), self._split(self.k_proj.widen(*k), self.shared)
         values = self._split(self.v_proj.widen(*v), self.shared)
         start = cache.offset if cache is not None else 0
-        queries, keys = self._rotate(queries, start), self._rotate(keys, start)
+        queries, keys = self.rotary(self.q_norm(queries), start), self.rotary(self.k_norm(keys), start)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         y = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.width**-0.5, mask=mask)
@@ -83,10 +106,6 @@ class Attention(nn.Module):
     def _split(self, x: mx.array, heads: int) -> mx.array:
         """Map (b, s, heads * d) to (b, heads, s, d)."""
         return x.reshape(*x.shape[:2], heads, self.width).transpose(0, 2, 1, 3)
-
-    def _rotate(self, x: mx.array, start: int) -> mx.array:
-        """Rotate by position, the two halves of d being the pairs: Hugging Face's convention."""
-        return mx.fast.rope(x, self.width, traditional=False, base=self.theta, scale=1.0, offset=start)
 
 
 class FeedForward(nn.Module):
@@ -133,8 +152,9 @@ class Block(nn.Module):
         q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
         gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
         first, second = self.input_layernorm, self.post_attention_layernorm
+        norms = [(each, list(each.parameters())) for each in (attention.q_norm, attention.k_norm)]
         halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x)), x)
-        x = x + o.widen(*run([*closes(q, k, v), *opens(o)], attention.mix, *halves, mask, cache))
+        x = x + o.widen(*run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, cache))
         halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x)), x)
         return x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves))
 

@@ -150,7 +150,7 @@ class TorchEngine:
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens, keys and values of what was read kept."""
         model = self._config.model
-        shape = (1, model.key_value_heads, len(prompt) + limit, model.head_dim)
+        shape = (1, model.key_value_heads, len(prompt) + limit, model.head_width)
         keys = torch.empty(shape, device=self._device, dtype=DTYPES[self._config.train.dtype])
         caches = [Cache(torch.empty_like(keys), torch.empty_like(keys)) for _ in self.model.model.layers]
         unread, read = list(prompt), 0

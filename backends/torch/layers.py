@@ -22,8 +22,11 @@ Narrow = tuple[Tensor, ...]
 class Layer(nn.Module):
     """Empty tensors for what the core lists; values come from `Engine.load`."""
 
+    bias: Tensor | None
+
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__()
+        self.register_parameter("bias", None)
         for suffix, tensor in projection.tensors().items():
             if tensor.integer:
                 self.register_buffer(suffix, torch.zeros(tensor.shape, dtype=torch.int32))
@@ -39,7 +42,11 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def widen(self, *parts: Tensor) -> Tensor:
-        """Return the second half."""
+        """Return the second half, with the bias if there is one."""
+        y = self._widen(*parts)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def _widen(self, *parts: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -52,7 +59,7 @@ class Dense(Layer):
         """Return W x."""
         return (F.linear(x, self.weight.to(x.dtype)),)
 
-    def widen(self, *parts: Tensor) -> Tensor:
+    def _widen(self, *parts: Tensor) -> Tensor:
         """Return it as it is."""
         return parts[0]
 
@@ -71,7 +78,7 @@ class LowRank(Layer):
         """Return down x."""
         return (F.linear(x, self.down.to(x.dtype)),)
 
-    def widen(self, *parts: Tensor) -> Tensor:
+    def _widen(self, *parts: Tensor) -> Tensor:
         """Return up act(down x)."""
         return F.linear(self.act(parts[0]), self.up.to(parts[0].dtype))
 
@@ -93,7 +100,7 @@ class SlTrain(Layer):
         """Return W x."""
         return (_SlTrain.apply(x, self.down, self.up, self.values, self.indices, self.scale),)
 
-    def widen(self, *parts: Tensor) -> Tensor:
+    def _widen(self, *parts: Tensor) -> Tensor:
         """Return it as it is."""
         return parts[0]
 
@@ -140,7 +147,7 @@ class Lost(Layer):
         """Return down x, and x[channels]."""
         return narrow_lost(x, [self.down], [self.channels])[0]
 
-    def widen(self, *parts: Tensor) -> Tensor:
+    def _widen(self, *parts: Tensor) -> Tensor:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         hidden, kept = parts
         act, gamma = ACTIVATIONS[self.activation], self.weighs

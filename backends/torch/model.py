@@ -1,6 +1,6 @@
 """LLaMA with the core's projections, under Hugging Face's parameter names.
 
-Shapes: b batch, s sequence, h hidden_size, d head_dim. Names and mathematics follow transformers' LlamaForCausalLM,
+Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics follow transformers' LlamaForCausalLM,
 against which it is tested.
 """
 
@@ -18,8 +18,9 @@ from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.elementwise import rms_norm, swiglu
 from lost.backends.torch.layers import Narrow, layer, narrow
 from lost.backends.torch.loss import head_loss, head_nll
-from lost.config import Config
+from lost.config import Config, ModelConfig
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
+from lost.rotary import frequencies
 
 
 @dataclass
@@ -66,10 +67,14 @@ class Attention(nn.Module):
     def __init__(self, config: Config, number: int, dtype: torch.dtype) -> None:
         super().__init__()
         model = config.model
-        self.heads, self.shared, self.width = model.num_attention_heads, model.key_value_heads, model.head_dim
+        self.heads, self.shared, self.width = model.num_attention_heads, model.key_value_heads, model.head_width
         q, k, v, o = layer_projections(config, number)[:4]
         self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
         self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if model.use_qk_norm:
+            self.q_norm, self.k_norm = (Norm(self.width, model.rms_norm_eps, dtype) for _ in "qk")
 
     def open(self, x: Tensor, last: bool) -> list[Narrow]:
         """Map (b, s, h) to the first halves of q, k and v."""
@@ -77,8 +82,8 @@ class Attention(nn.Module):
 
     def mix(self, q: Narrow, k: Narrow, v: Narrow, place: Place, last: bool) -> Narrow:
         """Map the first halves of q, k and v to that of the output."""
-        queries = rotate(self._split(self.q_proj.widen(*q), self.heads), place.rotary)
-        keys = rotate(self._split(self.k_proj.widen(*k), self.shared), place.rotary)
+        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), place.rotary)
+        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), place.rotary)
         values = self._split(self.v_proj.widen(*v), self.shared)
         length = queries.shape[2]
         if place.cache is not None:
@@ -166,15 +171,14 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
         self.keeps = config.train.checkpoint_activations
-        size = (model.max_position_embeddings, model.head_dim // 2)
+        size = (model.max_position_embeddings, model.head_width // 2)
         self.register_buffer("cos", torch.empty(size), persistent=False)
         self.register_buffer("sin", torch.empty(size), persistent=False)
         self.fill_rotary_tables(config)
 
     def fill_rotary_tables(self, config: Config) -> None:
         """Compute the tables, which a model made without memory had no place for."""
-        model = config.model
-        cos, sin = rotary_tables(model.max_position_embeddings, model.head_dim, model.rope_theta)
+        cos, sin = rotary_tables(config.model)
         self.cos.copy_(cos)
         self.sin.copy_(sin)
 
@@ -221,10 +225,9 @@ class LostForCausalLM(nn.Module):
         return F.linear(x, self.head.to(x.dtype))
 
 
-def rotary_tables(positions: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_tables(model: ModelConfig) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (positions, d / 2) float64."""
-    frequencies = theta ** (-np.arange(0, width, 2) / width)
-    angles = np.arange(positions)[:, None] * frequencies
+    angles = np.arange(model.max_position_embeddings)[:, None] * frequencies(model)
     return torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
 
 

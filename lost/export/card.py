@@ -11,7 +11,7 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.dataset import TRAIN, Dataset
 from lost.errors import DataError
-from lost.export.description import is_plain
+from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
 
 _FRONT = """\
@@ -66,17 +66,17 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
         dtype: of its weights.
     """
     run = source.path.parent.parent if source.path.parent.name == "checkpoints" else source.path
-    plain = is_plain(target)
+    known = architecture(target)
     exceptions = (each["kind"] for each in target.projection.overrides.values() if "kind" in each)
     kinds = sorted({target.projection.kind, *exceptions})
-    what = "a Llama" if plain else f"a Llama whose linear layers are stored as {' and '.join(kinds)} layers"
+    what = (known or f"Llama with {' and '.join(kinds)} layers").removesuffix("ForCausalLM")
     merged = " Its layers were trained in factors and merged." if target.projection != source.config.projection else ""
     count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
-    dense = "" if plain else f" (a dense one of its shape: {twin:,})"
+    dense = "" if known else f" (a dense one of its shape: {twin:,})"
     sections = [
-        _FRONT.format(tag="llama" if plain else "lost"),
+        _FRONT.format(tag="llama" if known else "lost"),
         f"# {run.resolve().name}\n",
-        f"{what[0].upper()}{what[1:]}, with {count:,} parameters{dense} in {dtype}, trained from scratch with "
+        f"A {what} of {count:,} parameters{dense} in {dtype}, made with "
         f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.{merged}\n",
         "Licence: none was chosen yet. Whoever publishes this model puts it here and into the first lines.\n",
         "## Numbers\n",
@@ -86,9 +86,9 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
         "## Recipe\n",
         _table(_recipe(source.config)),
         _OPEN.format(
-            code="" if plain else ", trust_remote_code=True",
-            flag="" if plain else " --trust-remote-code",
-            why="" if plain else _CODE,
+            code="" if known else ", trust_remote_code=True",
+            flag="" if known else " --trust-remote-code",
+            why="" if known else _CODE,
         ),
     ]
     return "\n".join(sections)

@@ -44,4 +44,7 @@ def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarra
         values = held.setdefault(owner, {})
         values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
         if values.keys() == needed[owner].tensors().keys():
-            yield f"{owner}.weight", needed[owner].merged(held.pop(owner)).astype(np.float32)
+            whole = held.pop(owner)
+            yield f"{owner}.weight", needed[owner].merged(whole).astype(np.float32)
+            if "bias" in whole:
+                yield f"{owner}.bias", whole["bias"].astype(np.float32)

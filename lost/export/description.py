@@ -1,12 +1,16 @@
 """config.json of an exported folder: Llama's, and for layers that aren't plain matrices how each is stored.
 
 One folder serves transformers (`auto_map`) and mlx-lm (`model_file`). Where every layer is a plain matrix it needs
-neither: it is a Llama, and opens without any code of ours.
+neither: it is a Llama or a Qwen3, and opens without any code of ours. A Qwen2 is written as a Llama whose outputs of
+attention have a bias of zero: transformers reads every tokenizer beside a Qwen2 as Qwen2's own.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import lost
 from lost.config import Config
@@ -24,12 +28,35 @@ _AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_lost.LostForCausalLM",
 }
 _MODEL_FILE = "mlx_lost.py"
-_GATE = "mlp.gate_proj"
+_SAME = {
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "initializer_range",
+}
+_GATE, _NORMED = "mlp.gate_proj", ("self_attn.q_proj", "self_attn.k_proj")
 
 
 def is_plain(config: Config) -> bool:
-    """Whether the model is a Llama: every projection a plain matrix."""
-    return all(each["kind"] == "dense" for each in stored_layers(config).values())
+    """Whether the model is one that other programs know."""
+    return architecture(config) is not None
+
+
+def architecture(config: Config) -> str | None:
+    """Return the class that transformers and mlx-lm have for the model.
+
+    None: there is none, for want of plain matrices or of these biases and norms together.
+    """
+    model, layers = config.model, range(config.model.num_hidden_layers)
+    if any(each.settings.kind != "dense" for layer in layers for each in layer_projections(config, layer)):
+        return None
+    if model.use_qk_norm:
+        return "Qwen3ForCausalLM" if model.attention_bias is False and not model.mlp_bias else None
+    return "LlamaForCausalLM"
 
 
 def code_files() -> dict[str, bytes]:
@@ -47,21 +74,25 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
         dtype: of the stored weights, `float32` or `bfloat16`.
     """
     model = config.model
-    if is_plain(config):
-        kind: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    plain = architecture(config)
+    if plain:
+        kind: dict[str, Any] = {"architectures": [plain], "model_type": plain.removesuffix("ForCausalLM").lower()}
+        kind |= {"attention_bias": bool(model.attention_bias), "mlp_bias": model.mlp_bias}
     else:
         kind = {"architectures": ["LostForCausalLM"], "model_type": "lost"}
         kind |= {"auto_map": _AUTO_MAP, "model_file": _MODEL_FILE, "projections": stored_layers(config)}
+        kind |= {"attention_bias": False, "mlp_bias": False}  # each layer of `projections` says it for itself
+    scaling = model.rope_scaling.model_dump(mode="json", exclude_none=True) if model.rope_scaling else None
+    rope = {"rope_theta": model.rope_theta, **(scaling or {"rope_type": "default"})}
     return kind | {
-        **model.model_dump(mode="json"),
+        **model.model_dump(include=_SAME),
         "vocab_size": vocabulary(config),
         "num_key_value_heads": model.key_value_heads,
-        "head_dim": model.head_dim,
+        "head_dim": model.head_width,
         "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},  # read by transformers 5,
-        "rope_theta": model.rope_theta,  # and this by transformers 4 and mlx-lm
+        "rope_parameters": rope,  # read by transformers 5,
+        "rope_theta": model.rope_theta,  # and these by transformers 4 and mlx-lm
+        "rope_scaling": scaling,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "dtype": dtype,
@@ -91,10 +122,22 @@ def stored_layers(config: Config) -> dict[str, dict[str, Any]]:
     return found
 
 
-def renamed(arrays: NamedArrays) -> Iterator[tuple[str, Any]]:
-    """Yield arrays under an export's names: thin matrices are linear layers of their own there, with a `weight`."""
+def renamed(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, Any]]:
+    """Yield arrays under an export's names.
+
+    Thin matrices are linear layers of their own there, with a `weight`. Where queries and keys are normed, and layers
+    aren't plain, the norm and the layer are parts of one: so attention itself can be the library's.
+    """
+    plain, model = is_plain(config), config.model
+    together = model.use_qk_norm and not plain
     for name, array in arrays:
-        yield f"{name}.weight" if name.endswith((".down", ".up")) else name, array
+        place = f"{name}.weight" if name.endswith((".down", ".up")) else name
+        if together:
+            place = re.sub(r"\.([qk])_proj\.", r".\1_proj.linear.", place)
+            place = re.sub(r"\.([qk])_norm\.", r".\1_proj.norm.", place)
+        yield place, array
+        if plain and model.attention_bias == "qkv" and name.endswith(".v_proj.bias"):
+            yield place.replace(".v_proj.", ".o_proj."), np.zeros(model.hidden_size, array.dtype)
 
 
 def _part(projection: Projection) -> str:
@@ -113,6 +156,10 @@ def _stored(config: Config, projection: Projection) -> dict[str, Any]:
         gamma = None if settings.learn_gamma else settings.gamma  # None: each layer has a parameter of this name
         kind |= {"rank": settings.rank, "channels": projection.channels, "gamma": gamma}
         kind |= {"activation": settings.activation, "activation_at": settings.activation_at}
+    if projection.bias:
+        kind["bias"] = True
+    if config.model.use_qk_norm and _part(projection) in _NORMED:
+        kind["norm"] = config.model.head_width
     if _part(projection) == _GATE:
         kind["gate_activation"] = gate_is_activated(config, projection)
     return kind

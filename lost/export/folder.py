@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 
 from lost.checkpoint import CONFIG, Checkpoint
-from lost.config import Config
-from lost.convert import DType, cast
+from lost.config import Config, DType
+from lost.convert import cast
 from lost.engine import NamedArrays
 from lost.errors import CheckpointError
 from lost.export.card import card
@@ -122,7 +122,7 @@ def write(
     files[_CARD] = card(source, target, dtype).encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    _name_parts(folder, write_tensors(folder, "model", renamed(arrays), part_bytes))
+    _name_parts(folder, write_tensors(folder, "model", renamed(target, arrays), part_bytes))
 
 
 def _name_parts(folder: Path, names: Iterable[str]) -> None:

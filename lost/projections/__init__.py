@@ -17,9 +17,11 @@ KINDS: dict[str, type[Projection]] = {
 }
 
 
-def projection(name: str, in_features: int, out_features: int, settings: ProjectionSettings) -> Projection:
+def projection(
+    name: str, in_features: int, out_features: int, settings: ProjectionSettings, bias: bool = False
+) -> Projection:
     """Return the projection `name` as its settings say it is stored."""
-    return KINDS[settings.kind](name, in_features, out_features, settings)
+    return KINDS[settings.kind](name, in_features, out_features, settings, bias)
 
 
 __all__ = ["KINDS", "Projection", "Tensor", "projection"]

@@ -39,6 +39,8 @@ class Projection(ABC):
     in_features: int
     out_features: int
     settings: ProjectionSettings
+    bias: bool = False
+    """Whether a vector is added to what comes out, whatever the kind."""
 
     def __post_init__(self) -> None:  # noqa: B027 - most kinds accept any shape
         """Refuse settings that the shape doesn't allow, with a ConfigError."""
@@ -57,26 +59,37 @@ class Projection(ABC):
         own = self.settings.init_std
         return self.in_features**-0.5 if own == "fan_in" else own or default
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return the stored tensors by suffix: the parameter is called `<name>.<suffix>`."""
+        return self._tensors() | ({"bias": Tensor((self.out_features,))} if self.bias else {})
 
-    @abstractmethod
     def initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Return first values by suffix: float64 (out x in orientation), int32 for integers.
+        """Return first values by suffix: float64 (out x in orientation), int32 for integers. A bias starts at zero.
 
         Args:
             seed: the run's seed; values depend on it and on the parameter's name only.
             std: standard deviation of the dense weight that this projection stands for, unless its settings have one.
         """
+        return self._initial(seed, std) | ({"bias": np.zeros(self.out_features)} if self.bias else {})
 
-    @abstractmethod
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Map `x` (..., in_features) to (..., out_features): the slow reference of the backends."""
+        y = self._forward(x, values)
+        return y + values["bias"] if self.bias else y
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a kind; the bias is not its business, here and below."""
+
+    @abstractmethod
+    def _initial(self, seed: int, std: float) -> dict[str, Array]: ...
+
+    @abstractmethod
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array: ...
 
     @abstractmethod
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return the weight (out x in) of the matrix that this map is; only where it has no activation."""
+        """Return the weight (out x in) that this map is, without its bias; only where it has no activation."""
 
     @abstractmethod
     def saved_per_token(self) -> int:
@@ -88,7 +101,7 @@ class Projection(ABC):
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of one token's forward pass."""
-        return self.parameters()
+        return self.parameters() - (self.out_features if self.bias else 0)
 
     def parameters(self) -> int:
         """Count the trained parameters."""

@@ -15,7 +15,7 @@ class Cola(LowRank):
         """Whether there is an activation between down and up."""
         return self.settings.activation != "none"
 
-    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up act(down x)."""
         return ACTIVATIONS[self.settings.activation](x @ values["down"].T) @ values["up"].T
 

@@ -8,15 +8,15 @@ from lost.projections.base import Array, Projection, Tensor
 class Dense(Projection):
     """y = W x, with W (out x in)."""
 
-    def tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         """W alone."""
         return {"weight": Tensor((self.out_features, self.in_features))}
 
-    def initial(self, seed: int, std: float) -> dict[str, Array]:
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """W normal with standard deviation `std`."""
         return {"weight": self.dense_weight(seed, std)}
 
-    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return W x."""
         return x @ values["weight"].T
 

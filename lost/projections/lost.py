@@ -33,7 +33,7 @@ class Lost(Projection):
         """Whether there is an activation inside, or on the result."""
         return self.settings.activation != "none"
 
-    def tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         """Down, up = [B | sparse], the channels' numbers, and gamma if it is learned."""
         rank, kept = self.settings.rank, self.channels
         found = {
@@ -43,7 +43,7 @@ class Lost(Projection):
         }
         return found | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
 
-    def initial(self, seed: int, std: float) -> dict[str, Array]:
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """Decompose the very weight that `dense` would start from; a random start keeps its channels and their values.
 
         So the two starts differ in the low-rank pair alone.
@@ -64,7 +64,7 @@ class Lost(Projection):
             found["up"] = np.concatenate([pair, factors.up[:, settings.rank :]], axis=1)
         return found | ({"gamma": np.array([settings.gamma])} if settings.learn_gamma else {})
 
-    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         settings, act = self.settings, ACTIVATIONS[self.settings.activation]
         gamma = values["gamma"] if settings.learn_gamma else settings.gamma

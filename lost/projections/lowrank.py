@@ -25,12 +25,12 @@ class LowRank(Projection):
     def __post_init__(self) -> None:
         check_rank(self)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         """Down and up."""
         rank = self.settings.rank
         return {"down": Tensor((rank, self.in_features)), "up": Tensor((self.out_features, rank))}
 
-    def initial(self, seed: int, std: float) -> dict[str, Array]:
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """Random factors, or the leading singular triplets of the weight that `dense` would start from."""
         if self.settings.start == "svd":
             down, up = leading_pair(self.dense_weight(seed, std), self.settings.rank)
@@ -38,7 +38,7 @@ class LowRank(Projection):
             down, up = random_pair(self, seed, std)
         return {"down": down, "up": up}
 
-    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up (down x)."""
         return x @ values["down"].T @ values["up"].T
 

@@ -35,7 +35,7 @@ class SlTrain(Projection):
         """Weight of the low-rank part."""
         return self.settings.alpha / self.settings.rank
 
-    def tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         """The pair, the sparse values and their places."""
         rank = self.settings.rank
         return {
@@ -45,7 +45,7 @@ class SlTrain(Projection):
             "indices": Tensor((self.kept,), below=self.in_features * self.out_features),
         }
 
-    def initial(self, seed: int, std: float) -> dict[str, Array]:
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """Down and the values random, up zero: the layer starts as its sparse part, as the paper has it."""
         places = generator(seed, f"{self.name}.indices").choice(
             self.in_features * self.out_features, self.kept, replace=False, shuffle=False
@@ -58,7 +58,7 @@ class SlTrain(Projection):
             "indices": np.sort(places).astype(np.int32),
         }
 
-    def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return W x."""
         return x @ self.merged(values).T
 

@@ -88,9 +88,9 @@ def test_a_dense_model_is_a_llama(config: Callable[..., Config]) -> None:
     assert not described.keys() & {"auto_map", "model_file", "projections"}
 
 
-def test_thin_matrices_are_layers_of_their_own() -> None:
+def test_thin_matrices_are_layers_of_their_own(config: Callable[..., Config]) -> None:
     names = ["model.layers.0.mlp.down_proj.down", "model.layers.0.mlp.down_proj.weight", "a.up_proj.channels", "a.up"]
-    found = [name for name, _ in renamed((name, np.zeros(1)) for name in names)]
+    found = [name for name, _ in renamed(config(), ((name, np.zeros(1)) for name in names))]
     assert found == [f"{names[0]}.weight", names[1], names[2], "a.up.weight"]
 
 

@@ -57,11 +57,32 @@ KINDS = {
     },
     "dense": {"kind": "dense"},
 }
+# What an imported model may bring, under both kinds of folders.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+HOSTS = {
+    "Llama": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 24,
+        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16},
+    },
+    "Qwen2": {"attention_bias": "qkv", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "Qwen3": {"use_qk_norm": True, "head_dim": 24},
+}
 
 
 def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
-    """Random values, large enough that every layer counts."""
-    values = initial_values(settings.replace("model", initializer_range=0.1))
+    """Random values, large enough that every layer, norm and bias counts."""
+    draw = np.random.default_rng(0)
+    values = [
+        (
+            name,
+            array + draw.normal(0, 0.1, array.shape).astype(np.float32)
+            if array.ndim == 1 and array.dtype != np.int32
+            else array,
+        )
+        for name, array in initial_values(settings.replace("model", initializer_range=0.1))
+    ]
     return write(path, values, (), settings, Progress(step=3), dataset.tokenizer)
 
 
@@ -88,6 +109,18 @@ def test_every_kind(config: Callable[..., Config], prepared: Dataset, tmp_path: 
         mx.array(TOKENS), model, max_tokens=12, sampler=lambda scores: mx.array([pick(np.array(scores[0]))])
     )
     assert [int(token) for token, _ in found] == expected
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("kind", ["dense", "lost", "lost output", "mixed"])
+def test_every_host(config: Callable[..., Config], prepared: Dataset, tmp_path: Path, kind: str, host: str) -> None:
+    settings = config(projection=KINDS[kind], model={**SIZES, **HOSTS[host]})
+    source = checkpoint_of(settings, tmp_path / "source", prepared)
+    made = export(source, tmp_path / "out", "hf")
+    assert len(made.agreements) == 2
+    assert all(each.difference < 1e-5 for each in made.agreements), made.agreements
+    named = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
+    assert named == [{"Qwen3": "Qwen3"}.get(host, "Llama") + "ForCausalLM" if kind == "dense" else "LostForCausalLM"]
 
 
 def picker() -> Callable[[np.ndarray], int]:

@@ -32,6 +32,14 @@ CASES = [
     {"kind": "dense"},
 ]
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+RELATIVES = [
+    {"attention_bias": "qkv", "head_dim": 6},
+    {"attention_bias": True, "mlp_bias": True, "use_qk_norm": True},
+    {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}, "head_dim": 8},
+]
+
 
 def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
     """Values of no special structure, norms included; channels and sparse entries at random places."""
@@ -65,6 +73,29 @@ def test_logits(config: Callable[..., Config], logits: Callable, projection: dic
     tokens = np.random.default_rng(0).integers(0, 19, (3, 11))
     found = logits(engine_with(settings, values, backend), tokens)
     np.testing.assert_allclose(found, reference.logits(settings, values, tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("model", RELATIVES)
+def test_relatives_of_llama(config: Callable[..., Config], logits: Callable, model: dict, backend: str) -> None:
+    for projection in ({"kind": "lost"}, {"kind": "dense"}):
+        settings = config(projection=projection, model=model)
+        values = random_values(settings, np.float32)
+        tokens = np.random.default_rng(0).integers(0, 19, (3, 40))
+        found = logits(engine_with(settings, values, backend), tokens)
+        np.testing.assert_allclose(found, reference.logits(settings, values, tokens), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keeps", ["none", "narrow", "full"])
+@pytest.mark.parametrize("model", RELATIVES[:2])
+def test_gradients_of_relatives(config: Callable[..., Config], model: dict, keeps: str) -> None:
+    settings = config(model=model, train={"grad_clip": 0.0, "checkpoint_activations": keeps})
+    values = random_values(settings, np.float32)
+    tokens = np.random.default_rng(0).integers(0, 19, (4, 9))
+    expected, found = (gradients(settings, values, tokens, name) for name in BACKENDS)
+    assert any(name.endswith(".bias") for name in expected)
+    for name, gradient in found.items():
+        assert np.linalg.norm(gradient - expected[name]) <= 2e-5 * np.linalg.norm(expected[name]), name
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -103,8 +134,7 @@ def double_gradients(config: Config, values: dict[str, np.ndarray], tokens: np.n
     engine = engine_with(config, values, "torch")
     model = engine.model.double()
     model.model.dtype = torch.float64
-    shape = config.model.max_position_embeddings, config.model.head_dim, config.model.rope_theta
-    model.model.cos, model.model.sin = rotary_tables(*shape)
+    model.model.cos, model.model.sin = rotary_tables(config.model)
     for name, tensor in model.named_parameters():
         tensor.data.copy_(torch.from_numpy(values[name]))
     batch = torch.from_numpy(tokens)

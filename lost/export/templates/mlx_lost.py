@@ -24,25 +24,39 @@ class ModelArgs(llama.ModelArgs):
         return self.projections.get(f"layers.{layer}.{part}") or self.projections[part]
 
 
-class LowRank(nn.Module):
+class Layer(nn.Module):
+    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind."""
+
+    def __init__(self, outputs: int, stored: dict) -> None:
+        super().__init__()
+        if stored.get("bias"):
+            self.bias = mx.zeros(outputs)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., outputs)."""
+        y = self.apply_weights(x)
+        return y + self.bias if "bias" in self else y
+
+
+class LowRank(Layer):
     """y = up act(down x)."""
 
     def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
-        super().__init__()
+        super().__init__(outputs, stored)
         self.down = nn.Linear(inputs, stored["rank"], bias=False)
         self.up = nn.Linear(stored["rank"], outputs, bias=False)
         self.activation = stored["activation"]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def apply_weights(self, x: mx.array) -> mx.array:
         """Map (..., inputs) to (..., outputs)."""
         return self.up(ACTIVATIONS[self.activation](self.down(x)))
 
 
-class SlTrain(nn.Module):
+class SlTrain(Layer):
     """y = (scale up down + S) x, S zero but for `values` at the row-major places `indices`."""
 
     def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
-        super().__init__()
+        super().__init__(outputs, stored)
         self.shape, self.scale = (outputs, inputs), stored["scale"]
         self.down = nn.Linear(inputs, stored["rank"], bias=False)
         self.up = nn.Linear(stored["rank"], outputs, bias=False)
@@ -50,18 +64,18 @@ class SlTrain(nn.Module):
         self.indices = mx.zeros(stored["entries"], mx.int32)
         self.freeze(recurse=False, keys=["indices"])
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def apply_weights(self, x: mx.array) -> mx.array:
         """Map (..., inputs) to (..., outputs)."""
         values = self["values"]
         sparse = mx.zeros(self.shape[0] * self.shape[1], values.dtype).at[self.indices].add(values)
         return self.scale * self.up(self.down(x)) + x @ sparse.reshape(self.shape).T
 
 
-class Lost(nn.Module):
+class Lost(Layer):
     """y = up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere (arXiv 2508.02668)."""
 
     def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
-        super().__init__()
+        super().__init__(outputs, stored)
         rank, kept = stored["rank"], stored["channels"]
         self.down = nn.Linear(inputs, rank, bias=False)
         self.up = nn.Linear(rank + kept, outputs, bias=False)
@@ -70,7 +84,7 @@ class Lost(nn.Module):
         self.gamma = mx.zeros(1) if stored["gamma"] is None else stored["gamma"]
         self.activation, self.activation_at = stored["activation"], stored["activation_at"]
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def apply_weights(self, x: mx.array) -> mx.array:
         """Map (..., inputs) to (..., outputs)."""
         act = ACTIVATIONS[self.activation]
         hidden = self.down(x)
@@ -83,7 +97,28 @@ class Lost(nn.Module):
         return act(y) if self.activation_at == "output" else y
 
 
+class Normed(nn.Module):
+    """A projection to queries or keys, each head normed before it is rotated (as in Qwen3)."""
+
+    def __init__(self, linear: nn.Module, width: int, eps: float) -> None:
+        super().__init__()
+        self.linear, self.norm, self.width = linear, nn.RMSNorm(width, eps), width
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., heads * width)."""
+        return self.norm(self.linear(x).reshape(*x.shape[:-1], -1, self.width)).flatten(-2)
+
+
 KINDS = {"lowrank": LowRank, "sltrain": SlTrain, "lost": Lost}
+
+
+def layer(inputs: int, outputs: int, stored: dict, eps: float) -> nn.Module:
+    """Return an empty layer."""
+    if stored["kind"] == "dense":
+        made: nn.Module = nn.Linear(inputs, outputs, bias=stored.get("bias", False))
+    else:
+        made = KINDS[stored["kind"]](inputs, outputs, stored)
+    return Normed(made, stored["norm"], eps) if "norm" in stored else made
 
 
 class Ungated(llama.MLP):
@@ -104,7 +139,6 @@ class Model(llama.Model):
                 block.mlp = Ungated(args)
             for parent, names in (("self_attn", ATTENTION), ("mlp", MLP)):
                 for name in names:
+                    outputs, inputs = block[parent][name].weight.shape
                     stored = args.stored(number, f"{parent}.{name}")
-                    if stored["kind"] != "dense":
-                        outputs, inputs = block[parent][name].weight.shape
-                        block[parent][name] = KINDS[stored["kind"]](inputs, outputs, stored)
+                    block[parent][name] = layer(inputs, outputs, stored, args.rms_norm_eps)

@@ -1,0 +1,74 @@
+"""LOST layers in any MLX model: mlx-lm's models, or a module of one's own."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from lost.backends.mlx.arrays import to_array, to_mlx
+from lost.backends.mlx.layers import Lost
+from lost.projections import Projection
+from lost.swapping import HEADS, Recipe, Swapped, chosen, error
+
+
+def lostify(
+    module: nn.Module,
+    rank: int,
+    density: float = 0.03,
+    *,
+    gamma: float = 0.7,
+    fresh: bool = False,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = HEADS,
+) -> Swapped:
+    """Swap linear layers of a model for LOST layers, in place; biases and types stay.
+
+    Args:
+        module: any model with `nn.Linear` layers; quantised ones, and other subclasses, are left alone.
+        rank: of the low-rank pair; layers too small for it get the largest that they can have.
+        density: share of input channels to keep; rank and channels together are rounded up to a multiple of 32.
+        gamma: weight of the low-rank part.
+        fresh: False: each layer comes as near to what it computed as rank and channels allow, without activation.
+            True: each becomes the start of a training as the method has it, with a SiLU inside.
+        include: patterns for names such as `model.layers.0.mlp.up_proj`; a layer must match one.
+        exclude: patterns that it must not match; unless it is given, the usual names of output heads.
+
+    Returns:
+        What changed.
+
+    Raises:
+        UserError: no layer matches, or values that can't be.
+    """
+    recipe = Recipe(rank, density, gamma, fresh)
+    linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
+    before, errors, new = _count(module), [], []
+    for name in sorted(chosen(linear, include, exclude)):
+        old = linear[name]
+        weight = to_array(old.weight.astype(mx.float32))
+        out_features, in_features = weight.shape
+        projection = recipe.projection(name, out_features, in_features, "bias" in old)
+        values = recipe.values(projection, weight)
+        errors.append(error(projection, weight, values))
+        new.append((name, _made(projection, values, old)))
+    module.update_modules(tree_unflatten(new))
+    return Swapped(errors, before, _count(module))
+
+
+def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> Lost:
+    dtype = old.weight.dtype
+    new = Lost(projection, dtype)
+    arrays = {suffix: to_mlx(value) for suffix, value in values.items()}
+    arrays = {suffix: each if each.dtype == mx.int32 else each.astype(dtype) for suffix, each in arrays.items()}
+    new.update(arrays | ({"bias": old.bias} if "bias" in old else {}))
+    mx.eval(new.parameters())
+    if "weight" not in old.trainable_parameters():
+        new.freeze()
+    new.train(old.training)
+    return new
+
+
+def _count(module: nn.Module) -> int:
+    arrays = dict(tree_flatten(module.parameters())).values()
+    return sum(each.size for each in arrays if mx.issubdtype(each.dtype, mx.floating))

@@ -1,0 +1,105 @@
+"""LOST layers in any PyTorch model: transformers' models, or a module of one's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lost.backends.torch.arrays import to_tensor
+from lost.backends.torch.layers import Lost
+from lost.errors import UserError
+from lost.projections import Projection
+from lost.swapping import HEADS, Recipe, Swapped, chosen, error
+
+
+class LostLinear(Lost):
+    """A LOST layer that stands where an `nn.Linear` stood.
+
+    Its state: `down` (rank, in), `up` (out, rank + k), `channels` (k,) int32, and `bias` (out,) if there was one.
+    """
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        self.in_features, self.out_features = projection.in_features, projection.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out), under autocast in its type."""
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return super().forward(x)
+
+
+@torch.no_grad()
+def lostify(
+    module: nn.Module,
+    rank: int,
+    density: float = 0.03,
+    *,
+    gamma: float = 0.7,
+    fresh: bool = False,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = HEADS,
+) -> Swapped:
+    """Swap linear layers of a model for LOST layers, in place; biases, devices and types stay.
+
+    Args:
+        module: any model with `nn.Linear` layers. Their subclasses, which other code looks into, are left alone.
+        rank: of the low-rank pair; layers too small for it get the largest that they can have.
+        density: share of input channels to keep; rank and channels together are rounded up to a multiple of 32.
+        gamma: weight of the low-rank part.
+        fresh: False: each layer comes as near to what it computed as rank and channels allow, without activation.
+            True: each becomes the start of a training as the method has it, with a SiLU inside.
+        include: patterns for names such as `model.layers.0.mlp.up_proj`; a layer must match one.
+        exclude: patterns that it must not match; unless it is given, the usual names of output heads.
+
+    Returns:
+        What changed.
+
+    Raises:
+        UserError: no layer matches, one has no weight of its own, or values that can't be.
+    """
+    recipe = Recipe(rank, density, gamma, fresh)
+    linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
+    names = chosen(linear, include, exclude)
+    _check_own_values(module, names, linear)
+    before, errors = _count(module), []
+    for name in names:
+        old = linear[name]
+        weight = old.weight.cpu().to(torch.float32).numpy()
+        out_features, in_features = weight.shape
+        projection = recipe.projection(name, out_features, in_features, old.bias is not None)
+        values = recipe.values(projection, weight)
+        errors.append(error(projection, weight, values))
+        module.set_submodule(name, _made(projection, values, old))
+    return Swapped(errors, before, _count(module))
+
+
+def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> LostLinear:
+    new = LostLinear(projection, old.weight.dtype).to(old.weight.device)
+    for suffix, value in values.items():
+        getattr(new, suffix).copy_(to_tensor(value))
+    if new.bias is not None:
+        new.bias.copy_(old.bias)
+    for parameter in new.parameters():
+        parameter.requires_grad_(old.weight.requires_grad)
+    return new.train(old.training)
+
+
+def _check_own_values(module: nn.Module, names: Sequence[str], linear: dict[str, nn.Linear]) -> None:
+    """Refuse layers without values, and those whose weight another module uses too: swapped, they would part."""
+    owners: dict[int, set[str]] = {}
+    for name, weight in module.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), set()).add(name)
+    for name in names:
+        if linear[name].weight.is_meta:
+            raise UserError(f"{name} has no values yet (meta device); expected weights; load them first")
+        if others := owners[id(linear[name].weight)] - {f"{name}.weight"}:
+            raise UserError(
+                f"{name} shares its weight with {min(others)}; expected a layer with a weight of its own; leave it out "
+                "with exclude"
+            )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())

@@ -1,0 +1,183 @@
+"""`lost convert --from hf`: a model of another library as a checkpoint of ours, dense or decomposed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lost.config import Config, DType
+    from lost.decomposition import LayerError
+    from lost.engine import Engine, NamedArrays
+    from lost.evaluate import Evaluation
+    from lost.importing import Imported
+
+_HELD_OUT = 10  # one part in so many of a calibration text is kept for measuring
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, as the options of `lost convert` name it."""
+
+    source: Path
+    out: Path
+    dtype: "DType | None"
+    part_bytes: int
+    overwrite: bool
+    rank: int | None
+    density: float | None
+    calibrate: Path | None
+    text: Path | None
+    backend: str
+    device: str
+
+
+def import_folder(request: Request, as_json: bool) -> None:
+    """Convert, measure and answer."""
+    from lost.cli.output import answer, note
+    from lost.config import ProjectionSettings
+    from lost.convert import check_place, follow
+    from lost.errors import UserError
+    from lost.evaluate import text_tokens
+    from lost.importing import open_folder
+    from lost.importing.conversion import decomposed_config, write_decomposed, write_dense
+
+    for option in ("density", "calibrate"):
+        if getattr(request, option) is not None and request.rank is None:
+            raise UserError(f"--{option} without --rank: it says how to decompose; expected --rank too, or neither")
+    check_place(request.out, request.source, request.overwrite)
+    imported = open_folder(request.source)
+    for remark in imported.remarks:
+        note(remark)
+    config = imported.config
+    target = None  # to decompose to
+    if request.rank is not None:
+        density = ProjectionSettings().density if request.density is None else request.density
+        target = decomposed_config(follow(config, request.dtype), request.rank, density)
+    shown, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
+    if request.calibrate:
+        tokens, _ = text_tokens(imported.tokenizer, request.calibrate)
+        kept = len(tokens) // _HELD_OUT
+        shown, measured = (tokens[:-kept], tokens[-kept:]) if kept > 1 and not request.text else (tokens, None)
+    if request.text:
+        measured, measured_bytes = text_tokens(imported.tokenizer, request.text)
+
+    engine = before = after = None
+    if shown is not None or measured is not None:
+        engine = _engine(config, imported.parameters(), request)
+    if engine and measured is not None:
+        before = _measure(engine, config, measured, measured_bytes)
+    layers: list[LayerError] = []
+    rest = (request.part_bytes, request.overwrite)
+    if target is None:
+        written = write_dense(imported, request.out, request.dtype, *rest)
+    else:
+        moments = _moments(engine, config, shown) if engine and shown is not None else None
+        written, layers = write_decomposed(imported, request.out, target, *rest, moments, note)
+    if engine and measured is not None:
+        del engine  # before there is another
+        after = _measure(
+            _engine(written.config, written.parameters(), request), written.config, measured, measured_bytes
+        )
+    value = _value(request, imported, written.config, layers, before, after)
+    value["bytes"] = sum(seal["size"] for seal in written.files.values())
+    answer(as_json, value, _lines(request, value, layers, before, after))
+
+
+def _engine(config: "Config", parameters: "NamedArrays", request: Request) -> "Engine":
+    from lost.engine import create_engine
+
+    engine = create_engine(config, request.backend, request.device)
+    engine.load(parameters)
+    return engine
+
+
+def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_bytes: int | None) -> "Evaluation":
+    from lost.evaluate import evaluate
+
+    return evaluate(engine, tokens, config.data.seq_len, config.train.micro_batch, text_bytes=text_bytes)
+
+
+def _moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
+    """Return what maps projections' names to their inputs' second moments over a text."""
+    from lost.batches import evaluation_batches
+    from lost.engine import backend_module
+
+    def moments(names: Sequence[str]) -> "dict[str, np.ndarray]":
+        batches = evaluation_batches(tokens, config.data.seq_len, config.train.micro_batch)
+        return backend_module(engine.backend).input_moments(engine, batches, names)
+
+    return moments
+
+
+def _value(
+    request: Request,
+    imported: "Imported",
+    config: "Config",
+    layers: "Sequence[LayerError]",
+    before: "Evaluation | None",
+    after: "Evaluation | None",
+) -> dict[str, Any]:
+    from lost.parameters import parameter_table
+
+    def count(config: "Config") -> int:
+        return sum(row.size for row in parameter_table(config).values() if row.trained)
+
+    value: dict[str, Any] = {
+        "path": str(request.out),
+        "source": str(request.source),
+        "from": "hf",
+        "to": "lost",
+        "architecture": imported.architecture,
+        "dtype": config.train.param_dtype,
+        "parameters": {"before": count(imported.config), "after": count(config)},
+        "remarks": imported.remarks,
+        "layers": [asdict(each) for each in layers],
+        "perplexity": None,
+    }
+    if before and after:
+        value["perplexity"] = {"before": before.perplexity, "after": after.perplexity, "tokens": before.tokens}
+    return value
+
+
+def _lines(
+    request: Request,
+    value: dict[str, Any],
+    layers: "Sequence[LayerError]",
+    before: "Evaluation | None",
+    after: "Evaluation | None",
+) -> list[str]:
+    from lost.cli.output import count, size, table
+
+    lines = []
+    if layers:
+        rows = [
+            [
+                each.name,
+                f"{each.shape[0]} x {each.shape[1]}",
+                each.rank,
+                each.channels,
+                f"{each.error:.2e}",
+                *([] if each.input_error is None else [f"{each.input_error:.2e}"]),
+            ]
+            for each in layers
+        ]
+        head = ["projection", "out x in", "rank", "channels", "error", "on its inputs"]
+        lines += [*table(head[: len(rows[0])], rows), ""]
+    parameters = value["parameters"]
+    what = f"{count(parameters['after'])} parameters"
+    if layers:
+        what += f" (were {count(parameters['before'])})"
+    lines.append(
+        f"{request.source} ({value['architecture']}) -> {request.out}: {what} in {value['dtype']}, "
+        f"{size(value['bytes'])}; read back and compared"
+    )
+    if before and after:
+        where = request.text or f"the last part of {request.calibrate}"
+        lines.append(
+            f"perplexity on {where} ({before.tokens:,} tokens): {before.perplexity:.3f} before, "
+            f"{after.perplexity:.3f} after"
+        )
+    return lines

@@ -1,0 +1,140 @@
+"""A trained weight as a LOST layer without activation, as near to it as the rank and the kept channels allow.
+
+    y = gamma B down x + (1 - gamma) sparse x[channels] = (W_r + R on the channels) x,    R = W - W_r
+
+Unlike the start of a training (`lost.projections.lost`), which wants the method's own scale and original columns, this
+keeps what the layer does: both parts are divided by what gamma will weigh them with, and the channels hold what the
+low rank leaves out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lost.config import ProjectionSettings
+from lost.errors import UserError
+from lost.factors import Factors, channel_count, compose, decompose, leading_pair
+
+# Added to every input's second moment, as a share of their mean: directions that the calibration text hardly shows
+# still count for something, and the matrix has a Cholesky factor.
+_RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What a decomposition loses of one layer.
+
+    Attributes:
+        name: of the layer.
+        shape: (out, in).
+        rank: of the low-rank pair.
+        channels: kept input channels.
+        error: ||W - W'|| / ||W||, Frobenius norms.
+        input_error: the same for what comes out: root of the mean squares over the calibration text's inputs; None
+            without one.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    rank: int
+    channels: int
+    error: float
+    input_error: float | None
+
+
+def fitting_rank(rank: int, out_features: int, in_features: int) -> int:
+    """Return the rank, or the largest that a matrix can have."""
+    return min(rank, out_features, in_features)
+
+
+def truncate(weight: np.ndarray, settings: ProjectionSettings, moment: np.ndarray | None = None) -> Factors:
+    """Split a weight so that a LOST layer without activation comes near it.
+
+    Args:
+        weight: (out x in), float32 or float64.
+        settings: rank, density, gamma, align; the rank fits the weight.
+        moment: (in x in) float64, the mean of x x^T over inputs x of the layer; None: all directions count alike.
+
+    Returns:
+        Factors, float64, to be used with the settings' gamma and the activation `none`.
+
+    Raises:
+        UserError: a gamma that leaves one part out, a rank, density or weight that can't be.
+    """
+    if not 0 < settings.gamma < 1:
+        raise UserError(f"gamma = {settings.gamma}: it would leave one part out; expected more than 0 and less than 1")
+    exact = weight.astype(np.float64, copy=False)
+    if moment is None:
+        found = decompose(exact, settings.rank, settings.density, "l2", "complement", align=settings.align)
+    else:
+        found = decompose_for_inputs(exact, moment, settings.rank, settings.density, settings.align)
+    root = settings.gamma**-0.5
+    up = np.concatenate([root * found.up[:, : found.rank], found.up[:, found.rank :] / (1 - settings.gamma)], axis=1)
+    return Factors(root * found.down, up, found.channels, found.rank)
+
+
+def decompose_for_inputs(weight: np.ndarray, moment: np.ndarray, rank: int, density: float, align: int = 1) -> Factors:
+    """Split a weight so that the mean squared error of what comes out is small, E ||(W - W') x||^2.
+
+    With C = E x x^T = L L^T that is ||(W - W') L||^2: the low-rank part is W L truncated, times L^-1 (the whitening of
+    SVD-LLM, arXiv 2403.07378). A channel's score is its column's norm in the rest R times the root of its mean square.
+    The kept columns are those that answer best for all of R, R C[:, I] C[I, I]^-1, so that they take over what they can
+    tell of the channels left out; with C = 1 they are R's own.
+
+    Args:
+        weight: (out x in) float64.
+        moment: C, (in x in) float64.
+        rank: 1 to min(out, in).
+        density: share of input channels to keep.
+        align: as in `decompose`.
+    """
+    moment = moment + _RIDGE * max(float(np.trace(moment)) / len(moment), 1e-30) * np.eye(len(moment))
+    root = np.linalg.cholesky(moment)
+    whitened, basis = leading_pair(weight @ root, rank)
+    down = solve_triangular(root, whitened.T, lower=True, trans="T").T
+    rest = weight - basis @ down
+    scores = np.square(rest).sum(axis=0) * np.diag(moment)
+    count = channel_count(weight.shape[1], density, rank, align)
+    channels = np.sort(np.argsort(-scores, kind="stable")[:count]).astype(np.int32)
+    sparse = np.linalg.solve(moment[np.ix_(channels, channels)], moment[channels] @ rest.T).T
+    return Factors(down, np.concatenate([basis, sparse], axis=1), channels, rank)
+
+
+def stored(factors: Factors, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Return the tensors of a LOST layer by suffix, rounded to the type that they are kept in."""
+    return {"down": factors.down.astype(dtype), "up": factors.up.astype(dtype), "channels": factors.channels}
+
+
+def layer_error(
+    name: str,
+    weight: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    gamma: float,
+    moment: np.ndarray | None = None,
+) -> LayerError:
+    """Compare a weight with what stands for it.
+
+    Args:
+        name: of the layer.
+        weight: (out x in).
+        values: down, up and channels as they are stored.
+        gamma: weight of the low-rank part.
+        moment: as in `truncate`.
+    """
+    exact, down, up = (each.astype(np.float64) for each in (weight, values["down"], values["up"]))
+    factors = Factors(down, up, values["channels"], len(down))
+    lost = exact - compose(factors, gamma)
+    return LayerError(
+        name=name,
+        shape=(exact.shape[0], exact.shape[1]),
+        rank=factors.rank,
+        channels=len(factors.channels),
+        error=_ratio(np.square(lost).sum(), np.square(exact).sum()),
+        input_error=None if moment is None else _ratio(*(np.vdot(each @ moment, each) for each in (lost, exact))),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(max(part, 0.0) / whole) ** 0.5 if whole > 0 else 0.0

@@ -1,0 +1,5 @@
+"""Models of others: dense Llama-family folders, as transformers and mlx-lm write them, read as dense `lost` models."""
+
+from lost.importing.folder import Imported, open_folder
+
+__all__ = ["Imported", "open_folder"]

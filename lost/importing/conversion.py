@@ -1,0 +1,158 @@
+"""A model of another library written as a `lost` checkpoint: as it is, or its projections decomposed to LOST layers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lost import checkpoint
+from lost.checkpoint import Checkpoint, Progress
+from lost.config import Config, DType, ModelConfig
+from lost.convert import NUMPY, cast, check_place, compare, follow
+from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.errors import UserError
+from lost.importing.folder import Imported
+from lost.parallel import side_by_side
+from lost.parameters import layer_projections, parameter_table, projections
+from lost.projections import Projection
+from lost.tensors import PART_BYTES
+
+Moments = Callable[[Sequence[str]], dict[str, np.ndarray]]
+"""Projections' names to the second moments of their inputs: what a backend measures on a calibration text."""
+
+_MOMENTS_BYTES = 1 << 30  # of second moments held at once; each further gigabyte takes another pass over the text
+# Projections that read what another one does.
+_READS_WITH = {
+    "self_attn.k_proj": "self_attn.q_proj",
+    "self_attn.v_proj": "self_attn.q_proj",
+    "mlp.up_proj": "mlp.gate_proj",
+}
+
+
+def write_dense(
+    imported: Imported,
+    path: Path,
+    dtype: DType | None = None,
+    part_bytes: int = PART_BYTES,
+    overwrite: bool = False,
+) -> Checkpoint:
+    """Write a folder's model as a dense checkpoint of step 0, and compare every array of it with the source's.
+
+    Args:
+        imported: the source.
+        path: a folder that doesn't exist yet.
+        dtype: of the weights; None: as they are.
+        part_bytes: start a new file once one holds this much.
+        overwrite: replace a checkpoint that is there.
+
+    Raises:
+        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        StorageError: the disk refused.
+    """
+    check_place(path, imported.path, overwrite)
+    config = follow(imported.config, dtype)
+    arrays = cast(imported.parameters(), dtype)
+    written = checkpoint.write(path, arrays, (), config, Progress(), imported.tokenizer, part_bytes)
+    compare(cast(imported.parameters(), dtype), written.parameters())
+    return written
+
+
+def write_decomposed(
+    imported: Imported,
+    path: Path,
+    config: Config,
+    part_bytes: int = PART_BYTES,
+    overwrite: bool = False,
+    moments: Moments | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> tuple[Checkpoint, list[LayerError]]:
+    """Write a folder's model with LOST layers, without activation, that come near its projections.
+
+    Args:
+        imported: the source.
+        path: a folder that doesn't exist yet.
+        config: what `decomposed_config` made of the source's.
+        part_bytes: start a new file once one holds this much.
+        overwrite: replace a checkpoint that is there.
+        moments: what the projections' inputs are weighted with; None: not at all.
+        tell: is told what is being done.
+
+    Returns:
+        The checkpoint, and what each projection lost.
+
+    Raises:
+        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        StorageError: the disk refused.
+    """
+    check_place(path, imported.path, overwrite)
+    errors: list[LayerError] = []
+    arrays = _decomposed(imported, config, moments, errors, tell)
+    return checkpoint.write(path, arrays, (), config, Progress(), imported.tokenizer, part_bytes), errors
+
+
+def decomposed_config(config: Config, rank: int, density: float) -> Config:
+    """Return a dense configuration with LOST layers instead.
+
+    Args:
+        config: with dense projections.
+        rank: of every projection, or the largest that it can have.
+        density: share of input channels to keep.
+
+    Raises:
+        UserError: a rank or density that can't be.
+    """
+    if rank < 1 or not 0 < density <= 1:
+        raise UserError(f"rank = {rank}, density = {density}: expected a rank of at least 1, a density in (0, 1]")
+    overrides = {}
+    for each in layer_projections(config, 0):
+        if (fitting := fitting_rank(rank, each.out_features, each.in_features)) < rank:
+            overrides[f"*.{_part(each.name)}"] = {"rank": fitting}
+    chosen = {"kind": "lost", "rank": rank, "density": density, "activation": "none", "values": "complement"}
+    return config.replace("projection", **chosen, overrides=overrides)
+
+
+def _decomposed(
+    imported: Imported, config: Config, moments: Moments | None, errors: list[LayerError], tell: Callable[[str], None]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield every parameter, and note what is lost in `errors`."""
+    dtype = NUMPY[config.train.param_dtype]
+    split = {f"{each.name}.weight" for each in projections(config)}
+    for name in parameter_table(imported.config):
+        if name not in split:
+            yield name, imported.weights.read(name).astype(dtype)
+    blocks = config.model.num_hidden_layers
+    at_once = _blocks_at_once(config.model) if moments else 1
+    for first in range(0, blocks, at_once):
+        last = min(first + at_once, blocks)
+        tell(f"decomposing blocks {first + 1} to {last} of {blocks}")
+        parts = [each for block in range(first, last) for each in layer_projections(config, block)]
+        found = moments([each.name for each in parts if _part(each.name) not in _READS_WITH]) if moments else {}
+        for name, values, error in side_by_side(partial(_split, imported, dtype, found), parts):
+            errors.append(error)
+            yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
+
+
+def _split(
+    imported: Imported, dtype: np.dtype, moments: Mapping[str, np.ndarray], projection: Projection
+) -> tuple[str, dict[str, np.ndarray], LayerError]:
+    name, settings = projection.name, projection.settings
+    weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_reader(name))
+    values = stored(truncate(weight, settings, moment), dtype)
+    return name, values, layer_error(name, weight, values, settings.gamma, moment)
+
+
+def _blocks_at_once(model: ModelConfig) -> int:
+    widths = (model.hidden_size, model.attention_width, model.hidden_size, model.intermediate_size)
+    return max(1, _MOMENTS_BYTES // (8 * sum(width**2 for width in widths)))
+
+
+def _part(name: str) -> str:
+    """Return self_attn.q_proj of model.layers.0.self_attn.q_proj."""
+    return ".".join(name.split(".")[-2:])
+
+
+def _reader(name: str) -> str:
+    """Return the projection whose inputs are measured for this one."""
+    part = _part(name)
+    return name.removesuffix(part) + _READS_WITH.get(part, part)

@@ -1,0 +1,136 @@
+"""A folder's config.json as our model section: what it says exactly, or a refusal."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lost.config import ModelConfig
+from lost.errors import CheckpointError
+
+FILE = "config.json"
+_ROPE_TYPES = ("default", "linear", "llama3")
+_REQUIRED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+)
+_OPTIONAL = ("num_key_value_heads", "head_dim", "tie_word_embeddings", "initializer_range")
+# What sets the architectures apart from a plain Llama; None: as the folder's own field of that name says.
+SUPPORTED: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"attention_bias": None, "mlp_bias": None},
+    "MistralForCausalLM": {},
+    "Qwen2ForCausalLM": {"attention_bias": "qkv"},
+    "Qwen3ForCausalLM": {"attention_bias": None, "use_qk_norm": True},
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a config.json says.
+
+    Attributes:
+        architecture: one of `SUPPORTED`.
+        model: our section.
+        remarks: what differs from what it says, and why.
+    """
+
+    architecture: str
+    model: ModelConfig
+    remarks: list[str]
+
+
+def read_description(folder: Path) -> Description:
+    """Read a folder's config.json.
+
+    Raises:
+        CheckpointError: there is none, or a model that can't be run exactly as it says.
+    """
+    path = folder / FILE
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError:
+        raise CheckpointError(
+            f"{folder} has no readable {FILE}; expected a model's folder as transformers writes it"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}; get the file anew") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds {type(raw).__name__}; expected an object with the model's fields")
+    architecture = _architecture(path, raw)
+    if missing := [key for key in _REQUIRED if raw.get(key) is None]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; expected the fields of a {architecture}")
+    if (act := raw.get("hidden_act", "silu")) != "silu":
+        raise CheckpointError(f"{path}: hidden_act = {act!r}: expected 'silu', the only one that is supported")
+    for key in ("quantization_config", "quantization"):
+        if raw.get(key):
+            raise CheckpointError(
+                f"{path}: {key}: the weights are quantised; expected float32, float16 or bfloat16 ones; take the "
+                "unquantised model, or dequantise it with the tool that made it"
+            )
+    own = {key: raw[key] for key in (*_REQUIRED, *_OPTIONAL) if raw.get(key) is not None}
+    for key, value in SUPPORTED[architecture].items():
+        own[key] = raw.get(key, False) if value is None else value
+    own |= _rope(path, raw)
+    remarks = []
+    window = _window(architecture, raw)
+    if window and window < own["max_position_embeddings"]:
+        # Within its window a sliding attention is a full one, and longer sequences are refused everywhere.
+        remarks.append(
+            f"sliding_window = {window}: sequences are limited to the window, within which attention is full "
+            f"(max_position_embeddings was {own['max_position_embeddings']})"
+        )
+        own["max_position_embeddings"] = window
+    try:
+        return Description(architecture, ModelConfig.model_validate(own), remarks)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
+        raise CheckpointError(f"{path} describes no model that can be: {problems}; get the file anew") from None
+
+
+def _architecture(path: Path, raw: dict[str, Any]) -> str:
+    named = raw.get("architectures") or [None]
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in SUPPORTED:
+        raise CheckpointError(
+            f"{path}: architectures = {raw.get('architectures')}: not supported; expected one of {', '.join(SUPPORTED)}"
+        )
+    return str(named[0])
+
+
+def _rope(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """Return rope_theta and rope_scaling, from the fields of transformers 4 or from `rope_parameters` of 5."""
+    fields = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    theta = fields.get("rope_theta", raw.get("rope_theta", 10_000.0))
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    partial = fields.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    if kind not in _ROPE_TYPES or partial != 1:
+        what = f"rope_type = {kind!r}" if kind not in _ROPE_TYPES else f"partial_rotary_factor = {partial}"
+        raise CheckpointError(
+            f"{path}: {what}: not supported; expected rotary positions of the types {', '.join(_ROPE_TYPES)} "
+            "over the whole head"
+        )
+    if kind == "default":
+        return {"rope_theta": theta}
+    scaling = {"rope_type": kind, "factor": fields.get("factor")}
+    if kind == "llama3":
+        # transformers falls back to the model's own length.
+        scaling["original_max_position_embeddings"] = raw["max_position_embeddings"]
+        names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+        scaling |= {key: fields[key] for key in names if key in fields}
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _window(architecture: str, raw: dict[str, Any]) -> int | None:
+    """Return the width of the sliding window, if any layer uses one."""
+    slides = (
+        architecture == "MistralForCausalLM"
+        or raw.get("use_sliding_window")
+        or "sliding_attention" in (raw.get("layer_types") or [])
+    )
+    return raw.get("sliding_window") if slides else None

@@ -1,0 +1,101 @@
+"""A folder of another library as a dense `lost` model: configuration, arrays one at a time, tokenizer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lost.config import Config
+from lost.errors import CheckpointError, DataError
+from lost.importing.description import SUPPORTED, read_description
+from lost.importing.weights import Weights, check_shapes
+from lost.parameters import EMBEDDING, HEAD, parameter_table
+from lost.tokenizer import Tokenizer, load_tokenizer
+
+_SEQ_LEN = 2048  # of the window that `lost eval` takes unless the model's own is shorter
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A dense model of the Llama family.
+
+    Attributes:
+        path: the folder.
+        architecture: as its config.json names it.
+        config: with dense projections, its vocabulary known. The folder says nothing of training: sections other than
+            `model` and `projection` hold what evaluating takes and stand-ins, for a training to replace.
+        tokenizer: the folder's.
+        remarks: what a user should know of how it was read.
+        weights: its arrays.
+    """
+
+    path: Path
+    architecture: str
+    config: Config
+    tokenizer: Tokenizer
+    remarks: list[str]
+    weights: Weights
+
+    def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter in the order of a forward pass, one in memory at a time, in `train.param_dtype`."""
+        for name in parameter_table(self.config):
+            yield name, self.weights.read(name)
+
+
+def open_folder(folder: Path) -> Imported:
+    """Open a folder that transformers or mlx-lm wrote: config.json, safetensors, a tokenizer.
+
+    Names and shapes of all arrays are checked here; their values are read when they are asked for. Nothing is executed.
+
+    Args:
+        folder: of a dense LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM.
+
+    Raises:
+        CheckpointError: a model that can't be run exactly as it is meant, or files that are missing or broken.
+        DataError: there is no tokenizer, or not one of this model.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is no folder; expected one with a model of {', '.join(SUPPORTED)}, downloaded beforehand"
+        )
+    description = read_description(folder)
+    weights = Weights(folder)
+    model = description.model
+    config = Config.model_validate(
+        {
+            "model": model.model_dump(),
+            "projection": {"kind": "dense"},
+            "data": {"seq_len": min(_SEQ_LEN, model.max_position_embeddings)},
+            "train": {"batch_size": 8, "micro_batch_size": 1, "dtype": weights.dtype, "param_dtype": weights.dtype},
+            "schedule": {"steps": 1},
+        }
+    )
+    meant = {name: row.shape for name, row in parameter_table(config).items()}
+    found = {name: shape for name, shape in weights.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    if model.tie_word_embeddings and HEAD in found:
+        _check_tied(folder, weights)
+        del found[HEAD]
+    check_shapes(folder, found, meant)
+    return Imported(
+        folder, description.architecture, config, _tokenizer(folder, model.vocab_size), description.remarks, weights
+    )
+
+
+def _check_tied(folder: Path, weights: Weights) -> None:
+    if EMBEDDING in weights.shapes and not np.array_equal(weights.read(HEAD), weights.read(EMBEDDING)):
+        raise CheckpointError(
+            f"{folder}: tie_word_embeddings = true, and {HEAD} is not {EMBEDDING}; expected one of them alone, or "
+            "equals; correct config.json"
+        )
+
+
+def _tokenizer(folder: Path, entries: int | None) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    assert entries is not None
+    if tokenizer.vocab_size > entries:
+        raise DataError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} entries and its model {entries}; expected no more "
+            "than the model's; take the tokenizer that belongs to it"
+        )
+    return tokenizer

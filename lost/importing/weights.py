@@ -1,0 +1,133 @@
+"""The arrays of a folder: one safetensors file, or those that an index names. Only headers are read until asked for.
+
+Pickled checkpoints are refused: reading one runs what it says.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # gives numpy the name bfloat16, by which safetensors looks for it
+import numpy as np
+import safetensors
+
+from lost.config import DType
+from lost.errors import CheckpointError
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_DTYPES = ("F32", "F16", "BF16")
+
+
+class Weights:
+    """Arrays by name.
+
+    Attributes:
+        shapes: of every array.
+        dtype: bfloat16 where all arrays have it, else float32, which holds what float16 does.
+
+    Raises:
+        CheckpointError: no weights, pickled ones, a missing or broken file, or numbers of another type.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._homes: dict[str, tuple[Path, Any]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        listed = _listed(folder)
+        types = set()
+        for path in sorted(set(listed.values())) or [folder / _SINGLE]:
+            opened = _opened(path)
+            for name in opened.keys():  # noqa: SIM118 - a handle, not a mapping
+                if listed and listed.get(name) != path:
+                    continue
+                part = opened.get_slice(name)
+                types.add(part.get_dtype())
+                if part.get_dtype() not in _DTYPES:
+                    raise CheckpointError(
+                        f"{path}: {name} has type {part.get_dtype()}; expected one of {', '.join(_DTYPES)}; take the "
+                        "unquantised model"
+                    )
+                self._homes[name], self.shapes[name] = (path, opened), tuple(part.get_shape())
+        if missing := sorted(set(listed) - set(self._homes)):
+            raise CheckpointError(
+                f"{listed[missing[0]]} doesn't hold {missing[0]}, which {_INDEX} says it does; get both anew"
+            )
+        self.dtype: DType = "bfloat16" if types == {"BF16"} else "float32"
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one array, of the type `dtype`."""
+        path, opened = self._homes[name]
+        try:
+            array: np.ndarray = opened.get_tensor(name)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{path} can't be read: {error}; get the file anew") from None
+        return array if self.dtype == "bfloat16" else array.astype(np.float32, copy=False)
+
+
+def check_shapes(folder: Path, found: dict[str, tuple[int, ...]], meant: dict[str, tuple[int, ...]]) -> None:
+    """Refuse arrays that don't make the model which config.json describes.
+
+    Raises:
+        CheckpointError: one is missing, unknown or misshapen.
+    """
+    wrong = [
+        f"{name} has shape {found[name]}, not {meant[name]}"
+        for name in meant
+        if found.get(name, meant[name]) != meant[name]
+    ]
+    problems = [
+        *_named("missing", meant.keys() - found.keys()),
+        *_named("not of this architecture", found.keys() - meant.keys()),
+        *wrong[:3],
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{folder}: its arrays don't make the model of its config.json: {'; '.join(problems)}; get both anew, or "
+            "correct config.json"
+        )
+
+
+def _named(what: str, names: Iterable[str]) -> list[str]:
+    names = sorted(names)
+    return [f"{len(names)} arrays are {what}, {names[0]} among them"] if names else []
+
+
+def _listed(folder: Path) -> dict[str, Path]:
+    """Return where each array is by the folder's index; nothing where one file holds all."""
+    if (folder / _SINGLE).exists():
+        return {}
+    index = folder / _INDEX
+    try:
+        listed = json.loads(index.read_bytes())["weight_map"]
+        files = {name: folder / file for name, file in listed.items()}
+    except OSError:
+        _refuse(folder)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weights ({error!r}); get the file anew") from None
+    for name, path in files.items():
+        if path.parent != folder or Path(listed[name]).name != listed[name]:
+            raise CheckpointError(f"{index} names {listed[name]!r}, a file outside its folder; don't trust it")
+    missing = sorted({path.name for path in files.values() if not path.exists()})
+    if missing or not files:
+        what = f"{len(missing)} of the files are missing: {', '.join(missing)}" if missing else "it names no files"
+        raise CheckpointError(f"{index}: {what}; expected every shard beside it; get them, and try again")
+    return files
+
+
+def _refuse(folder: Path) -> None:
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder / pickled[0]} is a pickled checkpoint, which can run any code as it is read: refused; expected "
+            f"{_SINGLE}; take the model's safetensors, or have transformers write them with "
+            "save_pretrained(..., safe_serialization=True)"
+        )
+    raise CheckpointError(f"{folder} holds no weights; expected {_SINGLE}, or {_INDEX} with its files")
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safetensors.safe_open(path, "np")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} can't be read as safetensors: {error}; get the file anew") from None

@@ -1,0 +1,32 @@
+"""Decompositions side by side, one thread of BLAS each (benchmarks/eigenvectors.py), their results in order."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+R = TypeVar("R")
+_MOST_WORKERS = 8  # each holds a weight, its Gram matrix and their products in float64
+
+
+def side_by_side(compute: Callable[[T], R], items: Iterable[T], sharers: int = 1) -> Iterator[R]:
+    """Yield what `compute` returns for each item, in order; only a few results are held at once.
+
+    Args:
+        compute: what to do with an item, in a thread.
+        items: what to work on.
+        sharers: processes that share this machine's cores for the same work.
+    """
+    workers = max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // sharers))
+    running: deque[Future[R]] = deque()
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            running.append(pool.submit(compute, item))
+            if len(running) > workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

@@ -1,0 +1,117 @@
+"""Linear layers of any model turned into LOST layers: which, with which values, and what came of it.
+
+A backend finds the layers and puts the new ones in their place (`lost.backends.torch.lostify` and MLX's twin); what
+they become is decided here, so that both make the same of the same weights.
+"""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lost.config import ProjectionSettings
+from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.errors import UserError
+from lost.factors import decompose
+from lost.projections import Projection, projection
+
+HEADS = ("lm_head", "*.lm_head", "head", "*.head", "embed_out", "*.embed_out", "output", "score")
+"""Names that output heads go by."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make of a linear layer.
+
+    Attributes:
+        rank: of the low-rank pair, or the largest that the layer can have.
+        density: share of input channels to keep; k is rounded up so that rank + k is a multiple of 32.
+        gamma: weight of the low-rank part.
+        fresh: False: the layer keeps computing what it did as nearly as it can, without activation. True: it becomes
+            the start of a training, as the method has it: SiLU inside, leading singular triplets, original columns.
+    """
+
+    rank: int
+    density: float
+    gamma: float
+    fresh: bool
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.density <= 1 or not 0 < self.gamma < 1:
+            raise UserError(
+                f"rank = {self.rank}, density = {self.density}, gamma = {self.gamma}: expected a rank of at least 1, a "
+                "density in (0, 1] and a gamma between 0 and 1"
+            )
+
+    def projection(self, name: str, out_features: int, in_features: int, bias: bool) -> Projection:
+        """Return what a layer becomes."""
+        settings = ProjectionSettings(
+            rank=fitting_rank(self.rank, out_features, in_features),
+            density=self.density,
+            gamma=self.gamma,
+            activation="silu" if self.fresh else "none",
+            values="original" if self.fresh else "complement",
+        )
+        return projection(name, in_features, out_features, settings, bias)
+
+    def values(self, projection: Projection, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """Return down, up and channels made of a weight (out x in), float32 or float64."""
+        settings = projection.settings
+        if self.fresh:
+            factors = decompose(weight, settings.rank, settings.density, align=settings.align)
+        else:
+            factors = truncate(weight, settings)
+        return stored(factors, np.dtype(np.float32))
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What changed in a model.
+
+    Attributes:
+        layers: each layer that was swapped, and how far its weight is from the one before (activation left out).
+        parameters_before: trained and frozen ones of the whole model, tied ones once; numbers of channels don't count.
+        parameters_after: likewise.
+    """
+
+    layers: list[LayerError]
+    parameters_before: int
+    parameters_after: int
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.layers)} layers swapped: {self.parameters_before:,} parameters before, "
+            f"{self.parameters_after:,} after"
+        )
+
+
+def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Return the names of the linear layers to swap.
+
+    Args:
+        names: of the model's linear layers.
+        include: patterns such as `*.mlp.*`, one of which a name matches.
+        exclude: patterns none of which it matches.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = list(names)
+    found = [name for name in names if _matches(name, include) and not _matches(name, exclude)]
+    if not found:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise UserError(
+            f"no layer to swap: include = {list(include)}, exclude = {list(exclude)}, and the model has {len(names)} "
+            f"linear layers{f' ({shown})' if names else ''}; expected patterns that match some of them"
+        )
+    return found
+
+
+def error(projection: Projection, weight: np.ndarray, values: dict[str, np.ndarray]) -> LayerError:
+    """Return how far the weight of a swapped layer is from the one before."""
+    return layer_error(projection.name, weight, values, projection.settings.gamma)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
