@@ -4,13 +4,12 @@ import json
 from typing import Any
 
 from lost.errors import DataError
+from lost.export.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
 from lost.extras import need
 from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import CONFIG, JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer
 
-_BPE = 2  # sentencepiece's number of this kind of model
-_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # and of kinds of pieces
 _SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
@@ -26,14 +25,12 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
 
     Raises:
         DataError: a sentencepiece model that isn't BPE.
-        MissingPackageError: `tokenizers` or `protobuf` isn't installed.
+        MissingPackageError: `tokenizers` isn't installed.
     """
     if isinstance(tokenizer, PieceTokenizer):
-        what = "making a tokenizer.json"
-        pieces = need("sentencepiece.sentencepiece_model_pb2", "hf", what)
-        proto = pieces.ModelProto.FromString(tokenizer.files[PieceTokenizer.FILE])
-        content = _converted(need("tokenizers", "hf", what), proto)
-        own = {"eos_token": proto.pieces[tokenizer.end_of_text].piece, "split_special_tokens": True}
+        model = read_pieces(tokenizer.files[PieceTokenizer.FILE])
+        content = _converted(need("tokenizers", "hf", "making a tokenizer.json"), model)
+        own = {"eos_token": model.pieces[tokenizer.end_of_text].text, "split_special_tokens": True}
     else:
         content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
     config = {
@@ -49,57 +46,54 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
     return {**tokenizer.files, **described}
 
 
-def _converted(tokenizers: Any, proto: Any) -> bytes:
-    result = tokenizers.Tokenizer(_model(tokenizers, proto))
-    result.normalizer = _normalizer(tokenizers, proto.normalizer_spec)
+def _converted(tokenizers: Any, model: PieceModel) -> bytes:
+    result = tokenizers.Tokenizer(_bpe(tokenizers, model))
+    result.normalizer = _normalizer(tokenizers, model)
     steps = [tokenizers.decoders.Replace(_SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
-    if proto.normalizer_spec.add_dummy_prefix:
+    if model.dummy_prefix:
         steps.append(tokenizers.decoders.Strip(" ", 1, 0))
     result.decoder = tokenizers.decoders.Sequence(steps)
-    for piece in proto.pieces:
-        if piece.type in (_UNKNOWN, _CONTROL, _USER_DEFINED):
-            special = piece.type != _USER_DEFINED
-            result.add_tokens([tokenizers.AddedToken(piece.piece, normalized=False, special=special)])
+    for piece in model.pieces:
+        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED):
+            special = piece.kind != USER_DEFINED
+            result.add_tokens([tokenizers.AddedToken(piece.text, normalized=False, special=special)])
     return result.to_str().encode()
 
 
-def _model(tokenizers: Any, proto: Any) -> Any:
-    spec = proto.trainer_spec
-    if spec.model_type != _BPE:
+def _bpe(tokenizers: Any, model: PieceModel) -> Any:
+    if model.kind != BPE:
         raise DataError(
             "the run's sentencepiece model is not BPE: other tools would cut some texts elsewhere (where a unigram "
             "model has equally likely cuts, say); expected a BPE model, as `lost prepare` trains it; such a run can't "
             "be exported"
         )
-    pieces = [piece.piece for piece in proto.pieces]
     return tokenizers.models.BPE(
-        {piece: number for number, piece in enumerate(pieces)},
-        _merges(proto),
-        unk_token=pieces[spec.unk_id],
+        {piece.text: number for number, piece in enumerate(model.pieces)},
+        _merges(model.pieces),
+        unk_token=model.pieces[model.unknown].text,
         fuse_unk=True,
-        byte_fallback=spec.byte_fallback,
+        byte_fallback=model.byte_fallback,
     )
 
 
-def _merges(proto: Any) -> list[tuple[str, str]]:
+def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     """Return the pairs that make a piece, in the order in which sentencepiece joins them: the highest score first."""
-    reserved = (_UNKNOWN, _CONTROL, _BYTE)
-    numbers = {piece.piece: n for n, piece in enumerate(proto.pieces) if piece.type not in reserved}
+    numbers = {piece.text: n for n, piece in enumerate(pieces) if piece.kind not in (UNKNOWN, CONTROL, BYTE)}
     found = []
     for whole, number in numbers.items():
         for cut in range(1, len(whole)):
             left, right = whole[:cut], whole[cut:]
             if left in numbers and right in numbers:
-                found.append((-proto.pieces[number].score, numbers[left], numbers[right], left, right))
+                found.append((-pieces[number].score, numbers[left], numbers[right], left, right))
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _normalizer(tokenizers: Any, spec: Any) -> Any:
+def _normalizer(tokenizers: Any, model: PieceModel) -> Any:
     kinds, steps = tokenizers.normalizers, []
-    if spec.precompiled_charsmap:
-        steps.append(kinds.Precompiled(spec.precompiled_charsmap))
-    if spec.remove_extra_whitespaces:
+    if model.characters:
+        steps.append(kinds.Precompiled(model.characters))
+    if model.collapse_spaces:
         steps += [kinds.Strip(), kinds.Replace(tokenizers.Regex(" {2,}"), " ")]
-    if spec.add_dummy_prefix:
+    if model.dummy_prefix:
         steps.append(kinds.Prepend(_SPACE))
     return kinds.Sequence([*steps, kinds.Replace(" ", _SPACE)])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 
 from lost import reference
 from lost.checkpoint import Checkpoint, Progress, write
@@ -19,6 +20,7 @@ from lost.export.card import card
 from lost.export.check import AWKWARD, compare
 from lost.export.dense import dense_twin, merged
 from lost.export.description import is_plain, model_config, renamed, stored_layers
+from lost.export.pieces import read_pieces
 from lost.export.tokenizer_files import tokenizer_files
 from lost.initial import initial_values
 from lost.tokenizer.sentencepiece import PieceTokenizer
@@ -127,6 +129,19 @@ def test_sentencepieces_own_defaults_convert_too() -> None:
     theirs.encode_special_tokens = True
     for text in TEXTS:
         assert theirs.encode(text).ids == own.encode(text).tolist(), text
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_models_file_is_read_as_sentencepieces_own_reader_reads_it(kind: str) -> None:
+    content = piece_model(model_type=kind, user_defined_symbols=["<sep>"], unk_id=1, bos_id=0).files["tokenizer.model"]
+    found, proto = read_pieces(content), sentencepiece_model_pb2.ModelProto.FromString(content)
+    assert [(each.text, each.score, each.kind) for each in found.pieces] == [
+        (each.piece, each.score, each.type) for each in proto.pieces
+    ]
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    assert (found.kind, found.unknown, found.byte_fallback) == (trainer.model_type, 1, trainer.byte_fallback)
+    assert (found.characters, found.dummy_prefix) == (normalizer.precompiled_charsmap, normalizer.add_dummy_prefix)
+    assert found.collapse_spaces == normalizer.remove_extra_whitespaces
 
 
 def test_a_unigram_model_is_refused() -> None:

@@ -1,42 +1,32 @@
 """Exported folders, opened by transformers and by mlx-lm: the same logits, the same tokens, the same ids as ours."""
 
-import gzip
 import json
 import os
 import runpy
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from itertools import count, islice
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from mlx_lm.generate import generate_step
-from mlx_lm.utils import load, load_tokenizer
-from transformers import AutoTokenizer, LlamaForCausalLM
+from mlx_lm.utils import load
+from transformers import LlamaForCausalLM
 
-from lost.checkpoint import Checkpoint, Progress, open_checkpoint, write
+from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.engine import Engine, create_engine
-from lost.errors import ExportError
-from lost.export import description
-from lost.export import folder as folder_module
-from lost.export.check import AWKWARD, READERS
 from lost.export.folder import export
-from lost.export.tokenizer_files import tokenizer_files
 from lost.initial import initial_values
-from lost.tokenizer import load_tokenizer as load_own
-from lost.tokenizer import train_tokenizer
 
 OPENER = Path(__file__).parent / "open_with_transformers.py"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -127,29 +117,6 @@ def picker() -> Callable[[np.ndarray], int]:
     """Take the likeliest token, then the second, and so on: the likeliest alone soon repeat in an untrained model."""
     places = count(1)
     return lambda scores: int(np.argsort(scores)[-next(places)])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("export")
-
-
-@pytest.fixture
-def exported(lost: Callable, tiny_yaml: Path, prepared: Dataset, folder: Path) -> tuple[Checkpoint, Path]:
-    """A run of the command line, and its export."""
-    run, out = folder / "run", folder / "out"
-    if not out.exists():
-        sizes = ["model.hidden_size=64", "model.tie_word_embeddings=true", "projection.rank=16", "projection.align=32"]
-        options = [word for each in (*sizes, "schedule.steps=60") for word in ("--set", each)]
-        done = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, *options)
-        assert done.code == 0, done.err
-        done = lost("convert", run, out, "--to", "hf", "--json")
-        assert done.code == 0, done.err
-        answer = json.loads(done.out)
-        assert [each["reader"].split()[0] for each in answer["checks"]] == ["transformers", "mlx-lm"]
-        assert all(each["difference"] < 1e-5 for each in answer["checks"])
-        assert (answer["to"], answer["step"], answer["checked"], answer["needs_code"]) == ("hf", 60, True, True)
-    return open_checkpoint(run / "checkpoints" / "step-00000060"), out
 
 
 def test_transformers(exported: tuple[Checkpoint, Path], logits: Callable, tmp_path: Path) -> None:
@@ -250,68 +217,6 @@ def test_parts_and_bfloat16(exported: tuple[Checkpoint, Path], tmp_path: Path) -
     assert sum((tmp_path / "out" / name).stat().st_size for name in files) < 0.8 * whole
 
 
-def readers_of(folder: Path) -> dict[str, object]:
-    """The tokenizer of an exported folder, in the hands of those who load it; asked as their users would ask."""
-    mine = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    theirs = load_tokenizer(folder, {"trust_remote_code": True})
-    return {"transformers": mine, "mlx-lm": theirs}
-
-
-def test_ids(exported: tuple[Checkpoint, Path]) -> None:
-    own = exported[0].tokenizer()
-    for name, reader in readers_of(exported[1]).items():
-        for text in (*AWKWARD, "the rank of a layer\n  and its channels"):
-            ids = own.encode(text).tolist()
-            assert reader.encode(text) == ids, (name, text)
-            assert reader.decode(ids) == own.decode(ids)
-        assert (reader.eos_token_id, reader.bos_token_id, reader.padding_side) == (1, 1, "left")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared data isn't here")
-def test_ids_on_all_shared_data(tmp_path: Path) -> None:
-    own = train_tokenizer((line for text in shared_texts(200) for line in text.splitlines(keepends=True)), 8192)
-    for name, content in tokenizer_files(own, 1 << 20).items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    readers, checked = readers_of(tmp_path), 0
-    for text in shared_texts():
-        ids = own.encode(text).tolist()
-        for name, reader in readers.items():
-            assert reader.encode(text) == ids, (name, text[:200])
-        assert readers["transformers"].decode(ids) == own.decode(ids)
-        checked += len(text)
-    assert checked > 10_000_000
-
-
-def shared_texts(limit: int | None = None) -> Iterator[str]:
-    for path in sorted(SHARED.glob("*.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            yield from (json.loads(line)["text"] for line in islice(lines, limit))
-    for path in sorted(SHARED.glob("*.txt")):
-        yield path.read_bytes().decode(errors="surrogateescape").encode(errors="replace").decode()
-
-
-def test_a_tokenizer_json_is_exported_as_it_is(config: Callable[..., Config], tmp_path: Path) -> None:
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=made.pre_tokenizer.alphabet()
-    )
-    made.train_from_iterator(["the rank of a layer and the channels that it keeps"] * 9, trainer)
-    made.save(str(tmp_path / "tokenizer.json"))
-    own = load_own(tmp_path)
-    settings = config(model={"vocab_size": own.vocab_size})
-    source = write(tmp_path / "source", initial_values(settings), (), settings, Progress(), own)
-    result = export(source, tmp_path / "out", "hf")
-    assert len(result.agreements) == 2
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
-    assert not (tmp_path / "out" / "tokenizer.model").exists()
-    reader = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    assert reader.eos_token == reader.pad_token == "<|endoftext|>"
-
-
 def test_dense(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
     settings = config(projection={"activation": "none", "rank": 8}, model={**SIZES, "tie_word_embeddings": True})
     source = checkpoint_of(settings, tmp_path / "source", prepared)
@@ -325,67 +230,3 @@ def test_dense(config: Callable[..., Config], prepared: Dataset, tmp_path: Path)
         found = model(torch.tensor([TOKENS])).logits[0].numpy()
         expected = engine_of(source).model.logits(torch.tensor([TOKENS]))[0].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_a_failed_check_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, exported: tuple[Checkpoint, Path], tmp_path: Path
-) -> None:
-    """A wrong gamma, weights under a wrong name, a token that is cut elsewhere: each is found, and the folder goes."""
-    stored = description.stored_layers
-
-    def other_gamma(settings: Config) -> dict:
-        return {name: {**each, "gamma": 0.69} for name, each in stored(settings).items()}
-
-    def other_names(arrays: object) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name.replace("q_proj", "p_proj"), array) for name, array in description.renamed(arrays))
-
-    for where, name, wrong, message in (
-        (description, "stored_layers", other_gamma, "log-probabilities differ from ours"),
-        (folder_module, "renamed", other_names, "reports after loading: {'missing_keys'"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(where, name, wrong)
-            with pytest.raises(ExportError, match=message):
-                export(exported[0], tmp_path / "out", "hf")
-        assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
-    with monkeypatch.context() as patch:
-        patch.setattr(type(exported[0].tokenizer()), "encode", lambda self, text: np.array([5, 6]))
-        with pytest.raises(ExportError, match="token ids"):
-            export(exported[0], tmp_path / "out", "hf")
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
-
-
-def test_without_readers_it_says_that_nothing_was_checked(
-    monkeypatch: pytest.MonkeyPatch, lost: Callable, exported: tuple[Checkpoint, Path], tmp_path: Path
-) -> None:
-    for module in READERS.values():
-        monkeypatch.setitem(sys.modules, module, None)
-    done = lost("convert", exported[0].path, tmp_path / "out", "--to", "mlx-lm", "--json")
-    assert done.code == 0, done.err
-    answer = json.loads(done.out)
-    assert (answer["checked"], answer["checks"]) == (False, [])
-    assert "was NOT checked" in done.err
-    assert "not checked with mlx-lm" in done.err
-
-
-def test_bad_input(lost: Callable, exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
-    path, out = exported[0].path, tmp_path / "out"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "config.json").write_text('{"thesis": "years"}')
-    for arguments, wrong in (
-        ((path, mine, "--to", "hf"), "is already there; expected a new folder"),
-        ((path, mine, "--to", "hf", "--overwrite"), "it is no export"),
-        ((path, out, "--to", "dense"), "have an activation inside"),
-        ((path, out, "--to", "hf", "--weights-only"), "never hold an optimizer's state"),
-        ((tmp_path, out, "--to", "hf"), "holds no usable checkpoint"),
-        ((path, mine / "config.json" / "sub", "--to", "hf"), "could not be written"),
-    ):
-        done = lost("convert", *arguments)
-        assert done.code == 2, done.err
-        assert wrong in done.err
-    assert not out.exists()
-    assert (mine / "config.json").read_text() == '{"thesis": "years"}'
-    shutil.copytree(exported[1], out)
-    assert lost("convert", path, out, "--to", "hf", "--overwrite", "--dtype", "bfloat16").code == 0
-    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
