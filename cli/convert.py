@@ -1,11 +1,14 @@
 """`lost convert`: a checkpoint in another form, or another library's model as a checkpoint."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lost.cli.options import AsJson, Backend, Device
+
+if TYPE_CHECKING:
+    from lost.checkpoint import Checkpoint
 
 
 def convert(
@@ -13,8 +16,14 @@ def convert(
         Path,
         typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf a Hugging Face model's folder."),
     ],
-    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make: the new checkpoint.")],
-    to: Annotated[Literal["lost"], typer.Option(help="What to write: a checkpoint of our own.")] = "lost",
+    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
+    to: Annotated[
+        Literal["lost", "hf", "mlx-lm", "dense"],
+        typer.Option(
+            help="lost: a checkpoint of our own. hf, mlx-lm: one folder for both, layers as they are. dense: a plain "
+            "Llama, each layer merged into one matrix, which takes layers without activation."
+        ),
+    ] = "lost",
     source_kind: Annotated[
         Literal["lost", "hf"], typer.Option("--from", help="What SRC is: ours, or a dense Llama-family model.")
     ] = "lost",
@@ -35,23 +44,34 @@ def convert(
         Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the numbers; default: as they are.")
     ] = None,
     weights_only: Annotated[
-        bool, typer.Option("--weights-only", help="Leave out the optimizer's state: a third of the size, for use only.")
+        bool,
+        typer.Option(
+            "--weights-only", help="--to lost: without the optimizer's state, a third of the size, for use only."
+        ),
     ] = False,
     part_mib: Annotated[int, typer.Option(help="Begin a new file after this many MiB.", min=1)] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is already there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier conversion made.")] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Re-write a checkpoint, or read another library's model.
+    """Re-write a checkpoint, export it, or read another library's model.
 
-    In another type, without the optimizer's state, in files of another size. What was written is read back and
-    compared, array by array, before success is reported. A run needs no conversion to move between PyTorch and MLX.
+    Re-written: in another type, without the optimizer's state, in files of another size; read back and compared, array
+    by array, before success is reported. Exported: transformers and mlx-lm, as far as they are installed, open the
+    folder and must agree with our engine on log-probabilities and token ids, else nothing is left. A run needs no
+    conversion to move between PyTorch and MLX.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
     It becomes a dense checkpoint, or with --rank one with LOST layers that come near its projections.
     """
+    from lost.errors import UserError
+
     if source_kind == "hf":
+        if to != "lost":
+            raise UserError(
+                f"--from hf with --to {to}: a folder is imported first; leave --to out, then export the result"
+            )
         from lost.cli.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
@@ -59,24 +79,44 @@ def convert(
         return
     for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
     if given := [name for name, value in for_imports.items() if value is not None]:
-        from lost.errors import UserError
-
         raise UserError(f"{', '.join(given)} without --from hf: SRC is taken for a checkpoint of ours; add --from hf")
-    from lost.cli.output import answer, note, size
-    from lost.convert import rewrite
+    from lost.cli.output import note
     from lost.run import find_checkpoint
 
+    if weights_only and to != "lost":
+        raise UserError(
+            f"--weights-only with --to {to}: exported folders never hold an optimizer's state; leave it out"
+        )
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:
         note(f"passed over: {reason}")
-    written = rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite)
+    if to == "lost":
+        _rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite, as_json)
+    else:
+        from lost.cli.exporting import export_folder
+
+        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, as_json)
+
+
+def _rewrite(
+    checkpoint: "Checkpoint",
+    out: Path,
+    dtype: Literal["float32", "bfloat16"] | None,
+    weights_only: bool,
+    part_bytes: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    from lost.cli.output import answer, size
+    from lost.convert import rewrite
+
+    written = rewrite(checkpoint, out, dtype, weights_only, part_bytes, overwrite)
     before, after = (sum(seal["size"] for seal in each.files.values()) for each in (checkpoint, written))
-    value = {"path": str(out), "source": str(checkpoint.path), "to": to, "step": written.progress.step}
+    value = {"path": str(out), "source": str(checkpoint.path), "to": "lost", "step": written.progress.step}
     value |= {"dtype": written.config.train.param_dtype, "optimizer": not weights_only, "bytes": after}
-    names = sorted(written.files)
     what = "weights" if weights_only else "weights and optimizer state"
     lines = [
         f"{checkpoint.path} -> {out}: step {written.progress.step}, {what} in {written.config.train.param_dtype}, "
-        f"{size(after)} (was {size(before)}) in {len(names)} files; read back and compared"
+        f"{size(after)} (was {size(before)}) in {len(written.files)} files; read back and compared"
     ]
     answer(as_json, value, lines)

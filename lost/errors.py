@@ -45,6 +45,10 @@ class MissingPackageError(UserError):
     """An optional package that isn't installed."""
 
 
+class ExportError(LostError):
+    """An exported folder that another program doesn't open, or reads as another model."""
+
+
 class RunBusyError(UserError):
     """Another job writes to the run folder."""
 

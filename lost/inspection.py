@@ -56,7 +56,7 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
     if isinstance(projection, SlTrain):
         low = projection.scale * values["up"] @ values["down"]
         sparse_share = _share(values["values"], float(np.sum(low**2)))
-        energy = _energy(projection.together(values))
+        energy = _energy(projection.merged(values))
     elif kind == "dense":
         energy = _energy(values["weight"])
     else:

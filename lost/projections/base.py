@@ -88,6 +88,10 @@ class Projection(ABC):
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array: ...
 
     @abstractmethod
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return the weight (out x in) that this map is, without its bias; only where it has no activation."""
+
+    @abstractmethod
     def saved_per_token(self) -> int:
         """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
 

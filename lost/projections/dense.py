@@ -20,6 +20,10 @@ class Dense(Projection):
         """Return W x."""
         return x @ values["weight"].T
 
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return W."""
+        return values["weight"]
+
     def saved_per_token(self) -> int:
         """Nothing beyond the input."""
         return 0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lost.factors import channel_count, decompose
+from lost.factors import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank, random_pair
@@ -75,6 +75,11 @@ class Lost(Projection):
             kept = act(kept)
         y = np.concatenate([gamma * hidden, (1 - gamma) * kept], axis=-1) @ values["up"].T
         return act(y) if settings.activation_at == "output" else y
+
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return gamma B down, and (1 - gamma) sparse on the kept channels."""
+        gamma = float(values["gamma"][0]) if self.settings.learn_gamma else self.settings.gamma
+        return compose(Factors(values["down"], values["up"], values["channels"], self.settings.rank), gamma)
 
     def saved_per_token(self) -> int:
         """The bottleneck before its activation, and the input of `up`; more where autograd is left to itself."""

@@ -42,6 +42,10 @@ class LowRank(Projection):
         """Return up (down x)."""
         return x @ values["down"].T @ values["up"].T
 
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return up down."""
+        return values["up"] @ values["down"]
+
     def saved_per_token(self) -> int:
         """The bottleneck."""
         return self.settings.rank

@@ -60,10 +60,10 @@ class SlTrain(Projection):
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return W x."""
-        return x @ self.together(values).T
+        return x @ self.merged(values).T
 
-    def together(self, values: Mapping[str, Array]) -> Array:
-        """Return the whole weight, (out x in)."""
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return the whole weight."""
         weight: Array = self.scale * (values["up"] @ values["down"])
         weight.reshape(-1)[values["indices"]] += values["values"]
         return weight

@@ -10,7 +10,7 @@ folder = pathlib.Path(lost.__file__).parent
 names = [p.relative_to(folder).with_suffix("") for p in folder.rglob("*.py")]
 names += [p.relative_to(folder).with_suffix("") for p in (folder / "projections").glob("*.py")]
 core = {".".join(("lost", *n.parts)).removesuffix(".__init__") for n in names
-        if n.parts[0] not in ("backends", "cli", "configs", "__main__")}
+        if n.parts[0] not in ("backends", "cli", "configs", "__main__") and "templates" not in n.parts}
 assert len(core) > 20, core
 for name in core:
     importlib.import_module(name)

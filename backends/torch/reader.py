@@ -1,0 +1,50 @@
+"""How transformers opens an exported folder: the check of an export, and nothing that a run needs."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from lost.errors import ExportError
+from lost.export.check import Reading
+
+VERSION = transformers.__version__
+
+
+def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
+    """Open a folder in float32, ask the model about tokens and the tokenizer about texts.
+
+    Raises:
+        ExportError: weights that the model misses, or doesn't know.
+    """
+    with_code = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    logging.disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=with_code, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        logging.enable_progress_bar()
+    model, report = loaded
+    if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
+        raise ExportError(f"transformers {VERSION} reports after loading: {wrong}; expected nothing; nothing was kept")
+    with torch.no_grad():
+        scores = model.eval()(torch.tensor([list(tokens)])).logits[0].numpy()
+    if with_code:
+        _forget(model)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=with_code)
+    as_text = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    ids = [tokenizer.encode(text, **as_text) for text in texts]
+    return Reading(scores, ids)
+
+
+def _forget(model: Any) -> None:
+    """Remove the copy of the folder's code from transformers' cache: the folder is about to be renamed."""
+    shutil.rmtree(Path(inspect.getfile(type(model))).parent, ignore_errors=True)

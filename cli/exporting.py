@@ -1,0 +1,46 @@
+"""`lost convert --to hf`, `mlx-lm` and `dense`: what is said about an export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from lost.checkpoint import Checkpoint
+    from lost.export.folder import Form
+
+
+def export_folder(
+    checkpoint: "Checkpoint",
+    out: Path,
+    to: "Form",
+    dtype: Literal["float32", "bfloat16"] | None,
+    part_bytes: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Export, and say who opened it and agreed."""
+    from dataclasses import asdict
+
+    from lost.cli.output import answer, note, size
+    from lost.export.folder import export
+
+    made = export(checkpoint, out, to, dtype, part_bytes, overwrite)
+    for reader, reason in made.missing.items():
+        note(f"not checked with {reader}, which can't be used here: {reason}")
+    if not made.agreements:
+        note(
+            f"{out} was NOT checked: install transformers or mlx-lm, and convert again, to have it opened and compared"
+        )
+    value = {"path": str(out), "source": str(checkpoint.path), "to": to, "step": checkpoint.progress.step}
+    value |= {"dtype": made.dtype, "bytes": made.bytes, "needs_code": not made.plain}
+    checks = [asdict(each) for each in made.agreements]
+    opens = "opens without code of ours" if made.plain else "opens with trust_remote_code"
+    lines = [
+        f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, weights in {made.dtype}, {size(made.bytes)}; "
+        f"{opens}",
+        *(
+            f"{each.reader}: log-probabilities differ by at most {each.difference:.1e}; the same token ids for "
+            f"{each.texts} texts"
+            for each in made.agreements
+        ),
+    ]
+    answer(as_json, {**value, "checks": checks, "checked": bool(checks)}, lines)

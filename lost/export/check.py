@@ -1,0 +1,166 @@
+"""Whether an exported folder is what it should be: other programs read it afresh, and must agree with our engine."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from lost.config import Config
+from lost.engine import NamedArrays, create_engine
+from lost.errors import ExportError
+from lost.tokenizer import Tokenizer
+
+READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
+_POSITIONS = 64
+_TOLERANCE = 1e-4  # of the largest score: what float32 rounding leaves in a deep model, a tenth of bfloat16's
+
+# What tokenizers stumble over.
+AWKWARD = (
+    "",
+    " ",
+    "   three spaces before,   three   between, three after   ",
+    "\ttabs\t\tand\nnewlines\n\n\nand\r\nboth \n ",
+    "=" * 77 + "-" * 50 + "." * 33 + " " * 41,
+    "Zwölf Boxkämpfer jagen Виктора über den größten 東京タワー, \u0939\u093f\u0928\u094d\u0926\u0940",
+    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd, flags \U0001f1e8\U0001f1ed",
+    "accents e\u0301 and \u00e9, ligatures \ufb01 and \u2167",
+    "\u2581 and \u2581\u2581 are sentencepiece's spaces; \u00a0 and \u3000 and \u200b aren't",
+    "control \x00 \x01 \x7f \x1b[0m, private \ue000, last \U0010ffff",
+    "</s> <s> <unk> <pad> <|endoftext|> <|im_start|> <0x0A> [INST]",
+    "antidisestablishmentarianism" * 12,
+    "0123456789 3.14159265358979 1e-10 0xDEADBEEF",
+    "def f(self, x):\n    if x:\n        return {k: v for k, v in x}  # why\n",
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What another program makes of a folder.
+
+    Attributes:
+        scores: logits, (n, vocab) float32.
+        ids: of each text, without any special token.
+    """
+
+    scores: np.ndarray
+    ids: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A reader that agreed.
+
+    Attributes:
+        reader: its name and version.
+        difference: the largest between its log-probabilities and ours.
+        texts: how many gave the same token ids.
+    """
+
+    reader: str
+    difference: float
+    texts: int
+
+
+def installed_readers() -> tuple[dict[str, str], dict[str, str]]:
+    """Return the readers that can be used here, with their versions, and why the others can't."""
+    found, missing = {}, {}
+    for name, module in READERS.items():
+        try:
+            found[name] = import_module(module).VERSION
+        except (ImportError, OSError, AttributeError) as error:  # as for backends: missing, or half of it
+            missing[name] = " ".join(str(error).split())
+    return found, missing
+
+
+def check_folder(
+    folder: Path, reader: str, tokens: Sequence[int], ours: np.ndarray, tokenizer: Tokenizer, texts: Sequence[str]
+) -> Agreement:
+    """Have a reader open a folder.
+
+    Args:
+        folder: exported.
+        reader: one of `READERS`.
+        tokens: what it is asked about.
+        ours: log-probabilities (n, vocab) after each of them.
+        tokenizer: the run's.
+        texts: to be tokenized.
+
+    Raises:
+        ExportError: it can't, or doesn't agree.
+    """
+    module = import_module(READERS[reader])
+    try:
+        reading: Reading = module.read(folder, tokens, texts)
+    except ExportError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(
+            f"{reader} {module.VERSION} can't open what was exported: {type(error).__name__}: {reason}; expected it "
+            "to; nothing was kept; try another version of it, or report this"
+        ) from error
+    name = f"{reader} {module.VERSION}"
+    for text, found in zip(texts, reading.ids, strict=True):
+        if (wanted := tokenizer.encode(text).tolist()) != list(found):
+            raise ExportError(
+                f"{name} gives {text[:60]!r} the token ids {_around(found, wanted)}, and the run's tokenizer "
+                f"{_around(wanted, found)}; expected the same; nothing was kept"
+            )
+    difference = compare(ours, log_probabilities(reading.scores), f"{name}'s")
+    return Agreement(name, difference, len(texts))
+
+
+def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
+    """Return the largest difference between two models' log-probabilities.
+
+    Raises:
+        ExportError: it is more than rounding.
+    """
+    difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(ours).max())
+    if not difference <= _TOLERANCE * largest:
+        raise ExportError(
+            f"{whose} log-probabilities differ from ours by {difference:.3g}; expected at most {_TOLERANCE:g} of the "
+            f"largest, {largest:.3g}; nothing was kept"
+        )
+    return difference
+
+
+def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int]) -> np.ndarray:
+    """Return our log-probabilities (n, vocab) after each token: in float32, with the cache, on a CPU."""
+    engine = create_engine(config.replace("train", dtype="float32", param_dtype="float32"), "auto", "cpu")
+    engine.load(arrays)
+    scores: list[np.ndarray] = []
+    list(engine.generate(tokens[:1], _recite(tokens[1:], scores), len(tokens)))
+    return log_probabilities(np.stack(scores))
+
+
+def _recite(tokens: Sequence[int], scores: list[np.ndarray]) -> Callable[[np.ndarray], int]:
+    """Return a choice of the next token that is always the given one, and that notes what it chose from."""
+
+    def choose(logits: np.ndarray) -> int:
+        scores.append(logits.copy())
+        return tokens[len(scores) - 1] if len(scores) <= len(tokens) else 0
+
+    return choose
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return them for logits (n, vocab), float64: engines may leave out what all logits have in common."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def probe(tokenizer: Tokenizer, texts: Sequence[str], positions: int) -> list[int]:
+    """Return tokens to ask a model about: end-of-text, and the beginnings of some texts."""
+    tokens = [tokenizer.end_of_text]
+    for text in reversed(texts):
+        tokens += tokenizer.encode(text).tolist()[:16]
+    return tokens[: min(positions, _POSITIONS)]
+
+
+def _around(ids: Sequence[int], others: Sequence[int]) -> str:
+    same = next((n for n, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), min(len(ids), len(others)))
+    return f"{'...' if same > 2 else ''}{list(ids[max(same - 2, 0) : same + 4])}"

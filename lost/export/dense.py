@@ -1,0 +1,50 @@
+"""A model of linear projections as a dense one: each of them merged into the matrix that it is."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lost import budget
+from lost.config import Config
+from lost.engine import NamedArrays
+from lost.errors import ConfigError
+from lost.parameters import projections
+
+
+def dense_twin(config: Config) -> Config:
+    """Return the configuration of the dense model that computes the same.
+
+    Raises:
+        ConfigError: a projection has an activation inside, so that no matrix is equal to it.
+    """
+    bent = [each for each in projections(config) if each.has_activation]
+    if bent:
+        raise ConfigError(
+            f"--to dense: {len(bent)} projections have an activation inside, {bent[0].name} among them "
+            f"({bent[0].settings.activation}), so no matrix computes the same; expected projection.activation = none "
+            "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
+        )
+    return budget.dense_twin(config)
+
+
+def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parameters of the dense twin, float32, computed in float64.
+
+    Args:
+        config: of the model whose parameters `arrays` are.
+        arrays: in any order; those of a projection are held until it is complete.
+    """
+    needed = {each.name: each for each in projections(config)}
+    held: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays:
+        owner, _, suffix = name.rpartition(".")
+        if owner not in needed:
+            yield name, array.astype(np.float32)
+            continue
+        values = held.setdefault(owner, {})
+        values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
+        if values.keys() == needed[owner].tensors().keys():
+            whole = held.pop(owner)
+            yield f"{owner}.weight", needed[owner].merged(whole).astype(np.float32)
+            if "bias" in whole:
+                yield f"{owner}.bias", whole["bias"].astype(np.float32)

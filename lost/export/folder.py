@@ -1,0 +1,163 @@
+"""An exported folder: written whole, opened by the programs it is for, and kept only if they agree with our engine."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+
+from lost.checkpoint import CONFIG, Checkpoint
+from lost.config import Config, DType
+from lost.convert import cast
+from lost.engine import NamedArrays
+from lost.errors import CheckpointError
+from lost.export.card import card
+from lost.export.check import AWKWARD, Agreement, check_folder, compare, installed_readers, own_scores, probe
+from lost.export.dense import dense_twin, merged
+from lost.export.description import VERSION, code_files, generation_config, is_plain, model_config, renamed
+from lost.export.samples import validation_texts
+from lost.export.tokenizer_files import tokenizer_files
+from lost.files import whole_folder
+from lost.tensors import PART_BYTES, write_tensors
+
+Form = Literal["hf", "mlx-lm", "dense"]
+_CARD = "README.md"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        path: the folder.
+        plain: whether it is a Llama that needs no code of ours.
+        dtype: of the weights.
+        bytes: of all files.
+        agreements: the readers that opened it, and agreed.
+        missing: the readers that aren't here, and why.
+    """
+
+    path: Path
+    plain: bool
+    dtype: DType
+    bytes: int
+    agreements: list[Agreement]
+    missing: dict[str, str]
+
+
+def export(
+    source: Checkpoint,
+    path: Path,
+    form: Form,
+    dtype: DType | None = None,
+    part_bytes: int = PART_BYTES,
+    overwrite: bool = False,
+) -> Export:
+    """Write a checkpoint as a folder for transformers and mlx-lm, and have those of them that are installed open it.
+
+    Args:
+        source: a verified checkpoint.
+        path: a folder that doesn't exist yet.
+        form: `hf` and `mlx-lm` are the same folder; `dense` merges every projection into a plain matrix first.
+        dtype: of the weights; None: as they are.
+        part_bytes: start a new file once one holds this much.
+        overwrite: replace an earlier export that is there.
+
+    Raises:
+        CheckpointError: something is at `path`.
+        ConfigError: projections that can't be merged.
+        DataError: a tokenizer that others can't have.
+        ExportError: a reader doesn't agree. Nothing is left at `path`.
+        MissingPackageError: what writes a tokenizer.json isn't installed.
+        StorageError: the disk refused.
+    """
+    _check_free(path, overwrite)
+    target, tokenizer = source.config, source.tokenizer()
+    texts = [*AWKWARD, *validation_texts(target, tokenizer)]
+    tokens = probe(tokenizer, texts, target.model.max_position_embeddings)
+    if form == "dense":
+        target = dense_twin(source.config)
+        compare(
+            own_scores(source.config, source.parameters(), tokens),
+            own_scores(target, merged(source.config, source.parameters()), tokens),
+            "the merged model's",
+        )
+    kept = dtype or source.config.train.param_dtype
+
+    def arrays() -> NamedArrays:
+        merging = form == "dense"
+        return cast(merged(source.config, source.parameters()) if merging else source.parameters(), kept)
+
+    readers, missing = installed_readers()
+    with whole_folder(path, replace=overwrite) as partial:
+        write(partial, source, target, arrays(), kept, part_bytes)
+        ours = own_scores(target, arrays(), tokens) if readers else np.empty(0)
+        agreements = [check_folder(partial, reader, tokens, ours, tokenizer, texts) for reader in readers]
+        size = sum(file.stat().st_size for file in partial.iterdir())
+    return Export(path, is_plain(target), kept, size, agreements, missing)
+
+
+def write(
+    folder: Path, source: Checkpoint, target: Config, arrays: NamedArrays, dtype: DType, part_bytes: int = PART_BYTES
+) -> None:
+    """Write all files of an export.
+
+    Args:
+        folder: an empty one.
+        source: what is exported.
+        target: the configuration of the model that `arrays` are: the source's, or its dense twin's.
+        arrays: parameters, under our names.
+        dtype: of them.
+        part_bytes: start a new file once one holds this much.
+    """
+    tokenizer = source.tokenizer()
+    files = tokenizer_files(tokenizer, target.model.max_position_embeddings)
+    files[CONFIG] = _json(model_config(target, tokenizer.end_of_text, dtype))
+    files["generation_config.json"] = _json(generation_config(tokenizer.end_of_text))
+    files |= {} if is_plain(target) else code_files()
+    files[_CARD] = card(source, target, dtype).encode()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    _name_parts(folder, write_tensors(folder, "model", renamed(target, arrays), part_bytes))
+
+
+def _name_parts(folder: Path, names: Iterable[str]) -> None:
+    """Give weight files the names that Hugging Face's libraries look for, and several an index."""
+    parts = sorted(names)
+    if len(parts) == 1:
+        (folder / parts[0]).rename(folder / _WEIGHTS)
+        return
+    places: dict[str, str] = {}
+    size = 0
+    for part in parts:
+        stem, _, suffix = part.rpartition(".")
+        renamed_part = f"{stem}-of-{len(parts):05d}.{suffix}"
+        (folder / part).rename(folder / renamed_part)
+        size += (folder / renamed_part).stat().st_size
+        with safetensors.safe_open(folder / renamed_part, "np") as opened:
+            places |= dict.fromkeys(opened.keys(), renamed_part)
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / f"{_WEIGHTS}.index.json").write_bytes(_json(index))
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"{path} is already there; expected a new folder; choose another, or, to replace an export, add --overwrite"
+        )
+    try:
+        ours = VERSION in json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise CheckpointError(f"{path} is already there; expected a new folder; choose another: it is no export")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

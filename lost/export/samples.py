@@ -1,0 +1,31 @@
+"""Real text of a run: the beginning of its own validation data, where that is on this machine."""
+
+from pathlib import Path
+
+from lost.config import Config
+from lost.dataset import VALID, Dataset
+from lost.errors import DataError
+from lost.tokenizer import Tokenizer
+
+_TOKENS = 50_000
+
+
+def validation_texts(config: Config, tokenizer: Tokenizer) -> list[str]:
+    """Return documents of the run's validation data; none where it isn't here, or isn't its tokenizer's."""
+    if config.data.path is None:
+        return []
+    try:
+        dataset = Dataset(Path(config.data.path))
+        if dataset.tokenizer.fingerprint != tokenizer.fingerprint:
+            return []
+        split = dataset.split(VALID)
+        ids = split.read(0, min(split.tokens, _TOKENS)).tolist()
+    except DataError:
+        return []
+    documents: list[list[int]] = [[]]
+    for token in ids:
+        if token == tokenizer.end_of_text:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return [tokenizer.decode(each) for each in documents if each]

@@ -1,0 +1,232 @@
+"""Exported folders, opened by transformers and by mlx-lm: the same logits, the same tokens, the same ids as ours."""
+
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+from mlx_lm.generate import generate_step
+from mlx_lm.utils import load
+from transformers import LlamaForCausalLM
+
+from lost.checkpoint import Checkpoint, Progress, write
+from lost.config import Config
+from lost.dataset import Dataset
+from lost.engine import Engine, create_engine
+from lost.export.folder import export
+from lost.initial import initial_values
+
+OPENER = Path(__file__).parent / "open_with_transformers.py"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+TOKENS = [1, 40, 41, 300, 7, 99, 260, 5, 12, 311, 64, 3]
+OTHER_PYTHON = os.environ.get("LOST_TEST_OTHER_PYTHON")
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 320}
+KINDS = {
+    "lost": {"rank": 32, "align": 32},
+    "lost learned": {"rank": 8, "learn_gamma": True, "activation": "gelu", "keep_gate_activation": False},
+    "lost inner": {"rank": 8, "activation_at": "inner", "activation": "relu2"},
+    "lost output": {"rank": 8, "activation_at": "output"},
+    "cola": {"kind": "cola", "rank": 16, "keep_gate_activation": False},
+    "sltrain": {"kind": "sltrain", "rank": 8},
+    "mixed": {
+        "kind": "lowrank",
+        "rank": 8,
+        "overrides": {"*.0.mlp.*": {"kind": "lost"}, "*.q_proj": {"kind": "dense"}},
+    },
+    "dense": {"kind": "dense"},
+}
+# What an imported model may bring, under both kinds of folders.
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+HOSTS = {
+    "Llama": {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 24,
+        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16},
+    },
+    "Qwen2": {"attention_bias": "qkv", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "Qwen3": {"use_qk_norm": True, "head_dim": 24},
+}
+
+
+def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
+    """Random values, large enough that every layer, norm and bias counts."""
+    draw = np.random.default_rng(0)
+    values = [
+        (
+            name,
+            array + draw.normal(0, 0.1, array.shape).astype(np.float32)
+            if array.ndim == 1 and array.dtype != np.int32
+            else array,
+        )
+        for name, array in initial_values(settings.replace("model", initializer_range=0.1))
+    ]
+    return write(path, values, (), settings, Progress(step=3), dataset.tokenizer)
+
+
+def engine_of(source: Checkpoint) -> Engine:
+    engine = create_engine(source.config, "torch", "cpu")
+    engine.load(source.parameters())
+    return engine
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(config: Callable[..., Config], prepared: Dataset, tmp_path: Path, kind: str) -> None:
+    settings = config(projection=KINDS[kind], model={**SIZES, "rope_theta": 500.0})
+    source = checkpoint_of(settings, tmp_path / "source", prepared)
+    made = export(source, tmp_path / "out", "hf")
+    assert [each.reader.split()[0] for each in made.agreements] == ["transformers", "mlx-lm"]
+    assert all(each.difference < 1e-5 for each in made.agreements), made.agreements
+    assert made.plain is (kind == "dense")
+    assert (tmp_path / "out" / "modeling_lost.py").exists() is not made.plain
+    expected = list(engine_of(source).generate(TOKENS, picker(), 12))
+    assert len(set(expected)) > 6
+    model, _ = load(str(tmp_path / "out"), {"trust_remote_code": True}, trust_remote_code=True)[:2]
+    pick = picker()
+    found = generate_step(
+        mx.array(TOKENS), model, max_tokens=12, sampler=lambda scores: mx.array([pick(np.array(scores[0]))])
+    )
+    assert [int(token) for token, _ in found] == expected
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("kind", ["dense", "lost", "lost output", "mixed"])
+def test_every_host(config: Callable[..., Config], prepared: Dataset, tmp_path: Path, kind: str, host: str) -> None:
+    settings = config(projection=KINDS[kind], model={**SIZES, **HOSTS[host]})
+    source = checkpoint_of(settings, tmp_path / "source", prepared)
+    made = export(source, tmp_path / "out", "hf")
+    assert len(made.agreements) == 2
+    assert all(each.difference < 1e-5 for each in made.agreements), made.agreements
+    named = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
+    assert named == [{"Qwen3": "Qwen3"}.get(host, "Llama") + "ForCausalLM" if kind == "dense" else "LostForCausalLM"]
+
+
+def picker() -> Callable[[np.ndarray], int]:
+    """Take the likeliest token, then the second, and so on: the likeliest alone soon repeat in an untrained model."""
+    places = count(1)
+    return lambda scores: int(np.argsort(scores)[-next(places)])
+
+
+def test_transformers(exported: tuple[Checkpoint, Path], logits: Callable, tmp_path: Path) -> None:
+    check_report(exported[0], runpy.run_path(str(OPENER))["report"](exported[1], TOKENS, tmp_path), logits)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(OTHER_PYTHON is None, reason="LOST_TEST_OTHER_PYTHON names no Python with another transformers")
+def test_another_transformers(exported: tuple[Checkpoint, Path], logits: Callable, tmp_path: Path) -> None:
+    (tmp_path / "tokens.json").write_text(json.dumps(TOKENS))
+    command = [str(OTHER_PYTHON), str(OPENER), str(exported[1]), str(tmp_path / "tokens.json"), str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    import transformers
+
+    assert report["version"] != transformers.__version__
+    check_report(exported[0], report, logits)
+
+
+def check_report(source: Checkpoint, report: dict, logits: Callable) -> None:
+    engine = engine_of(source)
+    assert not any(report["loading"].values()), report["loading"]
+    assert report["classes"][:2] == ["LostForCausalLM", "LostModel"]
+    assert report["attention_interface"]
+    expected = logits(engine, np.array([TOKENS]))[0]
+    for way in ("logits", "head_of_trunk", "saved_again", "eager"):
+        np.testing.assert_allclose(np.array(report[way]), expected, atol=1e-5, err_msg=way)
+    np.testing.assert_allclose(np.array(report["bfloat16"]), expected, atol=0.02 * np.abs(expected).max())
+    greedy = list(engine.generate(TOKENS, lambda scores: int(scores.argmax()), 12))
+    assert len(set(greedy)) > 2
+    assert report["greedy"] == report["without_cache"] == report["static_cache"] == greedy
+    assert report["left_padded"] == [greedy, report["short"]]
+    assert report["one_beam_of_three"] == report["beams_without_cache"]
+
+
+def test_mlx_lm_quantises_and_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    from mlx_lm.convert import convert
+
+    convert(str(exported[1]), str(tmp_path / "q4"), quantize=True, q_group_size=32, q_bits=4, trust_remote_code=True)
+    model, tokenizer, description = load(
+        str(tmp_path / "q4"), {"trust_remote_code": True}, trust_remote_code=True, return_config=True
+    )
+    assert description["quantization"]["bits"] == 4
+    assert type(model.layers[0].mlp.up_proj.up).__name__ == type(model.layers[0].mlp.up_proj.down).__name__
+    assert type(model.layers[0].mlp.up_proj.up).__name__ == "QuantizedLinear"
+    assert len(list(generate_step(mx.array(tokenizer.encode("the rank")), model, max_tokens=5))) == 5
+
+
+@pytest.mark.slow
+def test_mlx_lm_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    """The server as a user starts it, asked once."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    blas = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", exported[1], "--trust-remote-code", "--port", port]
+    question = {"prompt": "the rank of", "max_tokens": 6, "temperature": 0}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            list(map(str, command)), stdout=log, stderr=log, env={**os.environ, "LD_PRELOAD": str(blas)}
+        )
+    try:
+        answer = ask(f"http://localhost:{port}/v1/completions", question, server)
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert answer["usage"]["completion_tokens"] == 6
+    tokenizer = exported[0].tokenizer()
+    engine = engine_of(exported[0])
+    prompt = tokenizer.encode("the rank of").tolist()
+    expected = list(engine.generate(prompt, lambda scores: int(scores.argmax()), 6))
+    assert answer["choices"][0]["text"] == "".join(tokenizer.stream(expected, prompt))
+
+
+def ask(address: str, question: dict, server: subprocess.Popen) -> dict:
+    request = urllib.request.Request(address, json.dumps(question).encode(), {"Content-Type": "application/json"})
+    for _ in range(240):
+        assert server.poll() is None, "the server left"
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            time.sleep(0.25)
+    raise AssertionError("the server never answered")
+
+
+def test_parts_and_bfloat16(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+    made = export(exported[0], tmp_path / "out", "mlx-lm", "bfloat16", part_bytes=20_000)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = set(index["weight_map"].values())
+    assert len(files) > 2
+    assert all((tmp_path / "out" / name).exists() for name in files)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert len(made.agreements) == 2
+    assert all(each.difference < 1e-5 for each in made.agreements)
+    whole = (exported[1] / "model.safetensors").stat().st_size
+    assert sum((tmp_path / "out" / name).stat().st_size for name in files) < 0.8 * whole
+
+
+def test_dense(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
+    settings = config(projection={"activation": "none", "rank": 8}, model={**SIZES, "tie_word_embeddings": True})
+    source = checkpoint_of(settings, tmp_path / "source", prepared)
+    for dtype in ("float32", "bfloat16"):
+        made = export(source, tmp_path / dtype, "dense", dtype)
+        assert made.plain
+        assert len(made.agreements) == 2
+        assert not list((tmp_path / dtype).glob("*.py"))
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "float32")
+    with torch.no_grad():
+        found = model(torch.tensor([TOKENS])).logits[0].numpy()
+        expected = engine_of(source).model.logits(torch.tensor([TOKENS]))[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
