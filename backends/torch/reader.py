@@ -1,8 +1,6 @@
 """How transformers opens an exported folder: the check of an export, and nothing that a run needs."""
 
-import inspect
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +35,7 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
         raise ExportError(f"transformers {VERSION} reports after loading: {wrong}; expected nothing; nothing was kept")
     with torch.no_grad():
         scores = model.eval()(torch.tensor([list(tokens)])).logits[0].numpy()
-    if with_code:
-        _forget(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=with_code)
     as_text = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     ids = [tokenizer.encode(text, **as_text) for text in texts]
     return Reading(scores, ids)
-
-
-def _forget(model: Any) -> None:
-    """Remove the copy of the folder's code from transformers' cache: the folder is about to be renamed."""
-    shutil.rmtree(Path(inspect.getfile(type(model))).parent, ignore_errors=True)

@@ -70,7 +70,7 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
     exceptions = (each["kind"] for each in target.projection.overrides.values() if "kind" in each)
     kinds = sorted({target.projection.kind, *exceptions})
     what = (known or f"Llama with {' and '.join(kinds)} layers").removesuffix("ForCausalLM")
-    merged = " Its layers were trained in factors and merged." if target.projection != source.config.projection else ""
+    merged = " Its layers are merged from factors." if target.projection != source.config.projection else ""
     count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     sections = [
@@ -79,12 +79,7 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
         f"A {what} of {count:,} parameters{dense} in {dtype}, made with "
         f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.{merged}\n",
         "Licence: none was chosen yet. Whoever publishes this model puts it here and into the first lines.\n",
-        "## Numbers\n",
-        _table({"step": source.progress.step, "tokens seen": f"{source.progress.tokens:,}", **_measured(run, source)}),
-        "## Data\n",
-        _data(source.config),
-        "## Recipe\n",
-        _table(_recipe(source.config)),
+        *(_training(run, source) if source.progress.step else ["It was imported, and not trained further.\n"]),
         _OPEN.format(
             code="" if known else ", trust_remote_code=True",
             flag="" if known else " --trust-remote-code",
@@ -92,6 +87,12 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
         ),
     ]
     return "\n".join(sections)
+
+
+def _training(run: Path, source: Checkpoint) -> list[str]:
+    numbers = {"step": source.progress.step, "tokens seen": f"{source.progress.tokens:,}", **_measured(run, source)}
+    recipe = _table(_recipe(source.config))
+    return ["## Numbers\n", _table(numbers), "## Data\n", _data(source.config), "## Recipe\n", recipe]
 
 
 def _measured(run: Path, source: Checkpoint) -> dict[str, str]:

@@ -182,3 +182,6 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     assert "trust" not in card(
         source, dense_twin(config(projection={"kind": "dense"}, model={"vocab_size": 320})), "float32"
     )
+    imported = write(tmp_path / "imported", initial_values(settings), (), settings, Progress(), prepared.tokenizer)
+    assert "It was imported" in card(imported, settings, "float32")
+    assert "## Recipe" not in card(imported, settings, "float32")
