@@ -71,15 +71,14 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
 
 def test_sigterm_saves_and_the_same_command_goes_on(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
-    with subprocess.Popen(command(tiny_yaml, prepared, run), stdout=subprocess.PIPE, text=True) as process:
-        wait_for_step(process, 13)
-        process.send_signal(signal.SIGTERM)
-        rest = process.stdout.read() if process.stdout else ""
-    assert process.returncode == 130
-    assert "SIGTERM: saving after this step" in rest
-    step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
-    assert 13 <= step < STEPS
-    assert max(losses(run)) <= step
+    environment = {**os.environ, "LOST_FAIL_POINT": "step.done:13=term"}
+    stopped = subprocess.run(
+        command(tiny_yaml, prepared, run), env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert stopped.returncode == 130
+    assert "SIGTERM: saving after this step" in stopped.stdout
+    assert "stopped at step 13: " in stopped.stdout
+    assert max(losses(run)) == 13
     for out in (run, straight):
         subprocess.run(command(tiny_yaml, prepared, out), check=True, capture_output=True, timeout=300)
     assert state(run) == state(straight)
