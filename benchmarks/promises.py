@@ -5,9 +5,11 @@ usage: python benchmarks/promises.py [WORD...]        (20 minutes on two cores; 
 Every entry below takes something out of a copy of the tree, by its text, and runs one test there.
 """
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FAULTS = "tests/faults/test_"
+PATIENCE = 600  # seconds; without its protection a test may never end
 HANDED_OVER = "            self.engine.load_optimizer_state(moments, progress.updates)\n"
 
 # Promise, the file, what is taken out, what stands there instead, the test.
@@ -114,16 +117,21 @@ def outcome(file: str, text: str, instead: str, test: str) -> str:
         (tree / file).write_text(source.replace(text, instead), encoding="utf-8")
         place, _, name = test.partition("::")
         chosen = [test] if "[" in name else [place, "-k", name]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            capture_output=True,
-            text=True,
-        )
-    counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (failed|passed|error)", done.stdout))
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        with subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            try:
+                said = process.communicate(timeout=PATIENCE)[0]
+            except subprocess.TimeoutExpired:
+                return "waited in vain, so failed"
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (failed|passed|error)", said))
     of = sum(int(count) for count in counts.values())
-    return f"{counts.get('failed', 0)} of {of} failed" if "failed" in counts else f"PASSED: {done.stdout[-200:]!r}"
+    return f"{counts.get('failed', 0)} of {of} failed" if "failed" in counts else f"PASSED: {said[-200:]!r}"
 
 
 if __name__ == "__main__":

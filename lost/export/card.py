@@ -9,10 +9,11 @@ import lost
 from lost import budget
 from lost.checkpoint import Checkpoint
 from lost.config import Config
-from lost.dataset import TRAIN, Dataset
+from lost.dataset import TRAIN
 from lost.errors import DataError
 from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
+from lost.mixture import Mixture, open_dataset
 
 _FRONT = """\
 ---
@@ -114,13 +115,16 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
 
 
 def _data(config: Config) -> str:
-    path = Path(config.data.path or "")
     try:
-        split = Dataset(path).split(TRAIN)
+        dataset = open_dataset(config.data)
+        split, name = dataset.split(TRAIN), dataset.path.name
     except DataError:
-        return f"`{path.name or 'unknown'}`; describe it here.\n"
+        return f"`{Path(config.data.path or 'unknown').name}`; describe it here.\n"
     counts = f"{split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens"
-    return f"`{path.name}`: {counts} to train on; describe it here.\n"
+    if isinstance(dataset, Mixture):
+        shares = zip(dataset.shares(), dataset.sets, strict=True)
+        name = ", ".join(f"{each.path.name} ({share:.0%} of the samples)" for share, each in shares)
+    return f"`{name}`: {counts} to train on; describe it here.\n"
 
 
 def _recipe(config: Config) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Real text of a run: the beginning of its own validation data, where that is on this machine."""
 
-from pathlib import Path
-
 from lost.config import Config
-from lost.dataset import VALID, Dataset
+from lost.dataset import VALID
 from lost.errors import DataError
+from lost.mixture import open_dataset
 from lost.tokenizer import Tokenizer
 
 _TOKENS = 50_000
@@ -12,10 +11,8 @@ _TOKENS = 50_000
 
 def validation_texts(config: Config, tokenizer: Tokenizer) -> list[str]:
     """Return documents of the run's validation data; none where it isn't here, or isn't its tokenizer's."""
-    if config.data.path is None:
-        return []
     try:
-        dataset = Dataset(Path(config.data.path))
+        dataset = open_dataset(config.data)
         if dataset.tokenizer.fingerprint != tokenizer.fingerprint:
             return []
         split = dataset.split(VALID)

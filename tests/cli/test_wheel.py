@@ -1,5 +1,6 @@
 """What ships: the wheel, installed with nothing else of this tree, knows every subpackage and configuration."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -59,6 +60,9 @@ def test_installed_alone_it_runs(wheel: Path, tmp_path: Path) -> None:
 
 
 def run(folder: Path, *command: object) -> str:
-    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=120)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,14 +14,16 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate as ask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lost.backends.torch.model import rotary_tables
 from lost.batches import TrainingStream
-from lost.config import Config
+from lost.checkpoint import Progress, write
+from lost.config import Config, ModelConfig
 from lost.dataset import Dataset
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluate import evaluate
+from lost.export.folder import export
 from lost.harness import Tasks
 from lost.harness_model import HarnessModel, as_harness_class
 from lost.initial import initial_values
@@ -118,24 +120,27 @@ def theirs(dense: Config, weights: dict[str, np.ndarray], their_tokenizer: PreTr
         llama = LlamaForCausalLM(LlamaConfig(**dense.model.model_dump(), bos_token_id=None, eos_token_id=1))
         llama.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         if double:
-            in_float64(llama.double())
+            in_float64(llama.double(), dense.model)
         return HFLM(pretrained=llama, tokenizer=their_tokenizer, batch_size=3, device="cpu")
 
     return make
 
 
-def in_float64(llama: LlamaForCausalLM) -> None:
+def in_float64(llama: LlamaForCausalLM, model: ModelConfig) -> None:
     """Have norms and rotary positions in float64 too: transformers computes them in float32, whatever comes."""
     for module in llama.modules():
         if type(module).__name__ == "LlamaRMSNorm":
             own = module.weight.shape, module.weight, module.variance_epsilon
             module.forward = lambda x, own=own: F.rms_norm(x, *own)
-    model = llama.config
-    tables = rotary_tables(
-        POSITIONS, model.hidden_size // model.num_attention_heads, model.rope_parameters["rope_theta"]
-    )
+    tables = rotary_tables(model)
     whole = [torch.cat([table, table], dim=-1) for table in tables]
     llama.model.rotary_emb.forward = lambda x, position_ids: tuple(table[position_ids] for table in whole)
+
+
+def in_double(engine: Any, config: ModelConfig) -> None:
+    model = engine.model.double()
+    model.model.dtype = torch.float64
+    model.model.cos, model.model.sin = rotary_tables(config)
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +149,7 @@ def engine_of(dense: Config, weights: dict[str, np.ndarray]) -> Callable[..., En
         engine: Any = create_engine(dense, backend, "cpu")
         engine.load(weights.items())
         if double:
-            model = engine.model.double()
-            model.model.dtype = torch.float64
-            shape = POSITIONS, dense.model.head_dim, dense.model.rope_theta
-            model.model.cos, model.model.sin = rotary_tables(*shape)
+            in_double(engine, dense.model)
         return engine
 
     return make
@@ -190,6 +192,29 @@ def test_whole_texts(
     own = evaluate(engine_of(**kind), ids, POSITIONS, 2)
     assert len(ids) > 2 * POSITIONS
     assert -own.nll == pytest.approx(expected[0], rel=tolerance)
+
+
+def test_an_export_says_the_same(
+    dense: Config, folder: Path, texts: list[str], prepared: Dataset, tmp_path: Path
+) -> None:
+    """LOST layers: the harness on our engine, the harness on the exported folder, our evaluator; bits a byte."""
+    config = dense.replace("projection", kind="lost", rank=16, density=0.1, align=8)
+    source = write(tmp_path / "source", initial_values(config), (), config, Progress(), prepared.tokenizer)
+    export(source, tmp_path / "folder", "hf")
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", trust_remote_code=True).double()
+    in_float64(llama, config.model)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "folder", trust_remote_code=True)
+    opened = HFLM(pretrained=llama, tokenizer=tokenizer, device="cpu", max_length=POSITIONS)
+    engine: Any = create_engine(config, "torch", "cpu")
+    engine.load(source.parameters())
+    in_double(engine, config.model)
+    ours = Tasks(["own_text"], folder, None).ask(HarnessModel(engine, prepared.tokenizer, POSITIONS, 200), None)
+    tasks = TaskManager(include_path=str(folder), include_defaults=False).load(["own_text"])
+    bits = ask(opened, tasks, log_samples=False)["results"]["own_text"]["bits_per_byte,none"]
+    assert ours["results"]["own_text"]["bits_per_byte"] == pytest.approx(bits, rel=1e-9)
+    ids = [np.array([prepared.tokenizer.end_of_text, *prepared.tokenizer.encode(text)]) for text in texts]
+    nll = sum(evaluate(engine, each, POSITIONS, 2).nll for each in ids)
+    assert nll / math.log(2) / sum(len(text.encode()) for text in texts) == pytest.approx(bits, rel=1e-9)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
