@@ -35,8 +35,9 @@ demo: $(READY)
 	$(LOST) eval $(DEMO)/run --backend $(BACKEND)
 	$(LOST) generate $(DEMO)/run --backend $(BACKEND) --max-tokens 120 --prompt 'def read(self, path):'
 
+# A test process for each core, and one thread in each: two threads that share a core wait for each other.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
