@@ -13,7 +13,8 @@ from lost.backends.torch.guard import DeviceGuard
 from lost.backends.torch.loss import IGNORED
 from lost.backends.torch.model import Cache
 from lost.backends.torch.optimizer import Adam
-from lost.backends.torch.sharding import Sharded, Whole
+from lost.backends.torch.sharding import Sharded
+from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
 from lost.batches import Batch, with_last
 from lost.budget import fits_whole

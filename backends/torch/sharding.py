@@ -1,4 +1,4 @@
-"""Who holds what of the model: one process all of it, or several some rows of every weight each (FSDP2)."""
+"""Several workers that hold some rows of every weight each (FSDP2, HSDP), and put them together as they need them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,50 +12,12 @@ from torch.distributed.tensor import DTensor
 
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.model import LostForCausalLM
+from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
 from lost.config import Config
 from lost.engine import NamedArrays
 from lost.errors import ConfigError
 from lost.workers import model_shards
-
-
-class Whole:
-    """One process holds the model.
-
-    Attributes:
-        first_rows: where the rows held here of an array begin, by name; those it doesn't list begin at 0.
-        writes: whether what is held here goes into a checkpoint: of equal copies one does.
-    """
-
-    first_rows: Mapping[str, int] = {}
-    writes = True
-
-    def build(self, config: Config, device: torch.device) -> LostForCausalLM:
-        """Make the model, its tensors empty."""
-        with device:
-            model = LostForCausalLM(config).to(device)
-        if config.train.compile:
-            model.model.compile()
-        return model
-
-    def part(self, parameter: Tensor) -> Tensor:
-        """Return what is held here of a parameter, or of its gradient: on the same memory, without its history."""
-        return parameter.detach()
-
-    def cut(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Return the rows held here of a whole array."""
-        return array
-
-    def received(self, arrays: NamedArrays) -> NamedArrays:
-        """Return the arrays that all bring together."""
-        return arrays
-
-    def begin_micro_batch(self, last: bool) -> None:
-        """Get ready for the backward pass of a micro-batch."""
-
-    def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over all: of the squares of the gradients' entries held here, and of this one's losses."""
-        return squares, nll
 
 
 class Sharded(Whole):

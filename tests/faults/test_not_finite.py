@@ -56,13 +56,10 @@ def poison(monkeypatch: pytest.MonkeyPatch, backend: str, steps: set[int]) -> No
     step = _Run.step
 
     def spoilt(run: _Run, progress: Any) -> Any:
-        right = run.per_step
-        run.per_step = NAN if progress.step + 1 in steps else right
-        try:
-            moved, report = step(run, progress)
-        finally:
-            run.per_step = right
-        return type(moved)(**{**moved.__dict__, "tokens": moved.step * right}), report
+        with pytest.MonkeyPatch.context() as patch:
+            if progress.step + 1 in steps:
+                patch.setattr(run.stream, "predictions", lambda first, count: NAN)
+            return step(run, progress)
 
     monkeypatch.setattr(_Run, "step", spoilt)
 
