@@ -1,6 +1,6 @@
 """What each promise's test does when the code that keeps the promise is removed: it must fail. Prints a table.
 
-usage: python benchmarks/promises.py [WORD...]        (20 minutes on two cores; WORD: only promises that contain it)
+usage: python benchmarks/promises.py [WORD...]        (20 minutes; WORD: only promises that contain it)
 
 Every entry below takes something out of a copy of the tree, by its text, and runs one test there.
 """
