@@ -14,6 +14,8 @@ from lost.checkpoint import open_checkpoint
 from lost.dataset import Dataset
 from lost.failpoints import POINTS
 
+Lost = Callable[..., Any]
+
 # What the second save of a run (step 20; with keep_last = 1 the one of step 10 goes then) leaves when it is killed.
 RESUMES_FROM = {
     "save.begun:2": 10,
@@ -53,12 +55,12 @@ def test_every_point_of_a_save_is_tried() -> None:
 
 
 @pytest.mark.parametrize("point", RESUMES_FROM)
-def test_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
+def test_killed_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
     environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=kill"}
     assert subprocess.run(arguments, env=environment, capture_output=True, timeout=300).returncode == -9
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert f"from step {RESUMES_FROM[point]}" in again.stdout, again.stderr
+    again = lost(*arguments[3:])
+    assert f"from step {RESUMES_FROM[point]}" in again.out, again.err
     assert state(tmp_path / "run") == state(straight / "run")
     left = tmp_path / "run" / "checkpoints"
     assert [path.name for path in left.iterdir()] == ["step-00000030"]  # nothing else fills the disk
@@ -66,7 +68,7 @@ def test_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, poi
 
 
 @pytest.mark.parametrize("point", ["save.file:3", "save.manifest:2", "prune.renamed:1"])
-def test_told_to_stop_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
+def test_told_to_stop_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     """SIGTERM while step 20 is being saved: that save is finished, the step under way too, and saved."""
     arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
     environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=term"}
@@ -77,8 +79,8 @@ def test_told_to_stop_in_a_save(straight: Path, prepared: Dataset, tmp_path: Pat
     assert 20 < step < 30
     assert f"stopped at step {step}" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step:08d}"]
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert f"from step {step}" in again.stdout, again.stderr
+    again = lost(*arguments[3:])
+    assert f"from step {step}" in again.out, again.err
     assert state(tmp_path / "run") == state(straight / "run")
 
 

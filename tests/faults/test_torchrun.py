@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def test_without_room_blocks_are_gathered_one_by_one(
     ],
 )
 def test_policies_and_types_work_as_on_one_device(
+    lost: Callable[..., Any],
     torchrun: Torchrun,
     straight: tuple[Path, Path],
     prepared: Dataset,
@@ -90,12 +92,7 @@ def test_policies_and_types_work_as_on_one_device(
 ) -> None:
     tiny, _ = straight
     settings = (*settings, "train.stop_after=5", "train.micro_batch_size=2")
-    subprocess.run(
-        [sys.executable, *command(tiny, prepared, tmp_path / "one", *settings)],
-        check=True,
-        capture_output=True,
-        timeout=500,
-    )
+    assert lost(*command(tiny, prepared, tmp_path / "one", *settings)[2:]).code == 0
     done = torchrun(2, *command(tiny, prepared, tmp_path / "two", *settings))
     assert done.returncode == 0, done.stderr
     found, expected = losses(tmp_path / "two"), losses(tmp_path / "one")
@@ -125,7 +122,7 @@ print("equal")
 
 
 def test_what_any_world_size_saved_any_other_loads(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+    lost: Callable[..., Any], torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
     """One after the other in every direction: arrays to the bit, losses as if nobody had changed."""
     tiny, one = straight
@@ -135,7 +132,7 @@ def test_what_any_world_size_saved_any_other_loads(
         if world:
             torchrun(world, *arguments)
         else:
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+            assert lost(*arguments[2:]).code == 0
         checkpoint = run / "checkpoints" / f"step-{stop:08d}"
         assert checkpoint.exists()
     found, expected = losses(run), losses(one)
