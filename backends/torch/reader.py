@@ -1,6 +1,7 @@
 """How transformers opens an exported folder: the check of an export, and nothing that a run needs."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from lost.errors import ExportError
 from lost.export.check import Reading
@@ -23,13 +24,15 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
         ExportError: weights that the model misses, or doesn't know.
     """
     with_code = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)  # what its optional parts say when they are imported
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=with_code, dtype=torch.float32, output_loading_info=True
         )
     finally:
-        logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
+        logging.disable(logging.NOTSET)
     model, report = loaded
     if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
         raise ExportError(f"transformers {VERSION} reports after loading: {wrong}; expected nothing; nothing was kept")
