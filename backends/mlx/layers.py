@@ -5,6 +5,7 @@ for the backward pass is decided between them. Weights are kept in `param_dtype`
 they are used.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
@@ -42,7 +43,7 @@ class _Frozen(set[str]):
         self.update(self._always)
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """Zeros for what the core lists; values come from `Engine.load`. Integers are never trained."""
 
     opens: tuple[str, ...]
@@ -58,17 +59,18 @@ class Layer(nn.Module):
         """Map (..., in) to (..., out)."""
         return self.widen(*self.narrow(x))
 
+    @abstractmethod
     def narrow(self, x: mx.array) -> Narrow:
         """Return the first half."""
-        raise NotImplementedError
 
     def widen(self, *parts: mx.array) -> mx.array:
         """Return the second half, with the bias if there is one."""
         y = self._widen(*parts)
         return y + self.bias.astype(y.dtype) if "bias" in self else y
 
+    @abstractmethod
     def _widen(self, *parts: mx.array) -> mx.array:
-        raise NotImplementedError
+        """Return the second half, without the bias."""
 
 
 class Dense(Layer):

@@ -5,6 +5,7 @@ for the backward pass is decided between them. Weights are kept in `param_dtype`
 they are used.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from lost.projections.sltrain import SlTrain as SlTrainProjection
 Narrow = tuple[Tensor, ...]
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """Empty tensors for what the core lists; values come from `Engine.load`."""
 
     bias: Tensor | None
@@ -37,17 +38,18 @@ class Layer(nn.Module):
         """Map (..., in) to (..., out)."""
         return self.widen(*self.narrow(x))
 
+    @abstractmethod
     def narrow(self, x: Tensor) -> Narrow:
         """Return the first half."""
-        raise NotImplementedError
 
     def widen(self, *parts: Tensor) -> Tensor:
         """Return the second half, with the bias if there is one."""
         y = self._widen(*parts)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    @abstractmethod
     def _widen(self, *parts: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the second half, without the bias."""
 
 
 class Dense(Layer):
