@@ -44,8 +44,15 @@ class Recipe:
                 "density in (0, 1] and a gamma between 0 and 1"
             )
 
-    def projection(self, name: str, out_features: int, in_features: int, bias: bool) -> Projection:
-        """Return what a layer becomes."""
+    def made_of(
+        self, name: str, weight: np.ndarray, bias: bool
+    ) -> tuple[Projection, dict[str, np.ndarray], LayerError]:
+        """Return what a layer with a weight (out x in), float32 or float64, becomes.
+
+        Returns:
+            The projection, its down, up and channels, and how far these are from the weight.
+        """
+        out_features, in_features = weight.shape
         settings = ProjectionSettings(
             rank=fitting_rank(self.rank, out_features, in_features),
             density=self.density,
@@ -53,16 +60,13 @@ class Recipe:
             activation="silu" if self.fresh else "none",
             values="original" if self.fresh else "complement",
         )
-        return projection(name, in_features, out_features, settings, bias)
-
-    def values(self, projection: Projection, weight: np.ndarray) -> dict[str, np.ndarray]:
-        """Return down, up and channels made of a weight (out x in), float32 or float64."""
-        settings = projection.settings
         if self.fresh:
             factors = decompose(weight, settings.rank, settings.density, align=settings.align)
         else:
             factors = truncate(weight, settings)
-        return stored(factors, np.dtype(np.float32))
+        values = stored(factors, np.dtype(np.float32))
+        made = projection(name, in_features, out_features, settings, bias)
+        return made, values, layer_error(name, weight, values, self.gamma)
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,6 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
             f"linear layers{f' ({shown})' if names else ''}; expected patterns that match some of them"
         )
     return found
-
-
-def error(projection: Projection, weight: np.ndarray, values: dict[str, np.ndarray]) -> LayerError:
-    """Return how far the weight of a swapped layer is from the one before."""
-    return layer_error(projection.name, weight, values, projection.settings.gamma)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

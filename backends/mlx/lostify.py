@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from lost.backends.mlx.arrays import to_array, to_mlx
 from lost.backends.mlx.layers import Lost
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, chosen, error
+from lost.swapping import HEADS, Recipe, Swapped, chosen
 
 
 def lostify(
@@ -47,10 +47,8 @@ def lostify(
     for name in sorted(chosen(linear, include, exclude)):
         old = linear[name]
         weight = to_array(old.weight.astype(mx.float32))
-        out_features, in_features = weight.shape
-        projection = recipe.projection(name, out_features, in_features, "bias" in old)
-        values = recipe.values(projection, weight)
-        errors.append(error(projection, weight, values))
+        projection, values, error = recipe.made_of(name, weight, bias="bias" in old)
+        errors.append(error)
         new.append((name, _made(projection, values, old)))
     module.update_modules(tree_unflatten(new))
     return Swapped(errors, before, _count(module))

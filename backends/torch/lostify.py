@@ -10,7 +10,7 @@ from lost.backends.torch.arrays import to_tensor
 from lost.backends.torch.layers import Lost
 from lost.errors import UserError
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, chosen, error
+from lost.swapping import HEADS, Recipe, Swapped, chosen
 
 
 class LostLinear(Lost):
@@ -67,10 +67,8 @@ def lostify(
     for name in names:
         old = linear[name]
         weight = old.weight.cpu().to(torch.float32).numpy()
-        out_features, in_features = weight.shape
-        projection = recipe.projection(name, out_features, in_features, old.bias is not None)
-        values = recipe.values(projection, weight)
-        errors.append(error(projection, weight, values))
+        projection, values, error = recipe.made_of(name, weight, bias=old.bias is not None)
+        errors.append(error)
         module.set_submodule(name, _made(projection, values, old))
     return Swapped(errors, before, _count(module))
 
