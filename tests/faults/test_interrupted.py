@@ -19,6 +19,7 @@ from lost.dataset import Dataset
 from lost.engine import BACKENDS
 
 Lost = Callable[..., object]
+WaitForStep = Callable[[subprocess.Popen[str], int], None]
 STEPS = 60
 
 
@@ -39,16 +40,10 @@ def state(run: Path, step: int = STEPS) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in (*checkpoint.parameters(), *checkpoint.moments())}
 
 
-def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith(f"step {step}/"):
-            return
-    raise AssertionError(f"the run ended before step {step}")
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str) -> None:
+def test_killed_and_resumed_is_bit_identical(
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str
+) -> None:
     """60 steps straight, against 60 steps killed with kill -9 at step 37 and resumed from the checkpoint at 30."""
     straight, killed, on = tmp_path / "straight", tmp_path / "killed", ("--backend", backend)
     subprocess.run(command(tiny_yaml, prepared, straight, *on), check=True, capture_output=True, timeout=300)
@@ -238,7 +233,9 @@ def test_diverged_run_stops_in_words(lost: Lost, tiny_yaml: Path, prepared: Data
     assert "expected finite numbers" in answer.err
 
 
-def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+def test_second_signal_leaves_at_once(
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
     slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=4000")
     with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_step(process, 1)

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lost.dataset import Dataset
 from lost.lock import locked
+
+WaitForStep = Callable[[subprocess.Popen[str], int], None]
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
@@ -19,16 +22,8 @@ def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
             *(word for value in sets for word in ("--set", value))]  # fmt: skip
 
 
-def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith(f"step {step}/"):
-            return
-    raise AssertionError(f"the run ended before step {step}")
-
-
 def test_a_second_job_is_refused_and_a_dead_ones_lock_does_not_block(
-    tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:
     arguments = [sys.executable, *command(tiny_yaml, prepared, tmp_path / "run")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as first:
@@ -59,7 +54,9 @@ def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_workers_leave_with_their_launcher(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+def test_workers_leave_with_their_launcher(
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
     """kill -9 of torchrun: its workers are gone seconds later, say why, and the next job starts at once."""
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
@@ -97,7 +94,9 @@ def workers(run: Path) -> list[int]:
     return found
 
 
-def test_sigterm_to_the_launcher_saves_on_all_workers(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+def test_sigterm_to_the_launcher_saves_on_all_workers(
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
     """What a cluster sends before it takes a machine away."""
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]

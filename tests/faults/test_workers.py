@@ -14,6 +14,7 @@ import pytest
 from lost.checkpoint import open_checkpoint
 from lost.dataset import Dataset
 
+WaitForStep = Callable[[subprocess.Popen[str], int], None]
 LAUNCH = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--", sys.executable]
 
 
@@ -82,17 +83,16 @@ def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_ctrl_c_saves_and_stops_all(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_stops_all(
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
     """One of them sees the signal; all stop after the same step, and rank 0 saves it."""
     run = tmp_path / "run"
     with subprocess.Popen(
         [*LAUNCH, *command(tiny_yaml, prepared, run, "--set", "schedule.steps=100000")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as launcher:  # fmt: skip
-        assert launcher.stdout
-        for line in launcher.stdout:
-            if line.startswith("step 13/"):
-                break
+        wait_for_step(launcher, 13)
         os.kill(dict(workers(run))[1], signal.SIGINT)
         rest = launcher.communicate(timeout=60)[0]
     assert "stopped at step" in rest
@@ -128,15 +128,12 @@ def test_a_backend_that_trains_alone_refuses_a_launcher(
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 @pytest.mark.parametrize("lost_rank", [0, 1])
 def test_a_lost_worker_ends_the_run_and_harms_nothing(
-    tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
+    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
 ) -> None:
     run, long = tmp_path / "run", ("--set", "schedule.steps=100000", "--set", "train.keep_last=1000")
     started = [*LAUNCH, *command(tiny_yaml, prepared, run, *long)]
     with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
-        assert launcher.stdout
-        for line in launcher.stdout:
-            if line.startswith("step 13/"):
-                break
+        wait_for_step(launcher, 13)
         os.kill(dict(workers(run))[lost_rank], signal.SIGKILL)
         try:
             launcher.communicate(timeout=60)  # until the other has left as well
