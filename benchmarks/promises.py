@@ -8,6 +8,7 @@ Every entry below takes something out of a copy of the tree, by its text, and ru
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -104,7 +105,8 @@ def main() -> None:
     words = sys.argv[1:]
     cases = [case for case in CASES if not words or any(word in case[0] for word in words)]
     held = True
-    print("# Promises, and their tests without the code that keeps them\n\n`python benchmarks/promises.py`\n")
+    asked = shlex.join(["python", "benchmarks/promises.py", *words])
+    print(f"# Promises, and their tests without the code that keeps them\n\n`{asked}`\n")
     print("| promise | test | without |\n| --- | --- | --- |")
     for promise, file, text, instead, test in cases:
         came = outcome(file, text, instead, test)

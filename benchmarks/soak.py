@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -170,7 +171,8 @@ def kill(number: int) -> None:
 
 def report(tally: Tally, one_checkpoint: int) -> None:
     """Print what happened."""
-    print(f"# Soak\n\n`python benchmarks/soak.py`: {tally.kills.total()} times kill -9\n")
+    command = shlex.join(["python", "benchmarks/soak.py", *sys.argv[1:]])
+    print(f"# Soak\n\n`{command}`: {tally.kills.total()} times kill -9\n")
     print("| killed | times |\n| --- | --- |")
     for name, times in sorted(tally.kills.items()):
         print(f"| {name} | {times} |")
