@@ -59,23 +59,24 @@ def prepare(
     """Turn text into token shards.
 
     A text file is one document, so is a JSON line and a row of a parquet file; .gz and .zst are unpacked. Documents are
-    packed end to end, nothing is padded. Text named by --valid that lies inside a TEXT folder is not trained on.
+    packed end to end, nothing is padded. Text named by --valid is not trained on, also where TEXT holds it.
 
     With --examples, lines hold a prompt and a completion, messages, or a text, as mlx-lm reads them, and only the
     completion or the last answer is learned. A folder stands for the train.jsonl and valid.jsonl in it.
 
-    The folder appears only when it is complete. Interrupted, the same command goes on where it was.
+    The folder appears only when it is complete. Interrupted, the same command goes on where it was (with --examples, it
+    begins anew).
     """
     from lost.cli.output import answer, note
     from lost.cli.progress import PreparationScreen
-    from lost.encoding import cores
     from lost.errors import LeftAtOnceError, UserError
     from lost.hub import HubChoice
+    from lost.machine import cores
     from lost.prepare import prepare as prepare_text
     from lost.run import tokenizer_place
     from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
-    from lost.tuning import prepare_examples
+    from lost.prepare_examples import prepare_examples
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
         if first is not None and second:
@@ -83,7 +84,8 @@ def prepare(
             raise UserError(f"{names} were both given; expected one of them")
     if end_of_text is not None and tokenizer is None:
         raise UserError("--end-of-text was given without --tokenizer: one trained here has its own; leave it out")
-    out = out or Path("data") / Path(text[0]).name.split(".")[0]
+    named = Path(text[0]).resolve() if Path(text[0]).exists() else Path(text[0])
+    out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
     share = _VALID_FRACTION if valid_fraction is None else valid_fraction
     if examples:
@@ -93,10 +95,12 @@ def prepare(
             )
         if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split:
             raise UserError("options that choose text out of folders or data sets don't go with --examples; leave them")
+        if workers:
+            raise UserError("--workers was given with --examples, which one process encodes; leave it out")
         train_files, valid_files = example_files(text, valid, valid_fraction)
         own = load_tokenizer(tokenizer_place(tokenizer), end_of_text)
         with screen.live():
-            splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite)
+            splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite, screen.message)
         answer(as_json, *described(out, splits))
         return
     sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision))
@@ -142,6 +146,10 @@ def check_hub_options(
     """
     from lost.errors import UserError
 
+    if sources.remote and valid_split and held_out and not held_out.remote:
+        raise UserError(
+            "--valid-split was given, and the text of --valid is local: it chooses a part of a data set; leave it out"
+        )
     if sources.remote or (held_out and held_out.remote):
         return
     given = {"--config": config, "--split": split != "train", "--revision": revision, "--valid-split": valid_split}

@@ -13,7 +13,7 @@ import numpy as np
 
 from lost.errors import DataError
 from lost.files import broken, flush, read_sealed_json, sealed_json
-from lost.targets import Targets, open_targets
+from lost.targets import Targets, open_file, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -232,12 +232,7 @@ class Dataset:
         entry = self._description["splits"][name]
         dtype, maps, starts, start = np.dtype(self._description["dtype"]).newbyteorder("<"), [], [], 0
         for file in entry["files"]:
-            path = self.path / Path(file["name"]).name
-            size = path.stat().st_size if path.exists() else None
-            if size != file["size"]:
-                found = "missing" if size is None else f"{size} bytes long"
-                raise DataError(f"{path} is {found}; expected {file['size']} bytes; prepare the data again")
-            maps.append(np.memmap(path, dtype, "r"))
+            maps.append(open_file(self.path, file, dtype))
             starts.append(start)
             start += file["tokens"]
         counts = (entry["tokens"], entry["bytes"], entry["documents"])

@@ -82,11 +82,6 @@ def encoded(batches: Iterator[Batch], tokenizer: Tokenizer, folder: Path, worker
             pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _tokenizer: Tokenizer
 
 

@@ -26,7 +26,7 @@ class DataError(UserError):
 
 
 class UnreachableError(UserError):
-    """Text that is elsewhere, and could not be fetched just now."""
+    """Text that could not be read just now, and may be later."""
 
 
 class CheckpointError(UserError):

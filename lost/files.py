@@ -17,6 +17,7 @@ from lost.failpoints import reach
 _PARTIAL = ".partial-"
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
 _REFUSED |= {errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOENT}  # a place where nothing can be written
+_REFUSED |= {errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST}  # a failing disk, a share's moods
 
 
 @contextmanager
@@ -51,8 +52,14 @@ def begin_folder(path: Path) -> Path:
 
 
 def partial_folder(path: Path) -> Path:
-    """Return where a folder stands until it is finished: beside `path`."""
-    path = Path(os.path.abspath(path))
+    """Return where a folder stands until it is finished: beside `path`.
+
+    Raises:
+        StorageError: nothing can be beside it.
+    """
+    path = Path(os.path.realpath(path))  # where a link leads: it may be another disk
+    if path.is_mount():
+        raise StorageError(f"{path} is a mount point, which can't be replaced whole; name a folder inside it")
     return path.with_name(f"{_PARTIAL}{path.name}")
 
 
@@ -62,30 +69,38 @@ def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    path = Path(os.path.abspath(path))
+    path = Path(os.path.realpath(path))
     with storage(path):
         for file in sorted(partial.rglob("*")):
             flush(file)
         flush(partial)
-        if replace and path.exists():
-            remove_folder(path)
+        before = _renamed(path) if replace and path.exists() else None
         os.rename(partial, path)
         flush(path.parent)
+        if before:
+            shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves all of it or nothing under its name."""
+    gone = _renamed(path)
+    reach("prune.renamed")
+    shutil.rmtree(
+        gone, ignore_errors=True
+    )  # what can't be removed now, such as an open file on a share, is swept later
+
+
+def _renamed(path: Path) -> Path:
     gone = path.with_name(f"{_PARTIAL}removed-{path.name}")
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(path, gone)
-    reach("prune.renamed")
-    shutil.rmtree(gone)
+    return gone
 
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes and removals left in a folder."""
     for path in leftovers(folder):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -184,7 +199,7 @@ def storage(path: Path) -> Iterator[None]:
 
 def existing(path: Path) -> Path:
     """Return the path, or the nearest folder around it that exists."""
-    while not path.exists():
+    while not os.path.exists(path):  # Path.exists raises where a name is too long or a folder closed
         path = path.parent
     return path
 

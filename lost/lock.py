@@ -8,8 +8,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from lost.errors import RunBusyError
 from lost.files import storage
@@ -34,16 +35,16 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         RunBusyError: another job holds it, named.
         StorageError: the folder can't be written to.
     """
-    with storage(folder / FILE):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / FILE).open("a+", encoding="utf-8")
-    with file:
+    with ExitStack() as opened:
+        file = opened.enter_context(_open(folder))
         until = time.monotonic() + patience
-        while not _taken(file.fileno(), folder, warn):
+        while not (_taken(file.fileno(), folder, warn) and _named(file.fileno(), folder)):
             if time.monotonic() > until:
                 file.seek(0)
                 raise _busy(folder, _described(file.read()))
             time.sleep(0.1)
+            if not _named(file.fileno(), folder):  # the folder was moved, as one is that has become whole
+                file = opened.enter_context(_open(folder))
         job = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -54,6 +55,7 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
             file.truncate(0)
             file.write(text)
             file.flush()
+            os.fsync(file.fileno())  # other machines read it (`lost.consistency`)
         yield text
 
 
@@ -88,6 +90,20 @@ def _busy(folder: Path, job: str) -> RunBusyError:
     return RunBusyError(
         f"{folder} is in use by {job}; expected one job a run folder; wait for it, stop it, or choose another --out"
     )
+
+
+def _open(folder: Path) -> TextIO:
+    with storage(folder / FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / FILE).open("a+", encoding="utf-8")
+
+
+def _named(handle: int, folder: Path) -> bool:
+    """Return whether an open file is still the folder's lock."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(folder / FILE))
+    except FileNotFoundError:
+        return False
 
 
 def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:

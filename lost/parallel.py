@@ -1,12 +1,13 @@
 """Decompositions side by side, one thread of BLAS each (benchmarks/eigenvectors.py), their results in order."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from lost.machine import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,7 +22,7 @@ def side_by_side(compute: Callable[[T], R], items: Iterable[T], sharers: int = 1
         items: what to work on.
         sharers: processes that share this machine's cores for the same work.
     """
-    workers = max(1, min(_MOST_WORKERS, (os.cpu_count() or 1) // sharers))
+    workers = max(1, min(_MOST_WORKERS, cores() // sharers))
     running: deque[Future[R]] = deque()
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for item in items:

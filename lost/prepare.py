@@ -72,27 +72,47 @@ def prepare(
         RunBusyError: another job makes this set.
     """
     own = valid if isinstance(valid, Sources) else None
-    check_place(out, sources.local, overwrite)
-    sources = replace(sources, leave_out=[out, *(own.local if own else [])])  # shares `skipped` with the caller's
+    if not isinstance(valid, Sources):
+        check_share(valid)
+    elif again := set(sources.remote) & set(valid.remote) if sources.choice == valid.choice else ():
+        raise DataError(
+            f"{', '.join(sorted(again))} would be trained on and validated with; expected different text; name another "
+            "split with --valid-split, or hold out a share with --valid-fraction"
+        )
+    read = [*sources.local, *(own.local if own else [])]
+    check_place(out, read, overwrite)
+    leave_out = [*sources.leave_out, out, *(own.local if own else [])]
+    sources = replace(sources, leave_out=leave_out)  # shares `skipped` with the caller's
     arguments = _arguments(sources, tokenizer, valid)
     partial = partial_folder(out)
     with storage(out), locked(partial, tell):
         journal = read_journal(partial, arguments, overwrite)
         try:
+            check_place(out, read, overwrite)  # again: another command may just have made it
             if journal:
                 documents = sum(split["documents"] for split in journal.splits.values())
                 tell(f"going on with {out}: {documents:,} documents were encoded already")
             else:
                 journal = _begin(partial, arguments, sources, tokenizer, valid, progress)
             splits = _encode(partial, journal, sources, own, progress, workers)
+            finish_folder(partial, out, overwrite)  # with its journal: until then it can be gone on with
             for name in (JOURNAL, LOCK):
-                (partial / name).unlink()
-            finish_folder(partial, out, overwrite)
+                (out / name).unlink()
         except BaseException as error:
             if isinstance(error, DataError) or not (partial / JOURNAL).exists():
                 shutil.rmtree(partial, ignore_errors=True)  # nothing to go on from
             raise
     return splits
+
+
+def check_share(fraction: float) -> None:
+    """See that a share of the text can be held out.
+
+    Raises:
+        DataError: it is no share.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
 
 
 def check_place(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
@@ -131,9 +151,7 @@ def _begin(
     progress: Progress,
 ) -> Journal:
     """Look at all of the text, and note what is to be done with it."""
-    for path in partial.iterdir():
-        if path.name != LOCK:
-            path.unlink()  # left by another command
+    empty(partial)
     found = survey(sources, lambda documents, size: progress("reading", size, 0, documents))
     held_out = None if isinstance(valid, Sources) else hold_out(found, valid)
     if isinstance(tokenizer, int):
@@ -148,6 +166,13 @@ def _begin(
         "skipped": [str(path) for path in sources.skipped],
     }
     return Journal(arguments, plan)
+
+
+def empty(partial: Path) -> None:
+    """Remove what another command left in a set that isn't finished, whose lock is held."""
+    for path in partial.iterdir():
+        if path.name != LOCK:
+            path.unlink()
 
 
 def _encode(
@@ -174,9 +199,12 @@ def _encode(
         if time.monotonic() - saved >= _SAVE_SECONDS:
             save()
             saved = time.monotonic()
-        documents, tokens, size = (
-            sum(getattr(writer, count) for writer in writers.values()) for count in ("documents", "tokens", "bytes")
+        documents, tokens = (
+            sum(getattr(each, count) for each in writers.values()) for count in ("documents", "tokens")
         )
+        size = writers[TRAIN].bytes + (
+            0 if own else writers[VALID].bytes
+        )  # validation text of its own isn't in `total`
         progress("encoding", size, total, documents, tokens)
     splits = {name: writer.close() for name, writer in writers.items()}
     for name, split in splits.items():

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lost import hub
-from lost.errors import DataError
+from lost.errors import DataError, UnreachableError
 from lost.hub import HubChoice
 from lost.readers import NotTextError, read
 
@@ -38,7 +38,7 @@ class Sources:
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
         text_key: the field of a JSON line, or the column, that holds the text.
-        leave_out: files or folders inside the folders that aren't read: those that serve another purpose.
+        leave_out: files or folders that aren't read: those that serve another purpose.
         choice: which part of data sets of the hub.
         skipped: files inside folders that turned out not to be text, filled while reading.
     """
@@ -67,7 +67,7 @@ class Sources:
 
         Raises:
             DataError: a path that doesn't exist, a named file that isn't text, a line without the text's key.
-            UnreachableError: a data set of the hub could not be read to its end.
+            UnreachableError: a file or folder can't be read, or a data set of the hub not to its end.
         """
         self.skipped.clear()
         for unit in self.units():
@@ -83,7 +83,8 @@ class Sources:
             if Path(path).is_dir():
                 yield from (self._unit(file, inside_folder=True) for file in self._files(Path(path)))
             elif Path(path).exists():
-                yield self._unit(Path(path), inside_folder=False)
+                if not self._left_out(Path(path)):
+                    yield self._unit(Path(path), inside_folder=False)
             elif hub.is_name(str(path)):
                 yield from self._shards(str(path))
             else:
@@ -123,7 +124,7 @@ class Sources:
         return Unit(stamp, partial(self._read, path, inside_folder))
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        for parent, folders, files in os.walk(folder):
+        for parent, folders, files in os.walk(folder, onerror=_refuse):
             folders[:] = sorted(name for name in folders if name != "__pycache__" and self._wanted(Path(parent, name)))
             for name in sorted(files):
                 included = not self.include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include)
@@ -133,7 +134,10 @@ class Sources:
     def _wanted(self, path: Path) -> bool:
         if path.name.startswith(".") or any(fnmatch.fnmatchcase(path.name, pattern) for pattern in self.exclude):
             return False
-        return not any(path.resolve() == other.resolve() for other in self.leave_out)
+        return not self._left_out(path)
+
+    def _left_out(self, path: Path) -> bool:
+        return any(path.resolve() == other.resolve() for other in self.leave_out)
 
     def _read(self, path: Path, inside_folder: bool) -> Iterator[str]:
         try:
@@ -148,4 +152,12 @@ class Sources:
             if inside_folder and not path.exists():  # a link to nowhere
                 self.skipped.append(path)
                 return
-            raise DataError(f"{path} can't be read: {error}; check the file and its permissions") from None
+            _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """What can't be read now may be readable later: nothing that was made of the rest is thrown away."""
+    raise UnreachableError(
+        f"{error.filename} can't be read: {error.strerror}; check it and its permissions, and run the same command "
+        "again"
+    ) from None

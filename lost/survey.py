@@ -91,13 +91,7 @@ def survey(sources: Sources, progress: Callable[[int, int], None]) -> Survey:
 
 
 def hold_out(survey: Survey, fraction: float) -> HeldOut:
-    """Choose what is held out.
-
-    Raises:
-        DataError: the fraction is no share.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
+    """Choose what is held out: a share in (0, 1)."""
     if not len(survey.hashes):
         return HeldOut(fraction, int(fraction * 2**64))
     distinct, counts = np.unique(survey.hashes, return_counts=True)

@@ -59,9 +59,18 @@ def open_targets(folder: Path, entry: Mapping[str, Any]) -> Targets:
     Raises:
         DataError: the file is missing or shortened.
     """
+    return Targets(entry["tokens"], entry["bytes"], open_file(folder, entry, np.dtype(np.uint8)))
+
+
+def open_file(folder: Path, entry: Mapping[str, Any], dtype: np.dtype) -> np.memmap:
+    """Open a file that an entry of `dataset.json` describes, without reading it.
+
+    Raises:
+        DataError: the file is missing or shortened.
+    """
     path = folder / Path(entry["name"]).name
     size = path.stat().st_size if path.exists() else None
     if size != entry["size"]:
         found = "missing" if size is None else f"{size} bytes long"
         raise DataError(f"{path} is {found}; expected {entry['size']} bytes; prepare the data again")
-    return Targets(entry["tokens"], entry["bytes"], np.memmap(path, np.uint8, "r"))
+    return np.memmap(path, dtype, "r")

@@ -55,6 +55,11 @@ class JsonTokenizer(Tokenizer):
         # Also where the file has it among its ordinary tokens, it never is to come out of text.
         self._processor.add_special_tokens([tokenizers.AddedToken(self._end_of_text, special=True, normalized=False)])
         self._find_special(document["model"])
+        if end_of_text in self._broken_up(self._end_of_text):  # one character can't be cut
+            raise DataError(
+                f"{source} turns the text {self._end_of_text!r} into the token that is to separate documents; expected "
+                "one that no text becomes; name another with --end-of-text"
+            )
         self.end_of_text = end_of_text
         self.vocab_size = max(self._processor.get_vocab(with_added_tokens=True).values()) + 1
         self.chat_template = config.get("chat_template")
@@ -82,8 +87,7 @@ class JsonTokenizer(Tokenizer):
                 f"{file} doesn't say which token ends a text: {CONFIG} beside it names no eos_token, and it has none "
                 f"of {', '.join(_WELL_KNOWN)}; expected one; name it with --end-of-text"
             )
-        template = file.with_name(_TEMPLATE)
-        chat = template.read_text(encoding="utf-8") if template.is_file() else found.get("chat_template")
+        chat = _text(file.with_name(_TEMPLATE)) or found.get("chat_template")
         # The plain class takes tokenizer.json as it is; a model's own may build another one of it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **kept} | ({"chat_template": chat} if chat else {})
         return cls(content, config, str(file))
@@ -126,12 +130,20 @@ class JsonTokenizer(Tokenizer):
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        value = json.loads(_text(path) or "{}")
+    except ValueError as error:
         raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
     return value if isinstance(value, dict) else {}
+
+
+def _text(path: Path) -> str | None:
+    """Return what a file beside the tokenizer says, or None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}; expected text in UTF-8; restore it, or remove it") from None
 
 
 def _content(token: Any) -> str | None:

@@ -5,12 +5,12 @@ The one exception is sentencepiece's own sign for a space, U+2581, which comes b
 
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
 from lost.errors import DataError
+from lost.machine import cores
 from lost.tokenizer.base import Tokenizer
 
 
@@ -87,7 +87,7 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:
             bos_id=-1,  # one separator is enough, and an untrained one would be used as a prefix by evaluators
             pad_id=-1,
             minloglevel=2,
-            num_threads=os.cpu_count() or 1,
+            num_threads=cores(),
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]

@@ -18,7 +18,7 @@ from lost.mixture import MixedStream, Mixture, open_dataset, training_stream
 from lost.prepare import prepare
 from lost.sources import Sources
 from lost.tokenizer import train_tokenizer
-from lost.tuning import prepare_examples
+from lost.prepare_examples import prepare_examples
 
 Lost = Callable[..., Any]
 LETTERS = "abc"

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lost.dataset import Dataset
-from lost.errors import DataError
+from lost.errors import DataError, StorageError
 from lost.prepare import prepare
 from lost.sources import Sources
 from lost.tokenizer import load_tokenizer, train_tokenizer
+from lost.prepare_examples import prepare_examples
 
 ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \r\n x=1234567890\n"
 
@@ -75,6 +76,11 @@ def test_own_validation_and_output_inside_the_folder_are_not_trained_on(tmp_path
     for _ in range(2):
         prepare(Sources([tmp_path]), tmp_path / "out", 280, Sources([tmp_path / "held.txt"]), overwrite=True)
         assert Dataset(tmp_path / "out").split("train").documents == 2
+    named = Sources([tmp_path / name for name in ("a.txt", "b.txt", "held.txt")])  # as a shell's glob does
+    prepare(named, tmp_path / "named", 280, Sources([tmp_path / "held.txt"]))
+    assert Dataset(tmp_path / "named").split("train").documents == 2
+    with pytest.raises(DataError, match=r"hf://a/b would be trained on and validated with"):
+        prepare(Sources(["hf://a/b"]), tmp_path / "hub", 280, Sources(["hf://a/b"]))
 
 
 def test_text_is_never_replaced(text_folder: Path, tmp_path: Path) -> None:
@@ -83,12 +89,47 @@ def test_text_is_never_replaced(text_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text" / "a.txt").write_text("the rank\n" * 99)
     other = tmp_path / "notes"
     other.mkdir()
-    (other / "b.txt").write_text("mine")
+    (other / "b.txt").write_text("mine, " * 99)
     for out in (tmp_path / "text", tmp_path, other, other / "b.txt"):
         with pytest.raises(DataError, match=r"would replace the text|is not a prepared set"):
             prepare(Sources([tmp_path / "text"]), out, 280, 0.1, overwrite=True)
     assert (tmp_path / "text" / "a.txt").exists()
-    assert (other / "b.txt").read_text() == "mine"
+    prepare(Sources([other]), tmp_path / "out", 270, 0.1)
+    held = tmp_path / "out" / "held.txt"
+    held.write_text("the rank\n" * 99)
+    with pytest.raises(DataError, match="would replace the text"):
+        prepare(Sources([tmp_path / "text"]), tmp_path / "out", 280, Sources([held]), overwrite=True)
+    with pytest.raises(DataError, match="would replace the text"):
+        prepare_examples([other / "b.txt"], tmp_path / "out", load_tokenizer(tmp_path / "out"), [held], overwrite=True)
+    assert (other / "b.txt").read_text() == "mine, " * 99
+
+
+def test_where_a_link_leads(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--out may be a link to another disk, to an empty folder there or to a set that is to be replaced."""
+    out = tmp_path / "out"
+    (tmp_path / "disk" / "set").mkdir(parents=True)
+    out.symlink_to(tmp_path / "disk" / "set")
+    for overwrite in (False, True):
+        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=overwrite)
+        assert Dataset(out).split("train").documents == 54
+    assert out.is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["set"]
+    monkeypatch.setattr(Path, "is_mount", lambda path: True)
+    with pytest.raises(StorageError, match="is a mount point"):
+        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
+
+
+def test_progress_stays_within_the_text(text_folder: Path, tmp_path: Path) -> None:
+    """Validation text of its own isn't part of what was surveyed."""
+    (tmp_path / "held.txt").write_text("held out, the rank of the weight\n" * 20_000)
+    shown = []
+
+    def progress(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        if phase == "encoding":
+            shown.append(done / total)
+
+    prepare(Sources([text_folder]), tmp_path / "out", 320, Sources([tmp_path / "held.txt"]), progress)
+    assert max(shown) == 1
 
 
 def test_json_lines_gzip_own_validation_and_own_tokenizer(prepared: Dataset, tmp_path: Path) -> None:
@@ -139,7 +180,7 @@ def test_refused_arguments(text_folder: Path, prepared: Dataset, tmp_path: Path)
     with pytest.raises(DataError, match="--vocab-size 100000"):
         prepare(sources, tmp_path / "out", 100_000, 0.1)
     with pytest.raises(DataError, match=r"--valid-fraction 1\.5"):
-        prepare(sources, tmp_path / "out", 320, 1.5)
+        prepare(Sources([tmp_path / "nowhere"]), tmp_path / "out", 320, 1.5)  # before anything is read
     with pytest.raises(DataError, match="doesn't exist"):
         prepare(Sources([tmp_path / "nowhere"]), tmp_path / "out", 320, 0.1)
     assert list(tmp_path.iterdir()) == []

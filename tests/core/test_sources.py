@@ -177,10 +177,12 @@ def test_refused_data_sets(lost: Callable, tmp_path: Path, monkeypatch: pytest.M
         (("hf://" + str(tmp_path / "none"),), "a data set of the Hugging Face hub, can't be opened"),
         ((tmp_path / "set", "--split", "validation"), "--split given, and all text is local"),
         ((tmp_path / "set", "--valid-split", "validation"), "--valid-split given, and all text is local"),
+        ((name, "--valid", "v.txt", "--valid-split", "validation"), "the text of --valid is local"),
         (("nowhere/x.jsonl",), "nowhere/x.jsonl doesn't exist"),
         (("nowhere",), "nowhere doesn't exist"),
     ]
     monkeypatch.chdir(tmp_path)
+    Path("v.txt").touch()
     for arguments, named in cases:
         answer = lost("prepare", *arguments, "--out", tmp_path / "out")
         assert answer.code == 2, arguments

@@ -111,6 +111,8 @@ def test_special_tokens_among_the_pieces_of_a_model_are_text_too(tmp_path: Path)
     text = "a</s>b<pad></s></s>"
     assert "".join(tokenizer.decode([token]) for token in tokenizer.encode(text)) == text
     assert tokenizer.encode("a\u4f60").tolist()[-1] == 0  # a character that it doesn't know
+    with pytest.raises(DataError, match="turns the text 'a' into the token"):
+        load_tokenizer(saved(tmp_path, made), "a")
 
 
 @pytest.mark.parametrize("token", ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>"])
@@ -148,6 +150,7 @@ def test_what_is_kept_of_the_configuration(gpt: Path, tmp_path: Path) -> None:
         ("tokenizer_config.json", b'{"eos_token": "<gone>"}', "has no token '<gone>'"),
         ("tokenizer_config.json", b'{"eos_token": null}', "doesn't say which token ends a text"),
         ("tokenizer_config.json", b"[]", "name it with --end-of-text"),
+        ("chat_template.jinja", b"\xff", "expected text in UTF-8"),
     ],
 )
 def test_refused(tmp_path: Path, name: str, content: bytes, named: str) -> None:

@@ -12,7 +12,7 @@ from lost.batches import TrainingStream, example_batches
 from lost.dataset import TRAIN, Dataset, Split
 from lost.errors import DataError
 from lost.targets import BEGINS, COUNTED, Targets
-from lost.tuning import prepare_examples
+from lost.prepare_examples import prepare_examples
 from lost.windows import ExampleWindows
 
 

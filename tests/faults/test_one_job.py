@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from lost.dataset import Dataset
+from lost.errors import RunBusyError
 from lost.lock import locked
 
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
@@ -51,6 +53,20 @@ def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
         with locked(tmp_path, print) as own:
             assert str(os.getpid()) in own
         assert process.wait() == 0
+
+
+def test_a_lock_that_was_moved_away_is_none(tmp_path: Path) -> None:
+    """A folder that has become whole takes its lock along: who waited for it locks the one that is there then."""
+    folder, waiting = tmp_path / "partial", locked(tmp_path / "partial", print)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder, print):
+            entered = pool.submit(waiting.__enter__)
+            time.sleep(0.3)
+            folder.rename(tmp_path / "whole")
+        entered.result()
+    with pytest.raises(RunBusyError), locked(folder, print, patience=0):
+        pass
+    waiting.__exit__(None, None, None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")

@@ -1,11 +1,13 @@
 """`lost prepare` killed, interrupted, refused by the disk: the same command goes on, to the same bytes."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +18,10 @@ import pytest
 
 from lost.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
-from lost.files import read_sealed_json
+from lost.files import partial_folder, read_sealed_json
 from lost.lock import locked
 from lost.prepare import Progress, prepare, unseen
+from lost.readers import read
 from lost.sources import Sources
 
 SMALL = """
@@ -252,3 +255,75 @@ def test_disk_refuses_at_once(text_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         prepare(Sources([text_folder]), tmp_path / "file" / "out", 320, 0.1)
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["before it", "after it"])
+def test_interrupted_while_one_set_replaces_another(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bool
+) -> None:
+    """Ctrl-C around the last of the renames: the new set is whole, or the same command makes it so."""
+    rename, out = os.rename, tmp_path / "out"
+    prepare(Sources([text_folder]), out, 320, 0.3)
+    prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
+
+    def interrupted(source: Path, target: Path) -> None:
+        if second or target != out:
+            rename(source, target)
+        if target == out:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lost.files.os.rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
+    if not second:
+        told: list[str] = []
+        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True, tell=told.append)
+        assert "were encoded already" in told[0]
+    assert Dataset(out).fingerprint == Dataset(tmp_path / "straight").fingerprint
+
+
+def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first look at the place and the lock: nothing is prepared a second time."""
+    out = tmp_path / "out"
+
+    def first_the_other(*arguments: object) -> Path:
+        monkeypatch.undo()
+        prepare(Sources([text_folder]), out, 320, 0.1)
+        return partial_folder(out)
+
+    monkeypatch.setattr("lost.prepare.partial_folder", first_the_other)
+    with pytest.raises(DataError, match="already holds a prepared set"):
+        prepare(Sources([text_folder]), out, 320, 0.1)
+    assert not (tmp_path / ".partial-out").exists()
+
+
+def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file can't be read for a while: what was encoded stays. Nor is a folder that can't be listed left out."""
+    for name, value in (("_BATCH_CHARACTERS", 1000), ("_SAVE_SECONDS", 0)):
+        monkeypatch.setattr(f"lost.prepare.{name}", value)
+    files, reads = sorted(text_folder.iterdir()), []
+
+    def stale(path: Path, key: str) -> Iterator[str]:
+        reads.append(path)
+        if reads.count(files[40]) == 3:  # surveyed, for the tokenizer, encoded
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path, key)
+
+    prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr("lost.sources.read", stale)
+        with pytest.raises(UnreachableError, match=r"040\.txt can't be read: Stale file handle"):
+            prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
+    told: list[str] = []
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, tell=told.append)
+    assert "were encoded already" in told[0]
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+    def closed(path: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.scandir", closed)
+        with pytest.raises(UnreachableError, match="can't be read: Permission denied"):
+            list(Sources([text_folder]).documents())

@@ -14,7 +14,7 @@ from lost.config import Config
 from lost.configfile import load_config
 from lost.dataset import TRAIN, Dataset
 from lost.initial import initial_values
-from lost.tuning import prepare_examples
+from lost.prepare_examples import prepare_examples
 
 NEW = """\
 data: {seq_len: 16}

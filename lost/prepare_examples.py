@@ -1,7 +1,8 @@
 """From JSON lines of examples to a prepared set whose marks say what is to be learned."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from lost.chat import template_of
 from lost.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
-from lost.files import whole_folder
-from lost.prepare import Progress, check_place, unseen
+from lost.files import finish_folder, partial_folder, storage
+from lost.lock import FILE as LOCK
+from lost.lock import locked
+from lost.prepare import Progress, check_place, check_share, empty, unseen
 from lost.targets import MarksWriter
 from lost.tokenizer import Tokenizer
 
@@ -26,6 +29,7 @@ def prepare_examples(
     valid: Sequence[Path] | float,
     progress: Progress = unseen,
     overwrite: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Write a prepared set of examples.
 
@@ -36,14 +40,19 @@ def prepare_examples(
         valid: files of their own for validation, or the share of examples to hold out, in (0, 1): equal ones together.
         progress: shown.
         overwrite: replace a set that is already there.
+        tell: told what else there is to know.
 
     Returns:
         The entries of both splits, as in `dataset.json`.
 
     Raises:
         DataError: a line that is no example, too few of them, a set that is already there.
+        RunBusyError: another job makes this set.
     """
-    check_place(out, paths, overwrite)
+    own = valid if isinstance(valid, Sequence) else ()
+    if not isinstance(valid, Sequence):
+        check_share(valid)
+    check_place(out, [*paths, *own], overwrite)
     template = template_of(tokenizer)
     held = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template), valid)
 
@@ -52,13 +61,21 @@ def prepare_examples(
             examples = read_examples(paths, template)
             yield from (each for each in examples if (_hash(each) in held) == (name == VALID))
         else:
-            assert isinstance(valid, Sequence)
-            yield from read_examples(paths if name == TRAIN else valid, template)
+            yield from read_examples(paths if name == TRAIN else own, template)
 
-    with whole_folder(out, replace=overwrite) as folder:
-        splits = {name: _write(folder, name, chosen(name), tokenizer, progress) for name in (TRAIN, VALID)}
-        named = [str(path) for path in (*paths, *(valid if isinstance(valid, Sequence) else ()))]
-        write_description(folder, tokenizer, splits, {"sources": named, "examples": True})
+    partial = partial_folder(out)
+    with storage(out), locked(partial, tell):
+        try:
+            check_place(out, [*paths, *own], overwrite)  # again: another command may just have made it
+            empty(partial)
+            splits = {name: _write(partial, name, chosen(name), tokenizer, progress) for name in (TRAIN, VALID)}
+            named = [str(path) for path in (*paths, *own)]
+            write_description(partial, tokenizer, splits, {"sources": named, "examples": True})
+            finish_folder(partial, out, overwrite)
+            (out / LOCK).unlink()
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return splits
 
 
@@ -83,8 +100,6 @@ def _write(
 
 def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
     """Return the hashes of the examples to hold out, at least one."""
-    if not 0 < fraction < 1:
-        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
     hashes = sorted({_hash(example) for example in examples})
     if len(hashes) < 2:
         raise DataError(
