@@ -47,6 +47,7 @@ def main() -> None:
             alone = seconds(way, 1)
             with threadpool_limits(1, user_api="blas"):
                 times[name].append((alone, seconds(way, 2)))
+    print("# Leading eigenvectors\n\n`python benchmarks/eigenvectors.py`\n")
     print(f"numpy {np.__version__}, scipy {scipy.__version__}, medians of {ROUNDS} in seconds\n")
     print("| way | one, all BLAS threads | two in threads, one BLAS thread each |")
     print("| --- | --- | --- |")

@@ -31,6 +31,7 @@ MIB = 2**20
 def main() -> None:
     """Print three tables."""
     blas = "with PyTorch's BLAS" if "torch" in os.environ.get("LD_PRELOAD", "") else "with its own BLAS"
+    print("# What MLX does on a CPU\n\n`python benchmarks/mlx_choices.py`\n")
     print(
         f"mlx {version('mlx')} on {mx.default_device().type.name}, {platform.machine()}, {os.cpu_count()} CPUs, {blas}"
     )

@@ -4,7 +4,6 @@ usage: python benchmarks/start_up.py [CONFIG]        (default llama_1b; minutes)
 """
 
 import platform
-import resource
 import sys
 import time
 
@@ -15,6 +14,7 @@ from lost.budget import budget
 from lost.configfile import load_config
 from lost.factors import decompose
 from lost.initial import initial_values
+from lost.machine import process_peak_bytes
 
 
 def seconds(call) -> float:  # type: ignore[no-untyped-def]
@@ -26,9 +26,10 @@ def seconds(call) -> float:  # type: ignore[no-untyped-def]
 
 def main() -> None:
     """Print one table."""
-    config = load_config(sys.argv[1] if len(sys.argv) > 1 else "llama_1b")
+    name = sys.argv[1] if len(sys.argv) > 1 else "llama_1b"
+    config = load_config(name)
     model = seconds(lambda: TorchEngine(config, "cpu").load(initial_values(config)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = process_peak_bytes()
     size = budget(config).memory.weights
 
     weight = np.random.default_rng(0).standard_normal((2048, 5461))
@@ -36,6 +37,7 @@ def main() -> None:
     for _ in range(3):  # interleaved
         own.append(seconds(lambda: decompose(weight, 512, 0.03)))
         svd.append(seconds(lambda: np.linalg.svd(weight, full_matrices=False)))
+    print(f"# Start-up\n\n`python benchmarks/start_up.py {name}`\n")
     print(f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}")
     print()
     print("| what | seconds | beside |")

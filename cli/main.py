@@ -59,9 +59,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except LeftAtOnceError as error:
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left: nothing to say, and no one to say it to
-        sys.exit(1)
     except Exception as error:  # a defect: say so in one line, and how to see more
         if debug:
             raise

@@ -73,10 +73,10 @@ def prepare(
     from lost.hub import HubChoice
     from lost.machine import cores
     from lost.prepare import prepare as prepare_text
+    from lost.prepare_examples import prepare_examples
     from lost.run import tokenizer_place
     from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
-    from lost.prepare_examples import prepare_examples
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
         if first is not None and second:

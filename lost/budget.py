@@ -10,9 +10,9 @@ from lost.parameters import gate_is_activated, layer_projections, parameter_tabl
 from lost.workers import model_shards, shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-# Logits in a chunk of the head's loss. PyTorch on a CPU is fastest at 64 MiB of float32 (benchmarks/head_loss.py). MLX
-# on a CPU loses time below 32 MiB where the vocabulary is large (benchmarks/mlx_choices.py). Accelerators are
-# unmeasured: large products keep them busy, and a Mac's memory is shared with everything else.
+# Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
+# shapes of benchmarks/head_loss.py. MLX on a CPU loses time below 32 MiB where the vocabulary is large
+# (benchmarks/mlx_choices.py). Accelerators are unmeasured: large products keep them busy, and a Mac's memory is shared.
 _LOGITS = {
     "torch cpu": 1 << 24,
     "torch mps": 1 << 25,

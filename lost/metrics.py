@@ -27,12 +27,15 @@ class Reporter(Protocol):
 
 
 class MetricsFile:
-    """Appends rows. What an earlier life of the run wrote after `step` is dropped: it will be written again."""
+    """Appends rows. What an earlier life of the run wrote after `step` is dropped: it will be written again.
+
+    So are lines that are no rows: the log must not keep whole checkpoints from being used.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / FILE
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step] if step else []
-        replace_text(self._path, "".join(f"{line}\n" for line in kept))
+        rows = [row for line in self._lines() if (row := _row(line)) and row["step"] <= step] if step else []
+        replace_text(self._path, "".join(f"{json.dumps(row)}\n" for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""
@@ -43,11 +46,19 @@ class MetricsFile:
                 file.truncate(end)  # the next row must not stand on half of this one's line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _lines(self) -> list[str]:
+    def _lines(self) -> list[bytes]:
         if not self._path.exists():
             return []
-        lines = self._path.read_text(encoding="utf-8").split("\n")
-        return lines[:-1]  # what follows the last line's end was cut off by a crash
+        return self._path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Return a line's row; None: it is none, as after a machine went down while the file system wrote."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def faults(path: Path, config: Config) -> Iterator[str]:
@@ -79,11 +90,7 @@ def _wrong(lines: Iterable[bytes], config: Config) -> Iterator[tuple[int, str, s
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             return
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
+        if (row := _row(line)) is None:
             yield number, "row", "is not a JSON object with a step"
             continue
         if "loss" not in row:

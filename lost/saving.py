@@ -117,7 +117,7 @@ class Saver:
         if faults:
             if workers.rank == 0:
                 shutil.rmtree(writing.partial, ignore_errors=True)
-            raise StorageError(f"the checkpoint of step {writing.progress.step} was not written: {'; '.join(faults)}")
+            raise StorageError(f"saving the checkpoint of step {writing.progress.step}: {'; '.join(faults)}")
         now = time.perf_counter()
         path = checkpoint.place(self._folder, writing.progress.step)
         return Saved(path, writing.progress.step, writing.stalled + now - began, now - writing.began)
@@ -137,8 +137,8 @@ class Saver:
                 replace_text(self._folder.parent / "latest", f"{self._folder.name}/{path.name}\n")
                 reach("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
-        except StorageError as error:
-            return str(error)
+        except (StorageError, OSError) as error:  # whatever it is, the others must hear of it
+            return str(error) if writing.partial.exists() else f"it stands, but what comes after it failed: {error}"
         return ""
 
 

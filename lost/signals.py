@@ -40,6 +40,8 @@ def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -
         announce(f"{name}: saving after this step; again to leave at once")
 
     caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if sigterm_asks else [])}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        caught.remove(signal.SIGHUP)  # started with nohup
     before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield stop

@@ -289,5 +289,11 @@ class _Run:
             self._write({"step": self.saved_at, "save_error": str(error)})
 
     def _write(self, row: dict[str, Any]) -> None:
-        if self.metrics:
+        if not self.metrics:
+            return
+        try:
             self.metrics.write(row)
+        except StorageError as error:  # the same disk as the checkpoints'
+            if self.config.train.on_save_error == "stop":
+                raise
+            self.reporter.message(f"{error} Training goes on (train.on_save_error = continue)")

@@ -47,6 +47,8 @@ class Sharded(Whole):
         sizes, names = (self._shards,), ("shard",)
         if self._replicas > 1:
             sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # FSDP takes the current one; the mesh sets it only before CUDA is in use
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")

@@ -16,9 +16,9 @@ from lost.dataset import Dataset
 from lost.errors import DataError
 from lost.mixture import MixedStream, Mixture, open_dataset, training_stream
 from lost.prepare import prepare
+from lost.prepare_examples import prepare_examples
 from lost.sources import Sources
 from lost.tokenizer import train_tokenizer
-from lost.prepare_examples import prepare_examples
 
 Lost = Callable[..., Any]
 LETTERS = "abc"

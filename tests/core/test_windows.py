@@ -11,8 +11,8 @@ from hypothesis import strategies as some
 from lost.batches import TrainingStream, example_batches
 from lost.dataset import TRAIN, Dataset, Split
 from lost.errors import DataError
-from lost.targets import BEGINS, COUNTED, Targets
 from lost.prepare_examples import prepare_examples
+from lost.targets import BEGINS, COUNTED, Targets
 from lost.windows import ExampleWindows
 
 

@@ -17,6 +17,9 @@ from lost.checkpoint import open_checkpoint
 from lost.consistency import verify
 from lost.dataset import Dataset
 from lost.engine import BACKENDS
+from lost.errors import StorageError
+from lost.metrics import MetricsFile
+from lost.signals import stop_on_signal
 
 Lost = Callable[..., object]
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
@@ -180,6 +183,53 @@ def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
     assert done.stdout == "StorageError\n", done.stderr
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1}, {"step": 2, "loss": 3.5}]
+
+
+def test_lines_that_are_no_rows_keep_no_run_from_going_on(tmp_path: Path) -> None:
+    """As a machine that goes down, or a person, leaves them."""
+    lines = (b'{"step": 1}', b"\0\0\0", b"", b"\xff", b"[1]", b'{"loss": 1}', b'{"step": 5}', b'{"step": 6}', b'{"st')
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    MetricsFile(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 5}\n'
+
+
+def test_a_full_disk_takes_no_metrics_either(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lets training go on without checkpoints lets it go on without its log."""
+
+    def refuse(metrics: MetricsFile, row: dict) -> None:
+        raise StorageError("metrics.jsonl could not be written: No space left on device.")
+
+    monkeypatch.setattr(MetricsFile, "write", refuse)
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.stop_after=10")
+    assert lost(*arguments, "--out", tmp_path / "a").code == 2
+    answer = lost(*arguments, "--out", tmp_path / "b", "--set", "train.on_save_error=continue")
+    assert answer.code == 0, answer.err
+    assert "No space left on device. Training goes on" in answer.out
+    assert len(state(tmp_path / "b", 10)) > 0
+
+
+def test_a_checkpoint_that_stands_is_not_called_lost(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lost.failpoints._PLAN", "save.renamed=full")
+    monkeypatch.setattr("lost.failpoints._reached", 0)
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
+    assert answer.code == 2
+    assert "saving the checkpoint of step 10: it stands, but what comes after it failed: " in answer.err
+    assert len(state(tmp_path / "run", 10)) > 0
+
+
+def test_nohup() -> None:
+    """A closed terminal means nothing to a run that was started so as to outlive it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal(print) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) -> None:

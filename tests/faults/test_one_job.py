@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lost.dataset import Dataset
-from lost.errors import RunBusyError
+from lost.errors import RunBusyError, StorageError
 from lost.lock import locked
 
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
@@ -53,6 +53,11 @@ def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
         with locked(tmp_path, print) as own:
             assert str(os.getpid()) in own
         assert process.wait() == 0
+
+
+def test_a_place_with_too_long_a_name(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="File name too long"), locked(tmp_path / ("x" * 300) / "run", print):
+        pass
 
 
 def test_a_lock_that_was_moved_away_is_none(tmp_path: Path) -> None:
