@@ -72,6 +72,8 @@ def convert(
             raise UserError(
                 f"--from hf with --to {to}: a folder is imported first; leave --to out, then export the result"
             )
+        if weights_only:
+            raise UserError("--weights-only with --from hf: a folder holds no optimizer's state; leave it out")
         from lost.cli.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
@@ -80,6 +82,10 @@ def convert(
     for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
     if given := [name for name, value in for_imports.items() if value is not None]:
         raise UserError(f"{', '.join(given)} without --from hf: SRC is taken for a checkpoint of ours; add --from hf")
+    if device != "auto" or (backend != "auto" and to == "lost"):
+        option = f"--device {device}" if device != "auto" else f"--backend {backend}"
+        expected = "exports are compared on the CPU" if to != "lost" else "nothing is computed"
+        raise UserError(f"{option} with --to {to}: {expected}; leave it out")
     from lost.cli.output import note
     from lost.run import find_checkpoint
 
@@ -95,7 +101,7 @@ def convert(
     else:
         from lost.cli.exporting import export_folder
 
-        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, as_json)
+        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, as_json)
 
 
 def _rewrite(

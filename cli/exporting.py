@@ -15,6 +15,7 @@ def export_folder(
     dtype: Literal["float32", "bfloat16"] | None,
     part_bytes: int,
     overwrite: bool,
+    backend: str,
     as_json: bool,
 ) -> None:
     """Export, and say who opened it and agreed."""
@@ -23,7 +24,7 @@ def export_folder(
     from lost.cli.output import answer, note, size
     from lost.export.folder import export
 
-    made = export(checkpoint, out, to, dtype, part_bytes, overwrite)
+    made = export(checkpoint, out, to, dtype, part_bytes, overwrite, backend)
     for reader, reason in made.missing.items():
         note(f"not checked with {reader}, which can't be used here: {reason}")
     if not made.agreements:

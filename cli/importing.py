@@ -74,10 +74,11 @@ def import_folder(request: Request, as_json: bool) -> None:
     if target is None:
         written = write_dense(imported, request.out, request.dtype, *rest)
     else:
-        moments = _moments(engine, config, shown) if engine and shown is not None else None
-        written, layers = write_decomposed(imported, request.out, target, *rest, moments, note)
+        measure = _input_moments(engine, config, shown) if engine and shown is not None else None
+        written, layers = write_decomposed(imported, request.out, target, *rest, measure, note)
+        del measure
     if engine and measured is not None:
-        del engine  # before there is another
+        del engine  # and what holds it, before there is another
         after = _measure(
             _engine(written.config, written.parameters(), request), written.config, measured, measured_bytes
         )
@@ -100,16 +101,16 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
     return evaluate(engine, tokens, config.data.seq_len, config.train.micro_batch, text_bytes=text_bytes)
 
 
-def _moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
+def _input_moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
     """Return what maps projections' names to their inputs' second moments over a text."""
     from lost.batches import evaluation_batches
     from lost.engine import backend_module
 
-    def moments(names: Sequence[str]) -> "dict[str, np.ndarray]":
+    def measure(names: Sequence[str]) -> "dict[str, np.ndarray]":
         batches = evaluation_batches(tokens, config.data.seq_len, config.train.micro_batch)
         return backend_module(engine.backend).input_moments(engine, batches, names)
 
-    return moments
+    return measure
 
 
 def _value(

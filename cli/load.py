@@ -12,14 +12,13 @@ if TYPE_CHECKING:
 def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engine]":
     """Load the weights of a checkpoint, or of a run's newest whole one."""
     from lost.cli.output import note
-    from lost.engine import create_engine
+    from lost.engine import create_engine, for_use
     from lost.run import find_checkpoint
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:
         note(f"passed over: {reason}")
-    config = checkpoint.config.replace("train", compile=False)  # which pays off for one shape, met many times
-    engine = create_engine(config, backend, device)
+    engine = create_engine(for_use(checkpoint.config), backend, device)
     engine.load(checkpoint.parameters())
     return checkpoint, engine
 

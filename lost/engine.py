@@ -180,6 +180,14 @@ def _installed(package: str) -> bool:
         return False
 
 
+def for_use(config: Config) -> Config:
+    """Return a configuration without what only training needs, be it on this machine or not.
+
+    Compiling pays off for one shape that is met many times, and not every backend has every optimizer.
+    """
+    return config.replace("train", compile=False).replace("optimizer", name="adamw")
+
+
 def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:
     """Make an engine with the given backend on the given device; `auto` takes the best there is."""
     return backend_module(resolve_backend(backend)).create(config, device)

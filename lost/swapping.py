@@ -102,6 +102,10 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
         UserError: there are none.
     """
     names = list(names)
+    if "" in names:
+        raise UserError(
+            "the model is itself a linear layer; expected one that holds linear layers; put it into a module"
+        )
     found = [name for name in names if _matches(name, include) and not _matches(name, exclude)]
     if not found:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
@@ -110,6 +114,29 @@ def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str])
             f"linear layers{f' ({shown})' if names else ''}; expected patterns that match some of them"
         )
     return found
+
+
+def check_unshared(names: Iterable[str], arrays: Iterable[tuple[str, object]]) -> None:
+    """Refuse layers whose weight another module uses too: swapped, they would part.
+
+    Args:
+        names: of the layers to swap.
+        arrays: of the whole model, by all their names: one that is shared comes several times.
+
+    Raises:
+        UserError: there is one.
+    """
+    owners: dict[int, set[str]] = {}
+    own: dict[str, set[str]] = {}
+    for name, array in arrays:
+        own[name] = owners.setdefault(id(array), set())
+        own[name].add(name)
+    for name in names:
+        if others := own[f"{name}.weight"] - {f"{name}.weight"}:
+            raise UserError(
+                f"{name} shares its weight with {min(others)}; expected a layer with a weight of its own; leave it out "
+                "with exclude"
+            )
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from lost.backends.mlx.arrays import to_array, to_mlx
 from lost.backends.mlx.layers import Lost
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, chosen
+from lost.swapping import HEADS, Recipe, Swapped, check_unshared, chosen
 
 
 def lostify(
@@ -39,12 +39,14 @@ def lostify(
         What changed.
 
     Raises:
-        UserError: no layer matches, or values that can't be.
+        UserError: no layer matches, one has no weight of its own, or values that can't be.
     """
     recipe = Recipe(rank, density, gamma, fresh)
     linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
+    names = sorted(chosen(linear, include, exclude))
+    check_unshared(names, dict(tree_flatten(module.parameters())).items())
     before, errors, new = _count(module), [], []
-    for name in sorted(chosen(linear, include, exclude)):
+    for name in names:
         old = linear[name]
         weight = to_array(old.weight.astype(mx.float32))
         projection, values, error = recipe.made_of(name, weight, bias="bias" in old)
@@ -61,12 +63,12 @@ def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear)
     arrays = {suffix: each if each.dtype == mx.int32 else each.astype(dtype) for suffix, each in arrays.items()}
     new.update(arrays | ({"bias": old.bias} if "bias" in old else {}))
     mx.eval(new.parameters())
-    if "weight" not in old.trainable_parameters():
-        new.freeze()
+    frozen = old.parameters().keys() - old.trainable_parameters().keys()
+    new.freeze(keys=[key for key in new.parameters() if (key if key == "bias" else "weight") in frozen])
     new.train(old.training)
     return new
 
 
 def _count(module: nn.Module) -> int:
-    arrays = dict(tree_flatten(module.parameters())).values()
+    arrays = {id(array): array for array in dict(tree_flatten(module.parameters())).values()}.values()
     return sum(each.size for each in arrays if mx.issubdtype(each.dtype, mx.floating))

@@ -1,10 +1,10 @@
 """The PyTorch backend: CPU, CUDA, MPS."""
 
 from lost.backends.torch import bench
+from lost.backends.torch.calibration import input_moments
 from lost.backends.torch.devices import available, capacity, resolve
 from lost.backends.torch.engine import TorchEngine as create
 from lost.backends.torch.lostify import lostify
-from lost.backends.torch.moments import input_moments
 from lost.backends.torch.workers import join
 
 __all__ = ["available", "bench", "capacity", "create", "input_moments", "join", "lostify", "resolve"]

@@ -10,7 +10,7 @@ from lost.backends.torch.arrays import to_tensor
 from lost.backends.torch.layers import Lost
 from lost.errors import UserError
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, chosen
+from lost.swapping import HEADS, Recipe, Swapped, check_unshared, chosen
 
 
 class LostLinear(Lost):
@@ -62,14 +62,19 @@ def lostify(
     recipe = Recipe(rank, density, gamma, fresh)
     linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
     names = chosen(linear, include, exclude)
-    _check_own_values(module, names, linear)
-    before, errors = _count(module), []
+    for name in names:
+        if linear[name].weight.is_meta:
+            raise UserError(f"{name} has no values yet (meta device); expected weights; load them first")
+    check_unshared(names, module.named_parameters(remove_duplicate=False))
+    before, errors, new = _count(module), [], []
     for name in names:
         old = linear[name]
         weight = old.weight.cpu().to(torch.float32).numpy()
         projection, values, error = recipe.made_of(name, weight, bias=old.bias is not None)
         errors.append(error)
-        module.set_submodule(name, _made(projection, values, old))
+        new.append((name, _made(projection, values, old)))
+    for name, layer in new:  # once nothing can go wrong any more
+        module.set_submodule(name, layer)
     return Swapped(errors, before, _count(module))
 
 
@@ -77,26 +82,11 @@ def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear)
     new = LostLinear(projection, old.weight.dtype).to(old.weight.device)
     for suffix, value in values.items():
         getattr(new, suffix).copy_(to_tensor(value))
-    if new.bias is not None:
-        new.bias.copy_(old.bias)
     for parameter in new.parameters():
         parameter.requires_grad_(old.weight.requires_grad)
+    if new.bias is not None:
+        new.bias.copy_(old.bias).requires_grad_(old.bias.requires_grad)
     return new.train(old.training)
-
-
-def _check_own_values(module: nn.Module, names: Sequence[str], linear: dict[str, nn.Linear]) -> None:
-    """Refuse layers without values, and those whose weight another module uses too: swapped, they would part."""
-    owners: dict[int, set[str]] = {}
-    for name, weight in module.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(weight), set()).add(name)
-    for name in names:
-        if linear[name].weight.is_meta:
-            raise UserError(f"{name} has no values yet (meta device); expected weights; load them first")
-        if others := owners[id(linear[name].weight)] - {f"{name}.weight"}:
-            raise UserError(
-                f"{name} shares its weight with {min(others)}; expected a layer with a weight of its own; leave it out "
-                "with exclude"
-            )
 
 
 def _count(module: nn.Module) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lost.config import Config
-from lost.engine import NamedArrays, create_engine
+from lost.engine import NamedArrays, create_engine, for_use
 from lost.errors import ExportError
 from lost.tokenizer import Tokenizer
 
@@ -127,13 +127,14 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
     return difference
 
 
-def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int]) -> np.ndarray:
+def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backend: str = "auto") -> np.ndarray:
     """Return our log-probabilities (n, vocab) after each token: in float32, with the cache, on a CPU."""
-    engine = create_engine(config.replace("train", dtype="float32", param_dtype="float32"), "auto", "cpu")
+    exact = for_use(config).replace("train", dtype="float32", param_dtype="float32")
+    engine = create_engine(exact, backend, "cpu")
     engine.load(arrays)
     scores: list[np.ndarray] = []
     list(engine.generate(tokens[:1], _recite(tokens[1:], scores), len(tokens)))
-    return log_probabilities(np.stack(scores))
+    return log_probabilities(np.stack(scores[: len(tokens)]))  # an engine may have looked one token ahead
 
 
 def _recite(tokens: Sequence[int], scores: list[np.ndarray]) -> Callable[[np.ndarray], int]:

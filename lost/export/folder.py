@@ -56,6 +56,7 @@ def export(
     dtype: DType | None = None,
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
+    backend: str = "auto",
 ) -> Export:
     """Write a checkpoint as a folder for transformers and mlx-lm, and have those of them that are installed open it.
 
@@ -66,6 +67,7 @@ def export(
         dtype: of the weights; None: as they are.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an earlier export that is there.
+        backend: whose log-probabilities the others' are compared with.
 
     Raises:
         CheckpointError: something is at `path`.
@@ -82,8 +84,8 @@ def export(
     if form == "dense":
         target = dense_twin(source.config)
         compare(
-            own_scores(source.config, source.parameters(), tokens),
-            own_scores(target, merged(source.config, source.parameters()), tokens),
+            own_scores(source.config, source.parameters(), tokens, backend),
+            own_scores(target, merged(source.config, source.parameters()), tokens, backend),
             "the merged model's",
         )
     kept = dtype or source.config.train.param_dtype
@@ -95,7 +97,7 @@ def export(
     readers, missing = installed_readers()
     with whole_folder(path, replace=overwrite) as partial:
         write(partial, source, target, arrays(), kept, part_bytes)
-        ours = own_scores(target, arrays(), tokens) if readers else np.empty(0)
+        ours = own_scores(target, arrays(), tokens, backend) if readers else np.empty(0)
         agreements = [check_folder(partial, reader, tokens, ours, tokenizer, texts) for reader in readers]
         size = sum(file.stat().st_size for file in partial.iterdir())
     return Export(path, is_plain(target), kept, size, agreements, missing)
@@ -153,7 +155,7 @@ def _check_free(path: Path, overwrite: bool) -> None:
         )
     try:
         ours = VERSION in json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         ours = False
     if not ours:
         raise CheckpointError(f"{path} is already there; expected a new folder; choose another: it is no export")

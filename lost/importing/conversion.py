@@ -11,14 +11,14 @@ from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config, DType, ModelConfig
 from lost.convert import NUMPY, cast, check_place, compare, follow
 from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
-from lost.errors import UserError
+from lost.errors import CheckpointError, UserError
 from lost.importing.folder import Imported
 from lost.parallel import side_by_side
 from lost.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.tensors import PART_BYTES
 
-Moments = Callable[[Sequence[str]], dict[str, np.ndarray]]
+InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]
 """Projections' names to the second moments of their inputs: what a backend measures on a calibration text."""
 
 _MOMENTS_BYTES = 1 << 30  # of second moments held at once; each further gigabyte takes another pass over the text
@@ -64,7 +64,7 @@ def write_decomposed(
     config: Config,
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
-    moments: Moments | None = None,
+    input_moments: InputMoments | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Checkpoint, list[LayerError]]:
     """Write a folder's model with LOST layers, without activation, that come near its projections.
@@ -75,7 +75,7 @@ def write_decomposed(
         config: what `decomposed_config` made of the source's.
         part_bytes: start a new file once one holds this much.
         overwrite: replace a checkpoint that is there.
-        moments: what the projections' inputs are weighted with; None: not at all.
+        input_moments: what the projections' inputs are weighted with; None: not at all.
         tell: is told what is being done.
 
     Returns:
@@ -87,7 +87,7 @@ def write_decomposed(
     """
     check_place(path, imported.path, overwrite)
     errors: list[LayerError] = []
-    arrays = _decomposed(imported, config, moments, errors, tell)
+    arrays = _decomposed(imported, config, input_moments, errors, tell)
     return checkpoint.write(path, arrays, (), config, Progress(), imported.tokenizer, part_bytes), errors
 
 
@@ -113,7 +113,11 @@ def decomposed_config(config: Config, rank: int, density: float) -> Config:
 
 
 def _decomposed(
-    imported: Imported, config: Config, moments: Moments | None, errors: list[LayerError], tell: Callable[[str], None]
+    imported: Imported,
+    config: Config,
+    input_moments: InputMoments | None,
+    errors: list[LayerError],
+    tell: Callable[[str], None],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield every parameter, and note what is lost in `errors`."""
     dtype = NUMPY[config.train.param_dtype]
@@ -122,12 +126,13 @@ def _decomposed(
         if name not in split:
             yield name, imported.weights.read(name).astype(dtype)
     blocks = config.model.num_hidden_layers
-    at_once = _blocks_at_once(config.model) if moments else 1
+    at_once = _blocks_at_once(config.model) if input_moments else 1
     for first in range(0, blocks, at_once):
         last = min(first + at_once, blocks)
         tell(f"decomposing blocks {first + 1} to {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
-        found = moments([each.name for each in parts if _part(each.name) not in _READS_WITH]) if moments else {}
+        measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
+        found = input_moments(measured) if input_moments else {}
         for name, values, error in side_by_side(partial(_split, imported, dtype, found), parts):
             errors.append(error)
             yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
@@ -138,6 +143,11 @@ def _split(
 ) -> tuple[str, dict[str, np.ndarray], LayerError]:
     name, settings = projection.name, projection.settings
     weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_reader(name))
+    if not (np.isfinite(weight).all() and (moment is None or np.isfinite(moment).all())):
+        raise CheckpointError(
+            f"{imported.path}: {name} or what it reads has values that aren't finite; expected numbers; get the files "
+            "anew"
+        )
     values = stored(truncate(weight, settings, moment), dtype)
     return name, values, layer_error(name, weight, values, settings.gamma, moment)
 

@@ -97,7 +97,7 @@ def read_description(folder: Path) -> Description:
 
 def _architecture(path: Path, raw: dict[str, Any]) -> str:
     named = raw.get("architectures") or [None]
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in SUPPORTED:
+    if not isinstance(named, list) or len(named) != 1 or str(named[0]) not in SUPPORTED:
         raise CheckpointError(
             f"{path}: architectures = {raw.get('architectures')}: not supported; expected one of {', '.join(SUPPORTED)}"
         )
@@ -110,6 +110,11 @@ def _rope(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     for key in ("rope_scaling", "rope_parameters"):
         if not isinstance(given := raw.get(key) or {}, dict):
             raise CheckpointError(f"{path}: {key} = {given!r}: expected an object; get the file anew")
+        if any(isinstance(each, dict) for each in given.values()):
+            raise CheckpointError(
+                f"{path}: {key} differs between kinds of layers ({', '.join(given)}): not supported; expected one for "
+                "all"
+            )
         fields |= given
     theta = fields.get("rope_theta", raw.get("rope_theta", 10_000.0))
     kind = fields.get("rope_type", fields.get("type", "default"))
@@ -136,6 +141,6 @@ def _window(architecture: str, raw: dict[str, Any]) -> Any:
     slides = (
         architecture == "MistralForCausalLM"
         or raw.get("use_sliding_window")
-        or "sliding_attention" in (raw.get("layer_types") or [])
+        or "sliding_attention" in str(raw.get("layer_types"))
     )
     return raw.get("sliding_window") if slides else None

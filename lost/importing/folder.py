@@ -72,7 +72,7 @@ def open_folder(folder: Path) -> Imported:
         }
     )
     meant = {name: row.shape for name, row in parameter_table(config).items()}
-    found = {name: shape for name, shape in weights.shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    found = dict(weights.shapes)
     if model.tie_word_embeddings and HEAD in found:
         _check_tied(folder, weights)
         del found[HEAD]

@@ -34,12 +34,12 @@ class Weights:
     def __init__(self, folder: Path) -> None:
         self._homes: dict[str, tuple[Path, Any]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        listed = _listed(folder)
+        listed = {name: path for name, path in _listed(folder).items() if not _derived(name)}
         types = set()
         for path in sorted(set(listed.values())) or [folder / _SINGLE]:
             opened = _opened(path)
             for name in opened.keys():  # noqa: SIM118 - a handle, not a mapping
-                if listed and listed.get(name) != path:
+                if (listed and listed.get(name) != path) or _derived(name):
                     continue
                 part = opened.get_slice(name)
                 types.add(part.get_dtype())
@@ -63,6 +63,11 @@ class Weights:
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{path} can't be read: {error}; get the file anew") from None
         return array if self.dtype == "bfloat16" else array.astype(np.float32, copy=False)
+
+
+def _derived(name: str) -> bool:
+    """Return whether an array follows from config.json; old folders hold some."""
+    return name.endswith("rotary_emb.inv_freq")
 
 
 def check_shapes(folder: Path, found: dict[str, tuple[int, ...]], meant: dict[str, tuple[int, ...]]) -> None:

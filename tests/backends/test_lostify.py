@@ -216,11 +216,63 @@ def test_torch_trains_under_autocast() -> None:
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_torch_refuses_shared_and_empty_weights() -> None:
-    model = nn.ModuleDict({"in": nn.Embedding(96, 64), "out": nn.Linear(64, 96, bias=False)})
-    model["out"].weight = model["in"].weight
-    with pytest.raises(UserError, match=r"out shares its weight with in\.weight"):
-        lost.backends.torch.lostify(model, 8)
+class Shared(mlx_nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.out = mlx_nn.Embedding(96, 64), mlx_nn.Linear(64, 96, bias=False)
+        self.out.weight = self.inside.weight
+        self.a = self.b = mlx_nn.Linear(64, 64)
+
+
+def test_refuses_shared_weights_and_a_layer_alone() -> None:
+    model = nn.ModuleDict({"inside": nn.Embedding(96, 64), "out": nn.Linear(64, 96, bias=False)})
+    model["out"].weight = model["inside"].weight
+    model["a"] = model["b"] = nn.Linear(64, 64)
+    for lostify, shared, alone in (
+        (lost.backends.torch.lostify, model, nn.Linear(64, 64)),
+        (lost.backends.mlx.lostify, Shared(), mlx_nn.Linear(64, 64)),
+    ):
+        with pytest.raises(UserError, match=r"out shares its weight with inside\.weight"):
+            lostify(shared, 8, include=["out"])
+        with pytest.raises(UserError, match=r"a shares its weight with b\.weight"):
+            lostify(shared, 8, include=["a"])
+        with pytest.raises(UserError, match="itself a linear layer"):
+            lostify(alone, 8)
+
+
+def test_mlx_counts_what_is_shared_once() -> None:
+    model = Shared()
+    model.c = mlx_nn.Linear(64, 64, bias=False)
+    report = lost.backends.mlx.lostify(model, 8, include=["c"])
+    assert report.parameters_before == 96 * 64 + 65 * 64 + 64 * 64
+    assert report.parameters_before - report.parameters_after == 64 * 64 - (8 * 64 + 64 * 32)
+
+
+def test_a_bias_is_trained_or_not_as_before() -> None:
+    theirs, ours = nn.Sequential(nn.Linear(64, 64)), mlx_nn.Sequential(mlx_nn.Linear(64, 64))
+    theirs[0].weight.requires_grad_(False)
+    ours.layers[0].freeze(keys=["weight"])
+    lost.backends.torch.lostify(theirs, 8)
+    lost.backends.mlx.lostify(ours, 8)
+    assert [name for name, each in theirs.named_parameters() if each.requires_grad] == ["0.bias"]
+    assert [name for name, _ in tree_flatten(ours.trainable_parameters())] == ["layers.0.bias"]
+
+
+@pytest.mark.parametrize("backend", MAKERS)
+def test_all_or_nothing(backend: str) -> None:
+    make, _, lostify = MAKERS[backend]
+    model = make()
+    last = model.model.layers[1].mlp.up_proj
+    if backend == "torch":
+        last.weight.data[0, 0] = torch.nan
+    else:
+        last.weight[0, 0] = mx.nan
+    with pytest.raises(UserError, match="finite"):
+        lostify(model, 8)
+    assert "Lost" not in str(model)
+
+
+def test_torch_refuses_weights_without_values() -> None:
     with torch.device("meta"):
         empty = nn.Sequential(nn.Linear(8, 8))
     with pytest.raises(UserError, match="no values yet"):

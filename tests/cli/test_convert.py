@@ -96,6 +96,13 @@ def test_nothing_is_overwritten_unasked(lost: Lost, run: Path, source: Checkpoin
     assert lost("convert", run, tmp_path / "other", "--to", "gguf").code == 2
 
 
+def test_options_that_would_do_nothing(lost: Lost, run: Path, tmp_path: Path) -> None:
+    for options in (("--device", "cpu"), ("--backend", "torch"), ("--device", "cpu", "--to", "hf")):
+        answer = lost("convert", run, tmp_path / "out", *options)
+        assert answer.code == 2
+        assert f"{options[0]} {options[1]} with --to" in answer.err
+
+
 def rewritten(source: Checkpoint, path: Path, **changes: np.ndarray | None) -> Checkpoint:
     """A checkpoint whose seals are right and whose content isn't."""
 

@@ -126,6 +126,11 @@ def test_rounds_to_bfloat16_when_asked(lost: Callable, folder: Path, tmp_path: P
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type = 'yarn': not supported"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, "belong to llama3, all three"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "rope_parameters differs between kinds of layers (full_attention)",
+        ),
+        ({"architectures": [["LlamaForCausalLM"]]}, "not supported; expected one of"),
         ({"rope_scaling": "linear"}, "rope_scaling = 'linear': expected an object"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5: not supported"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
@@ -166,6 +171,15 @@ def test_pickles_are_never_opened(lost: Callable, folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Harmful(folder / "unpickled")))
     assert "pytorch_model.bin is a pickled checkpoint, which can run any code" in refused(lost, folder)
     assert not (folder / "unpickled").exists()
+
+
+def test_arrays_that_follow_from_the_description_do_not_count(lost: Callable, folder: Path) -> None:
+    """Old folders hold rotary frequencies, in float32 whatever the weights are."""
+    arrays = {name: each.astype(ml_dtypes.bfloat16) for name, each in load_file(folder / "model.safetensors").items()}
+    arrays["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(arrays, folder / "model.safetensors")
+    assert lost("convert", folder, folder.parent / "out", "--from", "hf").code == 0
+    assert open_checkpoint(folder.parent / "out").config.train.param_dtype == "bfloat16"
 
 
 def test_shards_and_their_index(lost: Callable, folder: Path) -> None:
@@ -231,6 +245,7 @@ def test_options_that_do_not_go_together(lost: Callable, folder: Path, text: Pat
     assert "--calibrate without --rank" in refused(lost, folder, "--calibrate", text)
     assert "density = 0.0" in refused(lost, folder, "--rank", 4, "--density", 0)
     assert "doesn't exist" in refused(lost, folder, "--rank", 4, "--calibrate", folder / "nothing.txt")
+    assert "--weights-only with --from hf" in refused(lost, folder, "--weights-only")
     answer = lost("convert", folder, folder.parent / "out", "--rank", 4)
     assert answer.code == 2
     assert "--rank without --from hf" in answer.err

@@ -24,7 +24,8 @@ from transformers import LlamaForCausalLM
 from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
 from lost.dataset import Dataset
-from lost.engine import Engine, create_engine
+from lost.engine import Engine, create_engine, for_use
+from lost.export.check import log_probabilities, own_scores
 from lost.export.folder import export
 from lost.initial import initial_values
 
@@ -77,7 +78,7 @@ def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
 
 
 def engine_of(source: Checkpoint) -> Engine:
-    engine = create_engine(source.config, "torch", "cpu")
+    engine = create_engine(for_use(source.config), "torch", "cpu")
     engine.load(source.parameters())
     return engine
 
@@ -111,6 +112,31 @@ def test_every_host(config: Callable[..., Config], prepared: Dataset, tmp_path: 
     assert all(each.difference < 1e-5 for each in made.agreements), made.agreements
     named = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"]
     assert named == [{"Qwen3": "Qwen3"}.get(host, "Llama") + "ForCausalLM" if kind == "dense" else "LostForCausalLM"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_either_backend_answers_for_us(
+    config: Callable[..., Config], prepared: Dataset, tmp_path: Path, backend: str
+) -> None:
+    """Whatever the run trained with: nothing of that is needed, nor there on every backend."""
+    settings = config(projection=KINDS["lost"], model=SIZES, optimizer={"name": "adamw8bit"}, train={"compile": True})
+    source = checkpoint_of(settings, tmp_path / "source", prepared)
+    found = own_scores(settings, source.parameters(), TOKENS, backend)
+    expected = log_probabilities(np.stack([next_scores(source, TOKENS[: n + 1]) for n in range(len(TOKENS))]))
+    assert found.shape == (len(TOKENS), SIZES["vocab_size"])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def next_scores(source: Checkpoint, tokens: list[int]) -> np.ndarray:
+    """Our scores after the last of some tokens, all of them read at once."""
+    noted: list[np.ndarray] = []
+
+    def choose(scores: np.ndarray) -> int:
+        noted.append(scores.copy())
+        return 0
+
+    list(engine_of(source).generate(tokens, choose, 1))
+    return noted[0]
 
 
 def picker() -> Callable[[np.ndarray], int]:
