@@ -83,10 +83,11 @@ def evaluate(
         "perplexity": result.perplexity,
         "bits_per_byte": result.bits_per_byte,
     }
+    bits = "" if result.bits_per_byte is None else f"  {result.bits_per_byte:.4f} bits/byte"
     lines = [
         f"{checkpoint.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
         f"{result.bytes:,} bytes",
-        f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}  {result.bits_per_byte:.4f} bits/byte",
+        f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}{bits}",
     ]
     if lineage:
         value |= {"lineage_perplexity": result.lineage_perplexity, "lineage_batches": result.batches}

@@ -31,8 +31,10 @@ def generate(
     from lost.chat import question
     from lost.cli.load import load_model
     from lost.cli.output import answer, note
+    from lost.readers import clean
     from lost.sampling import Sampler
 
+    prompt = clean(prompt)  # what the shell gave may be no text
     sampler = Sampler(temperature, top_k, top_p, seed)
     checkpoint, engine = load_model(path, backend, device)
     tokenizer = checkpoint.tokenizer()

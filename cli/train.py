@@ -66,7 +66,7 @@ def train(
     from lost.errors import UserError
     from lost.initfrom import begin_with, beginning, check_fit
     from lost.lock import locked
-    from lost.run import begin_afresh, check_data, check_seen, start_or_resume
+    from lost.run import begin_afresh, check_data, check_seen, start_or_resume, take
     from lost.runlog import logged
     from lost.signals import stop_on_signal
     from lost.trainer import open_data as open_splits
@@ -111,10 +111,12 @@ def train(
                 begin_afresh(settings, folder, reporter, overwrite)
             else:
                 start = start_or_resume(settings, folder, dataset, reporter)
-            if source and workers.rank == 0:
+            if source and not start and workers.rank == 0:
                 for text in (*source.remarks, f"beginning with the weights of {source.path}"):
                     reporter.message(text)
                 start = begin_with(source, settings, folder, dataset)
+            if workers.rank == 0:
+                take(settings, folder)
             step = start.progress.step if start else 0
             if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
                 reporter.message(short)

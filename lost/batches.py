@@ -109,7 +109,7 @@ def stacked(samples: list[Sample]) -> Batch:
     return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(counted) if counted else None)
 
 
-def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int) -> Iterator[Batch]:
     """Cut one long text into windows in which every token but the first is predicted exactly once.
 
     The last window is extended to the left, so that every window is full and its predictions have their context; only
@@ -119,14 +119,13 @@ def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int, limit:
         tokens: (n,) ids, the first of which is context only.
         seq_len: predictions a window.
         batch_size: windows a batch.
-        limit: predictions to stop after; None: all.
 
     Raises:
         DataError: fewer than two tokens.
     """
     if len(tokens) < 2:
         raise DataError(f"there are {len(tokens)} tokens to evaluate; expected at least two; choose a longer text")
-    total = min(len(tokens) - 1, limit or len(tokens))
+    total = len(tokens) - 1
     length = min(seq_len, total)
     whole = np.arange(total // length) * length
     for start in range(0, len(whole), batch_size):

@@ -117,7 +117,8 @@ class JinjaTemplate:
                 "remove it from the tokenizer's files"
             ) from None
         self._names = {name: text for name, text in names.items() if name.endswith("_token")}
-        self._refusals = (error_class, TypeError, ValueError, KeyError, AttributeError)
+        unfit = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+        self._refusals = (error_class, *unfit)  # all that a template's own code can raise
 
     def question(self, messages: Sequence[Message], tools: Any = None) -> str:
         """Return the text of messages, up to where the assistant's answer begins."""

@@ -63,7 +63,6 @@ def evaluate(
     batch_size: int,
     *,
     text_bytes: int | None = None,
-    limit: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate a model on tokens (n,), the first of which is context only.
@@ -74,10 +73,9 @@ def evaluate(
         seq_len: context that a window gives.
         batch_size: windows at once; changes nothing but speed, memory and `lineage_perplexity`.
         text_bytes: bytes of the text that the tokens stand for.
-        limit: predictions to stop after; None: all.
         check: called before each round of batches, by all workers alike; what it raises ends the evaluation.
     """
-    batches = evaluation_batches(tokens, seq_len, batch_size, limit)
+    batches = evaluation_batches(tokens, seq_len, batch_size)
     return _measured(engine, batches, len(tokens) - 1, text_bytes, check)
 
 

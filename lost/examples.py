@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lost.chat import Template
 from lost.errors import DataError
-from lost.readers import opened
+from lost.readers import clean, opened
 from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer
 
@@ -45,7 +45,8 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
     for path in paths:
         for number, line in _lines(path):
             try:
-                yield _example(json.loads(line), template)
+                found = _example(json.loads(line), template)
+                yield replace(found, given=clean(found.given), answer=clean(found.answer))
             except ValueError as error:
                 raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
             except DataError as error:
@@ -85,7 +86,7 @@ def _example(record: Any, template: Template) -> Example:
 def _text(record: dict[str, Any], key: str) -> str:
     if not isinstance(record[key], str):
         raise DataError(f"{key} = {record[key]!r:.40}; expected text")
-    return record[key].encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair
+    return str(record[key])
 
 
 def encode_example(example: Example, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:

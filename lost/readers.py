@@ -101,6 +101,11 @@ def _text(path: Path) -> Iterator[str]:
     yield text
 
 
+def clean(text: str) -> str:
+    """Return text that UTF-8 can hold: JSON may name half a surrogate pair, which becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _json_lines(path: Path, text_key: str) -> Iterator[str]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -115,7 +120,7 @@ def _json_lines(path: Path, text_key: str) -> Iterator[str]:
             if not isinstance(text, str):
                 keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
                 raise no_text(place, text_key, keys)
-            yield text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold half a surrogate pair
+            yield clean(text)
 
 
 def _parquet(path: Path, text_key: str) -> Iterator[str]:

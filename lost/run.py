@@ -31,7 +31,7 @@ FREE = {
 
 
 def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None for a new run; the folder then holds the resolved configuration.
+    """Return the checkpoint to go on from, or None for a new run.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
@@ -43,7 +43,6 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         reporter.message(f"resuming {folder} from step {start.progress.step}")
     elif (folder / CONFIG).exists():
         reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
-    _take(config, folder)
     return start
 
 
@@ -81,7 +80,6 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
         remove_folder(path)
     for name in (METRICS, CONFIG):
         (folder / name).unlink(missing_ok=True)
-    _take(config, folder)
 
 
 def overwritten(folder: Path, overwrite: bool) -> list[Path]:
@@ -133,7 +131,8 @@ def check_seen(folder: Path, job: str, workers: Workers) -> None:
         )
 
 
-def _take(config: Config, folder: Path) -> None:
+def take(config: Config, folder: Path) -> None:
+    """Have a folder hold the resolved configuration, by which it is known as a run: after all that a start needs."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / "checkpoints"):
         sweep(each)

@@ -139,14 +139,16 @@ class MlxEngine:
             _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")
         )
         self._begun = True
-        if self.guard.skips(_number(total), _number(norm)):
+        loss, length = _number(total) / predictions, _number(norm)
+        report = StepReport(lambda: (loss, length))
+        if self.guard.skips(loss, length):
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
-            return StepReport(lambda: (_number(total) / predictions, _number(norm)))
+            return report
         del gradients  # so that their memory can be taken by what is computed from them
         self._update(flat)
         del flat
-        mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers], norm, total)
-        return StepReport(lambda: (_number(total) / predictions, _number(norm)))
+        mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers])
+        return report
 
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""

@@ -143,6 +143,41 @@ def test_it_resumes_to_the_bit_without_what_it_began_with(
     assert lost("train", tuning / "resumed").code == 0  # which is done
 
 
+def test_killed_before_the_weights_are_there(
+    lost: Callable, base: dict[str, Path], tuning: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left isn't taken for a run that begins with random values."""
+
+    def killed(*arguments: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lost.initfrom.checkpoint.write_arrays", killed)
+        assert lost(*arguments(tuning, base["lost"], "run")).code == 1
+    refused = lost("train", tuning / "run")
+    assert refused.code == 2
+    assert "no configuration" in refused.err
+    done = lost(*arguments(tuning, base["lost"], "run", "--set", "train.stop_after=1"))
+    assert "beginning with the weights of" in done.out
+
+
+def test_another_start_of_it_meanwhile(
+    lost: Callable, base: dict[str, Path], tuning: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the folder and its lock, another job did all of it: nothing begins again over that."""
+    command = arguments(tuning, base["lost"], "run")
+
+    def first_the_other(*given: object) -> None:
+        monkeypatch.undo()
+        assert lost(*command, "--set", "train.stop_after=4").code == 0
+
+    monkeypatch.setattr("lost.run.check_data", first_the_other)
+    done = lost(*command)
+    assert "from step 4" in done.out, done.err
+    assert "beginning with" not in done.out
+    assert [row["step"] for row in rows(tuning / "run")] == list(range(1, 31))
+
+
 def test_everything_follows_the_weights(
     lost: Callable, base: dict[str, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
@@ -227,6 +262,25 @@ def test_examples_in_a_folder_and_what_prepare_refuses(
         done = lost("prepare", *bad, "--examples", "--out", tmp_path / "b")
         assert (done.code, words in done.err) == (2, True), done.err
         assert not (tmp_path / "b").exists()
+
+
+def test_nothing_but_ends_to_learn(lost: Callable, base: dict[str, Path], tmp_path: Path) -> None:
+    """Targets that stand for no bytes have no bits a byte."""
+    lines = [json.dumps({"prompt": f"the rank {number}", "completion": ""}) for number in range(30)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    prepared = lost("prepare", tmp_path / "x.jsonl", "--examples", "--tokenizer", base["lost"], "--out", tmp_path / "d")
+    assert prepared.code == 0, prepared.err
+    answer = lost("eval", base["lost"], "--data", tmp_path / "d")
+    assert answer.code == 0, answer.err
+    assert "bits/byte" not in answer.out
+    assert json.loads(lost("eval", base["lost"], "--data", tmp_path / "d", "--json").out)["bits_per_byte"] is None
+
+
+def test_a_prompt_that_is_no_text(lost: Callable, base: dict[str, Path]) -> None:
+    """As a shell gives it in another encoding."""
+    answer = lost("generate", base["lost"], "--prompt", "caf\udce9", "--max-tokens", 1, "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["prompt"] == "caf?"
 
 
 def test_chat(lost: Callable, base: dict[str, Path]) -> None:

@@ -54,10 +54,6 @@ def test_evaluation_gives_the_last_window_its_context() -> None:
     assert last.predictions == 3
 
 
-def test_evaluation_stops_at_the_limit() -> None:
-    assert sum(each.predictions for each in evaluation_batches(np.arange(100), 8, 4, limit=37)) == 37
-
-
 def test_nothing_to_evaluate() -> None:
     with pytest.raises(DataError, match="there are 1 tokens"):
         list(evaluation_batches(np.arange(1), 8, 4))

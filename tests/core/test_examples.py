@@ -127,6 +127,16 @@ def test_without_a_template(prepared: Dataset, tmp_path: Path) -> None:
         np.testing.assert_array_equal(counted, np.arange(len(ids)) >= start)
 
 
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    half = '"kara \\ud83d"'
+    said = f'{{"role": "user", "content": {half}}}, {{"role": "assistant", "content": {half}}}'
+    file.write_text(f'{{"prompt": {half}, "completion": {half}}}\n{{"messages": [{said}]}}\n{{"text": {half}}}\n')
+    for example in read_examples([file], PlainTemplate()):
+        assert "kara ?" in example.answer
+        assert (example.given + example.answer).encode()
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
@@ -167,6 +177,9 @@ def test_templates_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("{{ raise_exception('no systems here') }}", "refuses a conversation: no systems here"),
         ("{{ messages | length }}", "so that the answer can't be told from the rest"),
         ("{{ messages[0].__class__.__mro__ }}", "refuses a conversation"),
+        ("{{ 1 // 0 }}", "refuses a conversation"),
+        ("{{ range(10000000) }}", "refuses a conversation"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses a conversation"),
     ):
         tokenizer = load_tokenizer(saved(tmp_path / "tokenizer", template, END))
         with pytest.raises(DataError, match=named):
