@@ -81,7 +81,10 @@ class _Narrow(torch.autograd.Function):
         x_grad = hidden_grad @ _joined(downs).to(x.dtype)
         # A layer has no channel twice, two layers may: one by one this is exact and, on CUDA too, always the same.
         for places, part in zip(channels.split(ctx.counts), kept_grad.split(ctx.counts, 1), strict=True):
-            x_grad[:, places] += part  # in bfloat16 faster than index_add_
+            if x_grad.dtype == torch.float32:
+                x_grad.index_add_(1, places, part)
+            else:  # where that is the slower way (benchmarks/layer_choices.py)
+                x_grad[:, places] += part
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
         return x_grad.view_as(x), None, None, *down_grad.split([len(each) for each in downs])
 
