@@ -151,12 +151,12 @@ def _plot_ablations(
     from matplotlib.figure import Figure
 
     entries = [
-        (f"{row['method']}  ({variants[row['method']]['of']})", row["loss"], f"C{number}")
+        (f"{group}: {row['method']}", row["loss"], f"C{number}")
         for number, (group, variants) in enumerate(spec["ablations"].items())
         for row in rows
         if row["group"] == group and math.isfinite(row["loss"])
     ]
-    figure = Figure(figsize=(7, 1.2 + 0.26 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(8, 2 + 0.26 * len(entries)), layout="constrained")
     axes = figure.subplots()
     for place, (_, loss, color) in enumerate(entries):
         axes.plot(loss, place, "o", color=color)
@@ -165,9 +165,9 @@ def _plot_ablations(
         shade = ("0.2", "0.4", "0.55", "0.7", "0.8")[number % 5]
         axes.axvspan(min(losses), max(losses), color=shade, alpha=0.25)
         axes.axvline(base["loss"], color=shade, linewidth=1)
-        axes.text(base["loss"], len(entries) - 0.4, method, rotation=90, fontsize=8, va="bottom", ha="center")
+        axes.text(base["loss"], len(entries) - 0.3, method, rotation=90, fontsize=8, va="top", ha="center")
     axes.set(yticks=range(len(entries)), yticklabels=[name for name, _, _ in entries], xlabel="validation loss")
-    axes.invert_yaxis()
+    axes.set_ylim(len(entries) + 1.6, -0.8)  # room for the methods' names
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=120)
