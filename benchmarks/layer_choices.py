@@ -17,6 +17,7 @@ from lost.turns import interleave
 
 TOKENS, IN, OUT, RANK, KEPT, GAMMA = 1024, 768, 2048, 256, 32, 0.7
 ROUNDS, CALLS = 40, 4  # calls a sample
+WEIGHTS: list[Tensor] = []  # all that were made: they stay, so that nothing else takes their place in memory
 
 Way = Callable[[Tensor], Tensor]
 
@@ -49,21 +50,40 @@ def rows(ways: dict[str, Way], x: Tensor) -> None:
             x.grad = None
             ways[name](x).backward(outer[name])
 
-    table({name: partial(both, name) for name in ways})
+    table({name: partial(both, name) for name in ways}, {name: kept_bytes(way, x) for name, way in ways.items()})
 
 
-def table(calls: dict[str, Callable[[], object]]) -> None:
+def kept_bytes(way: Way, x: Tensor) -> int:
+    """Return what a forward pass keeps for the backward pass, float32 weights aside."""
+    found: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = way(x)
+    del y
+    weights = {each.untyped_storage().data_ptr() for each in WEIGHTS}
+    return sum(size for place, size in found.items() if place not in weights)
+
+
+def table(calls: dict[str, Callable[[], object]], kept: dict[str, int] | None = None) -> None:
     """Print medians beside the first one's."""
     times = {name: float(np.median(each)) / CALLS * 1e3 for name, each in interleave(calls, ROUNDS, 3).items()}
     first = next(iter(times.values()))
-    print("| way | ms | |\n| --- | --- | --- |")
+    print(f"| way | ms | |{' kept, MiB |' if kept else ''}\n| --- | --- | --- |{' --- |' if kept else ''}")
     for name, milliseconds in times.items():
-        print(f"| {name} | {milliseconds:.2f} | {milliseconds / first:.2f} |")
+        memory = f" {kept[name] / 2**20:.1f} |" if kept else ""
+        print(f"| {name} | {milliseconds:.2f} | {milliseconds / first:.2f} |{memory}")
 
 
 def weight(*shape: int) -> Tensor:
     """Return something to train."""
-    return (torch.randn(*shape) * 0.02).requires_grad_()
+    made = (torch.randn(*shape) * 0.02).requires_grad_()
+    WEIGHTS.append(made)
+    return made
 
 
 def some_channels() -> Tensor:

@@ -1,8 +1,8 @@
 """The LOST projection's two halves as autograd functions of their own: one product each way, and little kept.
 
-Autograd would keep the bottleneck three times over and give the gather's gradient an array as wide as x. Here the first
-half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input and what
-`up` is multiplied with. Measured against the alternatives in docs/experiments.md.
+Autograd would give the gather's gradient an array as wide as x, and keep weights that are cast to a narrower type. Here
+the first half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input
+and what `up` is multiplied with. benchmarks/layer_choices.py measures the alternatives.
 """
 
 from collections.abc import Callable, Sequence
