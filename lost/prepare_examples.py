@@ -13,6 +13,7 @@ from lost.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
 from lost.files import finish_folder, partial_folder, storage
+from lost.journal import read_journal
 from lost.lock import FILE as LOCK
 from lost.lock import locked
 from lost.prepare import Progress, check_place, check_share, empty, unseen
@@ -46,7 +47,7 @@ def prepare_examples(
         The entries of both splits, as in `dataset.json`.
 
     Raises:
-        DataError: a line that is no example, too few of them, a set that is already there.
+        DataError: a line that is no example, too few of them, a set that is already there, or the beginning of another.
         RunBusyError: another job makes this set.
     """
     own = valid if isinstance(valid, Sequence) else ()
@@ -65,6 +66,7 @@ def prepare_examples(
 
     partial = partial_folder(out)
     with storage(out), locked(partial, tell):
+        read_journal(partial, {"examples": [str(path) for path in paths]}, overwrite)  # another command's is refused
         try:
             check_place(out, [*paths, *own], overwrite)  # again: another command may just have made it
             empty(partial)

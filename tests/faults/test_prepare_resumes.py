@@ -21,8 +21,10 @@ from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
 from lost.files import partial_folder, read_sealed_json
 from lost.lock import locked
 from lost.prepare import Progress, prepare, unseen
+from lost.prepare_examples import prepare_examples
 from lost.readers import read
 from lost.sources import Sources
+from lost.tokenizer import load_tokenizer
 
 SMALL = """
 import sys
@@ -121,6 +123,9 @@ def test_other_arguments_are_refused(texts: Path, tmp_path: Path) -> None:
     assert "exclude = ['*.jsonl'], was []" in done.stderr
     assert "checksum of the files' names, sizes and times" in done.stderr
     assert {**contents(tmp_path / ".partial-out"), ".lock": b""} == {**held, ".lock": b""}
+    with pytest.raises(DataError, match="holds the beginning of a prepared set that other arguments made"):
+        prepare_examples([texts / "more.jsonl"], out, load_tokenizer(tmp_path / ".partial-out"), 0.1)
+    assert contents(tmp_path / ".partial-out").keys() == held.keys()
     done = command(texts, out, "--exclude", "*.jsonl", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert command(texts, tmp_path / "straight", "--exclude", "*.jsonl").returncode == 0
