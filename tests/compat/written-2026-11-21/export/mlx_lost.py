@@ -1,0 +1,144 @@
+"""mlx-lm's llama with its linear layers stored as config.json's `projections` says (made by lost-pretrain).
+
+Everything but the linear layers is mlx-lm's own. The two thin matrices of each are `nn.Linear`, so that they quantise.
+"""
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models import llama
+
+ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu2": nn.relu2, "none": lambda x: x}
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class ModelArgs(llama.ModelArgs):
+    """Llama's arguments, and how each linear layer is stored: by `layers.3.mlp.up_proj`, or `mlp.up_proj` for all."""
+
+    projections: dict = field(default_factory=dict)
+
+    def stored(self, layer: int, part: str) -> dict:
+        """Return how one linear layer is stored."""
+        return self.projections.get(f"layers.{layer}.{part}") or self.projections[part]
+
+
+class Layer(nn.Module):
+    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind."""
+
+    def __init__(self, outputs: int, stored: dict) -> None:
+        super().__init__()
+        if stored.get("bias"):
+            self.bias = mx.zeros(outputs)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., outputs)."""
+        y = self.apply_weights(x)
+        return y + self.bias if "bias" in self else y
+
+
+class LowRank(Layer):
+    """y = up act(down x)."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        self.down = nn.Linear(inputs, stored["rank"], bias=False)
+        self.up = nn.Linear(stored["rank"], outputs, bias=False)
+        self.activation = stored["activation"]
+
+    def apply_weights(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., outputs)."""
+        return self.up(ACTIVATIONS[self.activation](self.down(x)))
+
+
+class SlTrain(Layer):
+    """y = (scale up down + S) x, S zero but for `values` at the row-major places `indices`."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        self.shape, self.scale = (outputs, inputs), stored["scale"]
+        self.down = nn.Linear(inputs, stored["rank"], bias=False)
+        self.up = nn.Linear(stored["rank"], outputs, bias=False)
+        self["values"] = mx.zeros(stored["entries"])  # a module is a dict, which has a method of this name
+        self.indices = mx.zeros(stored["entries"], mx.int32)
+        self.freeze(recurse=False, keys=["indices"])
+
+    def apply_weights(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., outputs)."""
+        values = self["values"]
+        sparse = mx.zeros(self.shape[0] * self.shape[1], values.dtype).at[self.indices].add(values)
+        return self.scale * self.up(self.down(x)) + x @ sparse.reshape(self.shape).T
+
+
+class Lost(Layer):
+    """y = up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere (arXiv 2508.02668)."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        rank, kept = stored["rank"], stored["channels"]
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank + kept, outputs, bias=False)
+        self.channels = mx.zeros(kept, mx.int32)
+        self.freeze(recurse=False, keys=["channels"])
+        self.gamma = mx.zeros(1) if stored["gamma"] is None else stored["gamma"]
+        self.activation, self.activation_at = stored["activation"], stored["activation_at"]
+
+    def apply_weights(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., outputs)."""
+        act = ACTIVATIONS[self.activation]
+        hidden = self.down(x)
+        kept = mx.take_along_axis(x, mx.broadcast_to(self.channels, (*x.shape[:-1], self.channels.size)), axis=-1)
+        if self.activation_at != "output":
+            hidden = act(hidden)
+        if self.activation_at == "inner":
+            kept = act(kept)
+        y = self.up(mx.concatenate([self.gamma * hidden, (1 - self.gamma) * kept], axis=-1))
+        return act(y) if self.activation_at == "output" else y
+
+
+class Normed(nn.Module):
+    """A projection to queries or keys, each head normed before it is rotated (as in Qwen3)."""
+
+    def __init__(self, linear: nn.Module, width: int, eps: float) -> None:
+        super().__init__()
+        self.linear, self.norm, self.width = linear, nn.RMSNorm(width, eps), width
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., inputs) to (..., heads * width)."""
+        return self.norm(self.linear(x).reshape(*x.shape[:-1], -1, self.width)).flatten(-2)
+
+
+KINDS = {"lowrank": LowRank, "sltrain": SlTrain, "lost": Lost}
+
+
+def layer(inputs: int, outputs: int, stored: dict, eps: float) -> nn.Module:
+    """Return an empty layer."""
+    if stored["kind"] == "dense":
+        made: nn.Module = nn.Linear(inputs, outputs, bias=stored.get("bias", False))
+    else:
+        made = KINDS[stored["kind"]](inputs, outputs, stored)
+    return Normed(made, stored["norm"], eps) if "norm" in stored else made
+
+
+class Ungated(llama.MLP):
+    """Llama's feed-forward without the SiLU of its gate."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Map (..., hidden) to (..., hidden)."""
+        return self.down_proj(self.gate_proj(x) * self.up_proj(x))
+
+
+class Model(llama.Model):
+    """The trunk as `model`, the head as `lm_head` unless it is tied to the embedding."""
+
+    def __init__(self, args: ModelArgs) -> None:
+        super().__init__(args)
+        for number, block in enumerate(self.model.layers):
+            if not args.stored(number, "mlp.gate_proj")["gate_activation"]:
+                block.mlp = Ungated(args)
+            for parent, names in (("self_attn", ATTENTION), ("mlp", MLP)):
+                for name in names:
+                    outputs, inputs = block[parent][name].weight.shape
+                    stored = args.stored(number, f"{parent}.{name}")
+                    block[parent][name] = layer(inputs, outputs, stored, args.rms_norm_eps)

@@ -1,0 +1,140 @@
+"""transformers' Llama with its linear layers stored as `config.projections` says (made by lost-pretrain).
+
+Everything but the linear layers is transformers' own: caches, masks, attention backends, generation.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel, LlamaRMSNorm
+
+from .configuration_lost import LostConfig
+
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu2": lambda x: F.relu(x).square(), "none": lambda x: x}
+PARTS = (
+    *(f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+    *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
+)
+
+
+class Layer(nn.Module):
+    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind."""
+
+    def __init__(self, outputs: int, stored: dict) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(outputs)) if stored.get("bias") else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        y = self.apply_weights(x)
+        return y if self.bias is None else y + self.bias
+
+
+class LowRank(Layer):
+    """y = up act(down x)."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        self.down = nn.Linear(inputs, stored["rank"], bias=False)
+        self.up = nn.Linear(stored["rank"], outputs, bias=False)
+        self.act = ACTIVATIONS[stored["activation"]]
+
+    def apply_weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return self.up(self.act(self.down(x)))
+
+
+class SlTrain(Layer):
+    """y = (scale up down + S) x, S zero but for `values` at the row-major places `indices`."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        self.shape, self.scale = (outputs, inputs), stored["scale"]
+        self.down = nn.Linear(inputs, stored["rank"], bias=False)
+        self.up = nn.Linear(stored["rank"], outputs, bias=False)
+        self.values = nn.Parameter(torch.zeros(stored["entries"]))
+        self.register_buffer("indices", torch.zeros(stored["entries"], dtype=torch.int32))
+
+    def apply_weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        sparse = self.values.new_zeros(self.shape[0] * self.shape[1]).index_add(0, self.indices, self.values)
+        return self.scale * self.up(self.down(x)) + F.linear(x, sparse.view(self.shape))
+
+
+class Lost(Layer):
+    """y = up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere (arXiv 2508.02668)."""
+
+    def __init__(self, inputs: int, outputs: int, stored: dict) -> None:
+        super().__init__(outputs, stored)
+        rank, kept = stored["rank"], stored["channels"]
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank + kept, outputs, bias=False)
+        self.register_buffer("channels", torch.zeros(kept, dtype=torch.int32))
+        self.gamma = nn.Parameter(torch.zeros(1)) if stored["gamma"] is None else stored["gamma"]
+        self.act, self.activation_at = ACTIVATIONS[stored["activation"]], stored["activation_at"]
+
+    def apply_weights(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        hidden, kept = self.down(x), x.index_select(-1, self.channels)
+        if self.activation_at != "output":
+            hidden = self.act(hidden)
+        if self.activation_at == "inner":
+            kept = self.act(kept)
+        y = self.up(torch.cat([self.gamma * hidden, (1 - self.gamma) * kept], dim=-1))
+        return self.act(y) if self.activation_at == "output" else y
+
+
+class Normed(nn.Module):
+    """A projection to queries or keys, each head normed before it is rotated (as in Qwen3)."""
+
+    def __init__(self, linear: nn.Module, width: int, eps: float) -> None:
+        super().__init__()
+        self.linear, self.norm, self.width = linear, LlamaRMSNorm(width, eps), width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., heads * width)."""
+        return self.norm(self.linear(x).unflatten(-1, (-1, self.width))).flatten(-2)
+
+
+KINDS = {"lowrank": LowRank, "sltrain": SlTrain, "lost": Lost}
+
+
+def layer(inputs: int, outputs: int, stored: dict, eps: float) -> nn.Module:
+    """Return an empty layer."""
+    if stored["kind"] == "dense":
+        made: nn.Module = nn.Linear(inputs, outputs, bias=stored.get("bias", False))
+    else:
+        made = KINDS[stored["kind"]](inputs, outputs, stored)
+    return Normed(made, stored["norm"], eps) if "norm" in stored else made
+
+
+def exchange(trunk: LlamaModel, config: LostConfig) -> None:
+    """Put what `config.projections` says in the place of the plain matrices."""
+    for number, block in enumerate(trunk.layers):
+        for part in PARTS:
+            plain, stored = block.get_submodule(part), config.stored(number, part)
+            block.set_submodule(part, layer(plain.in_features, plain.out_features, stored, config.rms_norm_eps))
+        if not config.stored(number, "mlp.gate_proj")["gate_activation"]:
+            block.mlp.act_fn = nn.Identity()
+
+
+class LostModel(LlamaModel):
+    """Everything but the head."""
+
+    config_class = LostConfig
+
+    def __init__(self, config: LostConfig) -> None:
+        super().__init__(config)
+        exchange(self, config)
+        self.post_init()
+
+
+class LostForCausalLM(LlamaForCausalLM):
+    """The trunk as `model`, the head as `lm_head`."""
+
+    config_class = LostConfig
+
+    def __init__(self, config: LostConfig) -> None:
+        super().__init__(config)
+        exchange(self.model, config)
+        self.post_init()
