@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from lost.arrays import NamedArrays
     from lost.config import Config, DType
     from lost.decomposition import LayerError
-    from lost.engine import Engine, NamedArrays
+    from lost.engine import Engine
     from lost.evaluate import Evaluation
     from lost.importing import Imported
 

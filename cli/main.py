@@ -8,8 +8,10 @@ import sys
 import typer
 
 from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.cli.streams import tolerant_output
 from lost.errors import LeftAtOnceError, LostError
 from lost.launcher import leave_with_launcher
+from lost.printable import printable
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
@@ -48,6 +50,11 @@ def options(
 
 def main() -> None:
     """Run the command line and exit."""
+    with tolerant_output():
+        _run()
+
+
+def _run() -> None:
     leave_with_launcher()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
@@ -66,5 +73,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"lost: {message}", file=sys.stderr)
+    print(f"lost: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -5,19 +5,26 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lost.cli.streams import check_written
+from lost.parsing import finite
+from lost.printable import printable
+
 
 def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
-    """Print the command's answer on standard output."""
-    if as_json:
-        print(json.dumps(value, indent=2))
-    else:
-        for line in lines:
-            print(line)
+    """Print the command's answer on standard output.
+
+    Raises:
+        OutputError: it could not be written.
+    """
+    text = json.dumps(finite(value), indent=2, allow_nan=False) if as_json else printable("\n".join(lines))
+    if text:
+        print(text)
+        check_written()
 
 
 def note(text: str) -> None:
     """Print a remark on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lost.cli.output import count, duration, number, size
+from lost.printable import printable
 
 
 class TrainingScreen:
@@ -55,13 +56,13 @@ class TrainingScreen:
         """Show a validation."""
         bits = f"  {row['bits_per_byte']:.4f} bits/byte" if row["bits_per_byte"] else ""
         self.message(
-            f"step {row['step']}/{self._total}  validation loss {row['validation_loss']:.4f}  "
-            f"perplexity {row['perplexity']:.2f}{bits}"
+            f"step {row['step']}/{self._total}  validation loss {number(row['validation_loss'], 4)}  "
+            f"perplexity {number(row['perplexity'], 2)}{bits}"
         )
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
 
 class PreparationScreen:
@@ -88,7 +89,7 @@ class PreparationScreen:
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bars."""
-        self._console.print(text, markup=False)
+        self._console.print(printable(text), markup=False)
 
     def _finish(self) -> None:
         for task in self._bar.tasks:

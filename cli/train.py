@@ -149,7 +149,7 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
         UserError: one of them isn't named.
     """
     from lost.errors import UserError
-    from lost.run import CONFIG
+    from lost.run import config_file
 
     if config is None:
         if init_from is None or out is None:
@@ -158,8 +158,8 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
                 "or begin with other weights with --init-from RUN --out NEW_RUN"
             )
         return None, out
-    if (Path(config) / CONFIG).exists():
-        return Path(config) / CONFIG, out or Path(config)
+    if of_run := config_file(Path(config)):
+        return of_run, out or Path(config)
     return config, out or Path("runs") / Path(config).stem
 
 

@@ -1,6 +1,6 @@
 """Which tokens an optimizer step sees, and which an evaluation does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -32,6 +32,20 @@ class Batch:
     def predictions(self) -> int:
         """Number of predictions that enter the loss."""
         return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
+
+
+def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
+    """See that a model can look up every token: a backend may read foreign memory where it can't.
+
+    Raises:
+        DataError: one is beyond the vocabulary of so many entries, or negative.
+    """
+    ids = np.asarray(tokens)
+    if ids.size and (ids.min() < 0 or ids.max() >= entries):
+        raise DataError(
+            f"there are tokens from {ids.min()} to {ids.max()}; expected ids from 0 to {entries - 1}, the model's "
+            "vocabulary; prepare the text with the model's own tokenizer"
+        )
 
 
 def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:

@@ -7,6 +7,7 @@ The manifest holds everything a run needs to go on, and the size and checksum of
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,8 +19,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 import lost
+from lost.arrays import NamedArrays, fitting, wrong_places
 from lost.config import Config
-from lost.engine import NamedArrays, moment_shapes
+from lost.engine import moment_shapes
 from lost.errors import CheckpointError
 from lost.files import (
     Seal,
@@ -33,8 +35,10 @@ from lost.files import (
     whole_folder,
 )
 from lost.guard import GuardState
-from lost.parameters import parameter_table
-from lost.tensors import PART_BYTES, read_tensors, write_tensors
+from lost.nofollow import check_folder, is_folder, write_new
+from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.parsing import finite
+from lost.tensors import PART_BYTES, Header, read_headers, read_tensors, write_tensors
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 MANIFEST = "manifest.json"
@@ -99,27 +103,47 @@ class Checkpoint:
     files: dict[str, Seal]
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong with the files, reading all of them."""
+        """Yield what is wrong with the files, reading all of them: with their bytes, else with what they hold.
+
+        What they hold is every parameter and moment, once, with the shape and type that the configuration says, and of
+        those that hold places ascending ones in range. Other values are not looked at.
+        """
+        damaged = False
         for name, expected in self.files.items():
             if fault := broken(self.path / name, expected):
+                damaged = True
                 yield f"{self.path / name} {fault}"
+        if not damaged:
+            try:
+                yield from (f"{self.path}: {fault}" for fault in self._misfits())
+            except CheckpointError as error:
+                yield str(error)
 
     def verify(self) -> None:
         """Read every file.
 
         Raises:
-            CheckpointError: one isn't what was written.
+            CheckpointError: one isn't what was written, or holds what no engine may take.
         """
         if faults := list(self.faults()):
             raise CheckpointError(f"{'; '.join(faults)}; this checkpoint is damaged: use another, or restore the file")
 
     def parameters(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter; of several readers each some."""
-        return self._tensors("model", reader, readers)
+        """Yield every parameter; of several readers each some.
+
+        Raises:
+            CheckpointError: a file that can't be read, or an array that no model of this configuration has.
+        """
+        table = parameter_table(self.config)
+        return fitting(read_tensors(self._named("model"), reader, readers), shapes_of(table), places_of(table))
 
     def moments(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the optimizer's moments, of several readers each some; none if it was written without them."""
-        return self._tensors("optimizer", reader, readers)
+        """Yield the optimizer's moments, of several readers each some; none if it was written without them.
+
+        Raises:
+            CheckpointError: as `parameters`.
+        """
+        return fitting(read_tensors(self._named("optimizer"), reader, readers), moment_shapes(self.config))
 
     @property
     def resumable(self) -> bool:
@@ -127,12 +151,38 @@ class Checkpoint:
         return self.progress.step == 0 or any(name.startswith("optimizer-") for name in self.files)
 
     def tokenizer(self) -> Tokenizer:
-        """Return the tokenizer of the run."""
-        return load_tokenizer(self.path)
+        """Return the tokenizer of the run.
 
-    def _tensors(self, stem: str, reader: int, readers: int) -> Iterator[tuple[str, np.ndarray]]:
-        files = [self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")]
-        return read_tensors(files, reader, readers)
+        Raises:
+            CheckpointError: what stands there is another one, or has ids that the model can't look up.
+            DataError: there is none.
+        """
+        tokenizer, entries = load_tokenizer(self.path), vocabulary(self.config)
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+            raise CheckpointError(
+                f"{self.path / tokenizer.FILE} is not the tokenizer of the run; restore it, or use another checkpoint"
+            )
+        if tokenizer.vocab_size > entries:
+            raise CheckpointError(
+                f"{self.path / tokenizer.FILE} has ids up to {tokenizer.vocab_size - 1}; expected less than "
+                f"{entries}, the model's vocabulary; don't trust it, use another checkpoint"
+            )
+        return tokenizer
+
+    def _named(self, stem: str) -> list[Path]:
+        """Return the files of arrays whose names begin so."""
+        return [self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")]
+
+    def _misfits(self) -> Iterator[str]:
+        """Yield what is wrong with the arrays, of which only those that hold places are read."""
+        table, dtype = parameter_table(self.config), self.config.train.param_dtype
+        yield from _unlike(read_headers(self._named("model")), shapes_of(table), dtype, places := places_of(table))
+        if self.progress.step and self.resumable:
+            yield from _unlike(read_headers(self._named("optimizer")), moment_shapes(self.config), dtype)
+        if places:
+            for name, array in read_tensors(self._named("model")):
+                if wrong := wrong_places(array, places.get(name, 0)):
+                    yield f"{name} {wrong}"
 
 
 def write(
@@ -196,7 +246,7 @@ def write_manifest(
     """Make a checkpoint of a folder in which all arrays stand."""
     contents, files = {CONFIG: _json(model_description(config)), **tokenizer.files}, dict(files)
     for name, content in contents.items():
-        (partial / name).write_bytes(content)
+        write_new(partial / name, content)
         files[name] = seal(content)
     manifest = {
         "format": _FORMAT,
@@ -207,7 +257,7 @@ def write_manifest(
         "config": config.model_dump(mode="json"),
         "files": files,
     }
-    (partial / MANIFEST).write_bytes(sealed_json(manifest))
+    write_new(partial / MANIFEST, sealed_json(manifest))
 
 
 def array_bytes(config: Config) -> int:
@@ -237,16 +287,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         manifest = read_sealed_json(path / MANIFEST)
-    except OSError:
-        raise CheckpointError(f"{path} has no readable {MANIFEST}; expected a folder written by `lost train`") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} has no {MANIFEST}; expected a folder written by `lost train`") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path / MANIFEST} can't be read: {error.strerror}; expected what `lost train` wrote; use another"
+        ) from None
     except ValueError as error:
         raise CheckpointError(f"{path / MANIFEST} is damaged: {error}; use another checkpoint") from None
     if manifest.get("format") != _FORMAT:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {_FORMAT}, the one this version reads")
     try:
-        files = {str(name): Seal(size=int(s["size"]), sha256=str(s["sha256"])) for name, s in manifest["files"].items()}
+        files = {str(name): _seal(entry) for name, entry in manifest["files"].items()}
         fields = {name: manifest[name] for name in Progress.__dataclass_fields__ if name != "origin"}
         fields["origin"] = manifest.get("origin")  # which checkpoints didn't have at first
+        fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions
         progress = TypeAdapter(Progress).validate_python(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
@@ -262,11 +317,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first, finished or not."""
-    return (
-        sorted(path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
-        if folder.exists()
-        else []
-    )
+    try:
+        check_folder(folder)
+        names = os.listdir(folder) if is_folder(folder) else []
+    except OSError as error:
+        raise CheckpointError(f"{folder} can't be read: {error.strerror}; expected a folder of checkpoints") from None
+    return [folder / name for name in sorted(names) if _NAME.fullmatch(name) and is_folder(folder / name)]
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -286,6 +342,8 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
     """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps.
 
+    One that was saved while updates were being left out doesn't count, and goes once a good one follows it.
+
     Args:
         folder: holds the checkpoints.
         keep_last: how many of the last to keep.
@@ -300,11 +358,38 @@ def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
         except CheckpointError:
             continue  # not ours to judge, so not ours to remove
     found = [each for each in found if each.progress.step <= newest]
-    measured = [each for each in found if each.progress.validation_loss is not None]
+    good = [each for each in found if not each.progress.guard.in_a_row]
+    measured = [each for each in good if each.progress.validation_loss is not None]
     best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
-    for each in found[:-keep_last]:
+    for each in good[:-keep_last]:
         if each is not best and not (keep_every and each.progress.step % keep_every == 0):
             remove_folder(each.path)
+    for each in found:  # saved while updates were being left out: no reason for a good one to go
+        if each not in good and good and each.progress.step < good[-1].progress.step:
+            remove_folder(each.path)
+
+
+def _seal(entry: Mapping[str, Any]) -> Seal:
+    if type(entry["size"]) is not int or entry["size"] < 0:
+        raise ValueError(f"size = {entry['size']!r:.40}")
+    return Seal(size=entry["size"], sha256=str(entry["sha256"]))
+
+
+def _unlike(
+    found: Mapping[str, Header],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    places: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
+    for name, header in found.items():
+        wanted = "int32" if name in places else dtype
+        if name not in shapes:
+            yield f"{name} is no array of this model"
+        elif header != Header(wanted, shapes[name]):
+            yield f"{name} is {header.dtype} {header.shape}; expected {wanted} {shapes[name]}"
+    if missing := shapes.keys() - found.keys():
+        yield f"{len(missing)} arrays are missing, {min(missing)} among them"
 
 
 def _json(value: Any) -> bytes:

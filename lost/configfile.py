@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from lost.config import Config, Section
 from lost.errors import ConfigError
+from lost.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.parsing import compose_yaml, yaml_value
 
 _SHIPPED = Path(__file__).parent / "configs"
 _COMMAND_LINE = "--set"
@@ -144,8 +146,8 @@ def _keys(section: tuple[str, ...]) -> list[str]:
 
 def _parse(path: Path) -> Document:
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        node = compose_yaml(read_bytes(path, DOCUMENT_BYTES, follow=True).decode())
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read as YAML: {error}") from None
     document = Document(str(path), {})
     values = _construct(node, (), document) if node is not None else {}
@@ -157,10 +159,9 @@ def _parse(path: Path) -> Document:
 
 def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> Any:
     if not isinstance(node, yaml.MappingNode):
-        loader = yaml.SafeLoader("")
         try:
-            return loader.construct_object(node, deep=True)
-        except yaml.YAMLError as error:
+            return yaml_value(node)
+        except ValueError as error:
             raise ConfigError(f"{document.source}:{node.start_mark.line + 1}: {error}") from None
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
@@ -180,9 +181,11 @@ def _override(document: Document, text: str) -> None:
     if not equals or not all(path):
         raise ConfigError(f"--set {text}: expected section.key=value, such as --set optimizer.lr=3e-3")
     try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: {raw!r} can't be read as a YAML value; quote it") from None
+        node = compose_yaml(raw)
+        value = yaml_value(node) if node else None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--set {text:.200}: this can't be read as a YAML value ({reason}); quote it") from None
     section = document.values
     for part in path[:-1]:
         section = section.setdefault(part, {})

@@ -17,7 +17,8 @@ from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.files import leftovers
 from lost.lock import holder
 from lost.mixture import open_dataset
-from lost.run import CONFIG, FREE, LATEST, differences
+from lost.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.run import CONFIG, FREE, LATEST, config_file, differences
 from lost.verification import faults as checkpoint_faults
 
 
@@ -101,9 +102,9 @@ def _check_run(folder: Path, found: Findings) -> None:
 def _configuration(folder: Path, newest: Checkpoint | None) -> tuple[Config | None, list[str]]:
     """Return the run's configuration, the newest checkpoint's where the file is no use, and what is wrong with it."""
     path, kept = folder / CONFIG, newest.config if newest else None
-    if not path.exists():
-        return kept, [f"{path} is missing"]
     try:
+        if not config_file(folder):
+            return kept, [f"{path} is missing"]
         config = load_config(path)
     except ConfigError as error:
         return kept, [str(error)]
@@ -133,11 +134,15 @@ def _place(found: Checkpoint, newest: Checkpoint) -> Iterator[str]:
 def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: list[str]) -> Iterator[str]:
     """Yield what is wrong with `latest`; a crash between a checkpoint and `latest` leaves it one behind."""
     path = folder / LATEST
-    if not path.exists():
+    if not os.path.lexists(path):
         if held:
             remarks.append(f"{path} is missing: the next checkpoint brings it back")
         return
-    named = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        named = read_bytes(path, DOCUMENT_BYTES).decode("utf-8", "replace").strip()
+    except OSError as error:
+        yield f"{path} can't be read: {error.strerror}"
+        return
     if folder / named not in held:
         yield f"{path} names {named!r}, which is no checkpoint of this run"
     elif whole and folder / named < whole[-1]:

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
+from lost.arrays import NamedArrays
 from lost.checkpoint import Checkpoint
 from lost.config import Config, DType
-from lost.engine import NamedArrays
 from lost.errors import CheckpointError
 from lost.tensors import PART_BYTES
 

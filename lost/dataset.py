@@ -2,8 +2,8 @@
 
 import bisect
 import hashlib
+import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from lost.description import read_description
 from lost.errors import DataError
-from lost.files import broken, flush, read_sealed_json, sealed_json
-from lost.targets import Targets, open_file, open_targets
+from lost.files import Seal, broken, flush, read_sealed_json, sealed_json
+from lost.nofollow import open_new, open_update, write_new
+from lost.shards import Row, open_shard
+from lost.targets import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -44,6 +47,8 @@ class SplitWriter:
         self.documents = self.bytes = self.tokens = 0
         if state:
             self._files = state["files"]
+            if [each["name"] for each in self._files] != [self._name(number) for number in range(len(self._files))]:
+                raise DataError(f"{folder} speaks of files that are no shards; remove it, and prepare the data again")
             self.documents, self.bytes, self.tokens = (state[key] for key in ("documents", "bytes", "tokens"))
             self._reopen()
         else:
@@ -55,9 +60,8 @@ class SplitWriter:
         self.bytes += size
         while len(ids):
             if self._open is None:
-                name = f"{self._split}-{len(self._files):05d}.bin"
-                self._files.append({"name": name, "tokens": 0})
-                self._open = (self._folder / name).open("wb")
+                self._files.append({"name": self._name(len(self._files)), "tokens": 0})
+                self._open = open_new(self._folder / self._files[-1]["name"])
             entry = self._files[-1]
             part, ids = np.split(ids, [_SHARD_TOKENS - entry["tokens"]])
             content = part.astype(self._dtype).tobytes()
@@ -81,15 +85,16 @@ class SplitWriter:
         counts = {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
         return {**counts, "files": self._files}
 
+    def _name(self, number: int) -> str:
+        return f"{self._split}-{number:05d}.bin"
+
     def _reopen(self) -> None:
         """Go on with the last shard, if it isn't full."""
         if "sha256" in (entry := self._files[-1]):
             return
-        path = self._folder / entry["name"]
-        os.truncate(path, entry["tokens"] * self._dtype.itemsize)
-        with path.open("rb") as file:
-            self._hash = hashlib.file_digest(file, "sha256")
-        self._open = path.open("ab")
+        self._open = file = io.BufferedRandom(open_update(self._folder / entry["name"]))
+        file.truncate(entry["tokens"] * self._dtype.itemsize)
+        self._hash = hashlib.file_digest(file, "sha256")  # which leaves it at its end
 
     def _close_shard(self) -> None:
         if self._open is not None:
@@ -115,7 +120,7 @@ def write_description(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict
         "splits": splits,
         "origin": origin,
     }
-    (folder / DESCRIPTION).write_bytes(sealed_json(description))
+    write_new(folder / DESCRIPTION, sealed_json(description))
 
 
 @dataclass
@@ -127,7 +132,7 @@ class Split:
     bytes: int
     documents: int
     vocab_size: int
-    _maps: Sequence[np.ndarray] = field(repr=False)
+    _shards: Sequence[Row] = field(repr=False)
     _starts: list[int] = field(repr=False)
     targets: Targets | None = None
 
@@ -149,13 +154,14 @@ class Split:
         """Return tokens [start, start + length) as int32, across shard borders.
 
         Raises:
-            DataError: an id beyond the vocabulary, which only damage can put there.
+            DataError: an id beyond the vocabulary, which only damage can put there; or a shard that can't be read, or
+                was changed since.
         """
         shard = bisect.bisect_right(self._starts, start) - 1
         parts, needed = [], length
         while needed > 0:
             offset = start + length - needed - self._starts[shard]
-            part = self._maps[shard][offset : offset + needed]
+            part = self._shards[shard][offset : offset + needed]
             parts.append(part)
             needed -= len(part)
             shard += 1
@@ -170,13 +176,13 @@ class Split:
 
 def joined(splits: Sequence[Split]) -> Split:
     """Return splits of one vocabulary as one; end-of-text, which each begins with, stands there once between two."""
-    maps, starts, tokens = [], [], 0
+    shards, starts, tokens = [], [], 0
     for number, split in enumerate(splits):
-        for place, shard in enumerate(split._maps):
-            part = shard[1:] if number and not place else shard
-            maps.append(part)
-            starts.append(tokens)
-            tokens += len(part)
+        for place, shard in enumerate(split._shards):
+            shards.append(shard)
+            # The end-of-text that ends one split is the one that begins the next.
+            starts.append(tokens - 1 if number and not place else tokens)
+            tokens = starts[-1] + len(shard)
     first = splits[0]
     marked = [split.targets for split in splits if split.targets]
     targets = None
@@ -185,31 +191,50 @@ def joined(splits: Sequence[Split]) -> Split:
         counts = sum(each.tokens for each in marked), sum(each.bytes for each in marked)
         targets = Targets(*counts, np.concatenate(marks))
     sizes = sum(split.bytes for split in splits), sum(split.documents for split in splits)
-    return Split(first.name, tokens, *sizes, first.vocab_size, maps, starts, targets)
+    return Split(first.name, tokens, *sizes, first.vocab_size, shards, starts, targets)
+
+
+def named(path: Path) -> str:
+    """Return a path, made absolute, as a configuration holds it.
+
+    Raises:
+        DataError: its bytes are no UTF-8.
+    """
+    text = str(path.resolve())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{text} is not UTF-8, and a configuration names its data; expected a path that is; rename the folder"
+        ) from None
+    return text
 
 
 class Dataset:
     """A folder written by `lost prepare`.
 
     Raises:
-        DataError: not such a folder, a missing or shortened shard, a tokenizer that isn't the one it was made with.
+        DataError: not such a folder, a description that describes no set, a tokenizer that isn't the one it was made
+            with.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._description = read_sealed_json(path / DESCRIPTION)
-        except OSError:
+        except OSError as error:
             raise DataError(
-                f"{path} holds no prepared data (no readable {DESCRIPTION}); expected a folder written by "
+                f"{path} holds no prepared data ({DESCRIPTION}: {error.strerror}); expected a folder written by "
                 "`lost prepare`; prepare it, or name another with --data"
             ) from None
         except ValueError as error:
             raise DataError(f"{path / DESCRIPTION} is damaged: {error}; prepare the data again") from None
         if self._description.get("format") != _FORMAT:
             raise DataError(f"{path} has data format {self._description.get('format')}; this version reads {_FORMAT}")
+        meant = read_description(path / DESCRIPTION, self._description)
+        self._splits, self._dtype = meant.splits, np.dtype(meant.dtype).newbyteorder("<")
         self.tokenizer = load_tokenizer(path)
-        if self.tokenizer.fingerprint != self._description["tokenizer"]["fingerprint"]:
+        if self.tokenizer.fingerprint != meant.tokenizer.fingerprint:
             raise DataError(
                 f"{path}: {self.tokenizer.FILE} is not the one that the shards were made with; put that one back, or "
                 "prepare the data again"
@@ -222,29 +247,33 @@ class Dataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """Return what names it in a configuration."""
-        return {"path": str(self.path.resolve()), "mixture": None}
+        """Return what names it in a configuration.
+
+        Raises:
+            DataError: its path is none that a configuration can hold.
+        """
+        return {"path": named(self.path), "mixture": None}
 
     def split(self, name: str) -> Split:
         """Open a split without reading it."""
-        if name not in self._description["splits"]:
+        if name not in self._splits:
             raise DataError(f"{self.path} has no {name} split; prepare it with --valid or --valid-fraction")
-        entry = self._description["splits"][name]
-        dtype, maps, starts, start = np.dtype(self._description["dtype"]).newbyteorder("<"), [], [], 0
-        for file in entry["files"]:
-            maps.append(open_file(self.path, file, dtype))
+        entry = self._splits[name]
+        shards, starts, start = [], [], 0
+        for file in entry.files:
+            shards.append(open_shard(self.path, file.model_dump(), self._dtype))
             starts.append(start)
-            start += file["tokens"]
-        counts = (entry["tokens"], entry["bytes"], entry["documents"])
-        targets = open_targets(self.path, entry["targets"]) if "targets" in entry else None
-        return Split(name, *counts, self.tokenizer.vocab_size, maps, starts, targets)
+            start += file.tokens
+        counts = (entry.tokens, entry.bytes, entry.documents)
+        targets = open_targets(self.path, entry.targets.model_dump()) if entry.targets else None
+        return Split(name, *counts, self.tokenizer.vocab_size, shards, starts, targets)
 
     def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
         """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
-        splits = self._description["splits"].values()
-        files = [file for entry in splits for file in entry["files"]]
-        files += [entry["targets"] for entry in splits if "targets" in entry]
+        splits = self._splits.values()
+        files = [file for entry in splits for file in entry.files]
+        files += [entry.targets for entry in splits if entry.targets]
         for file in files[reader::readers]:
-            path = self.path / Path(file["name"]).name
-            if fault := broken(path, file):
+            path = self.path / file.name
+            if fault := broken(path, Seal(size=file.size, sha256=file.sha256)):
                 yield f"{path} {fault}"

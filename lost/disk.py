@@ -51,7 +51,7 @@ def disk_room(config: Config, folder: Path, step: int, removed: Sequence[Path] =
     """
     train, last, target = config.train, config.last_step, folder / "checkpoints"
     place, going = existing(target), (*removed, *leftovers(target))
-    free = shutil.disk_usage(place).free + sum(file.stat().st_size for path in going for file in path.rglob("*"))
+    free = shutil.disk_usage(place).free + sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     multiples = last // train.keep_every if train.keep_every else 0
     most = train.keep_last + 1 + 1 + multiples
     held = len(checkpoints(target)) - len(removed)

@@ -11,11 +11,10 @@ from lost.dataset import TRAIN, Dataset
 from lost.disk import DiskRoom, disk_room
 from lost.engine import Engine, backend_module
 from lost.errors import StorageError, UserError
-from lost.files import check_writable
 from lost.lock import check_free
 from lost.metrics import Reporter
 from lost.mixture import training_stream
-from lost.run import overwritten, starting_point
+from lost.run import check_run_folder, overwritten, starting_point
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,9 @@ def _found(
 ) -> DryRun:
     """Check the run folder and its disk."""
     check_free(folder)
-    for place in (folder, folder / "checkpoints"):
-        check_writable(place)
     removed = overwritten(folder, overwrite) if fresh else []
     start = None if fresh else starting_point(config, folder, dataset, reporter)
+    check_run_folder(folder, start is not None)
     step = start.progress.step if start else 0
     disk = disk_room(config, folder, step, removed)
     if disk.shortage:

@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lost.arrays import NamedArrays
 from lost.batches import Batch
 from lost.config import Config
-from lost.errors import BackendError, CheckpointError
+from lost.errors import BackendError
 from lost.guard import Guard
 from lost.parameters import parameter_table
 from lost.workers import Workers
 
 # Each backend with what installs it. MLX's plain package has no CPU library on Linux.
 BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
-NamedArrays = Iterable[tuple[str, np.ndarray]]
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SCALE = "exp_avg_scale"
 BLOCK = 256  # entries that share a scale where moments are kept in 8 bits
@@ -116,25 +116,6 @@ def moment_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 def in_blocks(size: int) -> bool:
     """Whether adamw8bit keeps the moments of a parameter of this many entries in 8 bits: torchao's rule."""
     return size >= 4096 and size % BLOCK == 0
-
-
-def checked(arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
-    """Pass on the arrays that fill places of the given shapes: each once, all of them, and no others.
-
-    Raises:
-        CheckpointError: one is missing, unknown or misshapen.
-    """
-    missing = set(shapes)
-    for name, array in arrays:
-        if shapes.get(name) != array.shape:
-            expected = f"{shapes[name]}" if name in shapes else "no such name"
-            raise CheckpointError(f"{name} has shape {array.shape}; this model has {expected}: not of this run")
-        yield name, array
-        missing.discard(name)
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's"
-        )
 
 
 def backend_module(name: str) -> Any:

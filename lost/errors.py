@@ -49,6 +49,10 @@ class ExportError(LostError):
     """An exported folder that another program doesn't open, or reads as another model."""
 
 
+class OutputError(LostError):
+    """An answer that could not be written to standard output."""
+
+
 class RunBusyError(UserError):
     """Another job writes to the run folder."""
 

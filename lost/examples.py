@@ -1,6 +1,5 @@
 """Examples to fine-tune on, out of JSON lines as mlx-lm reads them: what is given, and what is to be learned."""
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from lost.chat import Template
 from lost.errors import DataError
+from lost.parsing import parse_json
 from lost.readers import clean, opened
 from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer
@@ -45,7 +45,7 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
     for path in paths:
         for number, line in _lines(path):
             try:
-                found = _example(json.loads(line), template)
+                found = _example(parse_json(line), template)
                 yield replace(found, given=clean(found.given), answer=clean(found.answer))
             except ValueError as error:
                 raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None

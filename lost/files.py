@@ -13,11 +13,12 @@ from typing import Any, TypedDict
 
 from lost.errors import StorageError
 from lost.failpoints import reach
+from lost.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
+from lost.parsing import parse_json
 
 _PARTIAL = ".partial-"
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
-_REFUSED |= {errno.ENOTDIR, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOENT}  # a place where nothing can be written
-_REFUSED |= {errno.EIO, errno.ESTALE, errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST}  # a failing disk, a share's moods
+# What only a defect of ours causes: a handle or a buffer that is none. All other refusals are the disk's, or a share's.
+_DEFECTS = {None, errno.EBADF, errno.EFAULT, errno.ESPIPE, errno.ENOTTY}
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             yield partial
         finish_folder(partial, path, replace)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         raise
 
 
@@ -45,7 +46,7 @@ def begin_folder(path: Path) -> Path:
         StorageError: the disk refused.
     """
     partial = partial_folder(path)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     with storage(path):
         partial.mkdir(parents=True)
     return partial
@@ -72,27 +73,26 @@ def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:
     path = Path(os.path.realpath(path))
     with storage(path):
         for file in sorted(partial.rglob("*")):
-            flush(file)
+            if not file.is_symlink():  # which another command, or a stranger, left there
+                flush(file)
         flush(partial)
         before = _renamed(path) if replace and path.exists() else None
         os.rename(partial, path)
         flush(path.parent)
         if before:
-            shutil.rmtree(before, ignore_errors=True)
+            remove(before)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves all of it or nothing under its name."""
     gone = _renamed(path)
     reach("prune.renamed")
-    shutil.rmtree(
-        gone, ignore_errors=True
-    )  # what can't be removed now, such as an open file on a share, is swept later
+    remove(gone)  # what can't be removed now, such as an open file on a share, is swept later
 
 
 def _renamed(path: Path) -> Path:
     gone = path.with_name(f"{_PARTIAL}removed-{path.name}")
-    shutil.rmtree(gone, ignore_errors=True)
+    remove(gone)
     os.rename(path, gone)
     return gone
 
@@ -100,7 +100,7 @@ def _renamed(path: Path) -> Path:
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes and removals left in a folder."""
     for path in leftovers(folder):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        remove(path)
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -112,7 +112,7 @@ def replace_text(path: Path, text: str) -> None:
     """Write a small file, whole or not at all."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     with storage(path):
-        partial.write_text(text, encoding="utf-8")
+        write_new(partial, text.encode())
         flush(partial)
         os.replace(partial, path)
         flush(path.parent)
@@ -120,7 +120,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def flush(path: Path) -> None:
     """Have the system write a file or folder to disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(handle)
         if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the data in the drive's cache
@@ -143,25 +143,23 @@ def seal(content: bytes) -> Seal:
 
 
 def broken(path: Path, seal: Seal) -> str | None:
-    """Say what is wrong with a sealed file, or None."""
-    if not path.is_file():
+    """Say what is wrong with a sealed file, all of it read, or None."""
+    try:
+        with open_read(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) != seal["size"]:
+                return f"is {size} bytes long instead of {seal['size']}"
+            if hashlib.file_digest(file, "sha256").hexdigest() != seal["sha256"]:
+                return "doesn't have the checksum it was written with"
+    except FileNotFoundError:
         return "is missing"
-    if (size := path.stat().st_size) != seal["size"]:
-        return f"is {size} bytes long instead of {seal['size']}"
-    if checksum(path) != seal["sha256"]:
-        return "doesn't have the checksum it was written with"
+    except OSError as error:
+        return f"can't be read: {error.strerror}"
     return None
-
-
-def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sealed_json(value: dict[str, Any]) -> bytes:
     """Return a JSON document that carries the checksum of its own content."""
-    return (json.dumps({**value, "seal": _digest(value)}, indent=2) + "\n").encode()
+    return (json.dumps({**value, "seal": _digest(value)}, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
@@ -171,30 +169,38 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         OSError: it can't be read.
         ValueError: it is not JSON, or not what was sealed.
     """
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = parse_json(read_bytes(path, DOCUMENT_BYTES))
     if not isinstance(value, dict) or value.pop("seal", None) != _digest(value):
         raise ValueError("its content doesn't have the checksum it was written with")
     return value
 
 
 def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    try:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turn a refused write into a message; other errors pass."""
+    """Turn a refused write into a message; what only a defect can cause passes."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if error.errno in _DEFECTS:
             raise
-        free = shutil.disk_usage(existing(path.parent)).free
         raise StorageError(
-            f"{path} could not be written: {os.strerror(error.errno or 0)} ({free / 2**20:,.0f} MiB free there). "
-            "Nothing that was there before is lost. Make room, or choose another folder with --out, and run the same "
-            "command again."
+            f"{path} could not be written: {error.strerror}{_free(path)}. Nothing that was there before is lost. Make "
+            "room, or choose another folder with --out, and run the same command again."
         ) from error
+
+
+def _free(path: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(existing(path.parent)).free / 2**20:,.0f} MiB free there)"
+    except OSError:  # a share that is gone
+        return ""
 
 
 def existing(path: Path) -> Path:

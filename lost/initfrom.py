@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from lost import checkpoint, configfile
+from lost.arrays import NamedArrays, checked
 from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.convert import cast
 from lost.dataset import Dataset
-from lost.engine import NamedArrays, checked
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.files import replace_text, storage, whole_folder
-from lost.parameters import parameter_table
-from lost.run import CONFIG, LATEST, differences, find_checkpoint
+from lost.parameters import parameter_table, places_of, shapes_of
+from lost.run import CONFIG, LATEST, config_file, differences, find_checkpoint
 from lost.tokenizer import Tokenizer
 
 # What the run's model may differ in from the weights': the length of the context, and what only initial values follow.
@@ -90,7 +90,7 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
     held = [] if fresh else checkpoints(folder / "checkpoints")
     if held:
         _check_origin(held, path, folder)
-        return configfile.load_config(folder / CONFIG), None
+        return configfile.load_config(config_file(folder) or folder / CONFIG), None
     source = open_source(path)
     if source.path.is_relative_to(folder.resolve()):
         raise UserError(
@@ -157,9 +157,11 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
         StorageError: the disk refused.
     """
     path = checkpoint.place(folder / "checkpoints", 0)
-    shapes = {name: row.shape for name, row in parameter_table(config).items()}
+    table = parameter_table(config)
     digest = _Digest()
-    arrays = cast(digest.passing(checked(source.parameters(), shapes)), config.train.param_dtype)
+    arrays = cast(
+        digest.passing(checked(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
+    )
     with whole_folder(path, replace=True) as partial:
         files = checkpoint.write_arrays(partial, arrays, ())
         origin = Origin(str(source.path), source.step, digest.hexadecimal)

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from lost.errors import RunBusyError
 from lost.files import storage
+from lost.nofollow import open_read, open_update
+from lost.parsing import parse_json
 
 FILE = ".lock"
+_LONGEST = 1 << 16  # bytes of what another job says of itself
 _PATIENCE = 5.0  # seconds; workers whose launcher was killed take one or two to notice
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
@@ -40,8 +43,7 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         until = time.monotonic() + patience
         while not (_taken(file.fileno(), folder, warn) and _named(file.fileno(), folder)):
             if time.monotonic() > until:
-                file.seek(0)
-                raise _busy(folder, _described(file.read()))
+                raise _busy(folder, _described(file))
             time.sleep(0.1)
             if not _named(file.fileno(), folder):  # the folder was moved, as one is that has become whole
                 file = opened.enter_context(_open(folder))
@@ -53,8 +55,8 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
         text = json.dumps({**job, "clock": time.time_ns(), "command": " ".join(sys.argv)})
         with storage(folder / FILE):
             file.truncate(0)
-            file.write(text)
-            file.flush()
+            file.seek(0)
+            file.write(text.encode())
             os.fsync(file.fileno())  # other machines read it (`lost.consistency`)
         yield text
 
@@ -72,7 +74,7 @@ def check_free(folder: Path) -> None:
 def holder(folder: Path) -> str | None:
     """Return the job that holds the lock of a run folder, in words; None: there is none, or the system can't tell."""
     try:
-        file = (folder / FILE).open(encoding="utf-8")
+        file = open_read(folder / FILE)
     except OSError:
         return None
     with file:
@@ -80,7 +82,7 @@ def holder(folder: Path) -> str | None:
             # Shared, and for a moment: a file opened for reading can't be locked otherwise on network shares.
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _described(file.read())
+            return _described(file)
         except OSError:
             return None
     return None
@@ -92,16 +94,16 @@ def _busy(folder: Path, job: str) -> RunBusyError:
     )
 
 
-def _open(folder: Path) -> TextIO:
+def _open(folder: Path) -> BinaryIO:
     with storage(folder / FILE):
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / FILE).open("a+", encoding="utf-8")
+        return open_update(folder / FILE)
 
 
 def _named(handle: int, folder: Path) -> bool:
     """Return whether an open file is still the folder's lock."""
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(folder / FILE))
+        return os.path.samestat(os.fstat(handle), os.lstat(folder / FILE))
     except FileNotFoundError:
         return False
 
@@ -118,9 +120,10 @@ def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     return True
 
 
-def _described(text: str) -> str:
+def _described(file: BinaryIO) -> str:
     try:
-        job = json.loads(text)
+        file.seek(0)
+        job = parse_json(file.read(_LONGEST))
         return f"process {job['pid']} on {job['host']}, started {job['since']} ({job['command']})"
     except (ValueError, KeyError, TypeError):
         return "another job"

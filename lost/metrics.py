@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from lost.config import Config
 from lost.files import replace_text, storage
+from lost.nofollow import open_read, open_update, read_bytes
+from lost.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"
 
@@ -35,27 +37,33 @@ class MetricsFile:
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / FILE
         rows = [row for line in self._lines() if (row := _row(line)) and row["step"] <= step] if step else []
-        replace_text(self._path, "".join(f"{json.dumps(row)}\n" for row in rows))
+        replace_text(self._path, "".join(_line(row) for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""
-        line = (json.dumps(row) + "\n").encode()
-        with storage(self._path), self._path.open("ab", buffering=0) as file:
+        line = _line(row).encode()
+        with storage(self._path), open_update(self._path) as file:
             end = file.seek(0, os.SEEK_END)
             if file.write(line) < len(line):
                 file.truncate(end)  # the next row must not stand on half of this one's line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _lines(self) -> list[bytes]:
-        if not self._path.exists():
+        if not os.path.lexists(self._path):
             return []
-        return self._path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
+        with storage(self._path):
+            return read_bytes(self._path).split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return a row's line; a number that isn't finite is null there, for which JSON has no other word."""
+    return json.dumps(finite(row), allow_nan=False) + "\n"
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
     """Return a line's row; None: it is none, as after a machine went down while the file system wrote."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and type(row.get("step")) is int else None
@@ -74,7 +82,7 @@ def faults(path: Path, config: Config) -> Iterator[str]:
     first: dict[str, str] = {}
     counts: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
+        with open_read(path) as file:
             for number, kind, text in _wrong(file, config):
                 first.setdefault(kind, f"{path}:{number}: {text}")
                 counts[kind] = counts.get(kind, 0) + 1

@@ -19,7 +19,7 @@ import numpy as np
 
 from lost.batches import Batch, Sample, SampleStream, TrainingStream, stacked
 from lost.config import DataConfig
-from lost.dataset import TRAIN, Dataset, Split, joined
+from lost.dataset import TRAIN, Dataset, Split, joined, named
 from lost.errors import DataError
 from lost.order import Permutation
 
@@ -87,7 +87,7 @@ class Mixture(Dataset):
 
     def settings(self) -> dict[str, Any]:
         """Return what names it in a configuration."""
-        return {"path": None, "mixture": {str(Path(name).resolve()): weight for name, weight in self.weights.items()}}
+        return {"path": None, "mixture": {named(Path(name)): weight for name, weight in self.weights.items()}}
 
 
 class MixedStream:

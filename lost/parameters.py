@@ -1,6 +1,7 @@
 """The table of a model's parameters: Hugging Face's names, shapes, and what the optimizer may do with each."""
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,13 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    integer: bool = False
+    below: int = 0
+    """Where it holds places, what these stay below: as in `Tensor`."""
+
+    @property
+    def integer(self) -> bool:
+        """Whether it holds places."""
+        return self.below > 0
 
     @property
     def trained(self) -> bool:
@@ -131,4 +138,14 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
 
 
 def _parameter(name: str, suffix: str, tensor: Tensor) -> Parameter:
-    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.integer)
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below)
+
+
+def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
+    """Return every parameter's shape, by name."""
+    return {name: row.shape for name, row in table.items()}
+
+
+def places_of(table: Mapping[str, Parameter]) -> dict[str, int]:
+    """Return what places stay below, of the parameters that hold such, by name."""
+    return {name: row.below for name, row in table.items() if row.integer}

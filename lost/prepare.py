@@ -3,7 +3,6 @@
 What was written is noted now and then, so that the same command goes on where an earlier one was interrupted.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -19,6 +18,7 @@ from lost.journal import FILE as JOURNAL
 from lost.journal import Journal, read_journal
 from lost.lock import FILE as LOCK
 from lost.lock import locked
+from lost.nofollow import check_folder, remove
 from lost.sources import Sources
 from lost.survey import HeldOut, hold_out, survey, tokenizer_text
 from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -84,7 +84,7 @@ def prepare(
     leave_out = [*sources.leave_out, out, *(own.local if own else [])]
     sources = replace(sources, leave_out=leave_out)  # shares `skipped` with the caller's
     arguments = _arguments(sources, tokenizer, valid)
-    partial = partial_folder(out)
+    partial = own_folder(out)
     with storage(out), locked(partial, tell):
         journal = read_journal(partial, arguments, overwrite)
         try:
@@ -97,12 +97,24 @@ def prepare(
             splits = _encode(partial, journal, sources, own, progress, workers)
             finish_folder(partial, out, overwrite)  # with its journal: until then it can be gone on with
             for name in (JOURNAL, LOCK):
-                (out / name).unlink()
+                remove(out / name)
         except BaseException as error:
             if isinstance(error, DataError) or not (partial / JOURNAL).exists():
-                shutil.rmtree(partial, ignore_errors=True)  # nothing to go on from
+                remove(partial)  # nothing to go on from
             raise
     return splits
+
+
+def own_folder(out: Path) -> Path:
+    """Return the folder that is to become a set, beside it; it may hold what an earlier command began.
+
+    Raises:
+        StorageError: a link or a file stands in its place, which is not to be followed, nor to be removed.
+    """
+    partial = partial_folder(out)
+    with storage(partial):
+        check_folder(partial)
+    return partial
 
 
 def check_share(fraction: float) -> None:
@@ -172,7 +184,7 @@ def empty(partial: Path) -> None:
     """Remove what another command left in a set that isn't finished, whose lock is held."""
     for path in partial.iterdir():
         if path.name != LOCK:
-            path.unlink()
+            remove(path)
 
 
 def _encode(

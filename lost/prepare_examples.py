@@ -1,7 +1,6 @@
 """From JSON lines of examples to a prepared set whose marks say what is to be learned."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ from lost.chat import template_of
 from lost.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
-from lost.files import finish_folder, partial_folder, storage
+from lost.files import finish_folder, storage
 from lost.journal import read_journal
 from lost.lock import FILE as LOCK
 from lost.lock import locked
-from lost.prepare import Progress, check_place, check_share, empty, unseen
+from lost.nofollow import remove
+from lost.prepare import Progress, check_place, check_share, empty, own_folder, unseen
 from lost.targets import MarksWriter
 from lost.tokenizer import Tokenizer
 
@@ -64,7 +64,7 @@ def prepare_examples(
         else:
             yield from read_examples(paths if name == TRAIN else own, template)
 
-    partial = partial_folder(out)
+    partial = own_folder(out)
     with storage(out), locked(partial, tell):
         read_journal(partial, {"examples": [str(path) for path in paths]}, overwrite)  # another command's is refused
         try:
@@ -74,9 +74,9 @@ def prepare_examples(
             named = [str(path) for path in (*paths, *own)]
             write_description(partial, tokenizer, splits, {"sources": named, "examples": True})
             finish_folder(partial, out, overwrite)
-            (out / LOCK).unlink()
+            remove(out / LOCK)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
             raise
     return splits
 

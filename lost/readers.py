@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import BinaryIO, cast
 
 from lost.errors import DataError
 from lost.extras import need
+from lost.nofollow import open_read
+from lost.parsing import parse_json
 
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -49,14 +50,15 @@ def opened(path: Path) -> BinaryIO:
     """Open a file to read, unpacked where its name says that it is packed."""
     if path.suffix == ".zst":
         return io.BufferedReader(_Chunks(_zst(path)), _CHUNK)
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    file = open_read(path, follow=True)
+    return cast(BinaryIO, _Unpacked(file)) if path.suffix == ".gz" else file
 
 
 def _zst(path: Path) -> Iterator[bytes]:
     """Yield what is in a file of one frame or several; the library's own reader is silent where a frame is cut."""
     library = need("zstandard", "data", f"reading {path}")
     decompressor = library.ZstdDecompressor(max_window_size=1 << 31)
-    with path.open("rb") as file:
+    with open_read(path, follow=True) as file:
         frame, rest = None, b""
         while chunk := rest or file.read(_CHUNK):
             frame = frame or decompressor.decompressobj()
@@ -68,6 +70,18 @@ def _zst(path: Path) -> Iterator[bytes]:
             frame = None if frame.eof else frame
     if frame:
         raise EOFError("it ends inside a zstd frame")
+
+
+class _Unpacked(gzip.GzipFile):
+    """A packed file, which is closed with what unpacks it."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._packed = packed
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
 
 
 class _Chunks(io.RawIOBase):
@@ -113,7 +127,7 @@ def _json_lines(path: Path, text_key: str) -> Iterator[str]:
                 continue
             place = f"{path}:{number}"
             try:
-                record = json.loads(line)
+                record = parse_json(line)
             except ValueError as error:
                 raise DataError(f"{place}: not a JSON object ({error}); expected one object a line") from None
             text = record.get(text_key) if isinstance(record, dict) else None

@@ -1,5 +1,7 @@
 """A run folder: where a training starts, what may differ when it goes on, which checkpoint a command means."""
 
+import errno
+import os
 from pathlib import Path
 
 from lost import configfile
@@ -7,11 +9,12 @@ from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, ope
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
-from lost.files import remove_folder, replace_text, sweep
+from lost.files import check_writable, remove_folder, replace_text, storage, sweep
 from lost.launcher import place_here
 from lost.lock import FILE as LOCK
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
+from lost.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.workers import Workers
 
 CONFIG = "config.yaml"
@@ -75,11 +78,11 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     held = overwritten(folder, overwrite)
     if held:
         reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
-    (folder / LATEST).unlink(missing_ok=True)  # first: what it names is about to go
+    remove(folder / LATEST)  # first: what it names is about to go
     for path in held:
         remove_folder(path)
     for name in (METRICS, CONFIG):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
 
 
 def overwritten(folder: Path, overwrite: bool) -> list[Path]:
@@ -122,13 +125,50 @@ def check_seen(folder: Path, job: str, workers: Workers) -> None:
     """
     job, file = workers.share(job), folder / LOCK
     reads = workers.rank < workers.readers
-    seen = not reads or (file.exists() and file.read_text(encoding="utf-8") == job)
+    try:
+        seen = not reads or read_bytes(file, DOCUMENT_BYTES) == job.encode()
+    except OSError:
+        seen = False
     if workers.any(not seen):
         here = "here" if not seen else "on another"
         raise StorageError(
             f"{folder} is not the same folder on all {workers.count} workers (found {here}: rank {workers.rank}); "
             "expected one that all machines share; name it with --out"
         )
+
+
+def config_file(folder: Path) -> Path | None:
+    """Return the configuration of a run folder; None: it is no run folder.
+
+    Raises:
+        ConfigError: what stands there under its name is no file, or a link.
+    """
+    path = folder / CONFIG
+    if not os.path.lexists(path):
+        return None
+    try:
+        open_read(path).close()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}; expected the run's configuration") from None
+    return path
+
+
+def check_run_folder(folder: Path, resumes: bool) -> None:
+    """See, without writing, that the files of a run can be written in its folder, and read where it goes on.
+
+    Raises:
+        StorageError: they can't.
+    """
+    for place in (folder, folder / "checkpoints"):
+        check_writable(place)
+    with storage(folder / LOCK):
+        check_updatable(folder / LOCK)
+    for name in (METRICS, CONFIG, LATEST):  # each new one takes the place of the old one
+        with storage(folder / name):
+            if is_folder(folder / name):
+                raise OSError(errno.EISDIR, "it is a folder; remove it", str(folder / name))
+            if resumes and name == METRICS and os.path.lexists(folder / name):
+                open_read(folder / name).close()
 
 
 def take(config: Config, folder: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from lost import __version__, launcher
 from lost.metrics import Reporter
+from lost.nofollow import open_update
+from lost.printable import printable
 from lost.workers import Workers
 
 FILE = "log.txt"
@@ -55,5 +57,7 @@ class _Logged:
 
     def note(self, text: str) -> None:
         """Append a line, where the disk takes it: the log must not be what ends a run."""
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%FT%T%z')}{self._who} {' '.join(text.split())}\n")
+        line = f"{time.strftime('%FT%T%z')}{self._who} {printable(' '.join(text.split()))}\n"
+        with suppress(OSError), open_update(self._path) as file:
+            file.seek(0, os.SEEK_END)
+            file.write(line.encode())

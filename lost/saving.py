@@ -4,7 +4,6 @@ What is written is copied first, which is all that training waits for; where mem
 """
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from threading import Thread
 import numpy as np
 
 from lost import checkpoint
+from lost.arrays import NamedArrays
 from lost.checkpoint import Progress
 from lost.config import Config
-from lost.engine import Engine, NamedArrays
+from lost.engine import Engine
 from lost.errors import LostError, StorageError
 from lost.failpoints import reach
 from lost.files import Seal, begin_folder, finish_folder, replace_text, storage
 from lost.machine import available_bytes
+from lost.nofollow import remove
 from lost.tokenizer import Tokenizer
 
 
@@ -116,7 +117,7 @@ class Saver:
             faults = [fault for fault in [workers.share(self._seal(writing, files))] if fault]
         if faults:
             if workers.rank == 0:
-                shutil.rmtree(writing.partial, ignore_errors=True)
+                remove(writing.partial)
             raise StorageError(f"saving the checkpoint of step {writing.progress.step}: {'; '.join(faults)}")
         now = time.perf_counter()
         path = checkpoint.place(self._folder, writing.progress.step)

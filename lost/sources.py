@@ -95,7 +95,7 @@ class Sources:
 
     def described(self) -> dict[str, Any]:
         """Return all that decides which text is read, as JSON has it, the files' names, sizes and times among it."""
-        stamps = hashlib.sha256("\n".join(unit.stamp for unit in self.units()).encode())
+        stamps = hashlib.sha256(os.fsencode("\n".join(unit.stamp for unit in self.units())))
         return {
             "text": [str(path.absolute()) for path in self.local] + self.remote,
             "include": list(self.include),

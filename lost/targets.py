@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lost.errors import DataError
+from lost.nofollow import open_new
+from lost.shards import open_shard
 
 COUNTED = 1  # its prediction enters the loss
 BEGINS = 2  # an example begins with it
@@ -34,7 +35,7 @@ class MarksWriter:
 
     def __init__(self, folder: Path, split: str) -> None:
         self._name, self._hash = f"{split}.marks", hashlib.sha256()
-        self._file = (folder / self._name).open("wb")
+        self._file = open_new(folder / self._name)
         self._size = self._tokens = 0
         self.bytes = 0
 
@@ -54,23 +55,10 @@ class MarksWriter:
 
 
 def open_targets(folder: Path, entry: Mapping[str, Any]) -> Targets:
-    """Open the marks that an entry of `dataset.json` describes, without reading them.
+    """Read the marks that an entry of `dataset.json` describes.
 
     Raises:
         DataError: the file is missing or shortened.
     """
-    return Targets(entry["tokens"], entry["bytes"], open_file(folder, entry, np.dtype(np.uint8)))
-
-
-def open_file(folder: Path, entry: Mapping[str, Any], dtype: np.dtype) -> np.memmap:
-    """Open a file that an entry of `dataset.json` describes, without reading it.
-
-    Raises:
-        DataError: the file is missing or shortened.
-    """
-    path = folder / Path(entry["name"]).name
-    size = path.stat().st_size if path.exists() else None
-    if size != entry["size"]:
-        found = "missing" if size is None else f"{size} bytes long"
-        raise DataError(f"{path} is {found}; expected {entry['size']} bytes; prepare the data again")
-    return np.memmap(path, dtype, "r")
+    shard = open_shard(folder, entry, np.dtype(np.uint8))
+    return Targets(entry["tokens"], entry["bytes"], shard[: len(shard)])

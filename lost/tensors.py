@@ -7,6 +7,7 @@ under `first_rows` where they begin.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +17,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lost.engine import NamedArrays
+from lost.arrays import NamedArrays
 from lost.errors import CheckpointError
 from lost.failpoints import reach
 from lost.files import Seal, seal
+from lost.nofollow import open_read, write_new
+from lost.parsing import parse_json
 
 PART_BYTES = 1 << 30
-_DTYPES = ("F32", "BF16", "I32")
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32"}
+_OTHER = "use another checkpoint"
 _ROWS = "first_rows"
 _NONE: Mapping[str, int] = MappingProxyType({})
 
@@ -49,7 +53,7 @@ def write_tensors(
         name = f"{stem}-{len(seals) + 1:05d}.safetensors"
         rows = {each: first_rows[each] for each in part if each in first_rows}
         content = safetensors.numpy.save(part, {"format": "pt", **({_ROWS: json.dumps(rows)} if rows else {})})
-        (folder / name).write_bytes(content)
+        write_new(folder / name, content)
         seals[name] = seal(content)
         part.clear()
         reach("save.file")
@@ -67,6 +71,24 @@ def write_tensors(
     return seals
 
 
+@dataclass(frozen=True)
+class Header:
+    """What files say of an array before it is read: its type by numpy's name, and its shape, all rows together."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_headers(files: list[Path]) -> dict[str, Header]:
+    """Return what files say of their arrays, none of which is read.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    with ExitStack() as stack:
+        return {name: _header(name, parts) for name, parts in _opened(files, stack).items()}
+
+
 def read_tensors(files: list[Path], reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) of all files, each array whole and one in memory at a time; nothing is executed.
 
@@ -79,29 +101,64 @@ def read_tensors(files: list[Path], reader: int = 0, readers: int = 1) -> Iterat
         CheckpointError: a file that is not safetensors, a type that no backend writes, or rows that are missing.
     """
     with ExitStack() as stack:
-        places: dict[str, list[tuple[int, Path, Any]]] = {}
-        for path in files:
-            with _readable(path):
-                opened = stack.enter_context(safetensors.safe_open(path, "np"))
-                rows = json.loads((opened.metadata() or {}).get(_ROWS, "{}"))
-                for name in opened.offset_keys():
-                    places.setdefault(name, []).append((int(rows.get(name, 0)), path, opened))
+        places = _opened(files, stack)
         for name in list(places)[reader::readers]:
+            _header(name, places[name])
             yield name, _together(name, places[name])
 
 
-def _together(name: str, parts: list[tuple[int, Path, Any]]) -> np.ndarray:
-    arrays: list[np.ndarray] = []
-    end = 0
-    for first, path, opened in sorted(parts, key=lambda part: part[:2]):
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of an array, from row `first` on, or all of it, in an opened file."""
+
+    first: int
+    path: Path
+    opened: Any
+
+
+def _opened(files: list[Path], stack: ExitStack) -> dict[str, list[_Part]]:
+    """Open files until the stack is left; return the parts of each array in the order of their rows."""
+    parts: dict[str, list[_Part]] = {}
+    for path in files:
         with _readable(path):
-            dtype = opened.get_slice(name).get_dtype()
-            if dtype not in _DTYPES:
-                raise CheckpointError(f"{path}: {name} has type {dtype}; expected one of {', '.join(_DTYPES)}")
-            arrays.append(opened.get_tensor(name))
-        if first != end:
-            raise CheckpointError(f"{path}: {name} begins at row {first}; expected row {end}; use another checkpoint")
-        end += len(arrays[-1])
+            open_read(path).close()  # no link, no device: the library would take either
+            opened = stack.enter_context(safetensors.safe_open(path, "np"))
+            rows = parse_json((opened.metadata() or {}).get(_ROWS, "{}"))
+            for name in opened.offset_keys():
+                first = rows.get(name, 0)
+                if type(first) is not int or first < 0:
+                    raise CheckpointError(f"{path}: {name} begins at row {first!r}; expected a number; {_OTHER}")
+                parts.setdefault(name, []).append(_Part(first, path, opened))
+    return {name: sorted(each, key=lambda part: (part.first, part.path)) for name, each in parts.items()}
+
+
+def _header(name: str, parts: list[_Part]) -> Header:
+    """See that parts make one array, and say what it is."""
+    end, kinds = 0, set()
+    for part in parts:
+        with _readable(part.path):
+            found = part.opened.get_slice(name)
+            dtype, shape = found.get_dtype(), tuple(found.get_shape())
+        where = f"{part.path}: {name}"
+        if dtype not in _DTYPES:
+            raise CheckpointError(f"{where} has type {dtype}; expected one of {', '.join(_DTYPES)}; {_OTHER}")
+        if not shape:
+            raise CheckpointError(f"{where} is a single number; expected an array with rows; {_OTHER}")
+        if part.first != end:
+            raise CheckpointError(f"{where} begins at row {part.first}; expected row {end}; {_OTHER}")
+        end += shape[0]
+        kinds.add((dtype, shape[1:]))
+    if len(kinds) > 1:
+        raise CheckpointError(f"{parts[0].path}: {name} has rows of several types or widths; {_OTHER}")
+    ((dtype, rest),) = kinds
+    return Header(_DTYPES[dtype], (end, *rest))
+
+
+def _together(name: str, parts: list[_Part]) -> np.ndarray:
+    arrays: list[np.ndarray] = []
+    for part in parts:
+        with _readable(part.path):
+            arrays.append(part.opened.get_tensor(name))
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
@@ -109,5 +166,6 @@ def _together(name: str, parts: list[tuple[int, Path, Any]]) -> np.ndarray:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, safetensors.SafetensorError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} can't be read as safetensors: {error}; use another checkpoint") from None
+    except (OSError, safetensors.SafetensorError, ValueError, AttributeError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CheckpointError(f"{path} can't be read as safetensors: {reason}; {_OTHER}") from None

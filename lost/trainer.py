@@ -1,7 +1,6 @@
 """THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +11,19 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
+from lost.arrays import NamedArrays
 from lost.batches import Batch, SampleStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
 from lost.dataset import VALID, Dataset, Split
-from lost.engine import Engine, NamedArrays, StepReport
+from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate_split
 from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
 from lost.mixture import training_stream
+from lost.parsing import finite
 from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.signals import Stop
@@ -85,12 +86,14 @@ def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             try:
                 validation = run.validate(progress, stop)
-                progress = replace(progress, validation_loss=validation.loss)
+                progress = replace(progress, validation_loss=finite(validation.loss))
             except _StoppedError:
                 interrupted = True
         due = _due(step, config.train.save_every) and not progress.guard.in_a_row
         if step > run.saved_at and (ending or interrupted or due):
             run.save(progress, ending or interrupted)
+        if ending and progress.guard.in_a_row:
+            raise run.ended_amid(progress)
         if ending or interrupted:
             return Result(progress, run.saved, validation, interrupted)
         progress, report = run.step(progress)
@@ -117,11 +120,6 @@ def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _finite(number: float) -> float | None:
-    """Return a number that JSON knows."""
-    return number if math.isfinite(number) else None
 
 
 class _StoppedError(Exception):
@@ -193,9 +191,9 @@ class _Run:
         first = progress.samples - self.config.train.batch_size
         row = {
             "step": progress.step,
-            "loss": _finite(loss),
+            "loss": finite(loss),
             "lr": learning_rate(self.config.optimizer, self.config.schedule, progress.step),
-            "grad_norm": _finite(grad_norm),
+            "grad_norm": finite(grad_norm),
             "tokens": progress.tokens,
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
@@ -231,6 +229,17 @@ class _Run:
             )
         return replace(progress, guard=guard)
 
+    def ended_amid(self, progress: Progress) -> DivergedError:
+        """Return what to raise at the end of a run whose last updates were left out: it has not succeeded."""
+        rows = [each for each in self.engine.suspects()[:8] if each]
+        named = f" The gradients to look at: {', '.join(rows)}." if rows else ""
+        return DivergedError(
+            f"the run ended at step {progress.step} while updates were being left out, the last "
+            f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {self.saved} holds "
+            "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
+            "train.grad_clip, and train again"
+        )
+
     def validate(self, progress: Progress, stop: Callable[[], bool]) -> Evaluation:
         """Evaluate on held-out text.
 
@@ -248,6 +257,7 @@ class _Run:
         result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
+        row = finite(row)
         self._write(row)
         self.reporter.validation(row)
         self._clock += time.perf_counter() - began  # an evaluation isn't training time

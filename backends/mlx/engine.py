@@ -9,18 +9,19 @@ import numpy as np
 from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
+from lost.arrays import NamedArrays, checked
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.workers import Launched, Tree
-from lost.batches import Batch
+from lost.batches import Batch, check_tokens
 from lost.budget import budget
 from lost.config import Config
-from lost.engine import MOMENTS, NamedArrays, StepReport, checked
+from lost.engine import MOMENTS, StepReport
 from lost.errors import BackendError
 from lost.guard import HostGuard, worst
-from lost.parameters import parameter_table
+from lost.parameters import parameter_table, places_of, vocabulary
 from lost.workers import Alone, shares
 
 _SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's
@@ -50,7 +51,7 @@ class MlxEngine:
         own, micro_batch = shares(config, self.workers.count)
         memory = budget(config, self.backend, self.device, micro_batch, own).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
-        self._table = parameter_table(config)
+        self._table, self._entries = parameter_table(config), vocabulary(config)
         self._trained = [name for name, row in self._table.items() if row.trained]
         train = config.train
         self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
@@ -118,7 +119,8 @@ class MlxEngine:
     def _taken(self, places: dict[str, mx.array], arrays: NamedArrays) -> Iterator[tuple[str, mx.array]]:
         """Yield the arrays that fill `places`, in its types; of several workers, rank 0's."""
         if self.workers.rank == 0:
-            for name, array in checked(arrays, {name: place.shape for name, place in places.items()}):
+            shapes = {name: place.shape for name, place in places.items()}
+            for name, array in checked(arrays, shapes, places_of(self._table)):
                 places[name] = to_mlx(array).astype(places[name].dtype)
                 mx.eval(places[name])
         return iter(places.items()) if isinstance(self.workers, Alone) else self.workers.spread(places)
@@ -128,7 +130,7 @@ class MlxEngine:
         scale = mx.array(self.workers.count / predictions)  # a number would be compiled in, and anew when it changes
         total, gradients = mx.array(0.0), None
         for batch in micro_batches:
-            nll, gradients = self._micro_step(*_on_device(batch), scale, gradients)
+            nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
             total = total + nll
             mx.eval(total, gradients)
         if not isinstance(self.workers, Alone):
@@ -188,8 +190,15 @@ class MlxEngine:
         return total, count
 
     def _scores(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
-        tokens, targets, counted = _on_device(batch)
+        tokens, targets, counted = self._on_device(batch)
         return *head_scores(self.model.model(tokens).flatten(0, 1), self.model.head, targets), counted
+
+    def _on_device(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+        """Return tokens (b, s), and targets and whether they count, both (b * s,)."""
+        check_tokens(batch.tokens, self._entries)
+        tokens, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].reshape(-1)
+        counted = np.ones(targets.shape, bool) if batch.counted is None else batch.counted.reshape(-1)
+        return mx.array(tokens), mx.array(targets), mx.array(counted)
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens, through mlx-lm's generation and its key-value caches.
@@ -197,6 +206,7 @@ class MlxEngine:
         Raises:
             BackendError: mlx-lm isn't installed.
         """
+        check_tokens(prompt, self._entries)
         try:
             from mlx_lm.generate import generate_step
         except ImportError as error:
@@ -253,10 +263,3 @@ def _cast(arrays: dict[str, mx.array], dtype: mx.Dtype) -> dict[str, mx.array]:
 def _number(value: mx.array) -> float:
     """Return a scalar, once the device has computed it."""
     return float(to_array(value))
-
-
-def _on_device(batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
-    """Return tokens (b, s), and targets and whether they count, both (b * s,)."""
-    tokens, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].reshape(-1)
-    counted = np.ones(targets.shape, bool) if batch.counted is None else batch.counted.reshape(-1)
-    return mx.array(tokens), mx.array(targets), mx.array(counted)

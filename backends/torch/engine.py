@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lost.arrays import NamedArrays, checked
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
 from lost.backends.torch.guard import DeviceGuard
@@ -16,12 +17,12 @@ from lost.backends.torch.optimizer import Adam
 from lost.backends.torch.sharding import Sharded
 from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
-from lost.batches import Batch, with_last
+from lost.batches import Batch, check_tokens, with_last
 from lost.budget import fits_whole
 from lost.config import Config
-from lost.engine import MOMENTS, NamedArrays, StepReport, checked, moment_shapes
+from lost.engine import MOMENTS, StepReport, moment_shapes
 from lost.guard import worst
-from lost.parameters import parameter_table
+from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
 from lost.workers import Alone, Workers
 
 
@@ -44,7 +45,7 @@ class TorchEngine:
         self._config, self.device = config, devices.resolve(device)
         self._device = torch.device(self.device)
         self.workers = workers or Alone()
-        self._table = parameter_table(config)
+        self._table, self._entries = parameter_table(config), vocabulary(config)
         self._layout = Whole()
         if isinstance(self.workers, Launched):
             room = devices.capacity(self.device)
@@ -70,8 +71,8 @@ class TorchEngine:
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
         with torch.no_grad():
-            shapes = {name: row.shape for name, row in self._table.items()}
-            for name, array in checked(self._layout.received(parameters), shapes):
+            brought = self._layout.received(parameters)
+            for name, array in checked(brought, shapes_of(self._table), places_of(self._table)):
                 self._held[name].copy_(to_tensor(self._layout.cut(name, array)))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -151,6 +152,7 @@ class TorchEngine:
             return self.model(tokens, targets)
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        check_tokens(batch.tokens, self._entries)
         tokens = torch.from_numpy(batch.tokens.astype(np.int64))
         targets = tokens[:, 1:].clone()
         if batch.counted is not None:
@@ -160,6 +162,7 @@ class TorchEngine:
     @torch.inference_mode()
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens, keys and values of what was read kept."""
+        check_tokens(prompt, self._entries)
         model = self._config.model
         shape = (1, model.key_value_heads, len(prompt) + limit, model.head_width)
         keys = torch.empty(shape, device=self._device, dtype=DTYPES[self._config.train.dtype])

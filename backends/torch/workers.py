@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lost.arrays import NamedArrays
 from lost.backends.torch.arrays import to_tensor
-from lost.engine import NamedArrays
 from lost.errors import BackendError, WorkerLostError
 from lost.workers import Alone, Workers, join_alone
 

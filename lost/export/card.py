@@ -14,6 +14,8 @@ from lost.errors import DataError
 from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
 from lost.mixture import Mixture, open_dataset
+from lost.nofollow import read_bytes
+from lost.parsing import parse_json
 
 _FRONT = """\
 ---
@@ -99,10 +101,10 @@ def _training(run: Path, source: Checkpoint) -> list[str]:
 def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     """Return the last figures that the run reported up to the exported step."""
     found: dict[str, Any] = {}
-    if (run / METRICS).is_file():
-        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
+    if (run / METRICS).exists():
+        for line in _lines(run / METRICS):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 found |= row if row["step"] <= source.progress.step else {}
             except (ValueError, TypeError, KeyError):
                 continue  # cut off by a crash, or not a row: `lost verify` says so
@@ -112,6 +114,13 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     names = {"loss": "training loss", "validation_loss": "validation loss", "perplexity": "validation perplexity"}
     names["bits_per_byte"] = "bits per byte of the validation text"
     return {shown: f"{found[key]:.4f}" for key, shown in names.items() if isinstance(found.get(key), int | float)}
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return read_bytes(path).splitlines()
+    except OSError:
+        return []  # no file of ours
 
 
 def _data(config: Config) -> str:

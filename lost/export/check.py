@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lost.arrays import NamedArrays
 from lost.config import Config
-from lost.engine import NamedArrays, create_engine, for_use
+from lost.engine import create_engine, for_use
 from lost.errors import ExportError
 from lost.tokenizer import Tokenizer
 

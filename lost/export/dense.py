@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost import budget
+from lost.arrays import NamedArrays
 from lost.config import Config
-from lost.engine import NamedArrays
 from lost.errors import ConfigError
 from lost.parameters import projections
 

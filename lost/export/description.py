@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import lost
+from lost.arrays import NamedArrays
 from lost.config import Config
-from lost.engine import NamedArrays
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.projections import Projection
 from lost.projections.lost import Lost

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import safetensors
 
+from lost.arrays import NamedArrays
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
 from lost.convert import cast
-from lost.engine import NamedArrays
 from lost.errors import CheckpointError
 from lost.export.card import card
 from lost.export.check import AWKWARD, Agreement, check_folder, compare, installed_readers, own_scores, probe

@@ -1,6 +1,5 @@
 """A folder's config.json as our model section: what it says exactly, or a refusal."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from pydantic import ValidationError
 
 from lost.config import ModelConfig
 from lost.errors import CheckpointError
+from lost.nofollow import DOCUMENT_BYTES, read_inside
+from lost.parsing import parse_json
 
 FILE = "config.json"
 _ROPE_TYPES = ("default", "linear", "llama3")
@@ -54,10 +55,10 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / FILE
     try:
-        raw = json.loads(path.read_bytes())
-    except OSError:
+        raw = parse_json(read_inside(path, folder, DOCUMENT_BYTES))
+    except OSError as error:
         raise CheckpointError(
-            f"{folder} has no readable {FILE}; expected a model's folder as transformers writes it"
+            f"{folder} has no readable {FILE} ({error.strerror}); expected a model's folder as transformers writes it"
         ) from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}; get the file anew") from None

@@ -3,7 +3,6 @@
 Pickled checkpoints are refused: reading one runs what it says.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import safetensors
 
 from lost.config import DType
 from lost.errors import CheckpointError
+from lost.nofollow import DOCUMENT_BYTES, check_inside, read_inside
+from lost.parsing import parse_json
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -37,7 +38,7 @@ class Weights:
         listed = {name: path for name, path in _listed(folder).items() if not _derived(name)}
         types = set()
         for path in sorted(set(listed.values())) or [folder / _SINGLE]:
-            opened = _opened(path)
+            opened = _opened(path, folder)
             for name in opened.keys():  # noqa: SIM118 - a handle, not a mapping
                 if (listed and listed.get(name) != path) or _derived(name):
                     continue
@@ -104,10 +105,12 @@ def _listed(folder: Path) -> dict[str, Path]:
         return {}
     index = folder / _INDEX
     try:
-        listed = json.loads(index.read_bytes())["weight_map"]
+        listed = parse_json(read_inside(index, folder, DOCUMENT_BYTES))["weight_map"]
         files = {name: folder / file for name, file in listed.items()}
-    except OSError:
+    except FileNotFoundError:
         _refuse(folder)
+    except OSError as error:
+        raise CheckpointError(f"{index} can't be read: {error.strerror}; get the file anew") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no index of weights ({error!r}); get the file anew") from None
     for name, path in files.items():
@@ -131,8 +134,9 @@ def _refuse(folder: Path) -> None:
     raise CheckpointError(f"{folder} holds no weights; expected {_SINGLE}, or {_INDEX} with its files")
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, folder: Path) -> Any:
     try:
+        check_inside(path, folder)
         return safetensors.safe_open(path, "np")
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} can't be read as safetensors: {error}; get the file anew") from None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lost.errors import DataError
+from lost.nofollow import read_bytes, read_inside
 from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer, train_tokenizer
@@ -25,11 +26,12 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
     names = (JsonTokenizer.FILE, PieceTokenizer.FILE)
     file = next((path / name for name in names if (path / name).is_file()), path)
     try:
-        content = file.read_bytes()
-    except OSError:
+        content = read_inside(file, path) if file is not path else read_bytes(file, follow=True)
+    except OSError as error:
+        reason = "" if isinstance(error, FileNotFoundError) else f" ({file}: {error.strerror})"
         raise DataError(
-            f"no tokenizer at {path}; expected a {' or a '.join(names)}, or a folder with one; prepare the data again "
-            "with `lost prepare`, or name the tokenizer's file"
+            f"no tokenizer at {path}{reason}; expected a {' or a '.join(names)}, or a folder with one; prepare the "
+            "data again with `lost prepare`, or name the tokenizer's file"
         ) from None
     if file.suffix == ".json":
         return JsonTokenizer.load(file, content, end_of_text)

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lost.nofollow import write_new
+
 _LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
 
 
@@ -84,7 +86,7 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Write its files into a folder."""
         for name, content in self.files.items():
-            (folder / name).write_bytes(content)
+            write_new(folder / name, content)
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from lost.errors import DataError
 from lost.extras import need
+from lost.nofollow import DOCUMENT_BYTES, read_inside
+from lost.parsing import parse_json
 from lost.tokenizer.base import Tokenizer
 
 CONFIG = "tokenizer_config.json"
@@ -39,7 +41,7 @@ class JsonTokenizer(Tokenizer):
         tokenizers = need("tokenizers", "tokenizers", f"reading {source}")
         self._end_of_text = str(config["eos_token"])
         try:
-            document = json.loads(content)
+            document = parse_json(content)
             document.update(padding=None, truncation=None)
             self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
         except Exception as error:  # the library raises nothing more precise
@@ -130,7 +132,7 @@ class JsonTokenizer(Tokenizer):
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_text(path) or "{}")
+        value = parse_json(_text(path) or "{}")
     except ValueError as error:
         raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
     return value if isinstance(value, dict) else {}
@@ -139,7 +141,7 @@ def _config(path: Path) -> dict[str, Any]:
 def _text(path: Path) -> str | None:
     """Return what a file beside the tokenizer says, or None where there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_inside(path, path.parent, DOCUMENT_BYTES).decode()
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -154,7 +156,7 @@ def _content(token: Any) -> str | None:
 
 def _well_known(content: bytes) -> str | None:
     try:
-        added = {token["content"] for token in json.loads(content)["added_tokens"]}
+        added = {token["content"] for token in parse_json(content)["added_tokens"]}
     except (ValueError, KeyError, TypeError):
         return None  # no tokenizer.json, or one without added tokens
     return next((token for token in _WELL_KNOWN if token in added), None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lost.dataset import Dataset
-from lost.files import checksum, read_sealed_json, sealed_json
+from lost.files import read_sealed_json, seal, sealed_json
 from lost.prepare import prepare
 from lost.sources import Sources
 
@@ -115,7 +115,7 @@ def test_token_beyond_the_vocabulary_in_a_shard(lost: Lost, tiny_yaml: Path, pre
     tokens[:] = 9999
     tokens.tofile(shard)
     description = read_sealed_json(tmp_path / "data" / "dataset.json")  # sealed anew, as a broken tool would
-    description["splits"]["train"]["files"][0]["sha256"] = checksum(shard)
+    description["splits"]["train"]["files"][0]["sha256"] = seal(shard.read_bytes())["sha256"]
     (tmp_path / "data" / "dataset.json").write_bytes(sealed_json(description))
     answer = lost("train", tiny_yaml, "--data", tmp_path / "data", "--out", tmp_path / "run")
     assert answer.code == 2

@@ -11,8 +11,11 @@ from lost import checkpoint
 from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
 from lost.config import Config
 from lost.dataset import Dataset
+from lost.engine import moment_shapes
 from lost.errors import CheckpointError
 from lost.files import read_sealed_json, sealed_json
+from lost.guard import GuardState
+from lost.initial import initial_values
 from lost.saving import Saver
 from lost.tensors import read_tensors, write_tensors
 from lost.workers import Alone
@@ -21,22 +24,30 @@ from lost.workers import Alone
 class StandIn:
     workers, first_rows = Alone(), {}  # type: ignore[var-annotated]
 
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
-        yield "a.down", np.arange(6, dtype=np.float32).reshape(2, 3)
-        yield "a.channels", np.array([1, 5], np.int32)
+        return initial_values(self._config)
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        yield "a.down.exp_avg", np.ones((2, 3), np.float32)
+        yield from ((name, np.ones(shape, np.float32)) for name, shape in moment_shapes(self._config).items())
 
 
 Save = Callable[..., checkpoint.Checkpoint]
+GATE = "model.layers.1.mlp.gate_proj"
+
+
+def the_run(config: Callable[..., Config]) -> Config:
+    return config(model={"vocab_size": 320}, train={"keep_last": 1000})
 
 
 @pytest.fixture
 def save(prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> Save:
-    def write(step: int, loss: float | None = None) -> checkpoint.Checkpoint:
-        progress = Progress(step=step, samples=4 * step, data=prepared.fingerprint, validation_loss=loss)
-        saver = Saver(tmp_path / "checkpoints", config(train={"keep_last": 1000}), StandIn(), prepared.tokenizer)  # type: ignore[arg-type]
+    def write(step: int, loss: float | None = None, guard: GuardState = GuardState()) -> checkpoint.Checkpoint:  # noqa: B008
+        progress = Progress(step, 4 * step, data=prepared.fingerprint, validation_loss=loss, guard=guard)
+        run = the_run(config)
+        saver = Saver(tmp_path / "checkpoints", run, StandIn(run), prepared.tokenizer)  # type: ignore[arg-type]
         saver.start(progress)
         saved = saver.finish(wait=True)
         assert saved
@@ -50,12 +61,12 @@ def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., C
     found, rejected = newest_valid(tmp_path / "checkpoints")
     assert found == saved
     assert rejected == []
-    assert found.config == config(train={"keep_last": 1000})
+    assert found.config == the_run(config)
     assert found.progress == Progress(7, 28, 0, 0.0, prepared.fingerprint, 1.5)
-    arrays = dict(found.parameters())
-    np.testing.assert_array_equal(arrays["a.down"], np.arange(6).reshape(2, 3))
-    assert arrays["a.channels"].dtype == np.int32
-    assert [name for name, _ in found.moments()] == ["a.down.exp_avg"]
+    arrays, meant = dict(found.parameters()), dict(initial_values(the_run(config)))
+    assert {name: each.tobytes() for name, each in arrays.items()} == {n: each.tobytes() for n, each in meant.items()}
+    assert arrays[f"{GATE}.channels"].dtype == np.int32
+    assert {name for name, _ in found.moments()} == moment_shapes(the_run(config)).keys()
     assert found.tokenizer().fingerprint == prepared.tokenizer.fingerprint
     assert (tmp_path / "latest").read_text() == "checkpoints/step-00000007\n"
     assert {path.name for path in saved.path.iterdir()} == {

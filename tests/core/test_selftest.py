@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lost import selftest
+from lost.arrays import NamedArrays
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
-from lost.engine import NamedArrays
 from lost.selftest import self_test
 
 

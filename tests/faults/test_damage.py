@@ -40,16 +40,6 @@ def foreign(file: Path, other: Path) -> None:
 DAMAGES = pytest.mark.parametrize("damage", [flipped, truncated, missing, foreign])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> Path:
-    """A run of 20 steps, with its checkpoints of steps 10 and 20."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "tiny.yaml").write_text(tiny_text)
-    arguments = ["-m", "lost", "train", folder / "tiny.yaml", "--data", prepared.path, "--out", folder / "run"]
-    subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True, timeout=120)
-    return folder
-
-
 @DAMAGES
 @pytest.mark.parametrize("name", ["model-00001.safetensors", "optimizer-00001.safetensors", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(

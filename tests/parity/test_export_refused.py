@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lost.arrays import NamedArrays
 from lost.checkpoint import Checkpoint
 from lost.config import Config
-from lost.engine import NamedArrays
 from lost.errors import ExportError
 from lost.export import description
 from lost.export import folder as folder_module

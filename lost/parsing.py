@@ -1,0 +1,69 @@
+"""JSON and YAML from outside: one reader each, whose only error is a ValueError that says what is wrong."""
+
+import json
+import math
+from typing import Any
+
+import yaml
+
+_YAML_CHARACTERS = 1 << 20
+_YAML_DEPTH = 16  # a configuration nests four deep
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Read a JSON document.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def finite(value: Any) -> Any:
+    """Return a value in which every number that JSON has no word for (NaN, infinities) is None."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Read a YAML document as nodes, which know their lines. Aliases are refused: a few of them hold gigabytes.
+
+    Raises:
+        ValueError: it is none, too long, nested too deeply, or has an alias; the message has the line.
+    """
+    if len(text) > _YAML_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters; expected at most {_YAML_CHARACTERS:,}")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            place = f"line {event.start_mark.line + 1 if event.start_mark else 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{place}: *{event.anchor} is an alias; expected the value itself; write it out")
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > _YAML_DEPTH:
+                raise ValueError(f"{place}: nested more than {_YAML_DEPTH} deep")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def yaml_value(node: yaml.Node) -> Any:
+    """Return what a node stands for.
+
+    Raises:
+        ValueError: it stands for nothing, such as an impossible date.
+    """
+    try:
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+        reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+        raise ValueError(f"{getattr(node, 'value', '')!r:.60} can't be read as a YAML value: {reason}") from None

@@ -1,0 +1,78 @@
+"""Shards that change while a run reads them: a word and the last checkpoint, not a signal, and nothing unseen."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lost.dataset import Dataset
+from lost.engine import BACKENDS
+from lost.errors import DataError
+from lost.run import find_checkpoint
+
+Lost = Callable[..., Any]
+WaitForStep = Callable[["subprocess.Popen[str]", int], None]
+SPOIL = {
+    "cut short": lambda path: os.truncate(path, 4096),
+    "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+}
+
+
+@pytest.fixture
+def data(prepared: Dataset, tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in prepared.path.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
+def test_in_training(
+    wait_for_step: WaitForStep, tiny_yaml: Path, data: Path, tmp_path: Path, lost: Lost, backend: str, spoil: Any
+) -> None:
+    arguments = ["train", tiny_yaml, "--data", data, "--out", tmp_path / "run", "--backend", backend]
+    command = [sys.executable, "-m", "lost", *map(str, arguments), "--set", "schedule.steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(process, 12)
+        spoil(data / "train-00000.bin")
+        assert process.stdout
+        assert process.stderr
+        process.stdout.read()
+        errors = process.stderr.read()
+    assert process.returncode == 2, errors
+    assert str(data / "train-00000.bin") in errors
+    assert "changed while it was being read" in errors
+    assert "changed while it was being read" in (tmp_path / "run" / "log.txt").read_text()
+    assert find_checkpoint(tmp_path / "run")[0].progress.step >= 10
+    again = lost(*arguments)  # a start looks again
+    assert again.code == 2
+    assert "train-00000.bin is 4096 bytes long" in again.err or "checksum" in again.err
+
+
+def test_between_two_reads(data: Path) -> None:
+    split, path = Dataset(data).split("train"), data / "train-00000.bin"
+    first = split.read(0, 20)
+    os.utime(path, ns=(1, 1))  # touched, and still the same: nothing to say
+    np.testing.assert_array_equal(split.read(0, 20), first)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match="was changed while"):
+        split.read(0, 20)
+
+
+def test_a_disk_that_fails_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Dataset(data).split("train")
+
+    def fail(handle: int, length: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(DataError, match=r"train-00000.bin can't be read: Input/output error"):
+        split.read(0, 20)
