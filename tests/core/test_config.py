@@ -127,3 +127,40 @@ def test_published_parameter_counts(name: str, own: tuple[float, float], dense: 
     config = load_config(name)
     assert own[0] <= budget(config).parameters / 1e6 <= own[1]
     assert budget(dense_twin(config)).parameters / 1e6 == pytest.approx(dense, abs=0.6)
+
+
+BOMB = "a: &a {x: 1}\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n else '*a'] * 9)}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "line 2: *a is an alias; expected the value itself"),
+        ("model: &m {hidden_size: 8}\ndata: {<<: *m}\n", "line 2: *m is an alias"),
+        ("a: &a [*a]\n", "line 1: *a is an alias"),
+        ("a: " + "[" * 5000, "nested more than 16 deep"),
+        ("".join(" " * n + "a:\n" for n in range(300)), "nested more than 16 deep"),
+        ("a: " + "x" * (2 << 20), "characters; expected at most"),
+        (f"train: {{seed: {'9' * 5000}}}\n", "can't be read as a YAML value"),
+        ("train: {seed: !!int abc}\n", "can't be read as a YAML value"),
+        ("train: {seed: !!float ''}\n", "can't be read as a YAML value"),
+        ("train: {compile: !!bool maybe}\n", "can't be read as a YAML value"),
+        ("data: {path: 2026-99-99}\n", "can't be read as a YAML value"),
+        ("data: {path: !!timestamp tomorrow}\n", "can't be read as a YAML value"),
+        ("data: {path: !!python/object/apply:os.system [ls]}\n", "can't be read as a YAML value"),
+    ],
+)
+def test_yaml_that_harms(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert words in message
+    assert str(path) in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "&a [*a]", "9" * 5000, "!!int abc", "2026-99-99", "!!float ''"])
+def test_values_on_the_command_line_that_harm(tiny_yaml: Path, value: str) -> None:
+    message = refusal(tiny_yaml, f"train.seed={value}")
+    assert "can't be read as a YAML value" in message
+    assert len(message) < 1000

@@ -23,7 +23,12 @@ from lost.sources import Sources
 from lost.tokenizer import load_tokenizer
 
 Lost = Callable[..., Any]
-REPLACED = ("log.txt", "config.yaml", "latest", *(f".partial-{name}" for name in ("metrics.jsonl", "config.yaml", "latest")))
+REPLACED = (
+    "log.txt",
+    "config.yaml",
+    "latest",
+    *(f".partial-{name}" for name in ("metrics.jsonl", "config.yaml", "latest")),
+)
 LINKS = pytest.mark.parametrize("link", [os.symlink, os.link])
 
 
@@ -107,7 +112,9 @@ def test_a_checkpoint_that_is_a_link_is_none_of_the_run(run: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "train-00000.bin", "tokenizer.model"])
-def test_a_prepared_set_of_links_is_refused(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, name: str) -> None:
+def test_a_prepared_set_of_links_is_refused(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, name: str
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared.path, data)
     (data / name).unlink()

@@ -16,6 +16,7 @@ from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.engine import BACKENDS, Engine, create_engine
+from lost.evaluate import Evaluation
 from lost.guard import HostGuard
 from lost.initial import initial_values
 
@@ -143,3 +144,44 @@ def test_both_guards_follow_one_rule(config: Callable[..., Config], factor: floa
     assert sum(skips) == host.state().skipped
     usual = host.state().usual_norm  # spikes of 50 were left out of it
     assert (0.8 < usual < 1.3) == (factor is not None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_that_ends_amid_trouble_has_not_succeeded(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """The last steps are spoilt, fewer than would stop the run. Told to keep one checkpoint, it keeps the good one too."""
+    poison(monkeypatch, backend, {18, 19, 20})
+    evaluated = Evaluation(math.nan, 100, 1)
+    monkeypatch.setattr("lost.trainer.evaluate_split", lambda *arguments, **more: evaluated)
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", backend,
+               "--set", "train.keep_last=1", "--json")  # fmt: skip
+    for _ in range(2):  # the same command again finds the run where it was, and says the same
+        answer = lost(*command)
+        assert answer.code == 1, answer.out
+        assert "ended at step 20 while updates were being left out, the last 3 in a row" in answer.err
+        assert answer.out == ""
+        names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+        assert names == ["step-00000010", "step-00000020"]
+    for file in (tmp_path / "run" / "metrics.jsonl", *(tmp_path / "run").rglob("manifest.json")):
+        for document in [file.read_text()] if file.suffix == ".json" else file.read_text().splitlines():
+            json.loads(document, parse_constant=pytest.fail)
+    assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000020").progress.validation_loss is None
+
+
+def test_interrupted_amid_trouble_it_goes_on_to_the_bit(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, "torch", {12, 13})
+    command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--out")
+    assert lost(*command, tmp_path / "straight").code == 0
+    monkeypatch.setattr("lost.failpoints._PLAN", "step.done:12=term")
+    monkeypatch.setattr("lost.failpoints._reached", 0)
+    assert lost(*command, tmp_path / "run").code == 130
+    held = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert held == ["step-00000010", "step-00000012"]
+    monkeypatch.setattr("lost.failpoints._PLAN", "")
+    assert lost(*command, tmp_path / "run").code == 0
+    ends = [open_checkpoint(tmp_path / run / "checkpoints" / "step-00000020") for run in ("straight", "run")]
+    assert {n: a.tobytes() for n, a in ends[0].parameters()} == {n: a.tobytes() for n, a in ends[1].parameters()}
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000020"]

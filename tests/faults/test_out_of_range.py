@@ -1,4 +1,4 @@
-"""Numbers that a model can't look up: refused before a backend sees them, which might read memory that isn't its own."""
+"""Numbers that a model can't look up: refused before a backend sees them, which might read foreign memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +64,11 @@ def test_tokens_an_engine_is_given(config: Callable[..., Config], backend: str, 
     for place in (2, 8):
         batch = Batch(np.zeros((2, 9), np.int32))
         batch.tokens[1, place] = token
-        for ask in (lambda b: engine.step([b], 16, 0.01), lambda b: engine.evaluate([b]), lambda b: list(engine.score([b]))):
+        for ask in (
+            lambda b: engine.step([b], 16, 0.01),
+            lambda b: engine.evaluate([b]),
+            lambda b: list(engine.score([b])),
+        ):
             with pytest.raises(DataError, match="expected ids from 0 to 18"):
                 ask(batch)
     with pytest.raises(DataError, match="expected ids from 0 to 18"):
@@ -108,10 +112,16 @@ def test_a_tokenizer_larger_than_the_model(
     larger.save(newest)
     for change in (lambda manifest: None, lambda manifest: manifest.update(tokenizer=larger.fingerprint)):
         reseal(newest, change)
-        for command in (("generate", newest, "--prompt", "a"), ("eval", newest, "--text", text_folder), ("verify", newest)):
+        for command in (
+            ("generate", newest, "--prompt", "a"),
+            ("eval", newest, "--text", text_folder),
+            ("verify", newest),
+        ):
             answer = lost(*command)
             assert answer.code == 2, command
-            assert "not the tokenizer of the run" in answer.err + answer.out or "ids up to 329" in answer.err + answer.out
+            assert (
+                "not the tokenizer of the run" in answer.err + answer.out or "ids up to 329" in answer.err + answer.out
+            )
 
 
 @pytest.mark.parametrize(
