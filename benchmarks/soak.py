@@ -1,11 +1,12 @@
 """Runs that are killed again and again, with kill -9, and what becomes of them: prints a table and whether all held.
 
-usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--work DIR]        (about 20 minutes on two cores)
+usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--work DIR]    (20 minutes on two cores)
 
-Runs of one process and of two under torchrun, in turns. Each life of a run ends in one of three ways: a process of it,
-worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or of the pruning
-after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may be left, and its
-folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed, to the bit.
+Runs of one process and of two under torchrun, in turns; with MLX of one. Each life of a run ends in one of three ways:
+a process of it, worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or of
+the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may be
+left, and its folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed, to
+the bit.
 """
 
 import argparse
@@ -34,6 +35,7 @@ train: {{batch_size: 4, log_every: 10, eval_every: 500, eval_tokens: 200, save_e
 optimizer: {{lr: 1.0e-2}}
 schedule: {{steps: {STEPS}, warmup_steps: 10}}
 """
+WORLDS = {"torch": (1, 2), "mlx": (1,)}  # numbers of processes
 SAVING = [point for point in POINTS if point.startswith(("save", "prune"))]
 
 
@@ -52,17 +54,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=WORLDS, default="torch")
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="soak-"))
     work.mkdir(parents=True, exist_ok=True)
     prepare(work)
     chance, tally, number = random.Random(options.seed), Tally(), 0
-    expected = {world: undisturbed(work, world) for world in (1, 2)}
+    worlds, backend = WORLDS[options.backend], options.backend
+    expected = {world: undisturbed(work, world, backend) for world in worlds}
     one_checkpoint = sum(len(array) for array in expected[1].values())
     while tally.kills.total() < options.kills:
-        world, run = 1 + number % 2, work / f"run-{number}"
-        while not live(work, run, world, chance, tally):
+        world, run = worlds[number % len(worlds)], work / f"run-{number}"
+        while not live(work, run, world, backend, chance, tally):
             print(f"{tally.kills.total()} kills, {tally.ended.total()} runs ended", file=sys.stderr, flush=True)
         if state(run) != expected[world]:
             tally.faults.append(f"{run} ({world} processes) ended otherwise than the undisturbed run")
@@ -83,17 +87,21 @@ def prepare(work: Path) -> None:
         subprocess.run([sys.executable, "-m", "lost", *arguments], check=True, capture_output=True)
 
 
-def command(work: Path, run: Path, world: int) -> list[str]:
+def command(work: Path, run: Path, world: int, backend: str) -> list[str]:
     """Return what starts a run, or goes on with it."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "--no-python"]
     train = [sys.executable, "-m", "lost", "train", work / "soak.yaml", "--data", work / "data", "--out", run]
-    return [*map(str, [*([sys.executable, *launcher] if world > 1 else []), *train, "--device", "cpu"])]
+    return [
+        *map(
+            str, [*([sys.executable, *launcher] if world > 1 else []), *train, "--backend", backend, "--device", "cpu"]
+        )
+    ]
 
 
-def undisturbed(work: Path, world: int) -> dict[str, bytes]:
+def undisturbed(work: Path, world: int, backend: str) -> dict[str, bytes]:
     """Return how a run ends that nobody kills."""
     run = work / f"undisturbed-{world}"
-    subprocess.run(command(work, run, world), check=True, capture_output=True)
+    subprocess.run(command(work, run, world, backend), check=True, capture_output=True)
     return state(run)
 
 
@@ -104,7 +112,7 @@ def state(run: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
 
 
-def live(work: Path, run: Path, world: int, chance: random.Random, tally: Tally) -> bool:
+def live(work: Path, run: Path, world: int, backend: str, chance: random.Random, tally: Tally) -> bool:
     """Start a run and kill something; return whether it reached its end before that."""
     environment, moment = dict(os.environ), 0.0
     if chance.random() < 0.5:
@@ -115,7 +123,7 @@ def live(work: Path, run: Path, world: int, chance: random.Random, tally: Tally)
     else:
         moment = chance.uniform(0.5, 20)
     with subprocess.Popen(
-        command(work, run, world), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        command(work, run, world, backend), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     ) as process:
         began = time.monotonic()
         while process.poll() is None and not (moment and time.monotonic() - began > moment):

@@ -149,6 +149,7 @@ BOMB = "a: &a {x: 1}\n" + "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}' if n e
         ("data: {path: !!timestamp tomorrow}\n", "can't be read as a YAML value"),
         ("data: {path: !!python/object/apply:os.system [ls]}\n", "can't be read as a YAML value"),
     ],
+    ids=["bomb", "merge", "self", "flow", "block", "long", "digits", "int", "float", "bool", "date", "time", "python"],
 )
 def test_yaml_that_harms(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "bomb.yaml"

@@ -150,7 +150,7 @@ def test_both_guards_follow_one_rule(config: Callable[..., Config], factor: floa
 def test_a_run_that_ends_amid_trouble_has_not_succeeded(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    """The last steps are spoilt, fewer than would stop the run. Told to keep one checkpoint, it keeps the good one too."""
+    """The last steps are spoilt, too few to stop the run. Told to keep one checkpoint, it keeps the good one too."""
     poison(monkeypatch, backend, {18, 19, 20})
     evaluated = Evaluation(math.nan, 100, 1)
     monkeypatch.setattr("lost.trainer.evaluate_split", lambda *arguments, **more: evaluated)
