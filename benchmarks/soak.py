@@ -4,9 +4,9 @@ usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--w
 
 Runs of one process and of two under torchrun, in turns; with MLX of one. Each life of a run ends in one of three ways:
 a process of it, worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or
-of the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may be
-left, and its folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed, to
-the bit.
+of the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may
+be left, and its folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed,
+to the bit.
 """
 
 import argparse
