@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lost import __version__
-from lost.machine import processor_name
+from lost.utils.machine import processor_name
 
 MEASURED, SHOWN = 30_000, 100_000  # characters
 RANKS = (192, 96, 64, 32)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lost.backends.torch.lost_function import narrow_lost, widen_lost
-from lost.machine import processor_name
 from lost.turns import interleave
+from lost.utils.machine import processor_name
 
 TOKENS, IN, OUT, RANK, KEPT, GAMMA = 1024, 768, 2048, 256, 32, 0.7
 ROUNDS, CALLS = 40, 4  # calls a sample

@@ -13,8 +13,8 @@ from lost.backends.torch.bench import saved_bytes
 from lost.backends.torch.engine import TorchEngine
 from lost.bench import random_batches, random_parameters
 from lost.benchinput import settings
-from lost.machine import processor_name
 from lost.turns import interleave, summary
+from lost.utils.machine import processor_name
 
 POLICIES = ("none", "narrow", "full")
 BATCH, TOKENS, ROUNDS = 4, 256, 7

@@ -22,7 +22,7 @@ import json, sys
 from lost.backends.torch import create, join
 from lost.configfile import load_config
 from lost.initial import initial_values
-from lost.machine import process_peak_bytes
+from lost.utils.machine import process_peak_bytes
 config = load_config("llama_7b", json.loads(sys.argv[1]))
 workers = join()
 before = process_peak_bytes()

@@ -14,7 +14,7 @@ from lost.budget import budget
 from lost.configfile import load_config
 from lost.factors import decompose
 from lost.initial import initial_values
-from lost.machine import process_peak_bytes
+from lost.utils.machine import process_peak_bytes
 
 
 def seconds(call) -> float:  # type: ignore[no-untyped-def]

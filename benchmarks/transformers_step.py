@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lost.backends.torch.engine import TorchEngine
 from lost.bench import random_batches, random_parameters
 from lost.benchinput import settings
-from lost.machine import processor_name
 from lost.turns import interleave, summary
+from lost.utils.machine import processor_name
 
 TOKENS, TIMED_BATCH, MEMORY_BATCH, ROUNDS = 256, 4, 16, 7
 MIB = 2**20

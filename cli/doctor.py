@@ -32,7 +32,7 @@ def doctor(
     from lost.cli.output import answer, size
     from lost.engine import BACKENDS, backend_module
     from lost.errors import BackendError, UserError
-    from lost.machine import memory_bytes
+    from lost.utils.machine import memory_bytes
 
     if not self_test and (backend, device) != ("auto", "auto"):
         raise UserError("--backend and --device say what --self-test tests; expected it too; add --self-test")

@@ -11,7 +11,7 @@ from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, 
 from lost.cli.streams import tolerant_output
 from lost.errors import LeftAtOnceError, LostError
 from lost.launcher import leave_with_launcher
-from lost.printable import printable
+from lost.utils.printable import printable
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lost.cli.streams import check_written
-from lost.parsing import finite
-from lost.printable import printable
+from lost.utils.parsing import finite
+from lost.utils.printable import printable
 
 
 def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:

@@ -67,7 +67,7 @@ def _room(backend: str, device: str) -> tuple[str, str, int]:
     """Return the backend and the device that a training here would take, and the device's memory in bytes."""
     from lost.engine import backend_module, resolve_backend
     from lost.errors import BackendError
-    from lost.machine import memory_bytes
+    from lost.utils.machine import memory_bytes
 
     try:
         name = resolve_backend(backend)

@@ -71,12 +71,12 @@ def prepare(
     from lost.cli.progress import PreparationScreen
     from lost.errors import LeftAtOnceError, UserError
     from lost.hub import HubChoice
-    from lost.machine import cores
     from lost.prepare import prepare as prepare_text
     from lost.prepare_examples import prepare_examples
     from lost.run import tokenizer_place
     from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
+    from lost.utils.machine import cores
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
         if first is not None and second:

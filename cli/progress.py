@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lost.cli.output import count, duration, number, size
-from lost.printable import printable
+from lost.utils.printable import printable
 
 
 class TrainingScreen:

@@ -37,9 +37,9 @@ from lost.files import (
 from lost.guard import GuardState
 from lost.nofollow import check_folder, is_folder, write_new
 from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
-from lost.parsing import finite
 from lost.tensors import PART_BYTES, Header, read_headers, read_tensors, write_tensors
 from lost.tokenizer import Tokenizer, load_tokenizer
+from lost.utils.parsing import finite
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"

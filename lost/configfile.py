@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from lost.config import Config, Section
 from lost.errors import ConfigError
 from lost.nofollow import DOCUMENT_BYTES, read_bytes
-from lost.parsing import compose_yaml, yaml_value
+from lost.utils.parsing import compose_yaml, yaml_value
 
 _SHIPPED = Path(__file__).parent / "configs"
 _COMMAND_LINE = "--set"

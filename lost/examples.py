@@ -10,10 +10,10 @@ import numpy as np
 
 from lost.chat import Template
 from lost.errors import DataError
-from lost.parsing import parse_json
 from lost.readers import clean, opened
 from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer
+from lost.utils.parsing import parse_json
 
 FORMATS = '{"prompt": ..., "completion": ...}, {"messages": [...]} or {"text": ...}'
 

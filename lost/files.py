@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from lost.errors import StorageError
 from lost.failpoints import reach
 from lost.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 _PARTIAL = ".partial-"
 # What only a defect of ours causes: a handle or a buffer that is none. All other refusals are the disk's, or a share's.

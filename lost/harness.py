@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError, LostError, UserError
-from lost.extras import need
 from lost.harness_model import HarnessModel, as_harness_class
+from lost.utils.extras import need
 
 # Resamples for the standard error of metrics without a formula for it: it comes out to 2 %, in seconds, not minutes.
 _RESAMPLES = 1000

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from lost.errors import DataError, UnreachableError
-from lost.extras import need
 from lost.readers import SUFFIXES, no_text
+from lost.utils.extras import need
 
 SCHEME = "hf://"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")

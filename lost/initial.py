@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost.config import Config
-from lost.parallel import side_by_side
 from lost.parameters import parameter_table, projections
 from lost.projections import Projection
-from lost.randomness import normal
+from lost.utils.parallel import side_by_side
+from lost.utils.randomness import normal
 
 
 def initial_values(config: Config, maker: int = 0, makers: int = 1) -> Iterator[tuple[str, np.ndarray]]:

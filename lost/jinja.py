@@ -5,7 +5,7 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any, NoReturn
 
-from lost.extras import need
+from lost.utils.extras import need
 
 
 def library() -> ModuleType:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from lost.errors import RunBusyError
 from lost.files import storage
 from lost.nofollow import open_read, open_update
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 FILE = ".lock"
 _LONGEST = 1 << 16  # bytes of what another job says of itself

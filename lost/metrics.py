@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from lost.config import Config
 from lost.files import replace_text, storage
 from lost.nofollow import open_read, open_update, read_bytes
-from lost.parsing import finite, parse_json
+from lost.utils.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"
 

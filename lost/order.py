@@ -7,7 +7,7 @@ data is one integer, whatever the batch shape or the number of devices.
 
 import numpy as np
 
-from lost.randomness import generator
+from lost.utils.randomness import generator
 
 _ROUNDS = 6
 _MIX = np.uint64(0x9E3779B97F4A7C15)

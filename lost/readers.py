@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lost.errors import DataError
-from lost.extras import need
 from lost.nofollow import open_read
-from lost.parsing import parse_json
+from lost.utils.extras import need
+from lost.utils.parsing import parse_json
 
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 _JSON_LINES = (".jsonl", ".ndjson")

@@ -12,7 +12,7 @@ from typing import Any
 from lost import __version__, launcher
 from lost.metrics import Reporter
 from lost.nofollow import open_update
-from lost.printable import printable
+from lost.utils.printable import printable
 from lost.workers import Workers
 
 FILE = "log.txt"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lost.errors import UserError
-from lost.randomness import generator
+from lost.utils.randomness import generator
 
 
 class Sampler:

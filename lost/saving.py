@@ -20,9 +20,9 @@ from lost.engine import Engine
 from lost.errors import LostError, StorageError
 from lost.failpoints import reach
 from lost.files import Seal, begin_folder, finish_folder, replace_text, storage
-from lost.machine import available_bytes
 from lost.nofollow import remove
 from lost.tokenizer import Tokenizer
+from lost.utils.machine import available_bytes
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lost.errors import CheckpointError
 from lost.failpoints import reach
 from lost.files import Seal, seal
 from lost.nofollow import open_read, write_new
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 PART_BYTES = 1 << 30
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32"}

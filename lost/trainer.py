@@ -23,10 +23,10 @@ from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
 from lost.mixture import training_stream
-from lost.parsing import finite
 from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.signals import Stop
+from lost.utils.parsing import finite
 from lost.workers import shares
 
 

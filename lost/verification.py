@@ -10,7 +10,7 @@ from lost.checkpoint import Checkpoint
 from lost.engine import MOMENTS
 from lost.errors import LostError
 from lost.nofollow import DOCUMENT_BYTES, read_bytes
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 
 def faults(found: Checkpoint) -> Iterator[str]:

@@ -16,8 +16,8 @@ from lost.backends.mlx.layers import layer as make_layer
 from lost.batches import Batch
 from lost.bench import Machine, Pass
 from lost.config import TrainConfig
-from lost.machine import processor_name
 from lost.projections import Projection
+from lost.utils.machine import processor_name
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import mlx.core as mx
 
 from lost.errors import BackendError
-from lost.machine import memory_bytes
+from lost.utils.machine import memory_bytes
 
 
 def resolve(name: str) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from lost.errors import BackendError
 from lost.launcher import place_here
-from lost.machine import memory_bytes, process_peak_bytes
+from lost.utils.machine import memory_bytes, process_peak_bytes
 
 
 def resolve(name: str) -> str:

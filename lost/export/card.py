@@ -15,7 +15,7 @@ from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
 from lost.mixture import Mixture, open_dataset
 from lost.nofollow import read_bytes
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 _FRONT = """\
 ---

@@ -5,10 +5,10 @@ from typing import Any
 
 from lost.errors import DataError
 from lost.export.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
-from lost.extras import need
 from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import CONFIG, JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer
+from lost.utils.extras import need
 
 _SPACE = "\u2581"  # sentencepiece's sign for a space
 

@@ -13,10 +13,10 @@ from lost.convert import NUMPY, cast, check_place, compare, follow
 from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
 from lost.errors import CheckpointError, UserError
 from lost.importing.folder import Imported
-from lost.parallel import side_by_side
 from lost.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.tensors import PART_BYTES
+from lost.utils.parallel import side_by_side
 
 InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]
 """Projections' names to the second moments of their inputs: what a backend measures on a calibration text."""

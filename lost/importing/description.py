@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from lost.config import ModelConfig
 from lost.errors import CheckpointError
 from lost.nofollow import DOCUMENT_BYTES, read_inside
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 FILE = "config.json"
 _ROPE_TYPES = ("default", "linear", "llama3")

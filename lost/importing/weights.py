@@ -14,7 +14,7 @@ import safetensors
 from lost.config import DType
 from lost.errors import CheckpointError
 from lost.nofollow import DOCUMENT_BYTES, check_inside, read_inside
-from lost.parsing import parse_json
+from lost.utils.parsing import parse_json
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")

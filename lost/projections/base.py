@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lost.config import ProjectionSettings
-from lost.randomness import normal
+from lost.utils.randomness import normal
 
 Array = np.ndarray
 

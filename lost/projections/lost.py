@@ -13,7 +13,7 @@ from lost.factors import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank, random_pair
-from lost.randomness import generator
+from lost.utils.randomness import generator
 
 
 class Lost(Projection):

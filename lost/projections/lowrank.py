@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lost.errors import ConfigError
 from lost.factors import leading_pair
 from lost.projections.base import Array, Projection, Tensor
-from lost.randomness import normal
+from lost.utils.randomness import normal
 
 
 def check_rank(projection: Projection) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from lost.errors import ConfigError
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank
-from lost.randomness import generator, normal
+from lost.utils.randomness import generator, normal
 
 
 class SlTrain(Projection):

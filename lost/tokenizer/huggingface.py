@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError
-from lost.extras import need
 from lost.nofollow import DOCUMENT_BYTES, read_inside
-from lost.parsing import parse_json
 from lost.tokenizer.base import Tokenizer
+from lost.utils.extras import need
+from lost.utils.parsing import parse_json
 
 CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 
 from lost.errors import DataError
-from lost.machine import cores
 from lost.tokenizer.base import Tokenizer
+from lost.utils.machine import cores
 
 
 class PieceTokenizer(Tokenizer):

@@ -12,7 +12,7 @@ from lost.factors import Factors, compose
 from lost.initial import initial_values
 from lost.parameters import parameter_table
 from lost.projections import KINDS
-from lost.randomness import normal
+from lost.utils.randomness import normal
 
 
 def test_values_follow_the_table(config: Callable[..., Config]) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from lost.machine import cores
+from lost.utils.machine import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
