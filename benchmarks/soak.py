@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lost.checkpoint import open_checkpoint
-from lost.failpoints import POINTS
+from lost.storage.failpoints import POINTS
 
 STEPS = 1500
 CONFIG = f"""\

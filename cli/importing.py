@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from lost.arrays import NamedArrays
     from lost.config import Config, DType
     from lost.decomposition import LayerError
     from lost.engine import Engine
     from lost.evaluate import Evaluation
     from lost.importing import Imported
+    from lost.storage.arrays import NamedArrays
 
 _HELD_OUT = 10  # one part in so many of a calibration text is kept for measuring
 

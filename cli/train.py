@@ -65,10 +65,10 @@ def train(
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.initfrom import begin_with, beginning, check_fit
-    from lost.lock import locked
     from lost.run import begin_afresh, check_data, check_seen, start_or_resume, take
     from lost.runlog import logged
     from lost.signals import stop_on_signal
+    from lost.storage.lock import locked
     from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
     from lost.workers import agree

@@ -19,11 +19,13 @@ import numpy as np
 from pydantic import TypeAdapter
 
 import lost
-from lost.arrays import NamedArrays, fitting, wrong_places
 from lost.config import Config
 from lost.engine import moment_shapes
 from lost.errors import CheckpointError
-from lost.files import (
+from lost.guard import GuardState
+from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.storage.arrays import NamedArrays, fitting, wrong_places
+from lost.storage.files import (
     Seal,
     broken,
     flush,
@@ -34,10 +36,8 @@ from lost.files import (
     sweep,
     whole_folder,
 )
-from lost.guard import GuardState
-from lost.nofollow import check_folder, is_folder, write_new
-from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
-from lost.tensors import PART_BYTES, Header, read_headers, read_tensors, write_tensors
+from lost.storage.nofollow import check_folder, is_folder, write_new
+from lost.storage.tensors import PART_BYTES, Header, read_headers, read_tensors, write_tensors
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.utils.parsing import finite
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from lost.config import Config, Section
 from lost.errors import ConfigError
-from lost.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import compose_yaml, yaml_value
 
 _SHIPPED = Path(__file__).parent / "configs"

@@ -14,11 +14,11 @@ from lost.config import Config
 from lost.configfile import load_config
 from lost.dataset import DESCRIPTION, Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
-from lost.files import leftovers
-from lost.lock import holder
 from lost.mixture import open_dataset
-from lost.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.run import CONFIG, FREE, LATEST, config_file, differences
+from lost.storage.files import leftovers
+from lost.storage.lock import holder
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.verification import faults as checkpoint_faults
 
 

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
-from lost.arrays import NamedArrays
 from lost.checkpoint import Checkpoint
 from lost.config import Config, DType
 from lost.errors import CheckpointError
-from lost.tensors import PART_BYTES
+from lost.storage.arrays import NamedArrays
+from lost.storage.tensors import PART_BYTES
 
 NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

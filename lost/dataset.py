@@ -13,9 +13,9 @@ import numpy as np
 
 from lost.description import read_description
 from lost.errors import DataError
-from lost.files import Seal, broken, flush, read_sealed_json, sealed_json
-from lost.nofollow import open_new, open_update, write_new
 from lost.shards import Row, open_shard
+from lost.storage.files import Seal, broken, flush, read_sealed_json, sealed_json
+from lost.storage.nofollow import open_new, open_update, write_new
 from lost.targets import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 

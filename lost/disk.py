@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lost.checkpoint import array_bytes, checkpoints
 from lost.config import Config
-from lost.files import existing, leftovers
+from lost.storage.files import existing, leftovers
 
 
 @dataclass(frozen=True)

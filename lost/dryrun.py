@@ -11,10 +11,10 @@ from lost.dataset import TRAIN, Dataset
 from lost.disk import DiskRoom, disk_room
 from lost.engine import Engine, backend_module
 from lost.errors import StorageError, UserError
-from lost.lock import check_free
 from lost.metrics import Reporter
 from lost.mixture import training_stream
 from lost.run import check_run_folder, overwritten, starting_point
+from lost.storage.lock import check_free
 
 
 @dataclass(frozen=True)

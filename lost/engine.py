@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lost.arrays import NamedArrays
 from lost.batches import Batch
 from lost.config import Config
 from lost.errors import BackendError
 from lost.guard import Guard
 from lost.parameters import parameter_table
+from lost.storage.arrays import NamedArrays
 from lost.workers import Workers
 
 # Each backend with what installs it. MLX's plain package has no CPU library on Linux.

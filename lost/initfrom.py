@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from lost import checkpoint, configfile
-from lost.arrays import NamedArrays, checked
 from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.convert import cast
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
-from lost.files import replace_text, storage, whole_folder
 from lost.parameters import parameter_table, places_of, shapes_of
 from lost.run import CONFIG, LATEST, config_file, differences, find_checkpoint
+from lost.storage.arrays import NamedArrays, checked
+from lost.storage.files import replace_text, storage, whole_folder
 from lost.tokenizer import Tokenizer
 
 # What the run's model may differ in from the weights': the length of the context, and what only initial values follow.

@@ -6,7 +6,7 @@ from typing import Any
 
 from lost.encoding import Place
 from lost.errors import DataError
-from lost.files import read_sealed_json, replace_text, sealed_json
+from lost.storage.files import read_sealed_json, replace_text, sealed_json
 
 FILE = "progress.json"
 

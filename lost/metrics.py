@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lost.config import Config
-from lost.files import replace_text, storage
-from lost.nofollow import open_read, open_update, read_bytes
+from lost.storage.files import replace_text, storage
+from lost.storage.nofollow import open_read, open_update, read_bytes
 from lost.utils.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"

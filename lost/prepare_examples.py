@@ -11,12 +11,12 @@ from lost.chat import template_of
 from lost.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
-from lost.files import finish_folder, storage
 from lost.journal import read_journal
-from lost.lock import FILE as LOCK
-from lost.lock import locked
-from lost.nofollow import remove
 from lost.prepare import Progress, check_place, check_share, empty, own_folder, unseen
+from lost.storage.files import finish_folder, storage
+from lost.storage.lock import FILE as LOCK
+from lost.storage.lock import locked
+from lost.storage.nofollow import remove
 from lost.targets import MarksWriter
 from lost.tokenizer import Tokenizer
 

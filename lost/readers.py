@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lost.errors import DataError
-from lost.nofollow import open_read
+from lost.storage.nofollow import open_read
 from lost.utils.extras import need
 from lost.utils.parsing import parse_json
 

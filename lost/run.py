@@ -9,12 +9,12 @@ from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, ope
 from lost.config import Config
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
-from lost.files import check_writable, remove_folder, replace_text, storage, sweep
 from lost.launcher import place_here
-from lost.lock import FILE as LOCK
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
-from lost.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
+from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
+from lost.storage.lock import FILE as LOCK
+from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.workers import Workers
 
 CONFIG = "config.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 
 from lost import __version__, launcher
 from lost.metrics import Reporter
-from lost.nofollow import open_update
+from lost.storage.nofollow import open_update
 from lost.utils.printable import printable
 from lost.workers import Workers
 

@@ -13,14 +13,14 @@ from threading import Thread
 import numpy as np
 
 from lost import checkpoint
-from lost.arrays import NamedArrays
 from lost.checkpoint import Progress
 from lost.config import Config
 from lost.engine import Engine
 from lost.errors import LostError, StorageError
-from lost.failpoints import reach
-from lost.files import Seal, begin_folder, finish_folder, replace_text, storage
-from lost.nofollow import remove
+from lost.storage.arrays import NamedArrays
+from lost.storage.failpoints import reach
+from lost.storage.files import Seal, begin_folder, finish_folder, replace_text, storage
+from lost.storage.nofollow import remove
 from lost.tokenizer import Tokenizer
 from lost.utils.machine import available_bytes
 

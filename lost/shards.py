@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lost.errors import DataError
-from lost.nofollow import open_read
+from lost.storage.nofollow import open_read
 
 _OPEN = 64  # files of a process that are kept open: a Mac gives 256 to a process
 _opened: "OrderedDict[ShardFile, io.BufferedReader]" = OrderedDict()  # the one read last is the last

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lost.nofollow import open_new
 from lost.shards import open_shard
+from lost.storage.nofollow import open_new
 
 COUNTED = 1  # its prediction enters the loss
 BEGINS = 2  # an example begins with it

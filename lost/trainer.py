@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.arrays import NamedArrays
 from lost.batches import Batch, SampleStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
@@ -19,13 +18,14 @@ from lost.dataset import VALID, Dataset, Split
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate_split
-from lost.failpoints import reach
 from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
 from lost.mixture import training_stream
 from lost.saving import Saver
 from lost.schedule import learning_rate
 from lost.signals import Stop
+from lost.storage.arrays import NamedArrays
+from lost.storage.failpoints import reach
 from lost.utils.parsing import finite
 from lost.workers import shares
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost import checkpoint
-from lost.arrays import NamedArrays
 from lost.checkpoint import Checkpoint
 from lost.engine import MOMENTS
 from lost.errors import LostError
-from lost.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.storage.arrays import NamedArrays
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import parse_json
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from lost.arrays import NamedArrays, checked
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.loss import head_loss, head_scores
@@ -22,6 +21,7 @@ from lost.engine import MOMENTS, StepReport
 from lost.errors import BackendError
 from lost.guard import HostGuard, worst
 from lost.parameters import parameter_table, places_of, vocabulary
+from lost.storage.arrays import NamedArrays, checked
 from lost.workers import Alone, shares
 
 _SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's

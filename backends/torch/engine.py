@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lost.arrays import NamedArrays, checked
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
 from lost.backends.torch.guard import DeviceGuard
@@ -23,6 +22,7 @@ from lost.config import Config
 from lost.engine import MOMENTS, StepReport, moment_shapes
 from lost.guard import worst
 from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.storage.arrays import NamedArrays, checked
 from lost.workers import Alone, Workers
 
 

@@ -10,13 +10,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from lost.arrays import NamedArrays
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.model import LostForCausalLM
 from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
 from lost.config import Config
 from lost.errors import ConfigError
+from lost.storage.arrays import NamedArrays
 from lost.workers import model_shards
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lost.arrays import NamedArrays
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
+from lost.storage.arrays import NamedArrays
 
 
 class Whole:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lost.arrays import NamedArrays
 from lost.backends.torch.arrays import to_tensor
 from lost.errors import BackendError, WorkerLostError
+from lost.storage.arrays import NamedArrays
 from lost.workers import Alone, Workers, join_alone
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}

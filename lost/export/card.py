@@ -14,7 +14,7 @@ from lost.errors import DataError
 from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
 from lost.mixture import Mixture, open_dataset
-from lost.nofollow import read_bytes
+from lost.storage.nofollow import read_bytes
 from lost.utils.parsing import parse_json
 
 _FRONT = """\

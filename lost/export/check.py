@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.arrays import NamedArrays
 from lost.config import Config
 from lost.engine import create_engine, for_use
 from lost.errors import ExportError
+from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}

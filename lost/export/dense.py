@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost import budget
-from lost.arrays import NamedArrays
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.parameters import projections
+from lost.storage.arrays import NamedArrays
 
 
 def dense_twin(config: Config) -> Config:

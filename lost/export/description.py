@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 import lost
-from lost.arrays import NamedArrays
 from lost.config import Config
 from lost.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.projections import Projection
 from lost.projections.lost import Lost
 from lost.projections.sltrain import SlTrain
+from lost.storage.arrays import NamedArrays
 
 VERSION = "lost_version"  # the key by which a folder is known to be an export of ours
 _TEMPLATES = Path(__file__).parent / "templates"

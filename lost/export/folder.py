@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import safetensors
 
-from lost.arrays import NamedArrays
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
 from lost.convert import cast
@@ -20,8 +19,9 @@ from lost.export.dense import dense_twin, merged
 from lost.export.description import VERSION, code_files, generation_config, is_plain, model_config, renamed
 from lost.export.samples import validation_texts
 from lost.export.tokenizer_files import tokenizer_files
-from lost.files import whole_folder
-from lost.tensors import PART_BYTES, write_tensors
+from lost.storage.arrays import NamedArrays
+from lost.storage.files import whole_folder
+from lost.storage.tensors import PART_BYTES, write_tensors
 
 Form = Literal["hf", "mlx-lm", "dense"]
 _CARD = "README.md"

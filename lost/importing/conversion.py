@@ -15,7 +15,7 @@ from lost.errors import CheckpointError, UserError
 from lost.importing.folder import Imported
 from lost.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
-from lost.tensors import PART_BYTES
+from lost.storage.tensors import PART_BYTES
 from lost.utils.parallel import side_by_side
 
 InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]

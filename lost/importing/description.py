@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lost.config import ModelConfig
 from lost.errors import CheckpointError
-from lost.nofollow import DOCUMENT_BYTES, read_inside
+from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.utils.parsing import parse_json
 
 FILE = "config.json"

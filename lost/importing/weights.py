@@ -13,7 +13,7 @@ import safetensors
 
 from lost.config import DType
 from lost.errors import CheckpointError
-from lost.nofollow import DOCUMENT_BYTES, check_inside, read_inside
+from lost.storage.nofollow import DOCUMENT_BYTES, check_inside, read_inside
 from lost.utils.parsing import parse_json
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

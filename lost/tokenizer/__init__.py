@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lost.errors import DataError
-from lost.nofollow import read_bytes, read_inside
+from lost.storage.nofollow import read_bytes, read_inside
 from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer, train_tokenizer

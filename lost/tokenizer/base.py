@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lost.nofollow import write_new
+from lost.storage.nofollow import write_new
 
 _LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
 

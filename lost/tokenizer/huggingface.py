@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError
-from lost.nofollow import DOCUMENT_BYTES, read_inside
+from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import Tokenizer
 from lost.utils.extras import need
 from lost.utils.parsing import parse_json

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lost.dataset import Dataset
-from lost.files import read_sealed_json, seal, sealed_json
 from lost.prepare import prepare
 from lost.sources import Sources
+from lost.storage.files import read_sealed_json, seal, sealed_json
 
 Lost = Callable[..., object]
 

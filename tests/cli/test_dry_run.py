@@ -15,10 +15,10 @@ from lost.config import Config
 from lost.configfile import load_config, shipped
 from lost.dataset import Dataset
 from lost.dryrun import miniature
-from lost.lock import locked
 from lost.parameters import parameter_table
 from lost.prepare import prepare
 from lost.sources import Sources
+from lost.storage.lock import locked
 
 Lost = Callable[..., object]
 Usage = namedtuple("Usage", "total used free")

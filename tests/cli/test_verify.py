@@ -10,9 +10,9 @@ import pytest
 
 from lost.consistency import verify
 from lost.dataset import Dataset
-from lost.lock import locked
 from lost.prepare import prepare
 from lost.sources import Sources
+from lost.storage.lock import locked
 
 Lost = Callable[..., object]
 Change = Callable[[Path], object]

@@ -13,11 +13,11 @@ from lost.config import Config
 from lost.dataset import Dataset
 from lost.engine import moment_shapes
 from lost.errors import CheckpointError
-from lost.files import read_sealed_json, sealed_json
 from lost.guard import GuardState
 from lost.initial import initial_values
 from lost.saving import Saver
-from lost.tensors import read_tensors, write_tensors
+from lost.storage.files import read_sealed_json, sealed_json
+from lost.storage.tensors import read_tensors, write_tensors
 from lost.workers import Alone
 
 

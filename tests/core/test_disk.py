@@ -10,7 +10,7 @@ from lost.checkpoint import array_bytes
 from lost.config import Config
 from lost.disk import disk_room
 from lost.errors import StorageError
-from lost.files import check_writable
+from lost.storage.files import check_writable
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -83,6 +83,6 @@ def test_writable_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Not a directory"):
         check_writable(tmp_path / "file" / "new")
-    monkeypatch.setattr("lost.files.os.access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr("lost.storage.files.os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(StorageError, match="Permission denied"):
         check_writable(tmp_path / "new" / "newer")

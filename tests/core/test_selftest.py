@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lost import selftest
-from lost.arrays import NamedArrays
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
 from lost.selftest import self_test
+from lost.storage.arrays import NamedArrays
 
 
 class Wrong(TorchEngine):

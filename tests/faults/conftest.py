@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lost.dataset import Dataset
-from lost.files import read_sealed_json, seal
+from lost.storage.files import read_sealed_json, seal
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.dataset import Dataset
-from lost.files import read_sealed_json, seal, sealed_json
+from lost.storage.files import read_sealed_json, seal, sealed_json
 
 Lost = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.dataset import Dataset
-from lost.failpoints import POINTS
+from lost.storage.failpoints import POINTS
 
 Lost = Callable[..., Any]
 

@@ -99,11 +99,11 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
 ) -> None:
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "train.eval_every=5")
     for point in ("step.done:5", "evaluation.round:1"):  # at step 5, before or in its evaluation
-        monkeypatch.setattr("lost.failpoints._PLAN", f"{point}=term")
-        monkeypatch.setattr("lost.failpoints._reached", 0)
+        monkeypatch.setattr("lost.storage.failpoints._PLAN", f"{point}=term")
+        monkeypatch.setattr("lost.storage.failpoints._reached", 0)
         assert lost(*arguments, "--fresh", "--overwrite").code == 130
         assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()
-    monkeypatch.setattr("lost.failpoints._PLAN", "")
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
     assert lost(*arguments).code == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 15, 20]
@@ -130,7 +130,7 @@ def test_disk_full_while_saving(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write of the second checkpoint's moments is refused: the first stays, nothing half-made stays."""
-    from lost import tensors
+    from lost.storage import tensors
 
     run, arguments = tmp_path / "run", ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
     write = Path.write_bytes
@@ -213,8 +213,8 @@ def test_a_full_disk_takes_no_metrics_either(
 def test_a_checkpoint_that_stands_is_not_called_lost(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lost.failpoints._PLAN", "save.renamed=full")
-    monkeypatch.setattr("lost.failpoints._reached", 0)
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "save.renamed=full")
+    monkeypatch.setattr("lost.storage.failpoints._reached", 0)
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
     assert answer.code == 2
     assert "saving the checkpoint of step 10: it stands, but what comes after it failed: " in answer.err

@@ -13,13 +13,13 @@ import pytest
 
 from lost.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
-from lost.files import partial_folder, read_sealed_json, sealed_json
 from lost.importing import open_folder
-from lost.lock import locked
-from lost.nofollow import open_new, open_update, remove
 from lost.prepare import prepare
 from lost.run import find_checkpoint
 from lost.sources import Sources
+from lost.storage.files import partial_folder, read_sealed_json, sealed_json
+from lost.storage.lock import locked
+from lost.storage.nofollow import open_new, open_update, remove
 from lost.tokenizer import load_tokenizer
 
 Lost = Callable[..., Any]

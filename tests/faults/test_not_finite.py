@@ -175,12 +175,12 @@ def test_interrupted_amid_trouble_it_goes_on_to_the_bit(
     poison(monkeypatch, "torch", {12, 13})
     command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--out")
     assert lost(*command, tmp_path / "straight").code == 0
-    monkeypatch.setattr("lost.failpoints._PLAN", "step.done:12=term")
-    monkeypatch.setattr("lost.failpoints._reached", 0)
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "step.done:12=term")
+    monkeypatch.setattr("lost.storage.failpoints._reached", 0)
     assert lost(*command, tmp_path / "run").code == 130
     held = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert held == ["step-00000010", "step-00000012"]
-    monkeypatch.setattr("lost.failpoints._PLAN", "")
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
     assert lost(*command, tmp_path / "run").code == 0
     ends = [open_checkpoint(tmp_path / run / "checkpoints" / "step-00000020") for run in ("straight", "run")]
     assert {n: a.tobytes() for n, a in ends[0].parameters()} == {n: a.tobytes() for n, a in ends[1].parameters()}

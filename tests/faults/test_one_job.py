@@ -13,7 +13,7 @@ import pytest
 
 from lost.dataset import Dataset
 from lost.errors import RunBusyError, StorageError
-from lost.lock import locked
+from lost.storage.lock import locked
 
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
 
@@ -44,7 +44,7 @@ def test_a_second_job_is_refused_and_a_dead_ones_lock_does_not_block(
 def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
     """As long as workers take to notice that their launcher was killed."""
     holder = (
-        "import sys, time; from pathlib import Path; from lost.lock import locked\n"
+        "import sys, time; from pathlib import Path; from lost.storage.lock import locked\n"
         "with locked(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(1.5)"
     )
     with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:

@@ -14,9 +14,9 @@ from lost.config import Config
 from lost.dataset import Dataset
 from lost.engine import BACKENDS, create_engine
 from lost.errors import CheckpointError, DataError
-from lost.files import read_sealed_json, seal, sealed_json
 from lost.initial import initial_values
 from lost.parameters import parameter_table
+from lost.storage.files import read_sealed_json, seal, sealed_json
 from lost.tokenizer import train_tokenizer
 
 Lost = Callable[..., Any]

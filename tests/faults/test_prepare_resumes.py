@@ -18,12 +18,12 @@ import pytest
 
 from lost.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
-from lost.files import partial_folder, read_sealed_json
-from lost.lock import locked
 from lost.prepare import Progress, prepare, unseen
 from lost.prepare_examples import prepare_examples
 from lost.readers import read
 from lost.sources import Sources
+from lost.storage.files import partial_folder, read_sealed_json
+from lost.storage.lock import locked
 from lost.tokenizer import load_tokenizer
 
 SMALL = """
@@ -278,7 +278,7 @@ def test_interrupted_while_one_set_replaces_another(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("lost.files.os.rename", interrupted)
+        patch.setattr("lost.storage.files.os.rename", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
     if not second:

@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 
 from lost.dataset import Dataset
-from lost.files import storage
 from lost.metrics import MetricsFile
 from lost.run import find_checkpoint
+from lost.storage.files import storage
 
 Lost = Callable[..., Any]
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
@@ -50,7 +50,7 @@ def test_a_file_that_can_not_be_opened(
 
 
 def test_a_disk_that_fails_while_it_is_read(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lost import files
+    from lost.storage import files
 
     class Failing(io.BufferedReader):
         def readinto(self, buffer: Any) -> int:

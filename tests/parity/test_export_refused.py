@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lost.arrays import NamedArrays
 from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ExportError
@@ -17,6 +16,7 @@ from lost.export import description
 from lost.export import folder as folder_module
 from lost.export.check import READERS
 from lost.export.folder import export
+from lost.storage.arrays import NamedArrays
 
 
 def test_a_failed_check_leaves_nothing(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lost.errors import RunBusyError
-from lost.files import storage
-from lost.nofollow import open_read, open_update
+from lost.storage.files import storage
+from lost.storage.nofollow import open_read, open_update
 from lost.utils.parsing import parse_json
 
 FILE = ".lock"

@@ -17,11 +17,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lost.arrays import NamedArrays
 from lost.errors import CheckpointError
-from lost.failpoints import reach
-from lost.files import Seal, seal
-from lost.nofollow import open_read, write_new
+from lost.storage.arrays import NamedArrays
+from lost.storage.failpoints import reach
+from lost.storage.files import Seal, seal
+from lost.storage.nofollow import open_read, write_new
 from lost.utils.parsing import parse_json
 
 PART_BYTES = 1 << 30

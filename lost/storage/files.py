@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lost.errors import StorageError
-from lost.failpoints import reach
-from lost.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
+from lost.storage.failpoints import reach
+from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
 from lost.utils.parsing import parse_json
 
 _PARTIAL = ".partial-"
