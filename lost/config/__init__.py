@@ -1,0 +1,29 @@
+"""The configuration of a run: its sections, checked as they are read."""
+
+from lost.config.schema import (
+    Config,
+    DataConfig,
+    DType,
+    ModelConfig,
+    OptimizerConfig,
+    ProjectionConfig,
+    ProjectionSettings,
+    RopeScaling,
+    ScheduleConfig,
+    Section,
+    TrainConfig,
+)
+
+__all__ = [
+    "Config",
+    "DType",
+    "DataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ProjectionConfig",
+    "ProjectionSettings",
+    "RopeScaling",
+    "ScheduleConfig",
+    "Section",
+    "TrainConfig",
+]
