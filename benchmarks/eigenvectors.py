@@ -14,7 +14,7 @@ import scipy
 import scipy.linalg
 from threadpoolctl import threadpool_limits
 
-from lost.eigen import leading_eigenvectors
+from lost.method.eigen import leading_eigenvectors
 
 SIZE, COUNT, ROUNDS = 2048, 512, 3
 
@@ -39,7 +39,7 @@ def main() -> None:
         "scipy.linalg.eigh, evr on the subset": lambda: scipy.linalg.eigh(
             gram, subset_by_index=(SIZE - COUNT, SIZE - 1), driver="evr", check_finite=False
         ),
-        "lost.eigen (the same routine, lock released)": lambda: leading_eigenvectors(gram.copy(), COUNT),
+        "lost.method.eigen (the same routine, lock released)": lambda: leading_eigenvectors(gram.copy(), COUNT),
     }
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(ROUNDS):

@@ -20,9 +20,9 @@ import numpy as np
 from lost.backends.mlx import loss
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.layers import kept
-from lost.batches import Batch
-from lost.configfile import load_config
-from lost.initial import initial_values
+from lost.data.loader import Batch
+from lost.model.init import initial_values
+from lost.model.load import load_config
 
 ROUNDS = 7
 MIB = 2**20

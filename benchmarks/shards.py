@@ -15,13 +15,13 @@ import sys
 import torch
 
 from lost.budget import budget
-from lost.configfile import load_config
+from lost.model.load import load_config
 
 PROGRAM = """
 import json, sys
 from lost.backends.torch import create, join
-from lost.configfile import load_config
-from lost.initial import initial_values
+from lost.model.load import load_config
+from lost.model.init import initial_values
 from lost.utils.machine import process_peak_bytes
 config = load_config("llama_7b", json.loads(sys.argv[1]))
 workers = join()

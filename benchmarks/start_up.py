@@ -11,9 +11,9 @@ import numpy as np
 
 from lost.backends.torch.engine import TorchEngine
 from lost.budget import budget
-from lost.configfile import load_config
-from lost.factors import decompose
-from lost.initial import initial_values
+from lost.method.decompose import decompose
+from lost.model.init import initial_values
+from lost.model.load import load_config
 from lost.utils.machine import process_peak_bytes
 
 

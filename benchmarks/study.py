@@ -24,7 +24,7 @@ import yaml
 from study_report import write_report
 
 from lost.budget import budget
-from lost.configfile import load_config
+from lost.model.load import load_config
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lost.config import Config
-    from lost.dataset import Dataset
+    from lost.data.dataset import Dataset
     from lost.dryrun import DryRun
     from lost.engine import Engine
 
@@ -22,7 +22,7 @@ def answer_dry_run(
     """Print what a start would find."""
     from lost.budget import budget, dense_twin
     from lost.cli.output import answer, count, size
-    from lost.mixture import Mixture
+    from lost.data.mixture import Mixture
 
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = found.start.progress.step if found.start else 0, found.disk

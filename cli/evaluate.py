@@ -42,7 +42,7 @@ def evaluate(
     from lost.cli.output import answer
     from lost.cli.tasks import ask_tasks, load_tasks
     from lost.cli.train import open_data
-    from lost.dataset import VALID
+    from lost.data.dataset import VALID
     from lost.errors import DataError, UserError
     from lost.evaluate import evaluate as evaluate_tokens
     from lost.evaluate import evaluate_split, text_tokens

@@ -28,11 +28,11 @@ def generate(
     """
     from itertools import takewhile
 
-    from lost.chat import question
     from lost.cli.load import load_model
     from lost.cli.output import answer, note
     from lost.readers import clean
     from lost.sampling import Sampler
+    from lost.tokenizer.chat_template import question
 
     prompt = clean(prompt)  # what the shell gave may be no text
     sampler = Sampler(temperature, top_k, top_p, seed)

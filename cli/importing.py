@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lost.config import Config, DType
-    from lost.decomposition import LayerError
     from lost.engine import Engine
     from lost.evaluate import Evaluation
     from lost.importing import Imported
+    from lost.method.compress import LayerError
     from lost.storage.arrays import NamedArrays
 
 _HELD_OUT = 10  # one part in so many of a calibration text is kept for measuring
@@ -104,7 +104,7 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
 
 def _input_moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
     """Return what maps projections' names to their inputs' second moments over a text."""
-    from lost.batches import evaluation_batches
+    from lost.data.loader import evaluation_batches
     from lost.engine import backend_module
 
     def measure(names: Sequence[str]) -> "dict[str, np.ndarray]":
@@ -122,7 +122,7 @@ def _value(
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> dict[str, Any]:
-    from lost.parameters import parameter_table
+    from lost.model.parameters import parameter_table
 
     def count(config: "Config") -> int:
         return sum(row.size for row in parameter_table(config).values() if row.trained)

@@ -12,7 +12,7 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from lost.cli.output import answer, count, note, size, table
-    from lost.inspection import inspect_layers
+    from lost.model.inspect import inspect_layers
     from lost.run import find_checkpoint
 
     checkpoint, rejected = find_checkpoint(path)

@@ -24,16 +24,16 @@ def plan(
 
     Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
     """
-    from lost import configfile
     from lost.budget import check_room, report
     from lost.cli.output import answer, count, size, table
     from lost.cli.train import open_data, with_data
     from lost.engine import resolve_backend
     from lost.errors import UserError
+    from lost.model.load import load_config
 
     if memory_gib is not None and device != "auto":
         raise UserError("--memory-gib and --device were both given; expected one of them")
-    settings = configfile.load_config(config, overrides)
+    settings = load_config(config, overrides)
     if data or (settings.model.vocab_size is None and (settings.data.path or settings.data.mixture)):
         settings = with_data(settings, open_data(settings, data))
     if memory_gib is not None:

@@ -10,7 +10,7 @@ from lost.cli.options import AsJson, Backend, Device, Overrides
 
 if TYPE_CHECKING:
     from lost.config import Config
-    from lost.dataset import Dataset
+    from lost.data.dataset import Dataset
     from lost.engine import Engine
     from lost.trainer import Result
 
@@ -55,7 +55,6 @@ def train(
     With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
-    from lost import configfile
     from lost.budget import check_room
     from lost.cli.dryrun import answer_dry_run
     from lost.cli.output import answer
@@ -65,6 +64,7 @@ def train(
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.initfrom import begin_with, beginning, check_fit
+    from lost.model.load import load_config
     from lost.run import begin_afresh, check_data, check_seen, start_or_resume, take
     from lost.runlog import logged
     from lost.signals import stop_on_signal
@@ -77,7 +77,7 @@ def train(
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
     file, folder = run_place(config, out, init_from)
     follows, source = beginning(init_from, folder, fresh, file is not None) if init_from else (None, None)
-    settings = configfile.load_config(file, overrides, follows)
+    settings = load_config(file, overrides, follows)
     dataset = open_data(settings, data)
     settings = with_data(settings, dataset)
     if source:
@@ -165,8 +165,8 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
 
 def open_data(config: "Config", data: Path | None) -> "Dataset":
     """Open the prepared set named on the command line, or what the configuration names."""
-    from lost.dataset import Dataset
-    from lost.mixture import open_dataset
+    from lost.data.dataset import Dataset
+    from lost.data.mixture import open_dataset
 
     return Dataset(data) if data else open_dataset(config.data)
 

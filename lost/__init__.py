@@ -9,11 +9,11 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _HOME = {
-    "Factors": "lost.factors",
-    "decompose": "lost.factors",
-    "compose": "lost.factors",
+    "Factors": "lost.method.decompose",
+    "decompose": "lost.method.decompose",
+    "compose": "lost.method.decompose",
     "Config": "lost.config",
-    "load_config": "lost.configfile",
+    "load_config": "lost.model.load",
     "LostError": "lost.errors",
 }
 __all__ = [*_HOME, "__version__"]

@@ -15,13 +15,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lost import __version__
-from lost.batches import Batch
 from lost.benchinput import LayerShape, at_least
 from lost.budget import budget, check_room
 from lost.config import Config, ProjectionSettings, TrainConfig
+from lost.data.loader import Batch
 from lost.engine import Engine, backend_module
 from lost.errors import ConfigError, UserError
-from lost.parameters import parameter_table, projections
+from lost.model.parameters import parameter_table, projections
 from lost.peaks import peak_flops
 from lost.projections import Projection, projection
 from lost.turns import interleave, summary

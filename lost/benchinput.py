@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lost.config import Config
-from lost.configfile import load_config
 from lost.errors import UserError
+from lost.model.load import load_config
 from lost.projections import KINDS
 
 _VOCABULARY = 32000  # the field's, where a configuration leaves it to the data

@@ -6,7 +6,7 @@ from typing import Any
 from lost.config import Config
 from lost.engine import BLOCK, in_blocks
 from lost.errors import ConfigError
-from lost.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
+from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 from lost.workers import model_shards, shares
 
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -22,8 +22,8 @@ import lost
 from lost.config import Config
 from lost.engine import moment_shapes
 from lost.errors import CheckpointError
-from lost.guard import GuardState
-from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.optim.skip_step import GuardState
 from lost.storage.arrays import NamedArrays, fitting, wrong_places
 from lost.storage.files import (
     Seal,

@@ -11,10 +11,10 @@ from pathlib import Path
 from lost import checkpoint, metrics
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
 from lost.config import Config
-from lost.configfile import load_config
-from lost.dataset import DESCRIPTION, Dataset
+from lost.data.dataset import DESCRIPTION, Dataset
+from lost.data.mixture import open_dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
-from lost.mixture import open_dataset
+from lost.model.load import load_config
 from lost.run import CONFIG, FREE, LATEST, config_file, differences
 from lost.storage.files import leftovers
 from lost.storage.lock import holder

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lost.batches import Batch
 from lost.config import Config
+from lost.data.loader import Batch
 from lost.errors import BackendError
-from lost.guard import Guard
-from lost.parameters import parameter_table
+from lost.model.parameters import parameter_table
+from lost.optim.skip_step import Guard
 from lost.storage.arrays import NamedArrays
 from lost.workers import Workers
 

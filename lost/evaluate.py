@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.batches import Batch, evaluation_batches, example_batches
-from lost.dataset import Split
+from lost.data.dataset import Split
+from lost.data.loader import Batch, evaluation_batches, example_batches
 from lost.engine import Engine
 from lost.errors import DataError
 from lost.sources import Sources

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lost.chat import Template
+from lost.data.loss_mask import BEGINS, COUNTED
 from lost.errors import DataError
 from lost.readers import clean, opened
-from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import Template
 from lost.utils.parsing import parse_json
 
 FORMATS = '{"prompt": ..., "completion": ...}, {"messages": [...]} or {"text": ...}'

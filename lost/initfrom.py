@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lost import checkpoint, configfile
+from lost import checkpoint
 from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.convert import cast
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
-from lost.parameters import parameter_table, places_of, shapes_of
+from lost.model.load import load_config
+from lost.model.parameters import parameter_table, places_of, shapes_of
 from lost.run import CONFIG, LATEST, config_file, differences, find_checkpoint
 from lost.storage.arrays import NamedArrays, checked
 from lost.storage.files import replace_text, storage, whole_folder
@@ -90,7 +91,7 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
     held = [] if fresh else checkpoints(folder / "checkpoints")
     if held:
         _check_origin(held, path, folder)
-        return configfile.load_config(config_file(folder) or folder / CONFIG), None
+        return load_config(config_file(folder) or folder / CONFIG), None
     source = open_source(path)
     if source.path.is_relative_to(folder.resolve()):
         raise UserError(

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lost.dataset import DESCRIPTION, TRAIN, VALID, SplitWriter, write_description
+from lost.data.dataset import DESCRIPTION, TRAIN, VALID, SplitWriter, write_description
 from lost.encoding import Batch, Place, encoded
 from lost.errors import DataError
 from lost.journal import FILE as JOURNAL

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lost.chat import template_of
-from lost.dataset import TRAIN, VALID, SplitWriter, write_description
+from lost.data.dataset import TRAIN, VALID, SplitWriter, write_description
+from lost.data.loss_mask import MarksWriter
 from lost.errors import DataError
 from lost.examples import Example, encode_example, read_examples
 from lost.journal import read_journal
@@ -17,8 +17,8 @@ from lost.storage.files import finish_folder, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
 from lost.storage.nofollow import remove
-from lost.targets import MarksWriter
 from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import template_of
 
 _SHOWN_EVERY = 1000  # examples
 

@@ -4,14 +4,14 @@ import errno
 import os
 from pathlib import Path
 
-from lost import configfile
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, open_checkpoint
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.launcher import place_here
 from lost.metrics import FILE as METRICS
 from lost.metrics import Reporter
+from lost.model.load import dump
 from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
 from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
@@ -176,7 +176,7 @@ def take(config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / "checkpoints"):
         sweep(each)
-    replace_text(folder / CONFIG, configfile.dump(config))
+    replace_text(folder / CONFIG, dump(config))
 
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lost.batches import Batch
+from lost.data.loader import Batch
 from lost.engine import Engine
 
 

@@ -10,12 +10,12 @@ from functools import cache
 
 import numpy as np
 
-from lost import reference
-from lost.batches import Batch
 from lost.config import Config
+from lost.data.loader import Batch
 from lost.engine import MOMENTS, Engine
-from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.model import reference
+from lost.model.init import initial_values
+from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 
 # Largest error allowed: of logits and losses absolute, of arrays relative in norm. Seen on an x86 CPU: 3e-6 and 0.14,

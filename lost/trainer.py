@@ -11,18 +11,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.batches import Batch, SampleStream
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config
-from lost.dataset import VALID, Dataset, Split
+from lost.data.dataset import VALID, Dataset, Split
+from lost.data.loader import Batch, SampleStream
+from lost.data.mixture import training_stream
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate_split
-from lost.initial import initial_values
 from lost.metrics import MetricsFile, Reporter
-from lost.mixture import training_stream
+from lost.model.init import initial_values
+from lost.optim.schedule import learning_rate
 from lost.saving import Saver
-from lost.schedule import learning_rate
 from lost.signals import Stop
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import reach

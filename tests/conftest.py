@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import Engine
 from lost.prepare import prepare
 from lost.sources import Sources

@@ -13,9 +13,9 @@ import numpy as np
 from lost.backends.mlx.arrays import DTYPES, to_mlx
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.layers import layer as make_layer
-from lost.batches import Batch
 from lost.bench import Machine, Pass
 from lost.config import TrainConfig
+from lost.data.loader import Batch
 from lost.projections import Projection
 from lost.utils.machine import processor_name
 

@@ -1,4 +1,4 @@
-"""Sums of what layers read: the backend's part of `lost.calibration`."""
+"""Sums of what layers read: the backend's part of `lost.method.calibration`."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,8 +7,8 @@ import numpy as np
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
-from lost.batches import Batch
-from lost.calibration import watched
+from lost.data.loader import Batch
+from lost.method.calibration import watched
 
 
 def input_moments(engine: MlxEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:

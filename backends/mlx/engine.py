@@ -14,13 +14,13 @@ from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.workers import Launched, Tree
-from lost.batches import Batch, check_tokens
 from lost.budget import budget
 from lost.config import Config
+from lost.data.loader import Batch, check_tokens
 from lost.engine import MOMENTS, StepReport
 from lost.errors import BackendError
-from lost.guard import HostGuard, worst
-from lost.parameters import parameter_table, places_of, vocabulary
+from lost.model.parameters import parameter_table, places_of, vocabulary
+from lost.optim.skip_step import HostGuard, worst
 from lost.storage.arrays import NamedArrays, checked
 from lost.workers import Alone, shares
 

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from lost.backends.mlx.arrays import to_array, to_mlx
 from lost.backends.mlx.layers import Lost
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, check_unshared, chosen
+from lost.projections.lostify import HEADS, Recipe, Swapped, check_unshared, chosen
 
 
 def lostify(

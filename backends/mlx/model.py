@@ -15,8 +15,8 @@ import numpy as np
 from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
 from lost.backends.mlx.rebuild import directly, rebuilt
 from lost.config import ModelConfig, ProjectionConfig
-from lost.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
-from lost.rotary import frequencies
+from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
+from lost.model.rope import frequencies
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch.autograd.profiler import profile
 from lost.backends.torch.arrays import DTYPES, to_tensor
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.layers import layer as make_layer
-from lost.batches import Batch
 from lost.bench import Machine, Pass
 from lost.config import TrainConfig
+from lost.data.loader import Batch
 from lost.projections import Projection
 from lost.utils.machine import processor_name
 

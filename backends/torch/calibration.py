@@ -1,4 +1,4 @@
-"""Sums of what layers read: the backend's part of `lost.calibration`."""
+"""Sums of what layers read: the backend's part of `lost.method.calibration`."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lost.backends.torch.arrays import to_array
 from lost.backends.torch.engine import TorchEngine
-from lost.batches import Batch
-from lost.calibration import watched
+from lost.data.loader import Batch
+from lost.method.calibration import watched
 
 
 def input_moments(engine: TorchEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -16,12 +16,12 @@ from lost.backends.torch.optimizer import Adam
 from lost.backends.torch.sharding import Sharded
 from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
-from lost.batches import Batch, check_tokens, with_last
 from lost.budget import fits_whole
 from lost.config import Config
+from lost.data.loader import Batch, check_tokens, with_last
 from lost.engine import MOMENTS, StepReport, moment_shapes
-from lost.guard import worst
-from lost.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.optim.skip_step import worst
 from lost.storage.arrays import NamedArrays, checked
 from lost.workers import Alone, Workers
 

@@ -1,14 +1,14 @@
-"""`lost.guard.HostGuard`'s rule in tensors: no step waits for the device to be judged."""
+"""`lost.optim.skip_step.HostGuard`'s rule in tensors: no step waits for the device to be judged."""
 
 import torch
 from torch import Tensor
 
 from lost.config import TrainConfig
-from lost.guard import WARM_UP, WINDOW, GuardState
+from lost.optim.skip_step import WARM_UP, WINDOW, GuardState
 
 
 class DeviceGuard:
-    """Implements `lost.guard.Guard`.
+    """Implements `lost.optim.skip_step.Guard`.
 
     Args:
         train: as for `HostGuard`.

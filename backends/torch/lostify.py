@@ -10,7 +10,7 @@ from lost.backends.torch.arrays import to_tensor
 from lost.backends.torch.layers import Lost
 from lost.errors import UserError
 from lost.projections import Projection
-from lost.swapping import HEADS, Recipe, Swapped, check_unshared, chosen
+from lost.projections.lostify import HEADS, Recipe, Swapped, check_unshared, chosen
 
 
 class LostLinear(Lost):

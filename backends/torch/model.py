@@ -19,8 +19,8 @@ from lost.backends.torch.elementwise import rms_norm, swiglu
 from lost.backends.torch.layers import Narrow, layer, narrow
 from lost.backends.torch.loss import head_loss, head_scores
 from lost.config import Config, ModelConfig
-from lost.parameters import gate_is_activated, layer_projections, vocabulary
-from lost.rotary import frequencies
+from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
+from lost.model.rope import frequencies
 
 
 @dataclass

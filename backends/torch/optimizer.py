@@ -10,7 +10,7 @@ from lost.backends.torch.arrays import to_array, to_tensor
 from lost.config import OptimizerConfig
 from lost.engine import BLOCK, MOMENTS, SCALE, in_blocks
 from lost.errors import BackendError
-from lost.parameters import Parameter
+from lost.model.parameters import Parameter
 
 
 class Adam:

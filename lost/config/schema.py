@@ -1,6 +1,6 @@
 """What a run is: the six sections of a configuration, their fields, their defaults.
 
-Only shapes of values are checked here; `lost.configfile` reads files and words the messages. Names follow Hugging Face
+Only shapes of values are checked here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
 where Hugging Face has a name.
 """
 

@@ -9,11 +9,11 @@ import lost
 from lost import budget
 from lost.checkpoint import Checkpoint
 from lost.config import Config
-from lost.dataset import TRAIN
+from lost.data.dataset import TRAIN
+from lost.data.mixture import Mixture, open_dataset
 from lost.errors import DataError
 from lost.export.description import architecture
 from lost.metrics import FILE as METRICS
-from lost.mixture import Mixture, open_dataset
 from lost.storage.nofollow import read_bytes
 from lost.utils.parsing import parse_json
 

@@ -7,7 +7,7 @@ import numpy as np
 from lost import budget
 from lost.config import Config
 from lost.errors import ConfigError
-from lost.parameters import projections
+from lost.model.parameters import projections
 from lost.storage.arrays import NamedArrays
 
 

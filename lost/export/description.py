@@ -14,7 +14,7 @@ import numpy as np
 
 import lost
 from lost.config import Config
-from lost.parameters import gate_is_activated, layer_projections, vocabulary
+from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.projections import Projection
 from lost.projections.lost import Lost
 from lost.projections.sltrain import SlTrain

@@ -1,9 +1,9 @@
 """Real text of a run: the beginning of its own validation data, where that is on this machine."""
 
 from lost.config import Config
-from lost.dataset import VALID
+from lost.data.dataset import VALID
+from lost.data.mixture import open_dataset
 from lost.errors import DataError
-from lost.mixture import open_dataset
 from lost.tokenizer import Tokenizer
 
 _TOKENS = 50_000

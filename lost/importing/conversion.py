@@ -10,10 +10,10 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config, DType, ModelConfig
 from lost.convert import NUMPY, cast, check_place, compare, follow
-from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
 from lost.errors import CheckpointError, UserError
 from lost.importing.folder import Imported
-from lost.parameters import layer_projections, parameter_table, projections
+from lost.method.compress import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.storage.tensors import PART_BYTES
 from lost.utils.parallel import side_by_side

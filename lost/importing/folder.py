@@ -10,7 +10,7 @@ from lost.config import Config
 from lost.errors import CheckpointError, DataError
 from lost.importing.description import SUPPORTED, read_description
 from lost.importing.weights import Weights, check_shapes
-from lost.parameters import EMBEDDING, HEAD, parameter_table
+from lost.model.parameters import EMBEDDING, HEAD, parameter_table
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 _SEQ_LEN = 2048  # of the window that `lost eval` takes unless the model's own is shorter

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lost.factors import Factors, channel_count, compose, decompose
+from lost.method.decompose import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank, random_pair

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lost.errors import ConfigError
-from lost.factors import leading_pair
+from lost.method.decompose import leading_pair
 from lost.projections.base import Array, Projection, Tensor
 from lost.utils.randomness import normal
 

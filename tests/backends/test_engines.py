@@ -6,12 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lost.batches import Batch
 from lost.config import Config
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.errors import CheckpointError
-from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.model.init import initial_values
+from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 
 Start = Callable[[Config], Engine]

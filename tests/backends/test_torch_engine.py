@@ -9,14 +9,14 @@ import torch.nn.functional as F
 
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.loss import IGNORED, head_loss, head_scores
-from lost.batches import Batch
 from lost.budget import budget
 from lost.config import Config
-from lost.configfile import load_config
+from lost.data.loader import Batch
 from lost.engine import SCALE, create_engine, moment_shapes
 from lost.errors import BackendError
-from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.model.init import initial_values
+from lost.model.load import load_config
+from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 
 

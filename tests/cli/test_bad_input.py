@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.prepare import prepare
 from lost.sources import Sources
 from lost.storage.files import read_sealed_json, seal, sealed_json

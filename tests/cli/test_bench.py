@@ -10,7 +10,7 @@ import torch
 from lost.benchinput import settings
 from lost.budget import budget
 from lost.config import ProjectionSettings
-from lost.configfile import load_config
+from lost.model.load import load_config
 from lost.projections import projection
 
 Lost = Callable[..., object]

@@ -13,10 +13,10 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
-from lost.configfile import load_config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
-from lost.parameters import parameter_table
+from lost.model.load import load_config
+from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 
 Lost = Callable[..., object]

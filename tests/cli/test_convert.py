@@ -11,7 +11,7 @@ import pytest
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.verification import faults
 
 Lost = Callable[..., object]

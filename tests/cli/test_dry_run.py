@@ -12,10 +12,10 @@ import pytest
 from lost.budget import budget
 from lost.checkpoint import array_bytes
 from lost.config import Config
-from lost.configfile import load_config, shipped
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.dryrun import miniature
-from lost.parameters import parameter_table
+from lost.model.load import load_config, shipped
+from lost.model.parameters import parameter_table
 from lost.prepare import prepare
 from lost.sources import Sources
 from lost.storage.lock import locked

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 NEW = """\
 data: {seq_len: 32}
@@ -34,18 +34,18 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> dict[str, Path]:
     """A run of each kind, of a few steps."""
-    from lost import configfile
     from lost.engine import create_engine
+    from lost.model.load import dump, load_config
     from lost.trainer import train
 
     folder, runs = tmp_path_factory.mktemp("base"), {}
     (folder / "tiny.yaml").write_text(tiny_text)
     for kind in ("lost", "dense"):
         sets = [f"projection.kind={kind}", "schedule.steps=8", "train.log_every=0", f"data.path={prepared.path}"]
-        config = configfile.load_config(folder / "tiny.yaml", [*sets, "model.vocab_size=320"])
+        config = load_config(folder / "tiny.yaml", [*sets, "model.vocab_size=320"])
         runs[kind] = folder / kind
         (folder / kind).mkdir()
-        (folder / kind / "config.yaml").write_text(configfile.dump(config))
+        (folder / kind / "config.yaml").write_text(dump(config))
         train(config, folder / kind, prepared, create_engine(config, "torch", "cpu"), Quiet())
     return runs
 

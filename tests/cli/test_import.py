@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
-from lost.dataset import Dataset
-from lost.initial import initial_values
+from lost.data.dataset import Dataset
+from lost.model.init import initial_values
 
 FIELDS = {
     "architectures": ["LlamaForCausalLM"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import lm_eval.tasks
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 
 Lost = Callable[..., object]

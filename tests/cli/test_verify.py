@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lost.consistency import verify
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.prepare import prepare
 from lost.sources import Sources
 from lost.storage.lock import locked

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lost.batches import Batch, TrainingStream, evaluation_batches
-from lost.dataset import TRAIN, Dataset, Split
+from lost.data.dataset import TRAIN, Dataset, Split
+from lost.data.loader import Batch, TrainingStream, evaluation_batches
 from lost.errors import DataError
 
 

@@ -10,11 +10,11 @@ import pytest
 from lost import checkpoint
 from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import moment_shapes
 from lost.errors import CheckpointError
-from lost.guard import GuardState
-from lost.initial import initial_values
+from lost.model.init import initial_values
+from lost.optim.skip_step import GuardState
 from lost.saving import Saver
 from lost.storage.files import read_sealed_json, sealed_json
 from lost.storage.tensors import read_tensors, write_tensors

@@ -6,8 +6,8 @@ import pytest
 
 from lost.budget import budget, dense_twin
 from lost.config import Config
-from lost.configfile import dump, load_config, shipped
 from lost.errors import ConfigError
+from lost.model.load import dump, load_config, shipped
 
 
 def refusal(path: Path, *overrides: str) -> str:

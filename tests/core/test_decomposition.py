@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lost.config import ProjectionSettings
-from lost.decomposition import decompose_for_inputs, layer_error, stored, truncate
 from lost.errors import UserError
-from lost.factors import compose
+from lost.method.compress import decompose_for_inputs, layer_error, stored, truncate
+from lost.method.decompose import compose
 
 
 def weight_and_moment(out: int, inside: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lost.chat import PlainTemplate, question, template_of
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loss_mask import BEGINS, COUNTED
 from lost.errors import DataError, MissingPackageError
 from lost.examples import encode_example, read_examples
-from lost.targets import BEGINS, COUNTED
 from lost.tokenizer import Tokenizer, load_tokenizer
+from lost.tokenizer.chat_template import PlainTemplate, question, template_of
 
 START, TURN_END, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHATML = (

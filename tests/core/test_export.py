@@ -11,10 +11,9 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from lost import reference
 from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import ConfigError, DataError
 from lost.export.card import card
 from lost.export.check import AWKWARD, compare
@@ -22,7 +21,8 @@ from lost.export.dense import dense_twin, merged
 from lost.export.description import is_plain, model_config, renamed, stored_layers
 from lost.export.pieces import read_pieces
 from lost.export.tokenizer_files import tokenizer_files
-from lost.initial import initial_values
+from lost.model import reference
+from lost.model.init import initial_values
 from lost.tokenizer.sentencepiece import PieceTokenizer
 
 LINEAR = (

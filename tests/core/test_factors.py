@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lost.errors import UserError
-from lost.factors import channel_count, compose, decompose
+from lost.method.decompose import channel_count, compose, decompose
 
 SHAPES = [
     # (out, in), rank, density: tall, wide, square, rank 1, full rank, all channels

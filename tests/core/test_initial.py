@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lost.config import Config
-from lost.factors import Factors, compose
-from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.method.decompose import Factors, compose
+from lost.model.init import initial_values
+from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 from lost.utils.randomness import normal
 
@@ -103,7 +103,7 @@ def test_starting_a_1b_model_takes_less_than_twice_its_memory() -> None:
     """Four minutes on two cores; `benchmarks/start_up.py` prints the time as well."""
     program = (
         "import resource; from lost.backends.torch.engine import TorchEngine; from lost.budget import budget\n"
-        "from lost.configfile import load_config; from lost.initial import initial_values\n"
+        "from lost.model.load import load_config; from lost.model.init import initial_values\n"
         "config = load_config('llama_1b'); TorchEngine(config, 'cpu').load(initial_values(config))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / budget(config).memory.weights)"
     )

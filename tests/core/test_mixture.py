@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lost.batches import TrainingStream
 from lost.config import DataConfig
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import TrainingStream
+from lost.data.mixture import MixedStream, Mixture, open_dataset, training_stream
 from lost.errors import DataError
-from lost.mixture import MixedStream, Mixture, open_dataset, training_stream
 from lost.prepare import prepare
 from lost.prepare_examples import prepare_examples
 from lost.sources import Sources

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import DataError, StorageError
 from lost.prepare import prepare
 from lost.prepare_examples import prepare_examples

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from lost.config import OptimizerConfig, ScheduleConfig
-from lost.schedule import learning_rate
+from lost.optim.schedule import learning_rate
 
 
 def rates(**schedule: object) -> list[float]:

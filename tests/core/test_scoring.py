@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lost import reference
 from lost.config import Config
 from lost.engine import BACKENDS, create_engine
-from lost.initial import initial_values
+from lost.model import reference
+from lost.model.init import initial_values
 from lost.scoring import Row, Score, score_rows
 
 Made = tuple[list[Row], list[Score]]

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError, UnreachableError
 from lost.hub import HubChoice
 from lost.prepare import prepare

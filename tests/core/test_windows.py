@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from lost.batches import TrainingStream, example_batches
-from lost.dataset import TRAIN, Dataset, Split
+from lost.data.dataset import TRAIN, Dataset, Split
+from lost.data.loader import TrainingStream, example_batches
+from lost.data.loss_mask import BEGINS, COUNTED, Targets
+from lost.data.packing import ExampleWindows
 from lost.errors import DataError
 from lost.prepare_examples import prepare_examples
-from lost.targets import BEGINS, COUNTED, Targets
-from lost.windows import ExampleWindows
 
 
 def split_of(examples: list[tuple[int, int]]) -> Split:

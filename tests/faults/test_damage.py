@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.storage.files import read_sealed_json, seal, sealed_json
 
 Lost = Callable[..., Any]

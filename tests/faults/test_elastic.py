@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 STEPS = 4000
 

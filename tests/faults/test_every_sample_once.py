@@ -10,10 +10,10 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lost.batches import Batch
 from lost.checkpoint import Progress
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import Batch
 from lost.engine import StepReport
 from lost.trainer import _Run
 from lost.workers import Alone

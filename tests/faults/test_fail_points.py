@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.storage.failpoints import POINTS
 
 Lost = Callable[..., Any]

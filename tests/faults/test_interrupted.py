@@ -15,7 +15,7 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.consistency import verify
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 from lost.errors import StorageError
 from lost.metrics import MetricsFile

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
 from lost.importing import open_folder
 from lost.prepare import prepare
@@ -253,7 +253,7 @@ def test_other_tools_folders_may_link_inside_and_to_the_hub_s_blobs(prepared: Da
 def test_shards_are_read_again_after_others_took_their_place_among_the_open(
     prepared: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lost.shards._OPEN", 1)
+    monkeypatch.setattr("lost.data.shards._OPEN", 1)
     train, valid = prepared.split("train"), prepared.split("valid")
     first = train.read(0, 50)
     assert len(valid.read(0, 20)) == 20

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 Lost = Callable[..., Any]
 NAME = os.fsdecode(b"caf\xe9")

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from lost.backends.torch.guard import DeviceGuard
-from lost.batches import Batch
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluate import Evaluation
-from lost.guard import HostGuard
-from lost.initial import initial_values
+from lost.model.init import initial_values
+from lost.optim.skip_step import HostGuard
 
 Lost = Callable[..., Any]
 NAN: Any = math.nan  # as a count of predictions it makes every gradient NaN

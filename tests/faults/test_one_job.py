@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import RunBusyError, StorageError
 from lost.storage.lock import locked
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lost.batches import Batch
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, create_engine
 from lost.errors import CheckpointError, DataError
-from lost.initial import initial_values
-from lost.parameters import parameter_table
+from lost.model.init import initial_values
+from lost.model.parameters import parameter_table
 from lost.storage.files import read_sealed_json, seal, sealed_json
 from lost.tokenizer import train_tokenizer
 

@@ -15,7 +15,7 @@ import pytest
 
 from lost.checkpoint import open_checkpoint
 from lost.cli.streams import TolerantStream, tolerant_output
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 
 Lost = Callable[..., Any]

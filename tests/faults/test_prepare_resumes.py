@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
 from lost.prepare import Progress, prepare, unseen
 from lost.prepare_examples import prepare_examples
@@ -28,8 +28,8 @@ from lost.tokenizer import load_tokenizer
 
 SMALL = """
 import sys
-import lost.dataset, lost.prepare
-lost.dataset._SHARD_TOKENS = 3000
+import lost.data.dataset, lost.prepare
+lost.data.dataset._SHARD_TOKENS = 3000
 lost.prepare._BATCH_CHARACTERS, lost.prepare._WORKER_BYTES = 1000, 1000
 if __name__ == "__main__":
     from lost.cli.main import main
@@ -238,9 +238,9 @@ def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_reopened_shards_go_on(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer alone: closed shards, an open one, an open one that is exactly at a shard's end."""
-    from lost.dataset import SplitWriter
+    from lost.data.dataset import SplitWriter
 
-    monkeypatch.setattr("lost.dataset._SHARD_TOKENS", 10)
+    monkeypatch.setattr("lost.data.dataset._SHARD_TOKENS", 10)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = SplitWriter(tmp_path / "a", "train", prepared.tokenizer)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 from lost.errors import DataError
 from lost.run import find_checkpoint

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 Torchrun = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 100

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.batches import TrainingStream
 from lost.checkpoint import Progress, open_checkpoint, place, write
 from lost.config import Config
-from lost.configfile import load_config
-from lost.dataset import TRAIN, Dataset
-from lost.initial import initial_values
+from lost.data.dataset import TRAIN, Dataset
+from lost.data.loader import TrainingStream
+from lost.model.init import initial_values
+from lost.model.load import load_config
 from lost.prepare_examples import prepare_examples
 
 NEW = """\

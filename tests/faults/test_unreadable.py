@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.metrics import MetricsFile
 from lost.run import find_checkpoint
 from lost.storage.files import storage

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
 LAUNCH = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--", sys.executable]

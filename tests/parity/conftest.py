@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lost.checkpoint import Checkpoint, open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 
 
 @pytest.fixture(scope="session")

@@ -23,11 +23,11 @@ from transformers import LlamaForCausalLM
 
 from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import Engine, create_engine, for_use
 from lost.export.check import log_probabilities, own_scores
 from lost.export.folder import export
-from lost.initial import initial_values
+from lost.model.init import initial_values
 
 OPENER = Path(__file__).parent / "open_with_transformers.py"
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -16,7 +16,7 @@ from lost.config import Config
 from lost.export.check import AWKWARD
 from lost.export.folder import export
 from lost.export.tokenizer_files import tokenizer_files
-from lost.initial import initial_values
+from lost.model.init import initial_values
 from lost.tokenizer import load_tokenizer as load_own
 from lost.tokenizer import train_tokenizer
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import create_engine
 from lost.prepare import prepare
 from lost.sources import Sources

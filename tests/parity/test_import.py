@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from lost.batches import Batch
 from lost.checkpoint import open_checkpoint
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, backend_module, create_engine
 from lost.importing import Imported, open_folder
 

@@ -17,16 +17,16 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lost.backends.torch.model import rotary_tables
-from lost.batches import TrainingStream
 from lost.checkpoint import Progress, write
 from lost.config import Config, ModelConfig
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
+from lost.data.loader import TrainingStream
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluate import evaluate
 from lost.export.folder import export
 from lost.harness import Tasks
 from lost.harness_model import HarnessModel, as_harness_class
-from lost.initial import initial_values
+from lost.model.init import initial_values
 
 Ours = Callable[..., HarnessModel]
 Theirs = Callable[..., HFLM]

@@ -13,9 +13,9 @@ from mlx_lm.utils import load_model
 
 from lost.backends.mlx.model import Model, ModelArgs
 from lost.config import Config
-from lost.dataset import Dataset
+from lost.data.dataset import Dataset
 from lost.engine import create_engine
-from lost.initial import initial_values
+from lost.model.init import initial_values
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 101, "rope_theta": 5000.0}
 

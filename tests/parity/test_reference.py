@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lost import reference
 from lost.backends.torch.loss import head_loss
 from lost.backends.torch.model import rotary_tables
-from lost.batches import Batch
 from lost.config import Config
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, create_engine
-from lost.initial import initial_values
-from lost.parameters import parameter_table, projections
+from lost.model import reference
+from lost.model.init import initial_values
+from lost.model.parameters import parameter_table, projections
 
 CASES = [
     {"kind": "lost"},

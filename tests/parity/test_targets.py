@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lost import reference
-from lost.batches import Batch
 from lost.config import Config
+from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
-from lost.initial import initial_values
+from lost.model import reference
+from lost.model.init import initial_values
 
 COUNTED = np.array([[0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1], [0, 0, 0, 1, 1, 1]], bool)
 

@@ -4,9 +4,9 @@ from typing import Protocol
 
 import numpy as np
 
-from lost.dataset import Split
+from lost.data.dataset import Split
 from lost.errors import DataError
-from lost.targets import BEGINS, COUNTED, Targets
+from lost.data.loss_mask import BEGINS, COUNTED, Targets
 
 
 class Windows(Protocol):

@@ -15,7 +15,7 @@ from scipy.linalg import solve_triangular
 
 from lost.config import ProjectionSettings
 from lost.errors import UserError
-from lost.factors import Factors, channel_count, compose, decompose, leading_pair
+from lost.method.decompose import Factors, channel_count, compose, decompose, leading_pair
 
 # Added to every input's second moment, as a share of their mean: directions that the calibration text hardly shows
 # still count for something, and the matrix has a Cholesky factor.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lost.config import Config
-from lost.parameters import projections
+from lost.model.parameters import projections
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain
 

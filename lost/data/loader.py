@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from lost.dataset import Split
+from lost.data.dataset import Split
 from lost.errors import DataError
-from lost.order import Permutation
-from lost.windows import ExampleWindows, windows
+from lost.data.permutation import Permutation
+from lost.data.packing import ExampleWindows, windows
 
 Sample = tuple[np.ndarray, np.ndarray | None]
 """Tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""

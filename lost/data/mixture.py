@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lost.batches import Batch, Sample, SampleStream, TrainingStream, stacked
+from lost.data.loader import Batch, Sample, SampleStream, TrainingStream, stacked
 from lost.config import DataConfig
-from lost.dataset import TRAIN, Dataset, Split, joined, named
+from lost.data.dataset import TRAIN, Dataset, Split, joined, named
 from lost.errors import DataError
-from lost.order import Permutation
+from lost.data.permutation import Permutation
 
 _FINEST = 10_000  # samples of the longest block, and so the parts that weights are rounded to
 _SHORTEST = 100  # samples of the shortest, lest the sets come in turns that can be foreseen

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lost.errors import DataError
-from lost.jinja import compiled, library
 from lost.tokenizer import Tokenizer
+from lost.tokenizer.jinja import compiled, library
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from lost.eigen import leading_eigenvectors
 from lost.errors import UserError
+from lost.method.eigen import leading_eigenvectors
 
 # A squared residual below this share of its column is rounding: such columns count as captured whole, and ties go to
 # the lower channel number, so that every BLAS makes the same choice.

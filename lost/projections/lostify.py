@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lost.config import ProjectionSettings
-from lost.decomposition import LayerError, fitting_rank, layer_error, stored, truncate
 from lost.errors import UserError
-from lost.factors import decompose
+from lost.method.compress import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.method.decompose import decompose
 from lost.projections import Projection, projection
 
 HEADS = ("lm_head", "*.lm_head", "head", "*.head", "embed_out", "*.embed_out", "output", "score")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lost.shards import open_shard
+from lost.data.shards import open_shard
 from lost.storage.nofollow import open_new
 
 COUNTED = 1  # its prediction enters the loss

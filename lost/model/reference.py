@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from lost.config import Config
-from lost.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections, parameter_table
+from lost.model.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections, parameter_table
+from lost.model.rope import frequencies
 from lost.projections import Projection
 from lost.projections.activations import silu
-from lost.rotary import frequencies
 
 Array = np.ndarray
 

@@ -1,7 +1,7 @@
-"""From a YAML file and `--set` overrides to a validated `Config`, with messages that name file, line and key."""
+"""A YAML document with the place of every key, so that a message names file, line, key and value."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,75 +9,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from lost.config import Config, Section
+from lost.config.schema import Config, Section
 from lost.errors import ConfigError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import compose_yaml, yaml_value
 
-_SHIPPED = Path(__file__).parent / "configs"
 _COMMAND_LINE = "--set"
-
-
-def shipped() -> dict[str, Path]:
-    """Return the configurations that come with the package, by name."""
-    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
-
-
-def find(name: str) -> Path:
-    """Return the file meant by `name`: a path, or the name of a shipped configuration."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    if name in shipped():
-        return shipped()[name]
-    near = difflib.get_close_matches(name, shipped(), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ConfigError(
-        f"no configuration {name!r}: it is neither a file nor a shipped name. {hint}Shipped are {', '.join(shipped())}."
-    )
-
-
-def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows: Config | None = None) -> Config:
-    """Read and validate a configuration.
-
-    Args:
-        name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: there is only `follows`.
-        overrides: `section.key=value`, the value in YAML; applied in order.
-        follows: where model and projection come from as far as they are not said. Without a name also everything else,
-            but for the data and where to stop.
-
-    Raises:
-        ConfigError: naming file, line, key and value, all problems at once.
-    """
-    document = _parse(find(str(name))) if name is not None else Document("configuration", {})
-    for text in overrides:
-        _override(document, text)
-    if follows:
-        base = follows.replace("data", path=None, mixture=None).replace("train", stop_after=None).model_dump()
-        for section in ("model", "projection") if name is not None else base:
-            own = document.values.get(section, {})
-            document.values[section] = {**base[section], **own} if isinstance(own, dict) else own
-    return validate(document.values, document)
-
-
-def validate(values: dict[str, Any], document: "Document | None" = None) -> Config:
-    """Validate plain values, and check what needs several of them: every projection's rank against its shape."""
-    from lost.parameters import projections
-
-    document = document or Document("configuration", values)
-    try:
-        config = Config.model_validate(values)
-        projections(config)
-    except ValidationError as error:
-        raise ConfigError("\n".join(document.explain(problem) for problem in _problems(error))) from None
-    except ConfigError as error:
-        raise ConfigError(f"{document.place(('projection',))}: {error}") from None
-    return config
-
-
-def dump(config: Config) -> str:
-    """Return the configuration as YAML, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 @dataclass
@@ -114,7 +51,8 @@ class Problem:
     text: str
 
 
-def _problems(error: ValidationError) -> Iterable[Problem]:
+def problems(error: ValidationError) -> Iterable[Problem]:
+    """Return what is wrong with a configuration, worded for a user."""
     for entry in error.errors():
         path = tuple(str(part) for part in entry["loc"])
         kind, value, text = entry["type"], entry["input"], entry["msg"]
@@ -144,7 +82,12 @@ def _keys(section: tuple[str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _parse(path: Path) -> Document:
+def parse(path: Path) -> Document:
+    """Read a configuration file, unchecked.
+
+    Raises:
+        ConfigError: it is no YAML, or no sections.
+    """
     try:
         node = compose_yaml(read_bytes(path, DOCUMENT_BYTES, follow=True).decode())
     except (OSError, ValueError) as error:
@@ -175,7 +118,12 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
     return values
 
 
-def _override(document: Document, text: str) -> None:
+def override(document: Document, text: str) -> None:
+    """Set a value as `--set section.key=value` says.
+
+    Raises:
+        ConfigError: it says nothing that can be set.
+    """
     key, equals, raw = text.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost.config import Config
-from lost.parameters import parameter_table, projections
+from lost.model.parameters import parameter_table, projections
 from lost.projections import Projection
 from lost.utils.parallel import side_by_side
 from lost.utils.randomness import normal

@@ -1,0 +1,76 @@
+"""From a YAML file and `--set` overrides to a validated `Config`, with messages that name file, line and key."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lost.config import Config
+from lost.config.document import Document, override, parse, problems
+from lost.errors import ConfigError
+from lost.model.parameters import projections
+
+_SHIPPED = Path(__file__).parents[1] / "configs"
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """Return the file meant by `name`: a path, or the name of a shipped configuration."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if name in shipped():
+        return shipped()[name]
+    near = difflib.get_close_matches(name, shipped(), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"no configuration {name!r}: it is neither a file nor a shipped name. {hint}Shipped are {', '.join(shipped())}."
+    )
+
+
+def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows: Config | None = None) -> Config:
+    """Read and validate a configuration.
+
+    Args:
+        name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: there is only `follows`.
+        overrides: `section.key=value`, the value in YAML; applied in order.
+        follows: where model and projection come from as far as they are not said. Without a name also everything else,
+            but for the data and where to stop.
+
+    Raises:
+        ConfigError: naming file, line, key and value, all problems at once.
+    """
+    document = parse(find(str(name))) if name is not None else Document("configuration", {})
+    for text in overrides:
+        override(document, text)
+    if follows:
+        base = follows.replace("data", path=None, mixture=None).replace("train", stop_after=None).model_dump()
+        for section in ("model", "projection") if name is not None else base:
+            own = document.values.get(section, {})
+            document.values[section] = {**base[section], **own} if isinstance(own, dict) else own
+    return validate(document.values, document)
+
+
+def validate(values: dict[str, Any], document: Document | None = None) -> Config:
+    """Validate plain values, and check what needs several of them: every projection's rank against its shape."""
+    document = document or Document("configuration", values)
+    try:
+        config = Config.model_validate(values)
+        projections(config)
+    except ValidationError as error:
+        raise ConfigError("\n".join(document.explain(problem) for problem in problems(error))) from None
+    except ConfigError as error:
+        raise ConfigError(f"{document.place(('projection',))}: {error}") from None
+    return config
+
+
+def dump(config: Config) -> str:
+    """Return the configuration as YAML, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
