@@ -100,8 +100,8 @@ def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[st
 
     from lost.cli.output import note
     from lost.engine import create_engine
+    from lost.engine.selftest import ALLOWED, self_test
     from lost.errors import UserError
-    from lost.selftest import ALLOWED, self_test
 
     if not places:
         raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")

@@ -30,7 +30,7 @@ def generate(
 
     from lost.cli.load import load_model
     from lost.cli.output import answer, note
-    from lost.readers import clean
+    from lost.prepare.readers import clean
     from lost.sampling import Sampler
     from lost.tokenizer.chat_template import question
 

@@ -9,8 +9,8 @@ import typer
 
 from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
 from lost.cli.streams import tolerant_output
+from lost.distributed.launcher import leave_with_launcher
 from lost.errors import LeftAtOnceError, LostError
-from lost.launcher import leave_with_launcher
 from lost.utils.printable import printable
 
 app = typer.Typer(

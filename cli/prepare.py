@@ -8,7 +8,7 @@ import typer
 from lost.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from lost.sources import Sources
+    from lost.prepare.sources import Sources
 
 _VOCAB_SIZE = 8192
 _VALID_FRACTION = 0.01
@@ -70,11 +70,11 @@ def prepare(
     from lost.cli.output import answer, note
     from lost.cli.progress import PreparationScreen
     from lost.errors import LeftAtOnceError, UserError
-    from lost.hub import HubChoice
-    from lost.prepare import prepare as prepare_text
-    from lost.prepare_examples import prepare_examples
+    from lost.prepare.examples import prepare_examples
+    from lost.prepare.hub import HubChoice
+    from lost.prepare.sources import Sources
+    from lost.prepare.text import prepare as prepare_text
     from lost.run import tokenizer_place
-    from lost.sources import Sources
     from lost.tokenizer import load_tokenizer
     from lost.utils.machine import cores
 

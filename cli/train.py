@@ -60,6 +60,7 @@ def train(
     from lost.cli.output import answer
     from lost.cli.progress import TrainingScreen
     from lost.disk import disk_room
+    from lost.distributed.group import agree
     from lost.dryrun import check_start, miniature
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
@@ -71,7 +72,6 @@ def train(
     from lost.storage.lock import locked
     from lost.trainer import open_data as open_splits
     from lost.trainer import train as train_run
-    from lost.workers import agree
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")

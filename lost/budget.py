@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
-from lost.engine import BLOCK, in_blocks
+from lost.distributed.group import model_shards, shares
 from lost.errors import ConfigError
 from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
-from lost.workers import model_shards, shares
+from lost.optim.moments import BLOCK, in_blocks
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both

@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 
 import lost
 from lost.config import Config
-from lost.engine import moment_shapes
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.optim.moments import moment_shapes
 from lost.optim.skip_step import GuardState
 from lost.storage.arrays import NamedArrays, fitting, wrong_places
 from lost.storage.files import (

@@ -10,11 +10,11 @@ import numpy as np
 
 from lost.data.dataset import Split
 from lost.data.loader import Batch, evaluation_batches, example_batches
+from lost.distributed.group import Workers
 from lost.engine import Engine
 from lost.errors import DataError
-from lost.sources import Sources
+from lost.prepare.sources import Sources
 from lost.tokenizer import Tokenizer
-from lost.workers import Workers
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lost import __version__, launcher
+from lost import __version__
+from lost.distributed import launcher
+from lost.distributed.group import Workers
 from lost.metrics import Reporter
 from lost.storage.nofollow import open_update
 from lost.utils.printable import printable
-from lost.workers import Workers
 
 FILE = "log.txt"
 

@@ -16,6 +16,7 @@ from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import Batch, SampleStream
 from lost.data.mixture import training_stream
+from lost.distributed.group import shares
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluate import Evaluation, evaluate_split
@@ -27,7 +28,6 @@ from lost.signals import Stop
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import reach
 from lost.utils.parsing import finite
-from lost.workers import shares
 
 
 @dataclass(frozen=True)

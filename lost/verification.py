@@ -6,8 +6,8 @@ import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint
-from lost.engine import MOMENTS
 from lost.errors import LostError
+from lost.optim.moments import MOMENTS
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import parse_json

@@ -15,8 +15,8 @@ import torch
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.engine import Engine
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 
 if sys.platform == "linux":
     # MLX's own BLAS is slow on Linux. PyTorch's stands in for it, as long as it's there before MLX is imported.

@@ -17,12 +17,13 @@ from lost.backends.mlx.workers import Launched, Tree
 from lost.budget import budget
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens
-from lost.engine import MOMENTS, StepReport
+from lost.distributed.group import Alone, shares
+from lost.engine import StepReport
 from lost.errors import BackendError
 from lost.model.parameters import parameter_table, places_of, vocabulary
+from lost.optim.moments import MOMENTS
 from lost.optim.skip_step import HostGuard, worst
 from lost.storage.arrays import NamedArrays, checked
-from lost.workers import Alone, shares
 
 _SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's
 

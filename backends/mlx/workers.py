@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn import average_gradients
 
+from lost.distributed.group import Alone, join_alone
 from lost.errors import BackendError, WorkerLostError
-from lost.workers import Alone, join_alone
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
@@ -36,7 +36,7 @@ def join() -> "Alone | Launched":
 
 
 class Launched:
-    """One of the processes that `mlx.launch` started. Implements `lost.workers.Workers`.
+    """One of the processes that `mlx.launch` started. Implements `lost.distributed.group.Workers`.
 
     Everything but gradients is summed on the CPU, where MLX has float64.
     """

@@ -4,8 +4,8 @@ import re
 
 import torch
 
+from lost.distributed.launcher import place_here
 from lost.errors import BackendError
-from lost.launcher import place_here
 from lost.utils.machine import memory_bytes, process_peak_bytes
 
 

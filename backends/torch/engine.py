@@ -19,11 +19,12 @@ from lost.backends.torch.workers import Launched, worker_errors
 from lost.budget import fits_whole
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens, with_last
-from lost.engine import MOMENTS, StepReport, moment_shapes
+from lost.distributed.group import Alone, Workers
+from lost.engine import StepReport
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.optim.moments import MOMENTS, moment_shapes
 from lost.optim.skip_step import worst
 from lost.storage.arrays import NamedArrays, checked
-from lost.workers import Alone, Workers
 
 
 class TorchEngine:

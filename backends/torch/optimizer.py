@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lost.backends.torch.arrays import to_array, to_tensor
 from lost.config import OptimizerConfig
-from lost.engine import BLOCK, MOMENTS, SCALE, in_blocks
 from lost.errors import BackendError
 from lost.model.parameters import Parameter
+from lost.optim.moments import BLOCK, MOMENTS, SCALE, in_blocks
 
 
 class Adam:
@@ -52,7 +52,7 @@ class Adam:
         self._optimizer.step()
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays that `lost.engine.moment_shapes` lists; on CPU views, unless they are kept in 8 bits."""
+        """Yield the arrays that `moment_shapes` lists; on CPU views, unless they are kept in 8 bits."""
         for name, tensor in self._tensors.items():
             state = self._optimizer.state[tensor]
             for moment in MOMENTS:

@@ -15,9 +15,9 @@ from lost.backends.torch.model import LostForCausalLM
 from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
 from lost.config import Config
+from lost.distributed.group import model_shards
 from lost.errors import ConfigError
 from lost.storage.arrays import NamedArrays
-from lost.workers import model_shards
 
 
 class Sharded(Whole):

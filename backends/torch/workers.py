@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from lost.backends.torch.arrays import to_tensor
+from lost.distributed.group import Alone, Workers, join_alone
 from lost.errors import BackendError, WorkerLostError
 from lost.storage.arrays import NamedArrays
-from lost.workers import Alone, Workers, join_alone
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
 
@@ -47,7 +47,7 @@ def join() -> "Alone | Launched":
 
 
 class Launched:
-    """One of the processes that torchrun started. Implements `lost.workers.Workers`.
+    """One of the processes that torchrun started. Implements `lost.distributed.group.Workers`.
 
     All see the run folder: each reads and writes its own part of a checkpoint. What is said here goes over gloo between
     CPUs, whatever carries the gradients.

@@ -12,11 +12,12 @@ from lost.backends.torch.loss import IGNORED, head_loss, head_scores
 from lost.budget import budget
 from lost.config import Config
 from lost.data.loader import Batch
-from lost.engine import SCALE, create_engine, moment_shapes
+from lost.engine import create_engine
 from lost.errors import BackendError
 from lost.model.init import initial_values
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
+from lost.optim.moments import SCALE, moment_shapes
 from lost.projections import KINDS
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lost.data.dataset import Dataset
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.storage.files import read_sealed_json, seal, sealed_json
 
 Lost = Callable[..., object]
@@ -224,7 +224,7 @@ def test_framework_missing(
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr("lost.engine.import_module", missing)
+    monkeypatch.setattr("lost.engine.registry.import_module", missing)
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
     assert answer.code == 2
     assert "install it with: pip install --upgrade torch" in answer.err

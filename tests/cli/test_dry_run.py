@@ -16,8 +16,8 @@ from lost.data.dataset import Dataset
 from lost.dryrun import miniature
 from lost.model.load import load_config, shipped
 from lost.model.parameters import parameter_table
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.storage.lock import locked
 
 Lost = Callable[..., object]

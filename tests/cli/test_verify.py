@@ -10,8 +10,8 @@ import pytest
 
 from lost.consistency import verify
 from lost.data.dataset import Dataset
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.storage.lock import locked
 
 Lost = Callable[..., object]

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from lost import engine
 from lost.engine import backend_module, resolve_backend
+from lost.engine import base as engine
 from lost.errors import BackendError
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from lost.data.dataset import Dataset
 from lost.data.loss_mask import BEGINS, COUNTED
 from lost.errors import DataError, MissingPackageError
-from lost.examples import encode_example, read_examples
+from lost.prepare.example_lines import encode_example, read_examples
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.tokenizer.chat_template import PlainTemplate, question, template_of
 

@@ -15,9 +15,9 @@ from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
 from lost.data.mixture import MixedStream, Mixture, open_dataset, training_stream
 from lost.errors import DataError
-from lost.prepare import prepare
-from lost.prepare_examples import prepare_examples
-from lost.sources import Sources
+from lost.prepare.examples import prepare_examples
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.tokenizer import train_tokenizer
 
 Lost = Callable[..., Any]

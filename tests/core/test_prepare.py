@@ -8,9 +8,9 @@ import pytest
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, StorageError
-from lost.prepare import prepare
-from lost.prepare_examples import prepare_examples
-from lost.sources import Sources
+from lost.prepare.examples import prepare_examples
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.tokenizer import load_tokenizer, train_tokenizer
 
 ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \r\n x=1234567890\n"

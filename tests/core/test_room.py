@@ -6,8 +6,8 @@ import pytest
 
 from lost.budget import budget, check_room
 from lost.config import Config
+from lost.distributed.group import shares
 from lost.errors import ConfigError
-from lost.workers import shares
 
 
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:

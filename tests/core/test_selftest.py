@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from lost import selftest
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
-from lost.selftest import self_test
+from lost.engine import selftest
+from lost.engine.selftest import self_test
 from lost.storage.arrays import NamedArrays
 
 

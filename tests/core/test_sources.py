@@ -13,9 +13,9 @@ import zstandard
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError, UnreachableError
-from lost.hub import HubChoice
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.hub import HubChoice
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 
 TEXTS = ["the rank\nof the layer", "", "\u4f60\u597d \U0001f600", "x" * 5000, *(f"document {n}" for n in range(700))]
 LINES = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in TEXTS).encode()
@@ -155,7 +155,7 @@ def test_data_set_of_the_hub_from_the_command_line(lost: Callable, prepared: Dat
 
 def test_large_data_sets_are_not_read_twice(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond what is looked at first, the share of hashes below a threshold is what is held out."""
-    monkeypatch.setattr("lost.survey._REMOTE_BYTES", 6000)
+    monkeypatch.setattr("lost.prepare.holdout._REMOTE_BYTES", 6000)
     folder = tmp_path / "set"
     folder.mkdir()
     texts = [f"document {number} of the rank" for number in range(3000)]
@@ -164,7 +164,7 @@ def test_large_data_sets_are_not_read_twice(prepared: Dataset, tmp_path: Path, m
     data = Dataset(tmp_path / "out")
     assert data.split("train").documents + data.split("valid").documents == 3000
     assert 250 < data.split("valid").documents < 350
-    monkeypatch.setattr("lost.survey._MANY", 10)  # the same holds of local text of many documents
+    monkeypatch.setattr("lost.prepare.holdout._MANY", 10)  # the same holds of local text of many documents
     prepare(Sources([folder]), tmp_path / "local", data.tokenizer, 0.1)
     assert Dataset(tmp_path / "local").fingerprint == data.fingerprint
 

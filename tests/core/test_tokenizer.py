@@ -12,8 +12,8 @@ from tokenizers import Tokenizer as Reference
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.tokenizer import load_tokenizer
 
 ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \u2581 \r\n x=1234567890\n"

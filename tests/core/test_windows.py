@@ -13,7 +13,7 @@ from lost.data.loader import TrainingStream, example_batches
 from lost.data.loss_mask import BEGINS, COUNTED, Targets
 from lost.data.packing import ExampleWindows
 from lost.errors import DataError
-from lost.prepare_examples import prepare_examples
+from lost.prepare.examples import prepare_examples
 
 
 def split_of(examples: list[tuple[int, int]]) -> Split:

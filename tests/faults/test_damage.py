@@ -111,7 +111,7 @@ def test_a_pickle_in_place_of_tensors_is_refused_unopened(lost: Lost, whole: Pat
 UNPICKLED = """
 import sys
 from lost.cli.main import main
-import torch, lost.backends.torch, lost.selftest
+import torch, lost.backends.torch, lost.engine.selftest
 def listen(event, arguments):
     if event == "pickle.find_class":
         print("FOUND A CLASS", arguments, flush=True)

@@ -14,9 +14,9 @@ from lost.checkpoint import Progress
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.data.loader import Batch
+from lost.distributed.group import Alone
 from lost.engine import StepReport
 from lost.trainer import _Run
-from lost.workers import Alone
 
 
 @dataclass

@@ -237,7 +237,7 @@ def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) ->
     out = tmp_path / "data"
     stall = (
         "import time, sys; from pathlib import Path\n"
-        "from lost.prepare import prepare; from lost.sources import Sources\n"
+        "from lost.prepare.text import prepare; from lost.prepare.sources import Sources\n"
         "def progress(phase, done, total, documents=0, tokens=0):\n"
         "    if phase == 'encoding': print('there', flush=True); time.sleep(600)\n"
         "prepare(Sources([Path(sys.argv[1])]), Path(sys.argv[2]), 320, 0.1, progress)"

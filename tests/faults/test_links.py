@@ -14,9 +14,9 @@ import pytest
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
 from lost.importing import open_folder
-from lost.prepare import prepare
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.run import find_checkpoint
-from lost.sources import Sources
 from lost.storage.files import partial_folder, read_sealed_json, sealed_json
 from lost.storage.lock import locked
 from lost.storage.nofollow import open_new, open_update, remove
@@ -177,8 +177,8 @@ def test_prepare_writes_nothing_through_what_is_left_in_its_folder(
 
 def test_prepare_goes_on_with_shards_alone(text_folder: Path, tmp_path: Path, outside: Path, monkeypatch: Any) -> None:
     """A forged state names a file elsewhere, which going on would cut short; or a link stands in a shard's place."""
-    monkeypatch.setattr("lost.prepare._SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("lost.prepare.finish_folder", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("lost.prepare.text._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("lost.prepare.text.finish_folder", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare(Sources([text_folder]), tmp_path / "data", 320, 0.1)
     monkeypatch.undo()

@@ -18,22 +18,22 @@ import pytest
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
-from lost.prepare import Progress, prepare, unseen
-from lost.prepare_examples import prepare_examples
-from lost.readers import read
-from lost.sources import Sources
+from lost.prepare.examples import prepare_examples
+from lost.prepare.readers import read
+from lost.prepare.sources import Sources
+from lost.prepare.text import Progress, prepare, unseen
 from lost.storage.files import partial_folder, read_sealed_json
 from lost.storage.lock import locked
 from lost.tokenizer import load_tokenizer
 
 SMALL = """
 import sys
-import lost.data.dataset, lost.prepare
+import lost.data.dataset, lost.prepare.text
 lost.data.dataset._SHARD_TOKENS = 3000
-lost.prepare._BATCH_CHARACTERS, lost.prepare._WORKER_BYTES = 1000, 1000
+lost.prepare.text._BATCH_CHARACTERS, lost.prepare.text._WORKER_BYTES = 1000, 1000
 if __name__ == "__main__":
     from lost.cli.main import main
-    lost.prepare._SAVE_SECONDS = float(sys.argv.pop(1))
+    lost.prepare.text._SAVE_SECONDS = float(sys.argv.pop(1))
     main()
 """
 
@@ -107,8 +107,8 @@ def test_what_was_written_after_the_last_note_is_dropped(texts: Path, tmp_path: 
 def test_result_does_not_depend_on_the_workers(
     text_folder: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("lost.prepare._WORKER_BYTES", 1000)
-    monkeypatch.setattr("lost.prepare._BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr("lost.prepare.text._WORKER_BYTES", 1000)
+    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1000)
     prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, workers=workers)
     assert contents(tmp_path / "out") == contents(prepared.path)
 
@@ -156,7 +156,7 @@ def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: py
     def broken(*arguments: object) -> None:
         raise DataError("damaged")
 
-    monkeypatch.setattr("lost.prepare.encoded", broken)
+    monkeypatch.setattr("lost.prepare.text.encoded", broken)
     with pytest.raises(DataError, match="damaged"):
         prepare(Sources([texts]), tmp_path / "other", 320, 0.1)
     assert not (tmp_path / ".partial-other").exists()
@@ -198,7 +198,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
     """A process that encodes is ended by the system, or everything by Ctrl-C: words, an exit code, and it goes on."""
     script = SMALL.replace("import sys", "import sys, os, signal", 1).replace(
         "if __name__",
-        "inside = lost.prepare.encoded\n"
+        "inside = lost.prepare.text.encoded\n"
         "def encoded(batches, tokenizer, folder, workers):\n"
         "    for count, each in enumerate(inside(batches, tokenizer, folder, workers)):\n"
         "        if count == 9:\n"
@@ -207,7 +207,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
         "            victims = [each.pid for each in multiprocessing.active_children()]\n"
         "            os.kill(victims[0] if number == signal.SIGKILL else os.getpid(), number)\n"
         "        yield each\n"
-        "lost.prepare.encoded = encoded\n"
+        "lost.prepare.text.encoded = encoded\n"
         "if __name__",
         1,
     )
@@ -228,7 +228,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
 
 
 def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.prepare.locked", partial(locked, patience=0))
+    monkeypatch.setattr("lost.prepare.text.locked", partial(locked, patience=0))
     with (
         locked(tmp_path / ".partial-out", print, 0),
         pytest.raises(RunBusyError, match="is in use by process"),
@@ -297,7 +297,7 @@ def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, mo
         prepare(Sources([text_folder]), out, 320, 0.1)
         return partial_folder(out)
 
-    monkeypatch.setattr("lost.prepare.partial_folder", first_the_other)
+    monkeypatch.setattr("lost.prepare.text.partial_folder", first_the_other)
     with pytest.raises(DataError, match="already holds a prepared set"):
         prepare(Sources([text_folder]), out, 320, 0.1)
     assert not (tmp_path / ".partial-out").exists()
@@ -306,7 +306,7 @@ def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, mo
 def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file can't be read for a while: what was encoded stays. Nor is a folder that can't be listed left out."""
     for name, value in (("_BATCH_CHARACTERS", 1000), ("_SAVE_SECONDS", 0)):
-        monkeypatch.setattr(f"lost.prepare.{name}", value)
+        monkeypatch.setattr(f"lost.prepare.text.{name}", value)
     files, reads = sorted(text_folder.iterdir()), []
 
     def stale(path: Path, key: str) -> Iterator[str]:
@@ -317,7 +317,7 @@ def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
     with monkeypatch.context() as patch:
-        patch.setattr("lost.sources.read", stale)
+        patch.setattr("lost.prepare.sources.read", stale)
         with pytest.raises(UnreachableError, match=r"040\.txt can't be read: Stale file handle"):
             prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
     told: list[str] = []

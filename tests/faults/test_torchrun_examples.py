@@ -14,7 +14,7 @@ from lost.data.dataset import TRAIN, Dataset
 from lost.data.loader import TrainingStream
 from lost.model.init import initial_values
 from lost.model.load import load_config
-from lost.prepare_examples import prepare_examples
+from lost.prepare.examples import prepare_examples
 
 NEW = """\
 data: {seq_len: 16}

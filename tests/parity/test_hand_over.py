@@ -11,8 +11,8 @@ import pytest
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 from lost.engine import create_engine
-from lost.prepare import prepare
-from lost.sources import Sources
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 
 Lost = Callable[..., object]
 CONFIG = """\

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lost.data.dataset import DESCRIPTION, TRAIN, VALID, SplitWriter, write_description
-from lost.encoding import Batch, Place, encoded
 from lost.errors import DataError
-from lost.journal import FILE as JOURNAL
-from lost.journal import Journal, read_journal
-from lost.sources import Sources
+from lost.prepare.encode import Batch, Place, encoded
+from lost.prepare.holdout import HeldOut, hold_out, survey, tokenizer_text
+from lost.prepare.resume import FILE as JOURNAL
+from lost.prepare.resume import Journal, read_journal
+from lost.prepare.sources import Sources
 from lost.storage.failpoints import reach
 from lost.storage.files import finish_folder, flush, partial_folder, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
 from lost.storage.nofollow import check_folder, remove
-from lost.survey import HeldOut, hold_out, survey, tokenizer_text
 from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 _BATCH_CHARACTERS = 1 << 20

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lost.encoding import Place
 from lost.errors import DataError
+from lost.prepare.encode import Place
 from lost.storage.files import read_sealed_json, replace_text, sealed_json
 
 FILE = "progress.json"

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lost import hub
 from lost.errors import DataError, UnreachableError
-from lost.hub import HubChoice
-from lost.readers import NotTextError, read
+from lost.prepare import hub
+from lost.prepare.hub import HubChoice
+from lost.prepare.readers import NotTextError, read
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lost.data.loss_mask import BEGINS, COUNTED
 from lost.errors import DataError
-from lost.readers import clean, opened
+from lost.prepare.readers import clean, opened
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import Template
 from lost.utils.parsing import parse_json

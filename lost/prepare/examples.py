@@ -10,9 +10,9 @@ import numpy as np
 from lost.data.dataset import TRAIN, VALID, SplitWriter, write_description
 from lost.data.loss_mask import MarksWriter
 from lost.errors import DataError
-from lost.examples import Example, encode_example, read_examples
-from lost.journal import read_journal
-from lost.prepare import Progress, check_place, check_share, empty, own_folder, unseen
+from lost.prepare.example_lines import Example, encode_example, read_examples
+from lost.prepare.resume import read_journal
+from lost.prepare.text import Progress, check_place, check_share, empty, own_folder, unseen
 from lost.storage.files import finish_folder, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked

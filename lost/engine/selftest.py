@@ -12,10 +12,11 @@ import numpy as np
 
 from lost.config import Config
 from lost.data.loader import Batch
-from lost.engine import MOMENTS, Engine
+from lost.engine.base import Engine
 from lost.model import reference
 from lost.model.init import initial_values
 from lost.model.parameters import parameter_table
+from lost.optim.moments import MOMENTS
 from lost.projections import KINDS
 
 # Largest error allowed: of logits and losses absolute, of arrays relative in norm. Seen on an x86 CPU: 3e-6 and 0.14,

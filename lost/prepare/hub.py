@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lost.errors import DataError, UnreachableError
-from lost.readers import SUFFIXES, no_text
+from lost.prepare.readers import SUFFIXES, no_text
 from lost.utils.extras import need
 
 SCHEME = "hf://"

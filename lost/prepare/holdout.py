@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from lost.errors import DataError
-from lost.sources import Sources
+from lost.prepare.sources import Sources
 
 _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
 _LONGEST_LINE = 4096  # of what it is trained on: its trainer passes over longer ones

@@ -1,0 +1,70 @@
+"""Which backends there are, which one a name means, and an engine of it."""
+
+import platform
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from lost.config import Config
+from lost.engine.base import Engine
+from lost.errors import BackendError
+
+# Each backend with what installs it. MLX's plain package has no CPU library on Linux.
+BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
+
+
+def backend_module(name: str) -> Any:
+    """Import a backend: a module with these functions.
+
+    `create(config, device, workers)`, an Engine; `available()`, the devices that work here, the fastest first;
+    `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one
+    of; `input_moments(engine, batches, names)`, for a decomposition that is weighted by what layers read. And a module
+    `bench`, which implements `lost.bench.Bench`.
+
+    Raises:
+        BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"--backend {name}: no such backend; expected one of auto, {', '.join(BACKENDS)}")
+    try:
+        return import_module(f"lost.backends.{name}")
+    except (ImportError, OSError, AttributeError) as error:  # OSError: a library it needs; AttributeError: half of it
+        reason = " ".join(str(error).split())
+        raise BackendError(
+            f"the {name} backend can't be loaded: {reason}; expected a working {name}; install it with: "
+            f"pip install --upgrade {BACKENDS[name]}"
+        ) from None
+
+
+def resolve_backend(name: str) -> str:
+    """Return the backend meant by a name.
+
+    `auto`: MLX on Apple silicon, else PyTorch (on CUDA where there is one, else CPU), else whichever is installed.
+    """
+    if name != "auto":
+        return name
+    on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
+    order = ("mlx", "torch") if on_apple_silicon else ("torch", "mlx")
+    packages = {"mlx": "mlx.core", "torch": "torch"}
+    return next((each for each in order if _installed(packages[each])), order[0])
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent isn't there
+        return False
+
+
+def for_use(config: Config) -> Config:
+    """Return a configuration without what only training needs, be it on this machine or not.
+
+    Compiling pays off for one shape that is met many times, and not every backend has every optimizer.
+    """
+    return config.replace("train", compile=False).replace("optimizer", name="adamw")
+
+
+def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:
+    """Make an engine with the given backend on the given device; `auto` takes the best there is."""
+    return backend_module(resolve_backend(backend)).create(config, device)

@@ -1,0 +1,1 @@
+"""Text to a prepared set: sources and readers, what is held out, encoding, resuming."""
