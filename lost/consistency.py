@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lost import checkpoint, metrics
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
+from lost.checkpoint.verify import faults as checkpoint_faults
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
@@ -19,7 +20,6 @@ from lost.run import CONFIG, FREE, LATEST, config_file, differences
 from lost.storage.files import leftovers
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
-from lost.verification import faults as checkpoint_faults
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, Progress
+from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import Batch, SampleStream
@@ -23,7 +24,6 @@ from lost.evaluate import Evaluation, evaluate_split
 from lost.metrics import MetricsFile, Reporter
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
-from lost.saving import Saver
 from lost.signals import Stop
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import reach

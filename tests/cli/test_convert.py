@@ -11,8 +11,8 @@ import pytest
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, open_checkpoint
+from lost.checkpoint.verify import faults
 from lost.data.dataset import Dataset
-from lost.verification import faults
 
 Lost = Callable[..., object]
 

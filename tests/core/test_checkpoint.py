@@ -9,6 +9,7 @@ import pytest
 
 from lost import checkpoint
 from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
+from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Alone
@@ -16,7 +17,6 @@ from lost.errors import CheckpointError
 from lost.model.init import initial_values
 from lost.optim.moments import moment_shapes
 from lost.optim.skip_step import GuardState
-from lost.saving import Saver
 from lost.storage.files import read_sealed_json, sealed_json
 from lost.storage.tensors import read_tensors, write_tensors
 

@@ -1,0 +1,50 @@
+"""Where a run stands, and where its first weights came from: what a manifest says beside the arrays."""
+
+from dataclasses import dataclass, field
+
+from lost.optim.skip_step import GuardState
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's first weights come from.
+
+    Attributes:
+        path: of the checkpoint or folder, as it was then.
+        step: of the run that it belongs to; None: no run's.
+        fingerprint: SHA-256 of the arrays.
+    """
+
+    path: str
+    step: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        samples: samples consumed, the place in the data.
+        tokens: tokens trained on.
+        seconds: time spent training.
+        data: fingerprint of the prepared data.
+        validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
+        guard: what was skipped, and what is usual.
+        origin: where the first weights come from; None: they are initial values.
+    """
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    data: str = ""
+    validation_loss: float | None = None
+    guard: GuardState = field(default_factory=GuardState)
+    origin: Origin | None = None
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps that changed the weights."""
+        return self.step - self.guard.skipped

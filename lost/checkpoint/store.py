@@ -1,0 +1,74 @@
+"""The checkpoints of a run: where each stands, which is the newest that is intact, which ones go."""
+
+import os
+import re
+from pathlib import Path
+
+from lost.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lost.errors import CheckpointError
+from lost.storage.files import (
+    remove_folder,
+    sweep,
+)
+from lost.storage.nofollow import check_folder, is_folder
+
+_NAME = re.compile(r"step-\d{8,}")
+
+
+def place(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return folder / f"step-{step:08d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, oldest first, finished or not."""
+    try:
+        check_folder(folder)
+        names = os.listdir(folder) if is_folder(folder) else []
+    except OSError as error:
+        raise CheckpointError(f"{folder} can't be read: {error.strerror}; expected a folder of checkpoints") from None
+    return [folder / name for name in sorted(names) if _NAME.fullmatch(name) and is_folder(folder / name)]
+
+
+def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint all of whose files are what was written, and what is wrong with newer ones."""
+    rejected = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            checkpoint = open_checkpoint(path)
+            checkpoint.verify()
+        except CheckpointError as error:
+            rejected.append(str(error))
+            continue
+        return checkpoint, rejected
+    return None, rejected
+
+
+def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
+    """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps.
+
+    One that was saved while updates were being left out doesn't count, and goes once a good one follows it.
+
+    Args:
+        folder: holds the checkpoints.
+        keep_last: how many of the last to keep.
+        keep_every: 0, or the multiple whose checkpoints stay.
+        newest: the step just saved; later ones are leftovers of another life of the run, and neither count nor go.
+    """
+    sweep(folder)
+    found = []
+    for path in checkpoints(folder):
+        try:
+            found.append(open_checkpoint(path))
+        except CheckpointError:
+            continue  # not ours to judge, so not ours to remove
+    found = [each for each in found if each.progress.step <= newest]
+    good = [each for each in found if not each.progress.guard.in_a_row]
+    measured = [each for each in good if each.progress.validation_loss is not None]
+    best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
+    for each in good[:-keep_last]:
+        if each is not best and not (keep_every and each.progress.step % keep_every == 0):
+            remove_folder(each.path)
+    for each in found:  # saved while updates were being left out: no reason for a good one to go
+        if each not in good and good and each.progress.step < good[-1].progress.step:
+            remove_folder(each.path)

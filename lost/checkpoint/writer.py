@@ -1,0 +1,116 @@
+"""A checkpoint written: arrays read back after they are on disk, and the manifest that seals them."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import lost
+from lost.checkpoint.checkpoint import CONFIG, FORMAT, MANIFEST, Checkpoint, model_description, open_checkpoint
+from lost.checkpoint.state import Progress
+from lost.config import Config
+from lost.errors import CheckpointError
+from lost.model.parameters import parameter_table
+from lost.optim.moments import moment_shapes
+from lost.storage.arrays import NamedArrays
+from lost.storage.files import (
+    Seal,
+    broken,
+    flush,
+    seal,
+    sealed_json,
+    whole_folder,
+)
+from lost.storage.nofollow import write_new
+from lost.storage.tensors import PART_BYTES, write_tensors
+from lost.tokenizer import Tokenizer
+
+
+def write(
+    path: Path,
+    parameters: NamedArrays,
+    moments: NamedArrays,
+    config: Config,
+    progress: Progress,
+    tokenizer: Tokenizer,
+    part_bytes: int = PART_BYTES,
+) -> Checkpoint:
+    """Write a checkpoint, in the place of one that is there already.
+
+    Raises:
+        StorageError: the disk refused; nothing older was touched.
+        CheckpointError: what was read back is not what was written.
+    """
+    with whole_folder(path, replace=True) as partial:
+        files = write_arrays(partial, parameters, moments, part_bytes)
+        write_manifest(partial, files, config, progress, tokenizer)
+    return open_checkpoint(path)
+
+
+def write_arrays(
+    partial: Path,
+    parameters: NamedArrays,
+    moments: NamedArrays,
+    part_bytes: int = PART_BYTES,
+    first_rows: Mapping[str, int] = MappingProxyType({}),
+    worker: str = "",
+) -> dict[str, Seal]:
+    """Write arrays to disk and read them back.
+
+    Args:
+        partial: a folder that isn't a checkpoint yet.
+        parameters: of the model, or some rows of them.
+        moments: the optimizer's.
+        part_bytes: size of a file.
+        first_rows: where rows begin, by name, where an array isn't whole.
+        worker: what tells file names of several writers apart.
+
+    Returns:
+        Each file's seal.
+
+    Raises:
+        OSError: the disk refused.
+        CheckpointError: what was read back is not what was written.
+    """
+    files = write_tensors(partial, f"model{worker}", parameters, part_bytes, first_rows)
+    files |= write_tensors(partial, f"optimizer{worker}", moments, part_bytes, first_rows)
+    for name, expected in files.items():
+        flush(partial / name)
+        if fault := broken(partial / name, expected):
+            raise CheckpointError(f"{partial / name} {fault}, right after it was written: don't trust this disk")
+    return files
+
+
+def write_manifest(
+    partial: Path, files: Mapping[str, Seal], config: Config, progress: Progress, tokenizer: Tokenizer
+) -> None:
+    """Make a checkpoint of a folder in which all arrays stand."""
+    contents, files = {CONFIG: _json(model_description(config)), **tokenizer.files}, dict(files)
+    for name, content in contents.items():
+        write_new(partial / name, content)
+        files[name] = seal(content)
+    manifest = {
+        "format": FORMAT,
+        "lost": lost.__version__,
+        "seed": config.train.seed,
+        **asdict(progress),
+        "tokenizer": tokenizer.fingerprint,
+        "config": config.model_dump(mode="json"),
+        "files": files,
+    }
+    write_new(partial / MANIFEST, sealed_json(manifest))
+
+
+def array_bytes(config: Config) -> int:
+    """Return the bytes that a checkpoint's arrays take."""
+    table, width = parameter_table(config), {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
+    moments = sum(math.prod(shape) for shape in moment_shapes(config).values())
+    weights = sum(row.size * (width if row.trained else 4) for row in table.values())
+    return weights + moments * width
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
