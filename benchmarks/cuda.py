@@ -20,8 +20,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from lost.backends.torch.engine import TorchEngine
-from lost.bench import random_batches, random_parameters
-from lost.benchinput import settings
+from lost.bench.compare import random_batches, random_parameters
+from lost.bench.options import settings
 
 GIB = 2**30
 # What a kernel, or on a CPU an operator, is for; the first that fits counts.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lost.backends.torch.lost_function import narrow_lost, widen_lost
-from lost.turns import interleave
+from lost.bench.timing import interleave
 from lost.utils.machine import processor_name
 
 TOKENS, IN, OUT, RANK, KEPT, GAMMA = 1024, 768, 2048, 256, 32, 0.7

@@ -11,9 +11,9 @@ import torch
 
 from lost.backends.torch.bench import saved_bytes
 from lost.backends.torch.engine import TorchEngine
-from lost.bench import random_batches, random_parameters
-from lost.benchinput import settings
-from lost.turns import interleave, summary
+from lost.bench.compare import random_batches, random_parameters
+from lost.bench.options import settings
+from lost.bench.timing import interleave, summary
 from lost.utils.machine import processor_name
 
 POLICIES = ("none", "narrow", "full")

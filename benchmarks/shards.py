@@ -14,8 +14,8 @@ import sys
 
 import torch
 
-from lost.budget import budget
 from lost.model.load import load_config
+from lost.planning.budget import budget
 
 PROGRAM = """
 import json, sys
@@ -54,7 +54,7 @@ def main() -> None:
             flush=True,
         )
     print(f"\nIts weights: {weights[0] / 2**20:.0f} and {weights[1] / 2**20:.0f} MiB.\n")
-    print("llama_7b as shipped, micro-batches of one sequence, GiB a process by `lost.budget`:\n")
+    print("llama_7b as shipped, micro-batches of one sequence, GiB a process by `lost.planning.budget`:\n")
     print("| processes | weights | gradients | moments | activations | all |\n| --- | --- | --- | --- | --- | --- |")
     whole = load_config("llama_7b", ["train.micro_batch_size=1"])
     for world in (1, 2, 8):

@@ -10,10 +10,10 @@ import time
 import numpy as np
 
 from lost.backends.torch.engine import TorchEngine
-from lost.budget import budget
 from lost.method.decompose import decompose
 from lost.model.init import initial_values
 from lost.model.load import load_config
+from lost.planning.budget import budget
 from lost.utils.machine import process_peak_bytes
 
 

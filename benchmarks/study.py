@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 from study_report import write_report
 
-from lost.budget import budget
 from lost.model.load import load_config
+from lost.planning.budget import budget
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,9 +19,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lost.backends.torch.engine import TorchEngine
-from lost.bench import random_batches, random_parameters
-from lost.benchinput import settings
-from lost.turns import interleave, summary
+from lost.bench.compare import random_batches, random_parameters
+from lost.bench.options import settings
+from lost.bench.timing import interleave, summary
 from lost.utils.machine import processor_name
 
 TOKENS, TIMED_BATCH, MEMORY_BATCH, ROUNDS = 256, 4, 16, 7

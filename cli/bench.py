@@ -10,7 +10,7 @@ from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lost.benchinput import LayerShape
+    from lost.bench.options import LayerShape
 
 _Column = tuple[str, str, Callable[[Any], str]]  # its title, the key of its values, how one is written
 
@@ -62,8 +62,8 @@ def bench(
 
     from rich.console import Console
 
-    from lost.bench import Place, measure
-    from lost.benchinput import kinds_of, settings
+    from lost.bench.compare import Place, measure
+    from lost.bench.options import kinds_of, settings
     from lost.cli.output import answer, note
     from lost.engine import backend_module, resolve_backend
 
@@ -112,7 +112,7 @@ def _refuse(only: str, options: dict[str, Any]) -> None:
 
 def _shape(shape: str | None, rank: int | None, density: float | None, tokens: int | None) -> "LayerShape":
     """Return the layer's shape, defaults where nothing is named."""
-    from lost.benchinput import LayerShape
+    from lost.bench.options import LayerShape
     from lost.errors import UserError
 
     named: dict[str, Any] = {"rank": rank, "density": density, "tokens": tokens}

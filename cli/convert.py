@@ -87,7 +87,7 @@ def convert(
         expected = "exports are compared on the CPU" if to != "lost" else "nothing is computed"
         raise UserError(f"{option} with --to {to}: {expected}; leave it out")
     from lost.cli.output import note
-    from lost.run import find_checkpoint
+    from lost.training.run_dir import find_checkpoint
 
     if weights_only and to != "lost":
         raise UserError(
@@ -114,7 +114,7 @@ def _rewrite(
     as_json: bool,
 ) -> None:
     from lost.cli.output import answer, size
-    from lost.convert import rewrite
+    from lost.interop.rewrite import rewrite
 
     written = rewrite(checkpoint, out, dtype, weights_only, part_bytes, overwrite)
     before, after = (sum(seal["size"] for seal in each.files.values()) for each in (checkpoint, written))

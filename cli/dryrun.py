@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lost.config import Config
     from lost.data.dataset import Dataset
-    from lost.dryrun import DryRun
     from lost.engine import Engine
+    from lost.training.dry_run import DryRun
 
 
 def answer_dry_run(
@@ -20,9 +20,9 @@ def answer_dry_run(
     as_json: bool,
 ) -> None:
     """Print what a start would find."""
-    from lost.budget import budget, dense_twin
     from lost.cli.output import answer, count, size
     from lost.data.mixture import Mixture
+    from lost.planning.budget import budget, dense_twin
 
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = found.start.progress.step if found.start else 0, found.disk

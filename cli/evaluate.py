@@ -44,8 +44,8 @@ def evaluate(
     from lost.cli.train import open_data
     from lost.data.dataset import VALID
     from lost.errors import DataError, UserError
-    from lost.evaluate import evaluate as evaluate_tokens
-    from lost.evaluate import evaluate_split, text_tokens
+    from lost.evaluation.perplexity import evaluate as evaluate_tokens
+    from lost.evaluation.perplexity import evaluate_split, text_tokens
 
     if data and text:
         raise UserError("--data and --text were both given; expected one of them")

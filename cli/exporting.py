@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.export.folder import Form
+    from lost.interop.to_hf.folder import Form
 
 
 def export_folder(
@@ -22,7 +22,7 @@ def export_folder(
     from dataclasses import asdict
 
     from lost.cli.output import answer, note, size
-    from lost.export.folder import export
+    from lost.interop.to_hf.folder import export
 
     made = export(checkpoint, out, to, dtype, part_bytes, overwrite, backend)
     for reader, reason in made.missing.items():

@@ -30,8 +30,8 @@ def generate(
 
     from lost.cli.load import load_model
     from lost.cli.output import answer, note
+    from lost.evaluation.sampler import Sampler
     from lost.prepare.readers import clean
-    from lost.sampling import Sampler
     from lost.tokenizer.chat_template import question
 
     prompt = clean(prompt)  # what the shell gave may be no text

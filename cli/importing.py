@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from lost.config import Config, DType
     from lost.engine import Engine
-    from lost.evaluate import Evaluation
-    from lost.importing import Imported
+    from lost.evaluation.perplexity import Evaluation
+    from lost.interop.from_hf import Imported
     from lost.method.compress import LayerError
     from lost.storage.arrays import NamedArrays
 
@@ -39,11 +39,11 @@ def import_folder(request: Request, as_json: bool) -> None:
     """Convert, measure and answer."""
     from lost.cli.output import answer, note
     from lost.config import ProjectionSettings
-    from lost.convert import check_place, follow
     from lost.errors import UserError
-    from lost.evaluate import text_tokens
-    from lost.importing import open_folder
-    from lost.importing.conversion import decomposed_config, write_decomposed, write_dense
+    from lost.evaluation.perplexity import text_tokens
+    from lost.interop.from_hf import open_folder
+    from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_dense
+    from lost.interop.rewrite import check_place, follow
 
     for option in ("density", "calibrate"):
         if getattr(request, option) is not None and request.rank is None:
@@ -97,7 +97,7 @@ def _engine(config: "Config", parameters: "NamedArrays", request: Request) -> "E
 
 
 def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_bytes: int | None) -> "Evaluation":
-    from lost.evaluate import evaluate
+    from lost.evaluation.perplexity import evaluate
 
     return evaluate(engine, tokens, config.data.seq_len, config.train.micro_batch, text_bytes=text_bytes)
 

@@ -13,7 +13,7 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
 
     from lost.cli.output import answer, count, note, size, table
     from lost.model.inspect import inspect_layers
-    from lost.run import find_checkpoint
+    from lost.training.run_dir import find_checkpoint
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:

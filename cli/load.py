@@ -13,7 +13,7 @@ def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engi
     """Load the weights of a checkpoint, or of a run's newest whole one."""
     from lost.cli.output import note
     from lost.engine import create_engine, for_use
-    from lost.run import find_checkpoint
+    from lost.training.run_dir import find_checkpoint
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:

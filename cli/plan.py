@@ -24,12 +24,12 @@ def plan(
 
     Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
     """
-    from lost.budget import check_room, report
     from lost.cli.output import answer, count, size, table
     from lost.cli.train import open_data, with_data
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config
+    from lost.planning.budget import check_room, report
 
     if memory_gib is not None and device != "auto":
         raise UserError("--memory-gib and --device were both given; expected one of them")

@@ -74,8 +74,8 @@ def prepare(
     from lost.prepare.hub import HubChoice
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
-    from lost.run import tokenizer_place
     from lost.tokenizer import load_tokenizer
+    from lost.training.run_dir import tokenizer_place
     from lost.utils.machine import cores
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):

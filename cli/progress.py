@@ -14,7 +14,7 @@ from lost.utils.printable import printable
 
 
 class TrainingScreen:
-    """Shows a training. Implements `lost.metrics.Reporter`.
+    """Shows a training. Implements `lost.tracking.metrics.Reporter`.
 
     Args:
         total: the step at which the run ends.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
     from lost.engine import Engine
-    from lost.harness import Tasks
-    from lost.harness_model import HarnessModel
+    from lost.evaluation.lm_eval import Tasks
+    from lost.evaluation.lm_eval_model import HarnessModel
 
 
 def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
     """Find tasks by names, separated by commas, and load their data."""
     from lost.cli.output import note
     from lost.errors import UserError
-    from lost.harness import Tasks
+    from lost.evaluation.lm_eval import Tasks
 
     separate = [name.strip() for name in names.split(",") if name.strip()]
     if not separate:
@@ -42,7 +42,7 @@ def ask_tasks(
     """
     from lost.cli.output import note, table
     from lost.cli.progress import EvaluationScreen
-    from lost.harness_model import HarnessModel
+    from lost.evaluation.lm_eval_model import HarnessModel
 
     trained = checkpoint.config.data.seq_len
     at_once = batch_size * context if batch_size else checkpoint.config.train.micro_batch * trained

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lost.config import Config
     from lost.data.dataset import Dataset
     from lost.engine import Engine
-    from lost.trainer import Result
+    from lost.training.trainer import Result
 
 
 def train(
@@ -55,23 +55,23 @@ def train(
     With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
-    from lost.budget import check_room
     from lost.cli.dryrun import answer_dry_run
     from lost.cli.output import answer
     from lost.cli.progress import TrainingScreen
-    from lost.disk import disk_room
     from lost.distributed.group import agree
-    from lost.dryrun import check_start, miniature
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
-    from lost.initfrom import begin_with, beginning, check_fit
     from lost.model.load import load_config
-    from lost.run import begin_afresh, check_data, check_seen, start_or_resume, take
-    from lost.runlog import logged
-    from lost.signals import stop_on_signal
+    from lost.planning.budget import check_room
+    from lost.planning.disk import disk_room
     from lost.storage.lock import locked
-    from lost.trainer import open_data as open_splits
-    from lost.trainer import train as train_run
+    from lost.tracking.log import logged
+    from lost.training.dry_run import check_start, miniature
+    from lost.training.init_from import begin_with, beginning, check_fit
+    from lost.training.run_dir import begin_afresh, check_data, check_seen, start_or_resume, take
+    from lost.training.signals import stop_on_signal
+    from lost.training.trainer import open_data as open_splits
+    from lost.training.trainer import train as train_run
 
     if overwrite and not fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
@@ -149,7 +149,7 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
         UserError: one of them isn't named.
     """
     from lost.errors import UserError
-    from lost.run import config_file
+    from lost.training.run_dir import config_file
 
     if config is None:
         if init_from is None or out is None:
@@ -206,8 +206,8 @@ def wire(module: Any, gib: float) -> None:
 
 def describe(config: "Config", engine: "Engine") -> str:
     """Return one line that says what is about to be trained."""
-    from lost.budget import budget, dense_twin
     from lost.cli.output import count
+    from lost.planning.budget import budget, dense_twin
 
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"

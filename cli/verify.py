@@ -20,7 +20,7 @@ def verify(
     code 2.
     """
     from lost.cli.output import answer
-    from lost.consistency import verify as verify_all
+    from lost.training.verify import verify as verify_all
 
     found = verify_all(path)
     value = {

@@ -1,4 +1,4 @@
-"""What `lost bench` asks of MLX: a layer to run, and the peak of a step. Implements `lost.bench.Bench`.
+"""What `lost bench` asks of MLX: a layer to run, and the peak of a step. Implements `lost.bench.compare.Bench`.
 
 MLX doesn't tell what a forward pass keeps for the backward pass: a graph decides that as it is computed.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from lost.backends.mlx.arrays import DTYPES, to_mlx
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.layers import layer as make_layer
-from lost.bench import Machine, Pass
+from lost.bench.compare import Machine, Pass
 from lost.config import TrainConfig
 from lost.data.loader import Batch
 from lost.projections import Projection

@@ -14,7 +14,6 @@ from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.workers import Launched, Tree
-from lost.budget import budget
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens
 from lost.distributed.group import Alone, shares
@@ -23,6 +22,7 @@ from lost.errors import BackendError
 from lost.model.parameters import parameter_table, places_of, vocabulary
 from lost.optim.moments import MOMENTS
 from lost.optim.skip_step import HostGuard, worst
+from lost.planning.budget import budget
 from lost.storage.arrays import NamedArrays, checked
 
 _SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's

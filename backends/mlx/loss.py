@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from lost.budget import logits_at_once
+from lost.planning.budget import logits_at_once
 
 
 def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.array) -> mx.array:

@@ -8,7 +8,7 @@ import mlx_lm
 import numpy as np
 from mlx_lm.utils import load
 
-from lost.export.check import Reading
+from lost.interop.to_hf.check import Reading
 
 VERSION = mlx_lm.__version__
 

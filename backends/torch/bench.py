@@ -1,4 +1,4 @@
-"""What `lost bench` asks of PyTorch: a layer to run, what is kept, a step's peak. Implements `lost.bench.Bench`."""
+"""What `lost bench` asks of PyTorch: a layer to run, what is kept, a step's peak. Implements `Bench`."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from torch.autograd.profiler import profile
 from lost.backends.torch.arrays import DTYPES, to_tensor
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.layers import layer as make_layer
-from lost.bench import Machine, Pass
+from lost.bench.compare import Machine, Pass
 from lost.config import TrainConfig
 from lost.data.loader import Batch
 from lost.projections import Projection

@@ -16,7 +16,6 @@ from lost.backends.torch.optimizer import Adam
 from lost.backends.torch.sharding import Sharded
 from lost.backends.torch.whole import Whole
 from lost.backends.torch.workers import Launched, worker_errors
-from lost.budget import fits_whole
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens, with_last
 from lost.distributed.group import Alone, Workers
@@ -24,6 +23,7 @@ from lost.engine import StepReport
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
 from lost.optim.moments import MOMENTS, moment_shapes
 from lost.optim.skip_step import worst
+from lost.planning.budget import fits_whole
 from lost.storage.arrays import NamedArrays, checked
 
 

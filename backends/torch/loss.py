@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lost.budget import logits_at_once
+from lost.planning.budget import logits_at_once
 
 IGNORED = -100
 

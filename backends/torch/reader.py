@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from lost.errors import ExportError
-from lost.export.check import Reading
+from lost.interop.to_hf.check import Reading
 
 VERSION = transformers.__version__
 

@@ -20,7 +20,7 @@ def backend_module(name: str) -> Any:
     `create(config, device, workers)`, an Engine; `available()`, the devices that work here, the fastest first;
     `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one
     of; `input_moments(engine, batches, names)`, for a decomposition that is weighted by what layers read. And a module
-    `bench`, which implements `lost.bench.Bench`.
+    `bench`, which implements `lost.bench.compare.Bench`.
 
     Raises:
         BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.

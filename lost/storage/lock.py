@@ -57,7 +57,7 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
             file.truncate(0)
             file.seek(0)
             file.write(text.encode())
-            os.fsync(file.fileno())  # other machines read it (`lost.consistency`)
+            os.fsync(file.fileno())  # other machines read it (`lost.training.verify`)
         yield text
 
 

@@ -11,11 +11,11 @@ from mlx.utils import tree_flatten
 from lost.backends.mlx import devices, loss
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.loss import head_loss, head_scores
-from lost.budget import budget
 from lost.config import Config
 from lost.data.loader import Batch
 from lost.errors import BackendError
 from lost.model.init import initial_values
+from lost.planning.budget import budget
 
 
 def started(config: Config) -> MlxEngine:

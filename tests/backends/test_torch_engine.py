@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.loss import IGNORED, head_loss, head_scores
-from lost.budget import budget
 from lost.config import Config
 from lost.data.loader import Batch
 from lost.engine import create_engine
@@ -18,6 +17,7 @@ from lost.model.init import initial_values
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
 from lost.optim.moments import SCALE, moment_shapes
+from lost.planning.budget import budget
 from lost.projections import KINDS
 
 

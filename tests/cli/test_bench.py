@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lost.benchinput import settings
-from lost.budget import budget
+from lost.bench.options import settings
 from lost.config import ProjectionSettings
 from lost.model.load import load_config
+from lost.planning.budget import budget
 from lost.projections import projection
 
 Lost = Callable[..., object]

@@ -45,7 +45,7 @@ def test_other_file_sizes_change_nothing(lost: Lost, run: Path, source: Checkpoi
     assert {name: value.tobytes() for name, value in written.parameters()} == {n: v.tobytes() for n, v in wide.items()}
     assert lost("verify", tmp_path / "out").code == 0
 
-    from lost.convert import rewrite
+    from lost.interop.rewrite import rewrite
 
     many = rewrite(source, tmp_path / "many", part_bytes=2000)
     assert len(many.files) > 20

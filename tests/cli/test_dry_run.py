@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from lost.budget import budget
 from lost.checkpoint import array_bytes
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.dryrun import miniature
 from lost.model.load import load_config, shipped
 from lost.model.parameters import parameter_table
+from lost.planning.budget import budget
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 from lost.storage.lock import locked
+from lost.training.dry_run import miniature
 
 Lost = Callable[..., object]
 Usage = namedtuple("Usage", "total used free")
@@ -171,7 +171,7 @@ def test_a_dry_run_refuses_a_full_disk_of_which_a_start_warns(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
-    monkeypatch.setattr("lost.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, 400 << 10))
+    monkeypatch.setattr("lost.planning.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, 400 << 10))
     answer = lost(*command, "--dry-run")
     assert answer.code == 2
     assert "has 0.4 MiB free, and the run's checkpoints will take 0.7 MiB more (2 of 0.4 MiB: " in answer.err
@@ -179,7 +179,7 @@ def test_a_dry_run_refuses_a_full_disk_of_which_a_start_warns(
     started = lost(*command)
     assert started.code == 0
     assert "has 0.4 MiB free, and the run's checkpoints will take 0.7 MiB more" in started.out
-    monkeypatch.setattr("lost.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, 1 << 30))
+    monkeypatch.setattr("lost.planning.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, 1 << 30))
     assert "MiB free" not in lost(*command, "--fresh", "--overwrite").out
 
 

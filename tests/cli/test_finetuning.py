@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text:
     """A run of each kind, of a few steps."""
     from lost.engine import create_engine
     from lost.model.load import dump, load_config
-    from lost.trainer import train
+    from lost.training.trainer import train
 
     folder, runs = tmp_path_factory.mktemp("base"), {}
     (folder / "tiny.yaml").write_text(tiny_text)
@@ -152,7 +152,7 @@ def test_killed_before_the_weights_are_there(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lost.initfrom.checkpoint.write_arrays", killed)
+        patch.setattr("lost.training.init_from.checkpoint.write_arrays", killed)
         assert lost(*arguments(tuning, base["lost"], "run")).code == 1
     refused = lost("train", tuning / "run")
     assert refused.code == 2
@@ -171,7 +171,7 @@ def test_another_start_of_it_meanwhile(
         monkeypatch.undo()
         assert lost(*command, "--set", "train.stop_after=4").code == 0
 
-    monkeypatch.setattr("lost.run.check_data", first_the_other)
+    monkeypatch.setattr("lost.training.run_dir.check_data", first_the_other)
     done = lost(*command)
     assert "from step 4" in done.out, done.err
     assert "beginning with" not in done.out

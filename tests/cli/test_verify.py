@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lost.consistency import verify
 from lost.data.dataset import Dataset
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 from lost.storage.lock import locked
+from lost.training.verify import verify
 
 Lost = Callable[..., object]
 Change = Callable[[Path], object]

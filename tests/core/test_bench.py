@@ -2,8 +2,8 @@
 
 import pytest
 
-from lost.peaks import peak_flops
-from lost.turns import interleave, summary
+from lost.bench.timing import interleave, summary
+from lost.planning.peak_flops import peak_flops
 
 
 def test_every_round_has_every_way_once_in_a_new_order() -> None:

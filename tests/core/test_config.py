@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lost.budget import budget, dense_twin
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.model.load import dump, load_config, shipped
+from lost.planning.budget import budget, dense_twin
 
 
 def refusal(path: Path, *overrides: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 
 from lost.checkpoint import array_bytes
 from lost.config import Config
-from lost.disk import disk_room
 from lost.errors import StorageError
+from lost.planning.disk import disk_room
 from lost.storage.files import check_writable
 
 Usage = namedtuple("Usage", "total used free")
@@ -18,7 +18,7 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def has(size: int) -> None:
-        monkeypatch.setattr("lost.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, size))
+        monkeypatch.setattr("lost.planning.disk.shutil.disk_usage", lambda path: Usage(1 << 40, 0, size))
 
     return has
 

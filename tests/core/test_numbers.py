@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lost.budget import budget, report
 from lost.config import Config
-from lost.evaluate import Evaluation
-from lost.metrics import MetricsFile
+from lost.evaluation.perplexity import Evaluation
+from lost.planning.budget import budget, report
+from lost.tracking.metrics import MetricsFile
 
 
 def test_perplexity_and_bits_per_byte() -> None:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from lost.budget import budget, check_room
 from lost.config import Config
 from lost.distributed.group import shares
 from lost.errors import ConfigError
+from lost.planning.budget import budget, check_room
 
 
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lost.errors import UserError
-from lost.sampling import Sampler
+from lost.evaluation.sampler import Sampler
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05])).astype(np.float32)
 

@@ -7,9 +7,9 @@ import pytest
 
 from lost.config import Config
 from lost.engine import BACKENDS, create_engine
+from lost.evaluation.scoring import Row, Score, score_rows
 from lost.model import reference
 from lost.model.init import initial_values
-from lost.scoring import Row, Score, score_rows
 
 Made = tuple[list[Row], list[Score]]
 

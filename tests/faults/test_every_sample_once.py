@@ -16,7 +16,7 @@ from lost.data.dataset import Dataset
 from lost.data.loader import Batch
 from lost.distributed.group import Alone
 from lost.engine import StepReport
-from lost.trainer import _Run
+from lost.training.trainer import _Run
 
 
 @dataclass

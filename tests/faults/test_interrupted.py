@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.consistency import verify
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 from lost.errors import StorageError
-from lost.metrics import MetricsFile
-from lost.signals import stop_on_signal
+from lost.tracking.metrics import MetricsFile
+from lost.training.signals import stop_on_signal
+from lost.training.verify import verify
 
 Lost = Callable[..., object]
 WaitForStep = Callable[[subprocess.Popen[str], int], None]
@@ -172,7 +172,7 @@ def test_really_full_disk(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) ->
 def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
     """A disk that is full takes the beginning of a line: the next row must not be glued to it."""
     limited = (
-        "import resource, sys; from pathlib import Path; from lost.metrics import MetricsFile\n"
+        "import resource, sys; from pathlib import Path; from lost.tracking.metrics import MetricsFile\n"
         "metrics = MetricsFile(Path(sys.argv[1]), 0); metrics.write({'step': 1})\n"
         "for limit in (20, resource.RLIM_INFINITY):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"

@@ -13,14 +13,14 @@ import pytest
 
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
-from lost.importing import open_folder
+from lost.interop.from_hf import open_folder
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
-from lost.run import find_checkpoint
 from lost.storage.files import partial_folder, read_sealed_json, sealed_json
 from lost.storage.lock import locked
 from lost.storage.nofollow import open_new, open_update, remove
 from lost.tokenizer import load_tokenizer
+from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 REPLACED = (

@@ -16,7 +16,7 @@ from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
-from lost.evaluate import Evaluation
+from lost.evaluation.perplexity import Evaluation
 from lost.model.init import initial_values
 from lost.optim.skip_step import HostGuard
 
@@ -52,7 +52,7 @@ def test_an_update_left_out_changes_nothing(config: Callable[..., Config], backe
 
 def poison(monkeypatch: pytest.MonkeyPatch, backend: str, steps: set[int]) -> None:
     """Spoil the gradients of some steps, counted from 1 and from the data's beginning."""
-    from lost.trainer import _Run
+    from lost.training.trainer import _Run
 
     step = _Run.step
 
@@ -153,7 +153,7 @@ def test_a_run_that_ends_amid_trouble_has_not_succeeded(
     """The last steps are spoilt, too few to stop the run. Told to keep one checkpoint, it keeps the good one too."""
     poison(monkeypatch, backend, {18, 19, 20})
     evaluated = Evaluation(math.nan, 100, 1)
-    monkeypatch.setattr("lost.trainer.evaluate_split", lambda *arguments, **more: evaluated)
+    monkeypatch.setattr("lost.training.trainer.evaluate_split", lambda *arguments, **more: evaluated)
     command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", backend,
                "--set", "train.keep_last=1", "--json")  # fmt: skip
     for _ in range(2):  # the same command again finds the run where it was, and says the same

@@ -14,7 +14,7 @@ import pytest
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 from lost.errors import DataError
-from lost.run import find_checkpoint
+from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 WaitForStep = Callable[["subprocess.Popen[str]", int], None]

@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 
 from lost.data.dataset import Dataset
-from lost.metrics import MetricsFile
-from lost.run import find_checkpoint
 from lost.storage.files import storage
+from lost.tracking.metrics import MetricsFile
+from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
@@ -133,7 +133,7 @@ def test_an_error_that_may_pass_ends_no_run_that_is_to_go_on(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Of a share that is gone for a while, say: the log and the checkpoints are tried again later."""
-    from lost import metrics
+    from lost.tracking import metrics
 
     opened, calls = metrics.open_update, []
 

@@ -25,8 +25,8 @@ from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.engine import Engine, create_engine, for_use
-from lost.export.check import log_probabilities, own_scores
-from lost.export.folder import export
+from lost.interop.to_hf.check import log_probabilities, own_scores
+from lost.interop.to_hf.folder import export
 from lost.model.init import initial_values
 
 OPENER = Path(__file__).parent / "open_with_transformers.py"

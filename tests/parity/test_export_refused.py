@@ -12,10 +12,10 @@ import pytest
 from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ExportError
-from lost.export import description
-from lost.export import folder as folder_module
-from lost.export.check import READERS
-from lost.export.folder import export
+from lost.interop.to_hf import description
+from lost.interop.to_hf import folder as folder_module
+from lost.interop.to_hf.check import READERS
+from lost.interop.to_hf.folder import export
 from lost.storage.arrays import NamedArrays
 
 

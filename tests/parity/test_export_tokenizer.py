@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from lost.checkpoint import Checkpoint, Progress, write
 from lost.config import Config
-from lost.export.check import AWKWARD
-from lost.export.folder import export
-from lost.export.tokenizer_files import tokenizer_files
+from lost.interop.to_hf.check import AWKWARD
+from lost.interop.to_hf.folder import export
+from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import load_tokenizer as load_own
 from lost.tokenizer import train_tokenizer

@@ -14,7 +14,7 @@ from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 from lost.data.loader import Batch
 from lost.engine import BACKENDS, backend_module, create_engine
-from lost.importing import Imported, open_folder
+from lost.interop.from_hf import Imported, open_folder
 
 SIZES = {
     "hidden_size": 48,

@@ -22,10 +22,10 @@ from lost.config import Config, ModelConfig
 from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
 from lost.engine import BACKENDS, Engine, create_engine
-from lost.evaluate import evaluate
-from lost.export.folder import export
-from lost.harness import Tasks
-from lost.harness_model import HarnessModel, as_harness_class
+from lost.evaluation.lm_eval import Tasks
+from lost.evaluation.lm_eval_model import HarnessModel, as_harness_class
+from lost.evaluation.perplexity import evaluate
+from lost.interop.to_hf.folder import export
 from lost.model.init import initial_values
 
 Ours = Callable[..., HarnessModel]

@@ -9,9 +9,9 @@ import numpy as np
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, Progress
 from lost.config import Config, DType, ModelConfig
-from lost.convert import NUMPY, cast, check_place, compare, follow
 from lost.errors import CheckpointError, UserError
-from lost.importing.folder import Imported
+from lost.interop.from_hf.folder import Imported
+from lost.interop.rewrite import NUMPY, cast, check_place, compare, follow
 from lost.method.compress import LayerError, fitting_rank, layer_error, stored, truncate
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection

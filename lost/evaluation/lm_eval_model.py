@@ -12,8 +12,8 @@ import numpy as np
 from lost.data.loader import evaluation_batches
 from lost.engine import Engine
 from lost.errors import UserError
-from lost.sampling import Sampler
-from lost.scoring import Row, score_rows
+from lost.evaluation.sampler import Sampler
+from lost.evaluation.scoring import Row, score_rows
 from lost.tokenizer import Tokenizer
 
 _GENERATED = 256  # tokens at most where a task doesn't say, as in the harness' Hugging Face model
@@ -75,7 +75,7 @@ class HarnessModel:
     def texts(self, texts: Sequence[str]) -> list[float]:
         """Return the log-likelihood of each whole text, the first token after end-of-text.
 
-        Texts longer than the context are cut into windows, as `lost.evaluate` cuts them.
+        Texts longer than the context are cut into windows, as `lost.evaluation.perplexity` cuts them.
         """
         rows: list[Row] = []
         owners: list[int] = []

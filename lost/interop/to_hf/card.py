@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import lost
-from lost import budget
 from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.data.dataset import TRAIN
 from lost.data.mixture import Mixture, open_dataset
 from lost.errors import DataError
-from lost.export.description import architecture
-from lost.metrics import FILE as METRICS
+from lost.interop.to_hf.description import architecture
+from lost.planning import budget
 from lost.storage.nofollow import read_bytes
+from lost.tracking.metrics import FILE as METRICS
 from lost.utils.parsing import parse_json
 
 _FRONT = """\

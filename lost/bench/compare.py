@@ -15,16 +15,16 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from lost import __version__
-from lost.benchinput import LayerShape, at_least
-from lost.budget import budget, check_room
+from lost.bench.options import LayerShape, at_least
+from lost.bench.timing import interleave, summary
 from lost.config import Config, ProjectionSettings, TrainConfig
 from lost.data.loader import Batch
 from lost.engine import Engine, backend_module
 from lost.errors import ConfigError, UserError
 from lost.model.parameters import parameter_table, projections
-from lost.peaks import peak_flops
+from lost.planning.budget import budget, check_room
+from lost.planning.peak_flops import peak_flops
 from lost.projections import Projection, projection
-from lost.turns import interleave, summary
 
 T = TypeVar("T")
 Tell = Callable[[str], None]

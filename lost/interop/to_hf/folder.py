@@ -11,14 +11,14 @@ import safetensors
 
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
-from lost.convert import cast
 from lost.errors import CheckpointError
-from lost.export.card import card
-from lost.export.check import AWKWARD, Agreement, check_folder, compare, installed_readers, own_scores, probe
-from lost.export.dense import dense_twin, merged
-from lost.export.description import VERSION, code_files, generation_config, is_plain, model_config, renamed
-from lost.export.samples import validation_texts
-from lost.export.tokenizer_files import tokenizer_files
+from lost.interop.rewrite import cast
+from lost.interop.to_hf.card import card
+from lost.interop.to_hf.check import AWKWARD, Agreement, check_folder, compare, installed_readers, own_scores, probe
+from lost.interop.to_hf.dense import dense_twin, merged
+from lost.interop.to_hf.description import VERSION, code_files, generation_config, is_plain, model_config, renamed
+from lost.interop.to_hf.samples import validation_texts
+from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import whole_folder
 from lost.storage.tensors import PART_BYTES, write_tensors

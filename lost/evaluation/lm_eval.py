@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError, LostError, UserError
-from lost.harness_model import HarnessModel, as_harness_class
+from lost.evaluation.lm_eval_model import HarnessModel, as_harness_class
 from lost.utils.extras import need
 
 # Resamples for the standard error of metrics without a formula for it: it comes out to 2 %, in seconds, not minutes.

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lost import budget
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.model.parameters import projections
+from lost.planning import budget
 from lost.storage.arrays import NamedArrays
 
 

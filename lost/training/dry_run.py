@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lost.budget import Memory, check_room
 from lost.checkpoint import Checkpoint
 from lost.config import Config, DataConfig, ModelConfig, ProjectionConfig
 from lost.data.dataset import TRAIN, Dataset
 from lost.data.mixture import training_stream
-from lost.disk import DiskRoom, disk_room
 from lost.engine import Engine, backend_module
 from lost.errors import StorageError, UserError
-from lost.metrics import Reporter
-from lost.run import check_run_folder, overwritten, starting_point
+from lost.planning.budget import Memory, check_room
+from lost.planning.disk import DiskRoom, disk_room
 from lost.storage.lock import check_free
+from lost.tracking.metrics import Reporter
+from lost.training.run_dir import check_run_folder, overwritten, starting_point
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 from lost import __version__
 from lost.distributed import launcher
 from lost.distributed.group import Workers
-from lost.metrics import Reporter
 from lost.storage.nofollow import open_update
+from lost.tracking.metrics import Reporter
 from lost.utils.printable import printable
 
 FILE = "log.txt"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lost import checkpoint, metrics
+from lost import checkpoint
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
 from lost.checkpoint.verify import faults as checkpoint_faults
 from lost.config import Config
@@ -16,10 +16,11 @@ from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.model.load import load_config
-from lost.run import CONFIG, FREE, LATEST, config_file, differences
 from lost.storage.files import leftovers
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.tracking import metrics
+from lost.training.run_dir import CONFIG, FREE, LATEST, config_file, differences
 
 
 @dataclass

@@ -8,8 +8,8 @@ import numpy as np
 
 from lost.config import Config
 from lost.errors import CheckpointError, DataError
-from lost.importing.description import SUPPORTED, read_description
-from lost.importing.weights import Weights, check_shapes
+from lost.interop.from_hf.description import SUPPORTED, read_description
+from lost.interop.from_hf.weights import Weights, check_shapes
 from lost.model.parameters import EMBEDDING, HEAD, parameter_table
 from lost.tokenizer import Tokenizer, load_tokenizer
 

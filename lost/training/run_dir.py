@@ -10,12 +10,12 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
 from lost.distributed.launcher import place_here
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
-from lost.metrics import FILE as METRICS
-from lost.metrics import Reporter
 from lost.model.load import dump
 from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
 from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import Reporter
 
 CONFIG = "config.yaml"
 LATEST = "latest"

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from lost.errors import DataError
-from lost.export.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
+from lost.interop.to_hf.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
 from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import CONFIG, JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer

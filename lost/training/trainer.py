@@ -20,13 +20,13 @@ from lost.data.mixture import training_stream
 from lost.distributed.group import shares
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
-from lost.evaluate import Evaluation, evaluate_split
-from lost.metrics import MetricsFile, Reporter
+from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
-from lost.signals import Stop
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import reach
+from lost.tracking.metrics import MetricsFile, Reporter
+from lost.training.signals import Stop
 from lost.utils.parsing import finite
 
 

@@ -14,15 +14,15 @@ import numpy as np
 from lost import checkpoint
 from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
 from lost.config import Config
-from lost.convert import cast
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
+from lost.interop.rewrite import cast
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table, places_of, shapes_of
-from lost.run import CONFIG, LATEST, config_file, differences, find_checkpoint
 from lost.storage.arrays import NamedArrays, checked
 from lost.storage.files import replace_text, storage, whole_folder
 from lost.tokenizer import Tokenizer
+from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
 
 # What the run's model may differ in from the weights': the length of the context, and what only initial values follow.
 _FREE = {
@@ -60,7 +60,7 @@ def open_source(path: Path) -> Source:
     """
     ours = (path / MANIFEST).exists() or (path / "checkpoints").exists()
     if not ours and (path / checkpoint.CONFIG).exists():
-        from lost.importing import open_folder
+        from lost.interop.from_hf import open_folder
 
         folder = open_folder(path)
         return Source(path.resolve(), None, folder.config, folder.tokenizer, folder.parameters, folder.remarks)
