@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lost.backends.torch import loss
+from lost.backends.torch.kernels import loss
 
 SHAPES = ((8192, 256, 2048), (32000, 512, 1024))
 ROUNDS = 9

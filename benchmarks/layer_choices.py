@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lost.backends.torch.lost_function import narrow_lost, widen_lost
+from lost.backends.torch.kernels.lost import narrow_lost, widen_lost
 from lost.bench.timing import interleave
 from lost.utils.machine import processor_name
 

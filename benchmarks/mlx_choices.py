@@ -17,8 +17,8 @@ from importlib.metadata import version
 import mlx.core as mx
 import numpy as np
 
-from lost.backends.mlx import loss
 from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.kernels import loss
 from lost.backends.mlx.layers import kept
 from lost.data.loader import Batch
 from lost.model.init import initial_values

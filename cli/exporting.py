@@ -21,7 +21,7 @@ def export_folder(
     """Export, and say who opened it and agreed."""
     from dataclasses import asdict
 
-    from lost.cli.output import answer, note, size
+    from lost.cli.render.output import answer, note, size
     from lost.interop.to_hf.folder import export
 
     made = export(checkpoint, out, to, dtype, part_bytes, overwrite, backend)

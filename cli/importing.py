@@ -37,7 +37,7 @@ class Request:
 
 def import_folder(request: Request, as_json: bool) -> None:
     """Convert, measure and answer."""
-    from lost.cli.output import answer, note
+    from lost.cli.render.output import answer, note
     from lost.config import ProjectionSettings
     from lost.errors import UserError
     from lost.evaluation.perplexity import text_tokens
@@ -151,7 +151,7 @@ def _lines(
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> list[str]:
-    from lost.cli.output import count, size, table
+    from lost.cli.render.output import count, size, table
 
     lines = []
     if layers:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engine]":
     """Load the weights of a checkpoint, or of a run's newest whole one."""
-    from lost.cli.output import note
+    from lost.cli.render.output import note
     from lost.engine import create_engine, for_use
     from lost.training.run_dir import find_checkpoint
 

@@ -7,8 +7,8 @@ import sys
 
 import typer
 
-from lost.cli import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
-from lost.cli.streams import tolerant_output
+from lost.cli.commands import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave_with_launcher
 from lost.errors import LeftAtOnceError, LostError
 from lost.utils.printable import printable

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
     """Find tasks by names, separated by commas, and load their data."""
-    from lost.cli.output import note
+    from lost.cli.render.output import note
     from lost.errors import UserError
     from lost.evaluation.lm_eval import Tasks
 
@@ -40,8 +40,8 @@ def ask_tasks(
         batch_size: questions of full length at once; None: as many tokens as in training.
         limit: documents of each task; None: all.
     """
-    from lost.cli.output import note, table
-    from lost.cli.progress import EvaluationScreen
+    from lost.cli.render.output import note, table
+    from lost.cli.render.progress import EvaluationScreen
     from lost.evaluation.lm_eval_model import HarnessModel
 
     trained = checkpoint.config.data.seq_len

@@ -13,8 +13,8 @@ if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
 from lost.backends.mlx import bench  # noqa: E402
 from lost.backends.mlx.calibration import input_moments  # noqa: E402
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
+from lost.backends.mlx.distributed.group import join  # noqa: E402
 from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
 from lost.backends.mlx.lostify import lostify  # noqa: E402
-from lost.backends.mlx.workers import join  # noqa: E402
 
 __all__ = ["available", "bench", "capacity", "create", "input_moments", "join", "lostify", "resolve", "wire"]

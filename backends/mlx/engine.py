@@ -11,9 +11,9 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
-from lost.backends.mlx.loss import head_loss, head_scores
+from lost.backends.mlx.distributed.group import Launched, Tree
+from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
-from lost.backends.mlx.workers import Launched, Tree
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens
 from lost.distributed.group import Alone, shares

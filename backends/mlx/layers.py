@@ -12,7 +12,7 @@ from itertools import accumulate
 import mlx.core as mx
 import mlx.nn as nn
 
-from lost.backends.mlx.rebuild import Reads
+from lost.backends.mlx.kernels.checkpointing import Reads
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 

@@ -12,8 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from lost.backends.mlx.kernels.checkpointing import directly, rebuilt
 from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
-from lost.backends.mlx.rebuild import directly, rebuilt
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies

@@ -3,8 +3,8 @@
 from lost.backends.torch import bench
 from lost.backends.torch.calibration import input_moments
 from lost.backends.torch.devices import available, capacity, resolve
+from lost.backends.torch.distributed.group import join
 from lost.backends.torch.engine import TorchEngine as create
 from lost.backends.torch.lostify import lostify
-from lost.backends.torch.workers import join
 
 __all__ = ["available", "bench", "capacity", "create", "input_moments", "join", "lostify", "resolve"]

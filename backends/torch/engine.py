@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
-from lost.backends.torch.guard import DeviceGuard
-from lost.backends.torch.loss import IGNORED
+from lost.backends.torch.distributed.group import Launched, worker_errors
+from lost.backends.torch.distributed.sharded import Sharded
+from lost.backends.torch.distributed.single_device import Whole
+from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
-from lost.backends.torch.optimizer import Adam
-from lost.backends.torch.sharding import Sharded
-from lost.backends.torch.whole import Whole
-from lost.backends.torch.workers import Launched, worker_errors
+from lost.backends.torch.optim.adamw import Adam
+from lost.backends.torch.optim.skip_step import DeviceGuard
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens, with_last
 from lost.distributed.group import Alone, Workers

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lost.backends.torch.lost_function import ACTIVATIONS, narrow_lost, widen_lost
+from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, widen_lost
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
-from lost.backends.torch.elementwise import rms_norm, swiglu
+from lost.backends.torch.kernels.elementwise import rms_norm, swiglu
+from lost.backends.torch.kernels.loss import head_loss, head_scores
 from lost.backends.torch.layers import Narrow, layer, narrow
-from lost.backends.torch.loss import head_loss, head_scores
 from lost.config import Config, ModelConfig
 from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies

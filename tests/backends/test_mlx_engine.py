@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from lost.backends.mlx import devices, loss
+from lost.backends.mlx import devices
 from lost.backends.mlx.engine import MlxEngine
-from lost.backends.mlx.loss import head_loss, head_scores
+from lost.backends.mlx.kernels import loss
+from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.config import Config
 from lost.data.loader import Batch
 from lost.errors import BackendError

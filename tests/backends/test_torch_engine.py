@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lost.backends.torch.engine import TorchEngine
-from lost.backends.torch.loss import IGNORED, head_loss, head_scores
+from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
 from lost.config import Config
 from lost.data.loader import Batch
 from lost.engine import create_engine
@@ -76,7 +76,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypa
     weight = torch.randn(300, 24).requires_grad_()
     targets = torch.randint(0, 300, (rows,))
     targets[::3] = IGNORED
-    monkeypatch.setattr("lost.backends.torch.loss.logits_at_once", lambda *place: 300 * 100)
+    monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 300 * 100)
     loss = head_loss(x, weight, targets)
     (loss * 0.5).backward()
     found = loss.item(), x.grad, weight.grad
@@ -91,7 +91,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypa
 
 
 def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.backends.torch.loss.logits_at_once", lambda *place: 64 * 50)
+    monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 64 * 50)
     widest = 0
 
     class Watch(torch.overrides.TorchFunctionMode):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lost.cli.progress import PreparationScreen
+from lost.cli.render.progress import PreparationScreen
 
 
 def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([0.0, 10.0, 31.0, 40.0, 50.0])
-    monkeypatch.setattr("lost.cli.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("lost.cli.render.progress.time.monotonic", lambda: next(clock))
     screen = PreparationScreen(on_stderr=False)
     with screen.live():
         screen("encoding", 100_000_000, 400_000_000, 10, 1000)  # where an earlier one had come to

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lost.backends.torch.guard import DeviceGuard
+from lost.backends.torch.optim.skip_step import DeviceGuard
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset

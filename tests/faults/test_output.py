@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lost.checkpoint import open_checkpoint
-from lost.cli.streams import TolerantStream, tolerant_output
+from lost.cli.render.streams import TolerantStream, tolerant_output
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 

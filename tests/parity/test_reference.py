@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lost.backends.torch.loss import head_loss
+from lost.backends.torch.kernels.loss import head_loss
 from lost.backends.torch.model import rotary_tables
 from lost.config import Config
 from lost.data.loader import Batch

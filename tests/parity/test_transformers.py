@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lost.backends.torch.engine import TorchEngine
-from lost.backends.torch.loss import head_loss
+from lost.backends.torch.kernels.loss import head_loss
 from lost.config import Config
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 101, "rope_theta": 5000.0}

@@ -29,7 +29,7 @@ def doctor(
     import platform
 
     from lost import __version__
-    from lost.cli.output import answer, size
+    from lost.cli.render.output import answer, size
     from lost.engine import BACKENDS, backend_module
     from lost.errors import BackendError, UserError
     from lost.utils.machine import memory_bytes
@@ -98,7 +98,7 @@ def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[st
     from dataclasses import asdict
     from itertools import groupby
 
-    from lost.cli.output import note
+    from lost.cli.render.output import note
     from lost.engine import create_engine
     from lost.engine.selftest import ALLOWED, self_test
     from lost.errors import UserError

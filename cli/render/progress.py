@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lost.cli.output import count, duration, number, size
+from lost.cli.render.output import count, duration, number, size
 from lost.utils.printable import printable
 
 

@@ -11,9 +11,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lost.backends.torch.arrays import DTYPES
+from lost.backends.torch.distributed.group import Launched, worker_errors
+from lost.backends.torch.distributed.single_device import Whole
 from lost.backends.torch.model import LostForCausalLM
-from lost.backends.torch.whole import Whole
-from lost.backends.torch.workers import Launched, worker_errors
 from lost.config import Config
 from lost.distributed.group import model_shards
 from lost.errors import ConfigError

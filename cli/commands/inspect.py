@@ -11,7 +11,7 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
     """
     from dataclasses import asdict
 
-    from lost.cli.output import answer, count, note, size, table
+    from lost.cli.render.output import answer, count, note, size, table
     from lost.model.inspect import inspect_layers
     from lost.training.run_dir import find_checkpoint
 

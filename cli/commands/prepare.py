@@ -67,8 +67,8 @@ def prepare(
     The folder appears only when it is complete. Interrupted, the same command goes on where it was (with --examples, it
     begins anew).
     """
-    from lost.cli.output import answer, note
-    from lost.cli.progress import PreparationScreen
+    from lost.cli.render.output import answer, note
+    from lost.cli.render.progress import PreparationScreen
     from lost.errors import LeftAtOnceError, UserError
     from lost.prepare.examples import prepare_examples
     from lost.prepare.hub import HubChoice
@@ -162,7 +162,7 @@ def check_hub_options(
 
 def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str, Any], list[str]]":
     """Return what the command answers: the counts of both splits, as a value and as lines."""
-    from lost.cli.output import count
+    from lost.cli.render.output import count
 
     value: dict[str, Any] = {"path": str(out)}
     lines = []

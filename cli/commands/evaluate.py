@@ -38,10 +38,10 @@ def evaluate(
     `lost prepare --examples` only what is to be learned counts: completions, not prompts. With --tasks, run tasks of
     lm-evaluation-harness on the model instead.
     """
+    from lost.cli.commands.train import open_data
     from lost.cli.load import context_of, load_model
-    from lost.cli.output import answer
+    from lost.cli.render.output import answer
     from lost.cli.tasks import ask_tasks, load_tasks
-    from lost.cli.train import open_data
     from lost.data.dataset import VALID
     from lost.errors import DataError, UserError
     from lost.evaluation.perplexity import evaluate as evaluate_tokens

@@ -19,7 +19,7 @@ def verify(
     the data agree with them. What a crash leaves and the next start mends is no fault, but remarked on. Faults: exit
     code 2.
     """
-    from lost.cli.output import answer
+    from lost.cli.render.output import answer
     from lost.training.verify import verify as verify_all
 
     found = verify_all(path)

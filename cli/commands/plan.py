@@ -24,8 +24,8 @@ def plan(
 
     Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
     """
-    from lost.cli.output import answer, count, size, table
-    from lost.cli.train import open_data, with_data
+    from lost.cli.commands.train import open_data, with_data
+    from lost.cli.render.output import answer, count, size, table
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config

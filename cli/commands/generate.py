@@ -29,7 +29,7 @@ def generate(
     from itertools import takewhile
 
     from lost.cli.load import load_model
-    from lost.cli.output import answer, note
+    from lost.cli.render.output import answer, note
     from lost.evaluation.sampler import Sampler
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question

@@ -20,7 +20,7 @@ def answer_dry_run(
     as_json: bool,
 ) -> None:
     """Print what a start would find."""
-    from lost.cli.output import answer, count, size
+    from lost.cli.render.output import answer, count, size
     from lost.data.mixture import Mixture
     from lost.planning.budget import budget, dense_twin
 

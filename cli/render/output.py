@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lost.cli.streams import check_written
+from lost.cli.render.streams import check_written
 from lost.utils.parsing import finite
 from lost.utils.printable import printable
 

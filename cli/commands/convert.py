@@ -86,7 +86,7 @@ def convert(
         option = f"--device {device}" if device != "auto" else f"--backend {backend}"
         expected = "exports are compared on the CPU" if to != "lost" else "nothing is computed"
         raise UserError(f"{option} with --to {to}: {expected}; leave it out")
-    from lost.cli.output import note
+    from lost.cli.render.output import note
     from lost.training.run_dir import find_checkpoint
 
     if weights_only and to != "lost":
@@ -113,7 +113,7 @@ def _rewrite(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from lost.cli.output import answer, size
+    from lost.cli.render.output import answer, size
     from lost.interop.rewrite import rewrite
 
     written = rewrite(checkpoint, out, dtype, weights_only, part_bytes, overwrite)

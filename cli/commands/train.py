@@ -55,9 +55,9 @@ def train(
     With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
-    from lost.cli.dryrun import answer_dry_run
-    from lost.cli.output import answer
-    from lost.cli.progress import TrainingScreen
+    from lost.cli.render.dry_run import answer_dry_run
+    from lost.cli.render.output import answer
+    from lost.cli.render.progress import TrainingScreen
     from lost.distributed.group import agree
     from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
@@ -206,7 +206,7 @@ def wire(module: Any, gib: float) -> None:
 
 def describe(config: "Config", engine: "Engine") -> str:
     """Return one line that says what is about to be trained."""
-    from lost.cli.output import count
+    from lost.cli.render.output import count
     from lost.planning.budget import budget, dense_twin
 
     own, dense = budget(config), budget(dense_twin(config))
@@ -220,7 +220,7 @@ def describe(config: "Config", engine: "Engine") -> str:
 
 def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     """Return one line that says how a training ended."""
-    from lost.cli.output import size
+    from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"
     if result.progress.step < config.schedule.steps and not result.interrupted:

@@ -64,7 +64,7 @@ def bench(
 
     from lost.bench.compare import Place, measure
     from lost.bench.options import kinds_of, settings
-    from lost.cli.output import answer, note
+    from lost.cli.render.output import answer, note
     from lost.engine import backend_module, resolve_backend
 
     both = layer == model
@@ -126,7 +126,7 @@ def _shape(shape: str | None, rank: int | None, density: float | None, tokens: i
 
 def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
     """Yield what a person sees."""
-    from lost.cli.output import count, size
+    from lost.cli.render.output import count, size
 
     versions = ", ".join(f"{name} {version}" for name, version in value["versions"].items())
     threads = f", {value['threads']} threads" if value["threads"] else ""

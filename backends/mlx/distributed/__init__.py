@@ -1,0 +1,1 @@
+"""Several Macs that train one model."""

@@ -1,0 +1,1 @@
+"""The sub-commands of `lost`, one file each."""

@@ -1,0 +1,1 @@
+"""What commands show: answers, progress, streams that never fail."""
