@@ -38,11 +38,11 @@ def evaluate(
     `lost prepare --examples` only what is to be learned counts: completions, not prompts. With --tasks, run tasks of
     lm-evaluation-harness on the model instead.
     """
-    from lost.cli.commands.train import open_data
     from lost.cli.load import context_of, load_model
     from lost.cli.render.output import answer
     from lost.cli.tasks import ask_tasks, load_tasks
     from lost.data.dataset import VALID
+    from lost.data.mixture import open_dataset
     from lost.errors import DataError, UserError
     from lost.evaluation.perplexity import evaluate as evaluate_tokens
     from lost.evaluation.perplexity import evaluate_split, text_tokens
@@ -67,7 +67,7 @@ def evaluate(
         tokens, text_bytes = text_tokens(tokenizer, text)
         result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     else:
-        dataset = open_data(checkpoint.config, data)
+        dataset = open_dataset(checkpoint.config.data, data)
         if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
             raise DataError(
                 f"{dataset.path} was prepared with another tokenizer than {checkpoint.path} was trained with; expected "

@@ -24,8 +24,8 @@ def plan(
 
     Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
     """
-    from lost.cli.commands.train import open_data, with_data
     from lost.cli.render.output import answer, count, size, table
+    from lost.data.mixture import open_dataset, with_data
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config
@@ -35,7 +35,7 @@ def plan(
         raise UserError("--memory-gib and --device were both given; expected one of them")
     settings = load_config(config, overrides)
     if data or (settings.model.vocab_size is None and (settings.data.path or settings.data.mixture)):
-        settings = with_data(settings, open_data(settings, data))
+        settings = with_data(settings, open_dataset(settings.data, data))
     if memory_gib is not None:
         name = resolve_backend(backend)
         place, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)

@@ -1,8 +1,7 @@
 """`lost train`: start or go on with a run."""
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +9,6 @@ from lost.cli.options import AsJson, Backend, Device, Overrides
 
 if TYPE_CHECKING:
     from lost.config import Config
-    from lost.data.dataset import Dataset
     from lost.engine import Engine
     from lost.training.trainer import Result
 
@@ -58,75 +56,22 @@ def train(
     from lost.cli.render.dry_run import answer_dry_run
     from lost.cli.render.output import answer
     from lost.cli.render.progress import TrainingScreen
-    from lost.distributed.group import agree
-    from lost.engine import backend_module, resolve_backend
-    from lost.errors import UserError
-    from lost.model.load import load_config
-    from lost.planning.budget import check_room
-    from lost.planning.disk import disk_room
-    from lost.storage.lock import locked
-    from lost.tracking.log import logged
     from lost.training.dry_run import check_start, miniature
-    from lost.training.init_from import begin_with, beginning, check_fit
-    from lost.training.run_dir import begin_afresh, check_data, check_seen, start_or_resume, take
-    from lost.training.signals import stop_on_signal
-    from lost.training.trainer import open_data as open_splits
-    from lost.training.trainer import train as train_run
+    from lost.training.start import Request, ready, start
 
-    if overwrite and not fresh:
-        raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
-    file, folder = run_place(config, out, init_from)
-    follows, source = beginning(init_from, folder, fresh, file is not None) if init_from else (None, None)
-    settings = load_config(file, overrides, follows)
-    dataset = open_data(settings, data)
-    settings = with_data(settings, dataset)
-    if source:
-        check_fit(source, settings, dataset)
-    open_splits(settings, dataset)
-    name = resolve_backend(backend)
-    module = backend_module(name)
-    place, workers = module.resolve(device), module.join()
-    check_room(settings, name, place, module.capacity(place), workers.count)
-    if wired_gib is not None:
-        wire(module, wired_gib)
-    screen = TrainingScreen(settings.last_step, as_json, quiet=workers.rank > 0)
-    engine = module.create(miniature(settings) if dry_run else settings, place, workers)
-    check_data(dataset, workers)
-    agree(workers, settings, dataset.fingerprint, name)  # all before anything in the folder is touched
+    run = ready(Request(config, data, out, init_from, overrides, backend, device, wired_gib, fresh, overwrite))
+    screen = TrainingScreen(run.config.last_step, as_json, quiet=run.workers.rank > 0)
+    engine = run.engine(miniature(run.config) if dry_run else None)
+    run.check()  # all before anything in the folder is touched
     if dry_run:
-        if found := check_start(settings, folder, dataset, engine, screen, fresh, overwrite):
-            answer_dry_run(found, settings, folder, dataset, engine, source.path if source else None, as_json)
-        workers.leave()
+        if found := check_start(run, screen):
+            answer_dry_run(found, run, as_json)
+        run.workers.leave()
         return
-    start = None
-    with (
-        stop_on_signal(screen.message, workers.sigterm_asks) as asked,
-        locked(folder, screen.message) if workers.rank == 0 else nullcontext("") as job,
-    ):
-        check_seen(folder, job, workers)
-        with logged(folder, screen, workers) as reporter, screen.live():
-            if workers.rank > 0:
-                pass  # rank 0 decides
-            elif fresh:
-                begin_afresh(settings, folder, reporter, overwrite)
-            else:
-                start = start_or_resume(settings, folder, dataset, reporter)
-            if source and not start and workers.rank == 0:
-                for text in (*source.remarks, f"beginning with the weights of {source.path}"):
-                    reporter.message(text)
-                start = begin_with(source, settings, folder, dataset)
-            if workers.rank == 0:
-                take(settings, folder)
-            step = start.progress.step if start else 0
-            if workers.rank == 0 and (short := disk_room(settings, folder, step).shortage):
-                reporter.message(short)
-            reporter.message(describe(settings, engine))
-            result = train_run(settings, folder, dataset, engine, reporter, start, asked)
-            reporter.message(ending(settings, engine, result))
-        workers.leave()
+    result = start(run, engine, screen, screen.live, describe(run.config, engine), ending)
     validation = result.validation
     value = {
-        "run": str(folder),
+        "run": str(run.folder),
         "step": result.progress.step,
         "tokens": result.progress.tokens,
         "seconds": result.progress.seconds,
@@ -136,72 +81,10 @@ def train(
         "bits_per_byte": validation.bits_per_byte if validation else None,
         "interrupted": result.interrupted,
     }
-    if workers.rank == 0:
+    if run.workers.rank == 0:
         answer(as_json, value, [])  # a person has read it above
     if result.interrupted:
         raise typer.Exit(130)
-
-
-def run_place(config: str | None, out: Path | None, init_from: Path | None) -> tuple[Path | str | None, Path]:
-    """Return the configuration's file or name, None where everything follows the weights, and the run folder.
-
-    Raises:
-        UserError: one of them isn't named.
-    """
-    from lost.errors import UserError
-    from lost.training.run_dir import config_file
-
-    if config is None:
-        if init_from is None or out is None:
-            raise UserError(
-                "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
-                "or begin with other weights with --init-from RUN --out NEW_RUN"
-            )
-        return None, out
-    if of_run := config_file(Path(config)):
-        return of_run, out or Path(config)
-    return config, out or Path("runs") / Path(config).stem
-
-
-def open_data(config: "Config", data: Path | None) -> "Dataset":
-    """Open the prepared set named on the command line, or what the configuration names."""
-    from lost.data.dataset import Dataset
-    from lost.data.mixture import open_dataset
-
-    return Dataset(data) if data else open_dataset(config.data)
-
-
-def with_data(config: "Config", dataset: "Dataset") -> "Config":
-    """Return the configuration with the data's path and, where it is left open, its vocabulary.
-
-    Raises:
-        ConfigError: the data's tokenizer has ids beyond the model's vocabulary.
-    """
-    from lost.errors import ConfigError
-
-    entries = dataset.tokenizer.vocab_size
-    if config.model.vocab_size is None:
-        config = config.replace("model", vocab_size=entries)
-    elif config.model.vocab_size < entries:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to "
-            f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
-            "a smaller one"
-        )
-    return config.replace("data", **dataset.settings())
-
-
-def wire(module: Any, gib: float) -> None:
-    """Wire memory, where the backend can.
-
-    Raises:
-        UserError: it can't.
-    """
-    from lost.errors import UserError
-
-    if not hasattr(module, "wire"):
-        raise UserError("--wired-gib: only --backend mlx wires memory; leave it out")
-    module.wire(int(gib * 2**30))
 
 
 def describe(config: "Config", engine: "Engine") -> str:

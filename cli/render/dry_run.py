@@ -1,37 +1,28 @@
 """What `lost train --dry-run` answers."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lost.config import Config
-    from lost.data.dataset import Dataset
-    from lost.engine import Engine
     from lost.training.dry_run import DryRun
+    from lost.training.start import Ready
 
 
-def answer_dry_run(
-    found: "DryRun",
-    config: "Config",
-    folder: Path,
-    dataset: "Dataset",
-    engine: "Engine",
-    weights: Path | None,
-    as_json: bool,
-) -> None:
+def answer_dry_run(found: "DryRun", run: "Ready", as_json: bool) -> None:
     """Print what a start would find."""
     from lost.cli.render.output import answer, count, size
     from lost.data.mixture import Mixture
     from lost.planning.budget import budget, dense_twin
 
+    config, folder, dataset = run.config, run.folder, run.dataset
+    weights = run.source.path if run.source else None
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = found.start.progress.step if found.start else 0, found.disk
     tokens = found.steps * config.train.batch_size * config.data.seq_len
     value: dict[str, Any] = {
         "run": str(folder),
-        "backend": engine.backend,
+        "backend": run.backend,
         "devices": found.devices,
-        "workers": engine.workers.count,
+        "workers": run.workers.count,
         "parameters": parameters,
         "memory_bytes": {"needed": found.memory.total, "there": found.room},
         "data": {"path": str(dataset.path), "tokens": found.tokens, "epochs": max(found.epochs)},
@@ -53,10 +44,10 @@ def answer_dry_run(
     begins = "resumes at" if found.start else "starts from"
     first = f" with the weights of {weights}" if weights else ""
     removes = f", {len(found.removed)} checkpoints removed" if found.removed else ""
-    each = " each" if engine.workers.count > 1 else ""
+    each = " each" if run.workers.count > 1 else ""
     rows = [
-        ["backend", engine.backend],
-        ["workers", f"{engine.workers.count} ({', '.join(found.devices)})"],
+        ["backend", run.backend],
+        ["workers", f"{run.workers.count} ({', '.join(found.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
         ["memory", f"{size(found.memory.total)} needed{each}, {size(found.room)} there"],
         ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {taken}"],

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from lost.data.loader import Batch, Sample, SampleStream, TrainingStream, stacked
-from lost.config import DataConfig
+from lost.config import Config, DataConfig
 from lost.data.dataset import TRAIN, Dataset, Split, joined, named
-from lost.errors import DataError
+from lost.errors import ConfigError, DataError
 from lost.data.permutation import Permutation
 
 _FINEST = 10_000  # samples of the longest block, and so the parts that weights are rounded to
@@ -157,12 +157,14 @@ def training_stream(dataset: Dataset, seq_len: int, seed: int) -> SampleStream:
     return MixedStream(streams, dataset.slots, seed)
 
 
-def open_dataset(data: DataConfig) -> Dataset:
-    """Open the prepared text of a configuration.
+def open_dataset(data: DataConfig, instead: Path | None = None) -> Dataset:
+    """Open the prepared text of a configuration, or the set that a user names in its place.
 
     Raises:
         DataError: it names none, or one that can't be used.
     """
+    if instead:
+        return Dataset(instead)
     if data.mixture:
         return Mixture(data.mixture)
     if data.path is None:
@@ -171,6 +173,24 @@ def open_dataset(data: DataConfig) -> Dataset:
             "or several with weights in data.mixture"
         )
     return Dataset(Path(data.path))
+
+
+def with_data(config: Config, dataset: Dataset) -> Config:
+    """Return the configuration with the data's path and, where it is left open, its vocabulary.
+
+    Raises:
+        ConfigError: the data's tokenizer has ids beyond the model's vocabulary.
+    """
+    entries = dataset.tokenizer.vocab_size
+    if config.model.vocab_size is None:
+        config = config.replace("model", vocab_size=entries)
+    elif config.model.vocab_size < entries:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {dataset.path} has ids up to "
+            f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
+            "a smaller one"
+        )
+    return config.replace("data", **dataset.settings())
 
 
 def _slots(weights: Mapping[str, float]) -> list[int]:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from lost.checkpoint import Checkpoint
 from lost.config import Config, DataConfig, ModelConfig, ProjectionConfig
-from lost.data.dataset import TRAIN, Dataset
+from lost.data.dataset import TRAIN
 from lost.data.mixture import training_stream
-from lost.engine import Engine, backend_module
+from lost.engine import backend_module
 from lost.errors import StorageError, UserError
 from lost.planning.budget import Memory, check_room
 from lost.planning.disk import DiskRoom, disk_room
 from lost.storage.lock import check_free
 from lost.tracking.metrics import Reporter
-from lost.training.run_dir import check_run_folder, overwritten, starting_point
+from lost.training.run_dir import check_run_folder, checkpoints_to_remove, starting_point
+from lost.training.start import Ready
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,12 @@ def miniature(config: Config) -> Config:
     )
 
 
-def check_start(
-    config: Config, folder: Path, dataset: Dataset, engine: Engine, reporter: Reporter, fresh: bool, overwrite: bool
-) -> DryRun | None:
+def check_start(run: Ready, reporter: Reporter) -> DryRun | None:
     """Check what a training would meet. Nothing is written.
 
     Args:
-        config: the run, its vocabulary known.
-        folder: the run folder; it may not exist yet.
-        dataset: prepared text.
-        engine: of `miniature(config)`, where the training would be; its workers all call this together.
+        run: what would start.
         reporter: told what a start would say of the run folder.
-        fresh: whether the start begins at step 0 whatever is there.
-        overwrite: whether it removes the checkpoints that are there.
 
     Returns:
         What was found; None on all workers but rank 0.
@@ -76,12 +70,12 @@ def check_start(
     Raises:
         UserError: the training would not start, on this worker or another.
     """
-    workers, found = engine.workers, None
-    devices = workers.gather(engine.device)
+    workers, found = run.workers, None
+    devices = workers.gather(run.device)
     refusal: UserError | None = None
     try:
         if workers.rank == 0:
-            found = _found(config, folder, dataset, engine, devices, reporter, fresh, overwrite)
+            found = _found(run, devices, reporter)
     except UserError as error:
         refusal = error
     if workers.any(refusal is not None):
@@ -91,27 +85,19 @@ def check_start(
     return found
 
 
-def _found(
-    config: Config,
-    folder: Path,
-    dataset: Dataset,
-    engine: Engine,
-    devices: list[str],
-    reporter: Reporter,
-    fresh: bool,
-    overwrite: bool,
-) -> DryRun:
+def _found(run: Ready, devices: list[str], reporter: Reporter) -> DryRun:
     """Check the run folder and its disk."""
+    config, folder, dataset = run.config, run.folder, run.dataset
     check_free(folder)
-    removed = overwritten(folder, overwrite) if fresh else []
-    start = None if fresh else starting_point(config, folder, dataset, reporter)
+    removed = checkpoints_to_remove(folder, run.overwrite) if run.fresh else []
+    start = None if run.fresh else starting_point(config, folder, dataset, reporter)
     check_run_folder(folder, start is not None)
     step = start.progress.step if start else 0
     disk = disk_room(config, folder, step, removed)
     if disk.shortage:
         raise StorageError(disk.shortage)
-    room = backend_module(engine.backend).capacity(engine.device)
-    memory = check_room(config, engine.backend, engine.device, room, engine.workers.count)
+    room = backend_module(run.backend).capacity(run.device)
+    memory = check_room(config, run.backend, run.device, room, run.workers.count)
     stream = training_stream(dataset, config.data.seq_len, config.train.seed)
     epochs = stream.epochs(config.last_step * config.train.batch_size)
     steps = max(config.last_step - step, 0)

@@ -75,7 +75,7 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
     Raises:
         CheckpointError: it holds checkpoints, and overwriting them was not asked for.
     """
-    held = overwritten(folder, overwrite)
+    held = checkpoints_to_remove(folder, overwrite)
     if held:
         reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
     remove(folder / LATEST)  # first: what it names is about to go
@@ -85,7 +85,7 @@ def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bo
         remove(folder / name)
 
 
-def overwritten(folder: Path, overwrite: bool) -> list[Path]:
+def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     """Return the checkpoints that a new run would remove; nothing is changed.
 
     Raises:

@@ -1,0 +1,197 @@
+"""How a training starts: from what was asked to a run that is ready, and from there to its end.
+
+`ready` checks all that can be checked without writing; `start` takes the run folder's lock, decides where to go on
+from, and trains.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from lost.checkpoint import Checkpoint
+from lost.config import Config
+from lost.data.dataset import Dataset
+from lost.data.mixture import open_dataset, with_data
+from lost.distributed.group import Workers, agree
+from lost.engine import Engine, backend_module, resolve_backend
+from lost.errors import UserError
+from lost.model.load import load_config
+from lost.planning.budget import check_room
+from lost.planning.disk import disk_room
+from lost.storage.lock import locked
+from lost.tracking.log import logged
+from lost.tracking.metrics import Reporter
+from lost.training.init_from import Source, begin_with, beginning, check_fit
+from lost.training.run_dir import begin_afresh, check_data, check_seen, config_file, start_or_resume, take
+from lost.training.signals import stop_on_signal
+from lost.training.trainer import Result, open_data, train
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        config: a YAML file, a shipped name, or a run folder; None: all but the data follows `init_from`.
+        data: a prepared set; None: what the configuration names.
+        out: the run folder; None: the one that `config` is, or runs/NAME.
+        init_from: weights to begin with.
+        overrides: `section.key=value`.
+        backend: its name, or auto.
+        device: its name, or auto.
+        wired_gib: memory to wire; None: as it is.
+        fresh: whether to begin at step 0 whatever is there.
+        overwrite: whether to remove the checkpoints that are there.
+    """
+
+    config: str | None
+    data: Path | None = None
+    out: Path | None = None
+    init_from: Path | None = None
+    overrides: Sequence[str] = ()
+    backend: str = "auto"
+    device: str = "auto"
+    wired_gib: float | None = None
+    fresh: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A run that may start; nothing is written yet.
+
+    Attributes:
+        config: resolved, its vocabulary known.
+        folder: the run folder; it may not exist yet.
+        dataset: the prepared text.
+        source: the weights to begin with, where they are needed still.
+        backend: the backend's name.
+        device: resolved.
+        workers: the processes of the run.
+        fresh: as asked.
+        overwrite: as asked.
+    """
+
+    config: Config
+    folder: Path
+    dataset: Dataset
+    source: Source | None
+    backend: str
+    device: str
+    workers: Workers
+    fresh: bool
+    overwrite: bool
+
+    def engine(self, config: Config | None = None) -> Engine:
+        """Make the engine of the run, or of another configuration in its place."""
+        return backend_module(self.backend).create(config or self.config, self.device, self.workers)
+
+    def check(self) -> None:
+        """Read all data, and see that every worker would do the same; all of them call this.
+
+        Raises:
+            UserError: the run can't start.
+        """
+        check_data(self.dataset, self.workers)
+        agree(self.workers, self.config, self.dataset.fingerprint, self.backend)
+
+
+def ready(asked: Request) -> Ready:
+    """Read the configuration, open the data, find the device, and see that the run fits.
+
+    Raises:
+        UserError: it can't start so.
+    """
+    if asked.overwrite and not asked.fresh:
+        raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
+    file, folder = run_place(asked.config, asked.out, asked.init_from)
+    follows, source = None, None
+    if asked.init_from:
+        follows, source = beginning(asked.init_from, folder, asked.fresh, file is not None)
+    config = load_config(file, asked.overrides, follows)
+    dataset = open_dataset(config.data, asked.data)
+    config = with_data(config, dataset)
+    if source:
+        check_fit(source, config, dataset)
+    open_data(config, dataset)
+    name = resolve_backend(asked.backend)
+    module = backend_module(name)
+    device, workers = module.resolve(asked.device), module.join()
+    check_room(config, name, device, module.capacity(device), workers.count)
+    if asked.wired_gib is not None:
+        if not hasattr(module, "wire"):
+            raise UserError("--wired-gib: only --backend mlx wires memory; leave it out")
+        module.wire(int(asked.wired_gib * 2**30))
+    return Ready(config, folder, dataset, source, name, device, workers, asked.fresh, asked.overwrite)
+
+
+def start(
+    run: Ready,
+    engine: Engine,
+    reporter: Reporter,
+    live: Callable[[], AbstractContextManager[None]],
+    beginning_with: str,
+    ended: Callable[[Config, Engine, Result], str],
+) -> Result:
+    """Train, or go on with, a run that was checked.
+
+    Args:
+        run: what `ready` returned.
+        engine: of its configuration.
+        reporter: shows the run; its sentences go into the run's log too.
+        live: entered while the run is shown.
+        beginning_with: the sentence that says what is trained.
+        ended: returns the sentence that says how it ended.
+
+    Raises:
+        LostError: it ended otherwise than asked.
+    """
+    workers, first = run.workers, run.workers.rank == 0
+    with (
+        stop_on_signal(reporter.message, workers.sigterm_asks) as asked,
+        locked(run.folder, reporter.message) if first else nullcontext("") as job,
+    ):
+        check_seen(run.folder, job, workers)
+        with logged(run.folder, reporter, workers) as log, live():
+            point = _starting_point(run, log) if first else None  # rank 0 decides
+            log.message(beginning_with)
+            result = train(run.config, run.folder, run.dataset, engine, log, point, asked)
+            log.message(ended(run.config, engine, result))
+        workers.leave()
+    return result
+
+
+def _starting_point(run: Ready, reporter: Reporter) -> Checkpoint | None:
+    """Make the run folder ready, and return the checkpoint to go on from; None: initial weights."""
+    point = None
+    if run.fresh:
+        begin_afresh(run.config, run.folder, reporter, run.overwrite)
+    else:
+        point = start_or_resume(run.config, run.folder, run.dataset, reporter)
+    if run.source and not point:
+        for text in (*run.source.remarks, f"beginning with the weights of {run.source.path}"):
+            reporter.message(text)
+        point = begin_with(run.source, run.config, run.folder, run.dataset)
+    take(run.config, run.folder)
+    if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
+        reporter.message(short)
+    return point
+
+
+def run_place(config: str | None, out: Path | None, init_from: Path | None) -> tuple[Path | str | None, Path]:
+    """Return the configuration's file or name, None where everything follows the weights, and the run folder.
+
+    Raises:
+        UserError: one of them isn't named.
+    """
+    if config is None:
+        if init_from is None or out is None:
+            raise UserError(
+                "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
+                "or begin with other weights with --init-from RUN --out NEW_RUN"
+            )
+        return None, out
+    if of_run := config_file(Path(config)):
+        return of_run, out or Path(config)
+    return config, out or Path("runs") / Path(config).stem
