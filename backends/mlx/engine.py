@@ -6,7 +6,6 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.optimizers import AdamW
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
@@ -14,18 +13,18 @@ from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.distributed.group import Launched, Tree
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
+from lost.backends.mlx.optim.base import Update
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens
 from lost.distributed.group import Alone, shares
 from lost.engine import StepReport
+from lost.engine.registry import implementation
 from lost.errors import BackendError
 from lost.model.parameters import parameter_table, places_of, vocabulary
-from lost.optim.moments import MOMENTS
+from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import HostGuard, worst
 from lost.planning.budget import budget
 from lost.storage.arrays import NamedArrays, checked
-
-_SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and the seam's
 
 
 class MlxEngine:
@@ -57,7 +56,10 @@ class MlxEngine:
         train = config.train
         self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
         self.model.model.keeps = train.checkpoint_activations
-        self._optimizers = self._make_optimizers()
+        trained = dict(tree_flatten(self.model.trainable_parameters()))
+        self._optimizer: Update = implementation(
+            "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
+        )(config.optimizer, {name: trained[name] for name in self._trained}, self._table)
         self._begun, self.guard = False, HostGuard(train)
         self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
@@ -65,23 +67,6 @@ class MlxEngine:
         if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
             weights = self.model.state
             self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
-
-    def _make_optimizers(self) -> list[tuple[AdamW, list[str]]]:
-        """Return one optimizer for what decays and one for the rest, each with the names of its parameters."""
-        settings = self._config.optimizer
-        if settings.name != "adamw":
-            raise BackendError(
-                f"optimizer.name = {settings.name}: MLX has no 8-bit moments; expected adamw; set "
-                "optimizer.name=adamw, or train with --backend torch"
-            )
-        make = partial(AdamW, settings.lr, list(settings.betas), settings.eps, bias_correction=True)
-        decaying = [name for name in self._trained if self._table[name].decays]
-        others = [name for name in self._trained if not self._table[name].decays]
-        pairs = [(make(weight_decay=settings.weight_decay), decaying), (make(weight_decay=0.0), others)]
-        parameters = dict(tree_flatten(self.model.trainable_parameters()))
-        for optimizer, names in pairs:
-            optimizer.init({name: parameters[name] for name in names})
-        return pairs
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
@@ -96,26 +81,16 @@ class MlxEngine:
             yield name, to_array(values[name])
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
-        """Take the moments of every trained parameter."""
+        """Take what the optimizer keeps of every trained parameter."""
         dtype = DTYPES[self._config.train.param_dtype]
-        places = {
-            f"{name}.{moment}": mx.zeros(self._table[name].shape, dtype) for name in self._trained for moment in MOMENTS
-        }
-        found = dict(self._taken(places, moments))
-        for optimizer, names in self._optimizers:
-            for name in names:
-                optimizer.state[name] = {slot: found[f"{name}.{moment}"] for slot, moment in _SLOTS.items()}
-            optimizer.state["step"] = mx.array(updates, mx.uint64)
+        places = {name: mx.zeros(shape, dtype) for name, shape in state_shapes(self._config).items()}
+        self._optimizer.load(dict(self._taken(places, moments)), updates)
         self._begun = True
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments."""
-        if not self._begun:
-            return
-        states = {name: optimizer.state[name] for optimizer, names in self._optimizers for name in names}
-        for name in self._trained:
-            for slot, moment in _SLOTS.items():
-                yield f"{name}.{moment}", to_array(states[name][slot])
+        """Yield what the optimizer keeps; nothing before the first step."""
+        if self._begun:
+            yield from ((name, to_array(array)) for name, array in self._optimizer.state())
 
     def _taken(self, places: dict[str, mx.array], arrays: NamedArrays) -> Iterator[tuple[str, mx.array]]:
         """Yield the arrays that fill `places`, in its types; of several workers, rank 0's."""
@@ -136,8 +111,6 @@ class MlxEngine:
             mx.eval(total, gradients)
         if not isinstance(self.workers, Alone):
             gradients, total = self.workers.reduce(gradients, total)
-        for optimizer, _ in self._optimizers:
-            optimizer.learning_rate = mx.array(lr, mx.float32)
         flat, norm = _clip(
             _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")
         )
@@ -148,30 +121,23 @@ class MlxEngine:
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
             return report
         del gradients  # so that their memory can be taken by what is computed from them
-        self._update(flat)
+        self._update(lr, flat)
         del flat
-        mx.eval(self.model.state, [optimizer.state for optimizer, _ in self._optimizers])
+        mx.eval(self.model.state, self._optimizer.held())
         return report
 
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects
 
-    def _update(self, flat: dict[str, mx.array]) -> None:
+    def _update(self, lr: float, flat: dict[str, mx.array]) -> None:
         """Move every parameter by its clipped gradient.
 
         All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
         """
-        dtype = DTYPES[self._config.train.param_dtype]
         parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
-        moved: dict[str, mx.array] = {}
-        for optimizer, names in self._optimizers:
-            for name in names:
-                optimizer.state[name] = _cast(optimizer.state[name], mx.float32)
-            moved |= optimizer.apply_gradients({name: flat[name] for name in names}, parameters)
-            for name in names:
-                optimizer.state[name] = _cast(optimizer.state[name], dtype)
-        self.model.update(tree_unflatten(list(_cast(moved, dtype).items())))
+        moved = self._optimizer.step(lr, parameters, flat)
+        self.model.update(tree_unflatten(list(_cast(moved, DTYPES[self._config.train.param_dtype]).items())))
 
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each target's nll, and whether it is the likeliest."""

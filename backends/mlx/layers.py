@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from lost.backends.mlx.kernels.checkpointing import Reads
+from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
@@ -204,5 +205,11 @@ KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": Low
 
 
 def layer(projection: Projection, dtype: mx.Dtype) -> Layer:
-    """Return the module of a projection."""
-    return KINDS[projection.settings.kind](projection, dtype)
+    """Return the module of a projection.
+
+    Raises:
+        BackendError: this backend has none for its kind.
+    """
+    kind = projection.settings.kind
+    made: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "mlx")
+    return made(projection, dtype)

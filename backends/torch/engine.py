@@ -14,14 +14,15 @@ from lost.backends.torch.distributed.sharded import Sharded
 from lost.backends.torch.distributed.single_device import Whole
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
-from lost.backends.torch.optim.adamw import Adam
+from lost.backends.torch.optim.base import Update
 from lost.backends.torch.optim.skip_step import DeviceGuard
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens, with_last
 from lost.distributed.group import Alone, Workers
 from lost.engine import StepReport
+from lost.engine.registry import implementation
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
-from lost.optim.moments import MOMENTS, moment_shapes
+from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
 from lost.planning.budget import fits_whole
 from lost.storage.arrays import NamedArrays, checked
@@ -61,13 +62,15 @@ class TorchEngine:
         self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
         self._wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
         self.guard = DeviceGuard(config.train, self._device, self._wide)
-        self._optimizer = Adam(config.optimizer, self._trained, self._table)
+        self._optimizer: Update = implementation(
+            "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
+        )(config.optimizer, self._trained, self._table)
 
     @property
     def first_rows(self) -> Mapping[str, int]:
         """Where the rows held here of an array begin."""
-        rows = self._layout.first_rows
-        return {**rows, **{f"{name}.{moment}": first for name, first in rows.items() for moment in MOMENTS}}
+        rows, arrays = self._layout.first_rows, optimizer_of(self._config).arrays
+        return {**rows, **{f"{name}.{array}": first for name, first in rows.items() for array in arrays}}
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
@@ -84,7 +87,7 @@ class TorchEngine:
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
         """Take the moments of every trained parameter."""
-        whole = checked(self._layout.received(moments), moment_shapes(self._config))
+        whole = checked(self._layout.received(moments), state_shapes(self._config))
         self._optimizer.load(
             ((name, self._layout.cut(name.rpartition(".")[0], array)) for name, array in whole), updates
         )

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, widen_lost
+from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
@@ -184,5 +185,11 @@ KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": Low
 
 
 def layer(projection: Projection, dtype: torch.dtype) -> Layer:
-    """Return the module of a projection."""
-    return KINDS[projection.settings.kind](projection, dtype)
+    """Return the module of a projection.
+
+    Raises:
+        BackendError: this backend has none for its kind.
+    """
+    kind = projection.settings.kind
+    made: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "torch")
+    return made(projection, dtype)

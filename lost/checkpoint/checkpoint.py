@@ -18,7 +18,7 @@ from lost.checkpoint.state import Progress
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
-from lost.optim.moments import moment_shapes
+from lost.optim import state_shapes
 from lost.storage.arrays import fitting, wrong_places
 from lost.storage.files import (
     Seal,
@@ -85,7 +85,7 @@ class Checkpoint:
         Raises:
             CheckpointError: as `parameters`.
         """
-        return fitting(read_tensors(self._named("optimizer"), reader, readers), moment_shapes(self.config))
+        return fitting(read_tensors(self._named("optimizer"), reader, readers), state_shapes(self.config))
 
     @property
     def resumable(self) -> bool:
@@ -120,7 +120,7 @@ class Checkpoint:
         table, dtype = parameter_table(self.config), self.config.train.param_dtype
         yield from _unlike(read_headers(self._named("model")), shapes_of(table), dtype, places := places_of(table))
         if self.progress.step and self.resumable:
-            yield from _unlike(read_headers(self._named("optimizer")), moment_shapes(self.config), dtype)
+            yield from _unlike(read_headers(self._named("optimizer")), state_shapes(self.config), dtype)
         if places:
             for name, array in read_tensors(self._named("model")):
                 if wrong := wrong_places(array, places.get(name, 0)):

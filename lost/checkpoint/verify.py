@@ -1,13 +1,13 @@
 """Whether a checkpoint is whole: bytes as they were written, arrays that make one model and its state, sound values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint
 from lost.errors import LostError
-from lost.optim.moments import MOMENTS
+from lost.optim import optimizer_of
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import parse_json
@@ -32,7 +32,7 @@ def faults(found: Checkpoint) -> Iterator[str]:
 def _content(found: Checkpoint) -> Iterator[str]:
     yield from _values(found.parameters())
     if found.progress.step and found.resumable:
-        yield from _values(found.moments())
+        yield from _values(found.moments(), optimizer_of(found.config).never_negative)
     try:
         described = parse_json(read_bytes(found.path / checkpoint.CONFIG, DOCUMENT_BYTES))
         meant = checkpoint.model_description(found.config)
@@ -43,9 +43,9 @@ def _content(found: Checkpoint) -> Iterator[str]:
     found.tokenizer()
 
 
-def _values(arrays: NamedArrays) -> Iterator[str]:
+def _values(arrays: NamedArrays, never_negative: Sequence[str] = ()) -> Iterator[str]:
     for name, array in arrays:
         if not np.isfinite(array).all():
             yield f"{name} holds numbers that are not finite"
-        elif name.endswith(MOMENTS[1]) and (array < 0).any():
+        elif name.rpartition(".")[2] in never_negative and (array < 0).any():
             yield f"{name} holds negative squares"

@@ -14,7 +14,7 @@ from lost.checkpoint.state import Progress
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table
-from lost.optim.moments import moment_shapes
+from lost.optim import state_shapes
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import (
     Seal,
@@ -107,7 +107,7 @@ def write_manifest(
 def array_bytes(config: Config) -> int:
     """Return the bytes that a checkpoint's arrays take."""
     table, width = parameter_table(config), {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
-    moments = sum(math.prod(shape) for shape in moment_shapes(config).values())
+    moments = sum(math.prod(shape) for shape in state_shapes(config).values())
     weights = sum(row.size * (width if row.trained else 4) for row in table.values())
     return weights + moments * width
 

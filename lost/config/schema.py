@@ -7,7 +7,9 @@ where Hugging Face has a name.
 import fnmatch
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lost.config.registry import OPTIMIZERS, PROJECTIONS
 
 
 def _no_booleans(value: Any) -> Any:
@@ -24,7 +26,7 @@ Share = Annotated[Float, Field(ge=0, le=1)]
 Positive = Annotated[Float, Field(gt=0)]
 NotNegative = Annotated[Float, Field(ge=0)]
 
-ProjectionKind = Literal["dense", "lowrank", "cola", "sltrain", "lost"]
+ProjectionKind = Annotated[str, AfterValidator(PROJECTIONS.check)]
 Activation = Literal["silu", "gelu", "relu2", "none"]
 Select = Literal["l2", "l1", "leverage", "random"]
 Values = Literal["original", "complement"]
@@ -263,7 +265,7 @@ class TrainConfig(Section):
 class OptimizerConfig(Section):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101); decay acts on matrices only."""
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
+    name: Annotated[str, AfterValidator(OPTIMIZERS.check)] = "adamw"
     """adamw8bit: moments in 8 bits, block by block (Dettmers et al., arXiv 2110.02861); PyTorch only, with torchao."""
     lr: Positive = 3e-3
     betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
@@ -304,12 +306,9 @@ class Config(Section):
     schedule: ScheduleConfig
 
     @model_validator(mode="after")
-    def _moments_fit(self) -> "Config":
-        if self.optimizer.name == "adamw8bit" and self.train.param_dtype != "float32":
-            raise ValueError(
-                f"optimizer.name = adamw8bit with train.param_dtype = {self.train.param_dtype}: needs float32 weights; "
-                "set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
-            )
+    def _the_optimizer_agrees(self) -> "Config":
+        if self.optimizer.name in OPTIMIZERS:
+            OPTIMIZERS[self.optimizer.name].check(self)
         return self
 
     @model_validator(mode="after")

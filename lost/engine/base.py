@@ -52,7 +52,7 @@ class Engine(Protocol):
         """Yield this worker's rows of every parameter; the arrays may be views, valid until the next step."""
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
-        """Take the arrays that `moment_shapes` lists, as they were after so many updates."""
+        """Take the arrays that `lost.optim.state_shapes` lists, as they were after so many updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield its rows of the moments, named as `load_optimizer_state` takes them; nothing before the first step."""

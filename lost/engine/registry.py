@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -35,6 +36,30 @@ def backend_module(name: str) -> Any:
             f"the {name} backend can't be loaded: {reason}; expected a working {name}; install it with: "
             f"pip install --upgrade {BACKENDS[name]}"
         ) from None
+
+
+def implementation(key: str, name: str, where: Mapping[str, str], backend: str) -> Any:
+    """Import what a backend computes something with that a configuration chose.
+
+    Args:
+        key: of the configuration, for messages.
+        name: what was chosen.
+        where: `module:Class` by backend.
+        backend: which is asked.
+
+    Raises:
+        BackendError: it has none, or it can't be imported.
+    """
+    module, _, found = where.get(backend, "").partition(":")
+    if not module:
+        here = ", ".join(where) or "no backend"
+        raise BackendError(
+            f"{key} = {name}: the {backend} backend can't compute it; expected one that can ({here}); choose another"
+        )
+    try:
+        return getattr(import_module(module), found)
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"{key} = {name}: {where[backend]} can't be imported: {error}; mend the extension") from None
 
 
 def resolve_backend(name: str) -> str:

@@ -16,7 +16,8 @@ from lost.engine.base import Engine
 from lost.model import reference
 from lost.model.init import initial_values
 from lost.model.parameters import parameter_table
-from lost.optim.moments import MOMENTS
+from lost.optim import optimizer_of, state_shapes
+from lost.optim.adamw import MOMENTS
 from lost.projections import KINDS
 
 # Largest error allowed: of logits and losses absolute, of arrays relative in norm. Seen on an x86 CPU: 3e-6 and 0.14,
@@ -103,12 +104,7 @@ class _Expected:
         }
         self.logits = self._continue()
         self.losses: list[float] = []
-        self.moments = {
-            f"{name}.{moment}": np.zeros(row.shape)
-            for name, row in parameter_table(config).items()
-            if row.trained
-            for moment in MOMENTS
-        }
+        self.moments = {name: np.zeros(shape) for name, shape in state_shapes(config).items()}
         self.first_moments: dict[str, np.ndarray] = {}
         for number, tokens in enumerate(self.batches, 1):
             self._step(number, tokens)
@@ -124,20 +120,16 @@ class _Expected:
         return found
 
     def _step(self, number: int, tokens: np.ndarray) -> None:
-        """AdamW after clipping (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2)."""
-        settings, table = self.config.optimizer, parameter_table(self.config)
+        """An update after clipping."""
+        table, optimizer = parameter_table(self.config), optimizer_of(self.config)
         self.losses.append(reference.loss(self.config, self.weights, tokens))
         gradients = reference.gradients(self.config, self.weights, tokens)
         norm = sum(float((gradient**2).sum()) for gradient in gradients.values()) ** 0.5
-        first_beta, second_beta = settings.betas
         for name, gradient in gradients.items():
             clipped = gradient * min(1.0, self.config.train.grad_clip / norm)
-            first, second = (self.moments[f"{name}.{moment}"] for moment in MOMENTS)
-            first += (1 - first_beta) * (clipped - first)
-            second += (1 - second_beta) * (clipped**2 - second)
-            scale = np.sqrt(second / (1 - second_beta**number)) + settings.eps
-            decay = settings.weight_decay * self.weights[name] if table[name].decays else 0.0
-            self.weights[name] = self.weights[name] - settings.lr * (first / (1 - first_beta**number) / scale + decay)
+            state = {array: self.moments[f"{name}.{array}"] for array in optimizer.arrays}
+            lr = self.config.optimizer.lr
+            self.weights[name] = optimizer.update(table[name], self.weights[name], clipped, state, lr, number)
 
     def errors(self, engine: Engine) -> Iterator[tuple[str, float]]:
         """Yield what an engine gets wrong, by quantity."""

@@ -7,7 +7,7 @@ from lost.config import Config
 from lost.distributed.group import model_shards, shares
 from lost.errors import ConfigError
 from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
-from lost.optim.moments import BLOCK, in_blocks
+from lost.optim import optimizer_of
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
@@ -105,10 +105,8 @@ def budget(
         tables = head * (1 if model.tie_word_embeddings else 2)
         whole_weights = computed * (trained if whole_steps else tables + block)
         whole_gradients = 4 * trained if whole_steps else computed * (tables + block)
-    eighths = sum(row.size for row in table.values() if row.trained and in_blocks(row.size))
-    moments = 2 * trained * width
-    if config.optimizer.name == "adamw8bit":
-        moments -= eighths * 2 * 3 - 2 * 4 * eighths // BLOCK  # a byte instead of four, and the blocks' scales
+    optimizer = optimizer_of(config)
+    moments = sum(optimizer.bytes(row, width) for row in table.values() if row.trained)
     return Budget(
         parameters=trained,
         projections=sum(each.parameters() for each in inside),

@@ -1,6 +1,9 @@
 """The ways of storing a projection's weight: one file a kind, all under `Projection`."""
 
+from typing import cast
+
 from lost.config import ProjectionSettings
+from lost.config.registry import PROJECTIONS, Registry
 from lost.projections.base import Projection, Tensor
 from lost.projections.cola import Cola
 from lost.projections.dense import Dense
@@ -8,13 +11,8 @@ from lost.projections.lost import Lost
 from lost.projections.lowrank import LowRank
 from lost.projections.sltrain import SlTrain
 
-KINDS: dict[str, type[Projection]] = {
-    "dense": Dense,
-    "lowrank": LowRank,
-    "cola": Cola,
-    "sltrain": SlTrain,
-    "lost": Lost,
-}
+KINDS = cast(Registry[type[Projection]], PROJECTIONS)
+KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost)
 
 
 def projection(

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,8 +34,14 @@ class Tensor:
 class Projection(ABC):
     """A linear map of `in_features` to `out_features`, or what stands in its place.
 
-    To add a kind: subclass this in a file of its own, name it in `KINDS`, and write its forward pass in each backend.
+    To add a kind: subclass this in a file of its own, with `layers`, and name it in `lost.projections.KINDS`.
+
+    Attributes:
+        layers: where each backend finds the layer that computes it, as `module:Class`; a backend has those of the kinds
+            that come with it in its own `layers.py`.
     """
+
+    layers: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     name: str
     in_features: int

@@ -16,7 +16,8 @@ from lost.errors import BackendError
 from lost.model.init import initial_values
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
-from lost.optim.moments import SCALE, moment_shapes
+from lost.optim import state_shapes
+from lost.optim.adamw8bit import SCALE
 from lost.planning.budget import budget
 from lost.projections import KINDS
 
@@ -197,7 +198,7 @@ def test_eight_bit_moments(config: Callable[..., Config]) -> None:
     losses = [(engine.step([b], 32, 1e-3).read()[0], twin.step([b], 32, 1e-3).read()[0]) for b in batches[:3]]
     np.testing.assert_allclose(*np.transpose(losses), rtol=1e-3)
     moments = {name: np.array(value) for name, value in engine.optimizer_state()}
-    assert {name: value.shape for name, value in moments.items()} == moment_shapes(eight)
+    assert {name: value.shape for name, value in moments.items()} == state_shapes(eight)
     assert any(name.endswith(SCALE) for name in moments)
     kept = [state["exp_avg"] for state in engine._optimizer._optimizer.state.values()]
     assert {moment.codes.dtype for moment in kept if hasattr(moment, "codes")} == {torch.uint8}

@@ -15,7 +15,7 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import Alone
 from lost.errors import CheckpointError
 from lost.model.init import initial_values
-from lost.optim.moments import moment_shapes
+from lost.optim import state_shapes
 from lost.optim.skip_step import GuardState
 from lost.storage.files import read_sealed_json, sealed_json
 from lost.storage.tensors import read_tensors, write_tensors
@@ -31,7 +31,7 @@ class StandIn:
         return initial_values(self._config)
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        yield from ((name, np.ones(shape, np.float32)) for name, shape in moment_shapes(self._config).items())
+        yield from ((name, np.ones(shape, np.float32)) for name, shape in state_shapes(self._config).items())
 
 
 Save = Callable[..., checkpoint.Checkpoint]
@@ -66,7 +66,7 @@ def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., C
     arrays, meant = dict(found.parameters()), dict(initial_values(the_run(config)))
     assert {name: each.tobytes() for name, each in arrays.items()} == {n: each.tobytes() for n, each in meant.items()}
     assert arrays[f"{GATE}.channels"].dtype == np.int32
-    assert {name for name, _ in found.moments()} == moment_shapes(the_run(config)).keys()
+    assert {name for name, _ in found.moments()} == state_shapes(the_run(config)).keys()
     assert found.tokenizer().fingerprint == prepared.tokenizer.fingerprint
     assert (tmp_path / "latest").read_text() == "checkpoints/step-00000007\n"
     assert {path.name for path in saved.path.iterdir()} == {

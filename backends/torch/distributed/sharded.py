@@ -17,6 +17,7 @@ from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.distributed.group import model_shards
 from lost.errors import ConfigError
+from lost.optim import optimizer_of
 from lost.storage.arrays import NamedArrays
 
 
@@ -39,10 +40,11 @@ class Sharded(Whole):
     def __init__(self, config: Config, workers: Launched, device: torch.device, whole_steps: bool) -> None:
         self._replicas, self._workers, self._whole_steps = config.train.replicas, workers, whole_steps
         self._shards = model_shards(config, workers.count)
-        if config.optimizer.name == "adamw8bit" and self._shards > 1:
+        if not optimizer_of(config).by_rows and self._shards > 1:
             raise ConfigError(
-                f"optimizer.name = adamw8bit with {self._shards} workers a model: blocks of 8-bit moments don't follow "
-                "the rows that a worker holds; set optimizer.name=adamw, or train.replicas to the number of workers"
+                f"optimizer.name = {config.optimizer.name} with {self._shards} workers a model: what it keeps "
+                "doesn't follow the rows that a worker holds; set optimizer.name=adamw, or train.replicas to the "
+                "number of workers"
             )
         sizes, names = (self._shards,), ("shard",)
         if self._replicas > 1:

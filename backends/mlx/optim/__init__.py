@@ -1,0 +1,1 @@
+"""Optimizer updates on the device."""

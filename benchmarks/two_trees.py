@@ -1,0 +1,81 @@
+"""A training step in two versions of this project, in turns: what a change cost. Prints a table.
+
+usage: python benchmarks/two_trees.py BEFORE AFTER [--rounds 5] [--backend torch]      (6 minutes on two quiet cores)
+
+BEFORE and AFTER are folders with the project, such as two `git worktree`s. In turns each of them trains the 60M model
+for a few steps, through `lost train`, data and log included; the first steps of a process are left out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+STEPS, LEFT_OUT = 14, 4
+SETTINGS = ("train.batch_size=4", "train.micro_batch_size=4", "data.seq_len=256", "train.log_every=1",
+            "train.eval_every=0",
+            "train.save_every=0", "train.dtype=float32", f"schedule.steps={STEPS}", "schedule.warmup_steps=1",
+            "model.vocab_size=32000")  # fmt: skip
+
+
+def main() -> None:
+    """Train in turns, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trees", type=Path, nargs=2, metavar=("BEFORE", "AFTER"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--backend", choices=("torch", "mlx"), default="torch")
+    options = parser.parse_args()
+    names = ("before", "after")
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepared(options.trees[0], Path(folder))
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(options.rounds):
+            for name, tree in sorted(zip(names, options.trees, strict=True), reverse=bool(number % 2)):
+                times[name].append(seconds(tree, Path(folder), data, options.backend))
+                print(f"{name}: {times[name][-1]:.4f} s a step", file=sys.stderr, flush=True)
+    ratios = [after / before for before, after in zip(times["before"], times["after"], strict=True)]
+    command = shlex.join(["python", "benchmarks/two_trees.py", "BEFORE", "AFTER", *sys.argv[3:]])
+    print(f"# A step in two trees\n\n`{command}`, {platform.processor() or platform.machine()}\n")
+    print("| 60M, 4 x 256, fp32 | seconds a step, median | from | to |\n| --- | --- | --- | --- |")
+    for name in names:
+        print(f"| {name} | {statistics.median(times[name]):.4f} | {min(times[name]):.4f} | {max(times[name]):.4f} |")
+    print(f"\nAfter beside before, round by round: {', '.join(f'{ratio:.3f}' for ratio in ratios)}; median "
+          f"{statistics.median(ratios):.3f}.")  # fmt: skip
+
+
+def lost(tree: Path, *arguments: object) -> None:
+    """Run a command of a tree."""
+    subprocess.run(
+        [sys.executable, "-m", "lost", *map(str, arguments)],
+        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def prepared(tree: Path, folder: Path) -> Path:
+    """Prepare a little text made up of words."""
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(400)]
+    (folder / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    lost(tree, "prepare", folder / "text.txt", "--out", folder / "data", "--vocab-size", 600)
+    return folder / "data"
+
+
+def seconds(tree: Path, folder: Path, data: Path, backend: str) -> float:
+    """Return the median time of a step in a process of its own."""
+    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = ("train", "llama_60m", "--data", data, "--out", folder / "run", "--fresh", "--overwrite")
+    lost(tree, *command, "--backend", backend, *sets)
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = [row["tokens"] / row["step"] / row["tokens_per_second"] for row in rows if "loss" in row]
+    return statistics.median(found[LEFT_OUT:])
+
+
+if __name__ == "__main__":
+    main()

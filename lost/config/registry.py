@@ -1,0 +1,56 @@
+"""Names that a configuration may choose from, each with what it stands for: one registry a kind of choice.
+
+The rooms that implement them register theirs; so does an extension, a package of its own, either by
+
+    KINDS["toy"] = Toy
+
+before a configuration is read, or by an entry point of the group `lost.extensions` whose module does that: entry points
+are loaded when a name isn't known, so that commands which need none pay nothing for them.
+"""
+
+import difflib
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from lost.errors import ConfigError
+
+T = TypeVar("T")
+_GROUP = "lost.extensions"
+
+
+class Registry(dict[str, T]):
+    """What can be chosen under a key of the configuration, by name.
+
+    Args:
+        key: such as `projection.kind`.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def __missing__(self, name: str) -> T:
+        for each in entry_points(group=_GROUP):
+            each.load()
+        if name in self:
+            return self[name]
+        near = difflib.get_close_matches(name, self, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{self.key} = {name!r}: there is no such one; {hint}known here are {', '.join(self)}")
+
+    def check(self, name: str) -> str:
+        """Return a name that is known; where nothing is registered yet, any.
+
+        Raises:
+            ValueError: it isn't; worded for a configuration's message.
+        """
+        if self:
+            try:
+                self[name]
+            except ConfigError as error:
+                raise ValueError(str(error).partition(": ")[2]) from None
+        return name
+
+
+PROJECTIONS: Registry[Any] = Registry("projection.kind")
+OPTIMIZERS: Registry[Any] = Registry("optimizer.name")

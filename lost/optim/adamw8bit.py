@@ -1,0 +1,47 @@
+"""AdamW with moments in 8 bits, block by block (Dettmers et al., arXiv 2110.02861), as torchao keeps them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from lost.config import Config
+from lost.model.parameters import Parameter
+from lost.optim.adamw import MOMENTS, AdamW
+
+SCALE = "exp_avg_scale"
+BLOCK = 256  # entries that share a scale
+
+
+class AdamW8bit(AdamW):
+    """Also keeps the scales of the first moments (float32, one a block).
+
+    Those of the second can be read off the values, but the 8-bit map has no -1, so that a block whose largest entry is
+    negative hides its own.
+    """
+
+    arrays = (*MOMENTS, SCALE)
+    updates: ClassVar[Mapping[str, str]] = MappingProxyType({"torch": "lost.backends.torch.optim.adamw8bit:AdamW8bit"})
+    by_rows = False
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse weights that aren't float32."""
+        if config.train.param_dtype != "float32":
+            raise ValueError(
+                f"optimizer.name = adamw8bit with train.param_dtype = {config.train.param_dtype}: needs float32 "
+                "weights; set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
+            )
+
+    def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the moments, and of the scales where they are kept in 8 bits."""
+        scales = {SCALE: (row.size // BLOCK,)} if in_blocks(row.size) else {}
+        return dict.fromkeys(MOMENTS, row.shape) | scales
+
+    def bytes(self, row: Parameter, width: int) -> int:
+        """Count a byte an entry and the scales of both moments where these are kept in 8 bits."""
+        return 2 * row.size + 2 * 4 * (row.size // BLOCK) if in_blocks(row.size) else 2 * row.size * width
+
+
+def in_blocks(size: int) -> bool:
+    """Whether the moments of a parameter of this many entries are kept in 8 bits: torchao's rule."""
+    return size >= 4096 and size % BLOCK == 0
