@@ -2,6 +2,7 @@
 
 import ctypes
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,10 @@ from lost.data.dataset import Dataset
 from lost.engine import Engine
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
+
+# Whoever starts the tests (nohup, a shell's background) may ignore signals, and what they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if sys.platform == "linux":
     # MLX's own BLAS is slow on Linux. PyTorch's stands in for it, as long as it's there before MLX is imported.

@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from lost.engine import backend_module, resolve_backend
-from lost.engine import base as engine
+from lost.engine import backend_module, registry, resolve_backend
 from lost.errors import BackendError
 
 
@@ -27,7 +26,7 @@ from lost.errors import BackendError
 def test_auto(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, installed: set[str], expected: str) -> None:
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(engine, "find_spec", lambda name: object() if name in installed else None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: object() if name in installed else None)
     assert resolve_backend("auto") == expected
     assert resolve_backend("torch") == "torch"
 
@@ -62,7 +61,7 @@ def test_broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
             raise error
         return import_module(name)
 
-    monkeypatch.setattr(engine, "import_module", broken)
+    monkeypatch.setattr(registry, "import_module", broken)
     with pytest.raises(BackendError, match=r"can't be loaded: .*install it with: pip install --upgrade") as info:
         backend_module("mlx")
     assert "\n" not in str(info.value)

@@ -133,15 +133,15 @@ def test_disk_full_while_saving(
     from lost.storage import tensors
 
     run, arguments = tmp_path / "run", ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
-    write = Path.write_bytes
+    write = tensors.write_new
 
-    def refuse(path: Path, content: bytes) -> int:
+    def refuse(path: Path, content: bytes) -> None:
         if "step-00000020" in str(path) and path.name.startswith("optimizer"):
             write(path, content[:100])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, content)
+        write(path, content)
 
-    monkeypatch.setattr(tensors.Path, "write_bytes", refuse)
+    monkeypatch.setattr(tensors, "write_new", refuse)
     answer = lost(*arguments)
     assert answer.code == 2
     assert "No space left on device" in answer.err

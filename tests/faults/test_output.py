@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pty
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,7 +33,6 @@ def test_a_closed_terminal_saves(tiny_yaml: Path, prepared: Dataset, tmp_path: P
     run, (ours, theirs) = tmp_path / "run", pty.openpty()
 
     def take_the_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests themselves may run under nohup
         os.close(os.open(os.ttyname(theirs), os.O_RDWR))
 
     with subprocess.Popen(

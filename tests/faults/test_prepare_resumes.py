@@ -165,11 +165,11 @@ def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: py
 def test_network_gone(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a streamed set can't be fetched while the text is encoded; later it can."""
     for name, value in (
-        ("survey._REMOTE_BYTES", 1000),
-        ("prepare._BATCH_CHARACTERS", 1000),
-        ("prepare._SAVE_SECONDS", 0),
+        ("holdout._REMOTE_BYTES", 1000),
+        ("text._BATCH_CHARACTERS", 1000),
+        ("text._SAVE_SECONDS", 0),
     ):
-        monkeypatch.setattr(f"lost.{name}", value)
+        monkeypatch.setattr(f"lost.prepare.{name}", value)
     folder, away = tmp_path / "set", tmp_path / "away.parquet"
     folder.mkdir()
     for number in range(2):

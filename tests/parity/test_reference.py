@@ -64,6 +64,14 @@ def engine_with(config: Config, values: dict[str, np.ndarray], backend: str) -> 
     return engine
 
 
+def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Compare with the largest logit: a float32 sum loses in proportion to its terms, and the CPU chooses their order.
+
+    Entry by entry, three of 627 logits near zero were 2e-5 off on one CPU, and none on others.
+    """
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("projection", CASES)
@@ -72,7 +80,7 @@ def test_logits(config: Callable[..., Config], logits: Callable, projection: dic
     values = random_values(settings, np.float32)
     tokens = np.random.default_rng(0).integers(0, 19, (3, 11))
     found = logits(engine_with(settings, values, backend), tokens)
-    np.testing.assert_allclose(found, reference.logits(settings, values, tokens), atol=1e-5, rtol=1e-5)
+    assert_near(found, reference.logits(settings, values, tokens), 1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -176,7 +184,7 @@ def test_backends_agree(
     values = dict(initial_values(settings.replace("model", initializer_range=0.1)))
     tokens = np.random.default_rng(0).integers(0, 300, (4, 33))
     torch_logits, mlx_logits = (logits(engine_with(settings, values, name), tokens) for name in BACKENDS)
-    np.testing.assert_allclose(mlx_logits, torch_logits, atol=tolerance)
+    assert_near(mlx_logits, torch_logits, tolerance)
     expected, found = (with_one_gamma(gradients(settings, values, tokens, name)) for name in BACKENDS)
     for name, gradient in found.items():
         assert np.linalg.norm(gradient - expected[name]) <= tolerance * np.linalg.norm(expected[name]), name
