@@ -27,9 +27,9 @@ config = load_config("llama_7b", json.loads(sys.argv[1]))
 workers = join()
 before = process_peak_bytes()
 engine = create(config, "cpu", workers)
-engine.load(initial_values(config, workers.rank, workers.count))
+engine.load(initial_values(config, workers.rank, workers.world_size))
 print("peak", process_peak_bytes() - before, flush=True)
-workers.leave()
+workers.close()
 """
 
 

@@ -10,7 +10,7 @@ import typer
 from lost.cli.commands import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave_with_launcher
-from lost.errors import LeftAtOnceError, LostError
+from lost.errors import InterruptedAtOnceError, LostError
 from lost.utils.printable import printable
 
 app = typer.Typer(
@@ -64,7 +64,7 @@ def _run() -> None:
         if debug:
             raise
         _fail(str(error), error.exit_code)
-    except LeftAtOnceError as error:
+    except InterruptedAtOnceError as error:
         _fail(str(error), error.exit_code)
     except Exception as error:  # a defect: say so in one line, and how to see more
         if debug:

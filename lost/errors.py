@@ -65,7 +65,7 @@ class WorkerLostError(LostError):
     """One of several processes that train together is gone."""
 
 
-class LeftAtOnceError(BaseException):
+class InterruptedAtOnceError(BaseException):
     """A signal that isn't to be waited for. No `Exception`: nothing that tries again or hides errors may catch it."""
 
     exit_code = 130

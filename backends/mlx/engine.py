@@ -10,19 +10,19 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
-from lost.backends.mlx.distributed.group import Launched, Tree
+from lost.backends.mlx.distributed.group import MlxGroup, Tree
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Update
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens
-from lost.distributed.group import Alone, shares
+from lost.distributed.group import SingleProcess, local_batch_size
 from lost.engine import StepReport
 from lost.engine.registry import implementation
 from lost.errors import BackendError
 from lost.model.parameters import parameter_table, places_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
-from lost.optim.skip_step import HostGuard, worst
+from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
 from lost.storage.arrays import NamedArrays, checked
 
@@ -46,9 +46,9 @@ class MlxEngine:
     backend = "mlx"
     first_rows: Mapping[str, int] = {}  # every worker holds the whole model
 
-    def __init__(self, config: Config, device: str = "auto", workers: Alone | Launched | None = None) -> None:
-        self._config, self.device, self.workers = config, devices.resolve(device), workers or Alone()
-        own, micro_batch = shares(config, self.workers.count)
+    def __init__(self, config: Config, device: str = "auto", workers: SingleProcess | MlxGroup | None = None) -> None:
+        self._config, self.device, self.workers = config, devices.resolve(device), workers or SingleProcess()
+        own, micro_batch = local_batch_size(config, self.workers.world_size)
         memory = budget(config, self.backend, self.device, micro_batch, own).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
         self._table, self._entries = parameter_table(config), vocabulary(config)
@@ -60,7 +60,7 @@ class MlxEngine:
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
         )(config.optimizer, {name: trained[name] for name in self._trained}, self._table)
-        self._begun, self.guard = False, HostGuard(train)
+        self._begun, self.guard = False, SkipRule(train)
         self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
         self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model)
@@ -99,17 +99,17 @@ class MlxEngine:
             for name, array in checked(arrays, shapes, places_of(self._table)):
                 places[name] = to_mlx(array).astype(places[name].dtype)
                 mx.eval(places[name])
-        return iter(places.items()) if isinstance(self.workers, Alone) else self.workers.spread(places)
+        return iter(places.items()) if isinstance(self.workers, SingleProcess) else self.workers.spread(places)
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
         """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
-        scale = mx.array(self.workers.count / predictions)  # a number would be compiled in, and anew when it changes
+        scale = mx.array(self.workers.world_size / predictions)  # as a number it would be compiled in
         total, gradients = mx.array(0.0), None
         for batch in micro_batches:
             nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
             total = total + nll
             mx.eval(total, gradients)
-        if not isinstance(self.workers, Alone):
+        if not isinstance(self.workers, SingleProcess):
             gradients, total = self.workers.reduce(gradients, total)
         flat, norm = _clip(
             _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")

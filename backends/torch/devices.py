@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from lost.distributed.launcher import place_here
+from lost.distributed.launcher import local_rank
 from lost.errors import BackendError
 from lost.utils.machine import memory_bytes, process_peak_bytes
 
@@ -28,7 +28,7 @@ def resolve(name: str) -> str:
         )
     if kind != "cuda":
         return name
-    number = number or str(place_here()[0])
+    number = number or str(local_rank()[0])
     if int(number) >= torch.cuda.device_count():
         raise BackendError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0; expected one for "
@@ -49,7 +49,7 @@ def capacity(device: str) -> int:
         return torch.cuda.get_device_properties(torch.device(device)).total_memory
     if device == "mps":
         return torch.mps.recommended_max_memory()
-    return memory_bytes() // place_here()[1]
+    return memory_bytes() // local_rank()[1]
 
 
 def memory(device: str) -> dict[str, int]:

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
-from lost.backends.torch.distributed.group import Launched, worker_errors
+from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.sharded import Sharded
 from lost.backends.torch.distributed.single_device import Whole
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
-from lost.backends.torch.optim.skip_step import DeviceGuard
+from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.config import Config
 from lost.data.loader import Batch, check_tokens, with_last
-from lost.distributed.group import Alone, Workers
+from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepReport
 from lost.engine.registry import implementation
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
@@ -46,12 +46,12 @@ class TorchEngine:
     def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device = config, devices.resolve(device)
         self._device = torch.device(self.device)
-        self.workers = workers or Alone()
+        self.workers = workers or SingleProcess()
         self._table, self._entries = parameter_table(config), vocabulary(config)
         self._layout = Whole()
-        if isinstance(self.workers, Launched):
+        if isinstance(self.workers, TorchGroup):
             room = devices.capacity(self.device)
-            whole_steps = fits_whole(config, self.device, room, self.workers.count)
+            whole_steps = fits_whole(config, self.device, room, self.workers.world_size)
             self._layout = Sharded(config, self.workers, self._device, whole_steps)
         self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)
@@ -61,7 +61,7 @@ class TorchEngine:
         self._held = {name: self._layout.part(tensor) for name, tensor in tensors.items()}
         self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
         self._wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
-        self.guard = DeviceGuard(config.train, self._device, self._wide)
+        self.guard = DeviceSkipRule(config.train, self._device, self._wide)
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
         )(config.optimizer, self._trained, self._table)
@@ -105,7 +105,7 @@ class TorchEngine:
             for batch, last in with_last(micro_batches):
                 self._layout.begin_micro_batch(last)
                 nll = self.model(*self._on_device(batch))
-                (nll * (self.workers.count / predictions)).backward()  # which means gradients over the workers
+                (nll * (self.workers.world_size / predictions)).backward()  # which means gradients over the workers
                 total += nll.detach()
         for name, held in self._trained.items():
             gradient = self._parameters[name].grad
@@ -130,7 +130,7 @@ class TorchEngine:
             for name, held in self._trained.items()
             if held.grad is not None
         }
-        shares = [json.loads(text) for text in self.workers.gather(json.dumps(norms))]
+        shares = [json.loads(text) for text in self.workers.all_gather(json.dumps(norms))]
         return worst({name: sum(share[name] ** 2 for share in shares) ** 0.5 for name in norms})
 
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

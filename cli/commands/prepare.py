@@ -69,7 +69,7 @@ def prepare(
     """
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
-    from lost.errors import LeftAtOnceError, UserError
+    from lost.errors import InterruptedAtOnceError, UserError
     from lost.prepare.examples import prepare_examples
     from lost.prepare.hub import HubChoice
     from lost.prepare.sources import Sources
@@ -122,7 +122,7 @@ def prepare(
                 screen.message,
             )
     except KeyboardInterrupt:
-        raise LeftAtOnceError("interrupted; the same command goes on where it was") from None
+        raise InterruptedAtOnceError("interrupted; the same command goes on where it was") from None
     if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
         note(
             f"left out, because they are not text: {', '.join(path.name for path in skipped[:3])}"

@@ -66,7 +66,7 @@ def train(
     if dry_run:
         if found := check_start(run, screen):
             answer_dry_run(found, run, as_json)
-        run.workers.leave()
+        run.workers.close()
         return
     result = start(run, engine, screen, screen.live, describe(run.config, engine), ending)
     validation = result.validation
@@ -94,7 +94,7 @@ def describe(config: "Config", engine: "Engine") -> str:
 
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
-    among = f" and {engine.workers.count - 1} more" if engine.workers.count > 1 else ""
+    among = f" and {engine.workers.world_size - 1} more" if engine.workers.world_size > 1 else ""
     return (
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
         f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"

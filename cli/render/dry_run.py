@@ -22,7 +22,7 @@ def answer_dry_run(found: "DryRun", run: "Ready", as_json: bool) -> None:
         "run": str(folder),
         "backend": run.backend,
         "devices": found.devices,
-        "workers": run.workers.count,
+        "workers": run.workers.world_size,
         "parameters": parameters,
         "memory_bytes": {"needed": found.memory.total, "there": found.room},
         "data": {"path": str(dataset.path), "tokens": found.tokens, "epochs": max(found.epochs)},
@@ -44,10 +44,10 @@ def answer_dry_run(found: "DryRun", run: "Ready", as_json: bool) -> None:
     begins = "resumes at" if found.start else "starts from"
     first = f" with the weights of {weights}" if weights else ""
     removes = f", {len(found.removed)} checkpoints removed" if found.removed else ""
-    each = " each" if run.workers.count > 1 else ""
+    each = " each" if run.workers.world_size > 1 else ""
     rows = [
         ["backend", run.backend],
-        ["workers", f"{run.workers.count} ({', '.join(found.devices)})"],
+        ["workers", f"{run.workers.world_size} ({', '.join(found.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
         ["memory", f"{size(found.memory.total)} needed{each}, {size(found.room)} there"],
         ["data", f"{dataset.path}: {count(found.tokens)} tokens, whole; the run takes {taken}"],

@@ -66,7 +66,7 @@ class TrainingScreen:
 
 
 class PreparationScreen:
-    """Shows the phases of `lost prepare`. Implements `lost.prepare.text.Progress`."""
+    """Shows the phases of `lost prepare`. Implements `lost.prepare.text.ProgressCallback`."""
 
     _BAR_EVERY, _LINE_EVERY = 0.1, 30.0  # seconds
 

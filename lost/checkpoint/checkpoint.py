@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from lost.checkpoint.state import Progress
+from lost.checkpoint.state import TrainState
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
@@ -40,7 +40,7 @@ class Checkpoint:
 
     path: Path
     config: Config
-    progress: Progress
+    progress: TrainState
     tokenizer_fingerprint: str
     files: dict[str, Seal]
 
@@ -147,10 +147,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {FORMAT}, the one this version reads")
     try:
         files = {str(name): _seal(entry) for name, entry in manifest["files"].items()}
-        fields = {name: manifest[name] for name in Progress.__dataclass_fields__ if name != "origin"}
+        fields = {name: manifest[name] for name in TrainState.__dataclass_fields__ if name != "origin"}
         fields["origin"] = manifest.get("origin")  # which checkpoints didn't have at first
         fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions
-        progress = TypeAdapter(Progress).validate_python(fields)
+        progress = TypeAdapter(TrainState).validate_python(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -13,13 +13,13 @@ from threading import Thread
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import Progress
+from lost.checkpoint import TrainState
 from lost.config import Config
 from lost.engine import Engine
 from lost.errors import LostError, StorageError
 from lost.storage.arrays import NamedArrays
-from lost.storage.failpoints import reach
-from lost.storage.files import Seal, begin_folder, finish_folder, replace_text, storage
+from lost.storage.failpoints import failpoint
+from lost.storage.files import Seal, begin_dir, publish, replace_text, storage
 from lost.storage.nofollow import remove
 from lost.tokenizer import Tokenizer
 from lost.utils.machine import available_bytes
@@ -56,24 +56,24 @@ class Saver:
         self._folder, self._config, self._engine, self._tokenizer = folder, config, engine, tokenizer
         self._writing: _Writing | None = None
 
-    def start(self, progress: Progress) -> None:
+    def start(self, progress: TrainState) -> None:
         """Begin to save the engine's state; the one before must be finished.
 
         Raises:
             StorageError: the disk refused; nothing older was touched.
         """
         began, workers = time.perf_counter(), self._engine.workers
-        path = checkpoint.place(self._folder, progress.step)
+        path = checkpoint.checkpoint_path(self._folder, progress.step)
         refused, partial = "", path
         if workers.rank == 0:
             try:
-                partial = begin_folder(path)
+                partial = begin_dir(path)
             except StorageError as error:
                 refused = str(error)
-        refused, where = json.loads(workers.share(json.dumps([refused, str(partial)])))
+        refused, where = json.loads(workers.broadcast(json.dumps([refused, str(partial)])))
         if refused:
             raise StorageError(refused)
-        reach("save.begun")
+        failpoint("save.begun")
         needed = 2 * checkpoint.array_bytes(self._config)
         writes = workers.rank < workers.readers
         beside = not workers.any(writes and needed > available_bytes())
@@ -107,20 +107,20 @@ class Saver:
         began = time.perf_counter()
         if wait:
             writing.wait()
-        elif workers.total(writing.is_alive()) > 0:
+        elif workers.all_reduce(writing.is_alive()) > 0:
             return None
         self._writing = None
-        told = [json.loads(text) for text in workers.gather(json.dumps([writing.fault, writing.files]))]
+        told = [json.loads(text) for text in workers.all_gather(json.dumps([writing.fault, writing.files]))]
         faults = [f"rank {rank}: {fault}" if rank else fault for rank, (fault, _) in enumerate(told) if fault]
         if not faults:
             files = {name: Seal(**seal) for _, part in told for name, seal in part.items()}  # type: ignore[typeddict-item]
-            faults = [fault for fault in [workers.share(self._seal(writing, files))] if fault]
+            faults = [fault for fault in [workers.broadcast(self._seal(writing, files))] if fault]
         if faults:
             if workers.rank == 0:
                 remove(writing.partial)
             raise StorageError(f"saving the checkpoint of step {writing.progress.step}: {'; '.join(faults)}")
         now = time.perf_counter()
-        path = checkpoint.place(self._folder, writing.progress.step)
+        path = checkpoint.checkpoint_path(self._folder, writing.progress.step)
         return Saved(path, writing.progress.step, writing.stalled + now - began, now - writing.began)
 
     def _seal(self, writing: "_Writing", files: dict[str, Seal]) -> str:
@@ -128,15 +128,15 @@ class Saver:
         if self._engine.workers.rank > 0:
             return ""
         step, train = writing.progress.step, self._config.train
-        path = checkpoint.place(self._folder, step)
+        path = checkpoint.checkpoint_path(self._folder, step)
         try:
             with storage(path):
                 checkpoint.write_manifest(writing.partial, files, self._config, writing.progress, self._tokenizer)
-                reach("save.manifest")
-                finish_folder(writing.partial, path, replace=True)
-                reach("save.renamed")
+                failpoint("save.manifest")
+                publish(writing.partial, path, replace=True)
+                failpoint("save.renamed")
                 replace_text(self._folder.parent / "latest", f"{self._folder.name}/{path.name}\n")
-                reach("save.latest")
+                failpoint("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
         except (StorageError, OSError) as error:  # whatever it is, the others must hear of it
             return str(error) if writing.partial.exists() else f"it stands, but what comes after it failed: {error}"
@@ -156,7 +156,7 @@ class _Writing(Thread):
         moments: NamedArrays,
         first_rows: dict[str, int],
         worker: str,
-        progress: Progress,
+        progress: TrainState,
         began: float,
     ) -> None:
         super().__init__(name="saving", daemon=True)
@@ -171,7 +171,7 @@ class _Writing(Thread):
                 self.files = checkpoint.write_arrays(
                     self.partial, *self._arrays, first_rows=self._first_rows, worker=self._worker
                 )
-                reach("save.arrays")
+                failpoint("save.arrays")
         except LostError as error:
             self.fault = str(error)
         except Exception as error:  # a defect must not pass for a checkpoint

@@ -21,7 +21,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainState:
     """Where a run stands.
 
     Attributes:

@@ -15,7 +15,7 @@ from lost.storage.nofollow import check_folder, is_folder
 _NAME = re.compile(r"step-\d{8,}")
 
 
-def place(folder: Path, step: int) -> Path:
+def checkpoint_path(folder: Path, step: int) -> Path:
     """Return where the checkpoint of a step stands."""
     return folder / f"step-{step:08d}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import lost
 from lost.checkpoint.checkpoint import CONFIG, FORMAT, MANIFEST, Checkpoint, model_description, open_checkpoint
-from lost.checkpoint.state import Progress
+from lost.checkpoint.state import TrainState
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table
@@ -18,11 +18,11 @@ from lost.optim import state_shapes
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import (
     Seal,
+    atomic_dir,
     broken,
     flush,
     seal,
     sealed_json,
-    whole_folder,
 )
 from lost.storage.nofollow import write_new
 from lost.storage.tensors import PART_BYTES, write_tensors
@@ -34,7 +34,7 @@ def write(
     parameters: NamedArrays,
     moments: NamedArrays,
     config: Config,
-    progress: Progress,
+    progress: TrainState,
     tokenizer: Tokenizer,
     part_bytes: int = PART_BYTES,
 ) -> Checkpoint:
@@ -44,7 +44,7 @@ def write(
         StorageError: the disk refused; nothing older was touched.
         CheckpointError: what was read back is not what was written.
     """
-    with whole_folder(path, replace=True) as partial:
+    with atomic_dir(path, replace=True) as partial:
         files = write_arrays(partial, parameters, moments, part_bytes)
         write_manifest(partial, files, config, progress, tokenizer)
     return open_checkpoint(path)
@@ -85,7 +85,7 @@ def write_arrays(
 
 
 def write_manifest(
-    partial: Path, files: Mapping[str, Seal], config: Config, progress: Progress, tokenizer: Tokenizer
+    partial: Path, files: Mapping[str, Seal], config: Config, progress: TrainState, tokenizer: Tokenizer
 ) -> None:
     """Make a checkpoint of a folder in which all arrays stand."""
     contents, files = {CONFIG: _json(model_description(config)), **tokenizer.files}, dict(files)

@@ -19,7 +19,7 @@ class Workers(Protocol):
 
     Attributes:
         rank: this one's number, from 0. Rank 0 decides and speaks.
-        count: how many there are.
+        world_size: how many there are.
         readers: how many of them, the first ones, read and write the run folder. Where each holds a copy of the model,
             rank 0 is the only one, and the others get everything from it.
         sigterm_asks: whether SIGTERM asks for a save. Else it ends this process at once: it is what the launcher sends
@@ -27,33 +27,33 @@ class Workers(Protocol):
     """
 
     rank: int
-    count: int
+    world_size: int
     readers: int
     sigterm_asks: bool
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return rank 0's text, whatever the others passed."""
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up on any of them."""
 
-    def total(self, value: float) -> float:
+    def all_reduce(self, value: float) -> float:
         """Return the sum over all, in float64 and the same everywhere."""
 
-    def gather(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         """Return everyone's text, by rank."""
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Part in good order, once there is nothing more to do together."""
 
 
-class Alone:
+class SingleProcess:
     """One process that has everything to itself."""
 
-    rank, count, readers = 0, 1, 1
+    rank, world_size, readers = 0, 1, 1
     sigterm_asks = True
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return the text."""
         return text
 
@@ -61,19 +61,19 @@ class Alone:
         """Return the flag."""
         return flag
 
-    def total(self, value: float) -> float:
+    def all_reduce(self, value: float) -> float:
         """Return the value."""
         return value
 
-    def gather(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         """Return the text."""
         return [text]
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Do nothing."""
 
 
-def join_alone() -> Alone:
+def single_process() -> SingleProcess:
     """Return this process alone.
 
     Raises:
@@ -87,7 +87,7 @@ def join_alone() -> Alone:
                 "start it without, or use --backend torch under torchrun, or --backend mlx under "
                 "mlx.launch --backend ring"
             )
-    return Alone()
+    return SingleProcess()
 
 
 def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
@@ -108,7 +108,7 @@ def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
         "configuration": config.replace("data", path=None, mixture=None).model_dump(mode="json"),
         "prepared data": data,
     }
-    shared = json.loads(workers.share(json.dumps(own)))
+    shared = json.loads(workers.broadcast(json.dumps(own)))
     differing = [name for name, value in json.loads(json.dumps(own)).items() if value != shared[name]]
     if workers.any(bool(differing)):
         here = f"the {' and the '.join(differing)} here (rank {workers.rank}) differ from rank 0's" if differing else ""
@@ -118,7 +118,7 @@ def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
         )
 
 
-def shares(config: Config, count: int) -> tuple[int, int]:
+def local_batch_size(config: Config, count: int) -> tuple[int, int]:
     """Return (sequences a step, sequences in memory at once) of one of `count` workers.
 
     Raises:

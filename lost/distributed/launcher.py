@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from threading import Thread
 
-last_words: list[Callable[[str], None]] = []  # who is told besides standard error
+exit_callbacks: list[Callable[[str], None]] = []  # who is told besides standard error
 
 
-def place_here() -> tuple[int, int]:
+def local_rank() -> tuple[int, int]:
     """Return which of torchrun's processes on this machine this one is, and how many there are; else (0, 1)."""
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -28,7 +28,7 @@ def leave_with_launcher() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         words = f"left: the launcher (process {parent}) is gone; what was saved before stands"
-        for tell in last_words:
+        for tell in exit_callbacks:
             tell(words)
         print(f"lost: {words}", file=sys.stderr, flush=True)
         os._exit(1)

@@ -112,7 +112,7 @@ def _measured(
     """Evaluate on batches; `text_bytes` are those of the text that `whole` predictions stand for."""
     counting, workers = _Counted(batches), engine.workers
     nll, count = engine.evaluate(_dealt(counting, workers, check))
-    nll, count = workers.total(nll), int(workers.total(count))
+    nll, count = workers.all_reduce(nll), int(workers.all_reduce(count))
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
@@ -142,7 +142,7 @@ class _Counted:
 def _dealt(batches: Iterable[Batch], workers: Workers, check: Callable[[], None]) -> Iterator[Batch]:
     """Yield this worker's batches, one a round: all make as many passes, in the last round some for nothing."""
     coming = iter(batches)
-    while taken := list(islice(coming, workers.count)):
+    while taken := list(islice(coming, workers.world_size)):
         check()
         first = taken[0]
         spare = Batch(first.tokens, np.zeros_like(first.tokens[:, 1:], bool))

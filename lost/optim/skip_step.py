@@ -44,7 +44,7 @@ class Guard(Protocol):
         """Go on from a state."""
 
 
-class HostGuard:
+class SkipRule:
     """The rule itself, in Python's numbers.
 
     Args:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
-from lost.distributed.group import model_shards, shares
+from lost.distributed.group import local_batch_size, model_shards
 from lost.errors import ConfigError
 from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 from lost.optim import optimizer_of
@@ -142,7 +142,7 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     Raises:
         ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
     """
-    own, micro_batch = shares(config, workers)
+    own, micro_batch = local_batch_size(config, workers)
     shards = model_shards(config, workers) if backend == "torch" else 1
 
     def memory(size: int) -> Memory:
@@ -172,7 +172,7 @@ def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
 
     Then weights are gathered, and gradients shared out, once a step instead of once a micro-batch and pass.
     """
-    own, micro_batch = shares(config, workers)
+    own, micro_batch = local_batch_size(config, workers)
     shards = model_shards(config, workers)
     return budget(config, "torch", device, micro_batch, own, shards, whole_steps=True).memory.total <= room
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lost.checkpoint import array_bytes, checkpoints
 from lost.config import Config
-from lost.storage.files import existing, leftovers
+from lost.storage.files import existing, stale_temps
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def disk_room(config: Config, folder: Path, step: int, removed: Sequence[Path] =
         removed: checkpoints that the start removes.
     """
     train, last, target = config.train, config.last_step, folder / "checkpoints"
-    place, going = existing(target), (*removed, *leftovers(target))
+    place, going = existing(target), (*removed, *stale_temps(target))
     free = shutil.disk_usage(place).free + sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     multiples = last // train.keep_every if train.keep_every else 0
     most = train.keep_last + 1 + 1 + multiples

@@ -12,8 +12,8 @@ from lost.data.loss_mask import MarksWriter
 from lost.errors import DataError
 from lost.prepare.example_lines import Example, encode_example, read_examples
 from lost.prepare.resume import read_journal
-from lost.prepare.text import Progress, check_place, check_share, empty, own_folder, unseen
-from lost.storage.files import finish_folder, storage
+from lost.prepare.text import ProgressCallback, check_place, check_share, empty, own_folder, unseen
+from lost.storage.files import publish, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
 from lost.storage.nofollow import remove
@@ -28,7 +28,7 @@ def prepare_examples(
     out: Path,
     tokenizer: Tokenizer,
     valid: Sequence[Path] | float,
-    progress: Progress = unseen,
+    progress: ProgressCallback = unseen,
     overwrite: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def prepare_examples(
             splits = {name: _write(partial, name, chosen(name), tokenizer, progress) for name in (TRAIN, VALID)}
             named = [str(path) for path in (*paths, *own)]
             write_description(partial, tokenizer, splits, {"sources": named, "examples": True})
-            finish_folder(partial, out, overwrite)
+            publish(partial, out, overwrite)
             remove(out / LOCK)
         except BaseException:
             remove(partial)
@@ -82,7 +82,7 @@ def prepare_examples(
 
 
 def _write(
-    folder: Path, name: str, examples: Iterable[Example], tokenizer: Tokenizer, progress: Progress
+    folder: Path, name: str, examples: Iterable[Example], tokenizer: Tokenizer, progress: ProgressCallback
 ) -> dict[str, Any]:
     shards, marks = SplitWriter(folder, name, tokenizer), MarksWriter(folder, name)
     marks.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with

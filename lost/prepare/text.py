@@ -16,8 +16,8 @@ from lost.prepare.holdout import HeldOut, hold_out, survey, tokenizer_text
 from lost.prepare.resume import FILE as JOURNAL
 from lost.prepare.resume import Journal, read_journal
 from lost.prepare.sources import Sources
-from lost.storage.failpoints import reach
-from lost.storage.files import finish_folder, flush, partial_folder, storage
+from lost.storage.failpoints import failpoint
+from lost.storage.files import flush, partial_folder, publish, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
 from lost.storage.nofollow import check_folder, remove
@@ -28,7 +28,7 @@ _SAVE_SECONDS = 10.0
 _WORKER_BYTES = 8 << 20  # of text that make another process worth its start
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Is told where a phase stands: bytes done, bytes in all or 0 if that isn't known, and what they hold."""
 
     def __call__(self, phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
@@ -44,7 +44,7 @@ def prepare(
     out: Path,
     tokenizer: Tokenizer | int,
     valid: Sources | float,
-    progress: Progress = unseen,
+    progress: ProgressCallback = unseen,
     overwrite: bool = False,
     workers: int = 1,
     tell: Callable[[str], None] = lambda text: None,
@@ -95,7 +95,7 @@ def prepare(
             else:
                 journal = _begin(partial, arguments, sources, tokenizer, valid, progress)
             splits = _encode(partial, journal, sources, own, progress, workers)
-            finish_folder(partial, out, overwrite)  # with its journal: until then it can be gone on with
+            publish(partial, out, overwrite)  # with its journal: until then it can be gone on with
             for name in (JOURNAL, LOCK):
                 remove(out / name)
         except BaseException as error:
@@ -160,7 +160,7 @@ def _begin(
     sources: Sources,
     tokenizer: Tokenizer | int,
     valid: Sources | float,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Journal:
     """Look at all of the text, and note what is to be done with it."""
     empty(partial)
@@ -188,7 +188,7 @@ def empty(partial: Path) -> None:
 
 
 def _encode(
-    partial: Path, journal: Journal, sources: Sources, own: Sources | None, progress: Progress, workers: int
+    partial: Path, journal: Journal, sources: Sources, own: Sources | None, progress: ProgressCallback, workers: int
 ) -> dict[str, Any]:
     """Write the shards and their description."""
     plan, total = journal.plan, journal.plan["bytes"]
@@ -207,7 +207,7 @@ def _encode(
         for name, (ids, documents, size) in batch.splits.items():
             writers[name].append(ids, documents, size)
         journal.place = batch.end
-        reach("prepare.batch")
+        failpoint("prepare.batch")
         if time.monotonic() - saved >= _SAVE_SECONDS:
             save()
             saved = time.monotonic()

@@ -26,7 +26,7 @@ _PLAN = os.environ.get("LOST_FAIL_POINT", "")
 _reached = 0
 
 
-def reach(name: str) -> None:
+def failpoint(name: str) -> None:
     """Fail here, if that was asked for."""
     if _PLAN:
         _act(name)

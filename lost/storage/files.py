@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from lost.errors import StorageError
-from lost.storage.failpoints import reach
+from lost.storage.failpoints import failpoint
 from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
 from lost.utils.parsing import parse_json
 
@@ -22,24 +22,24 @@ _DEFECTS = {None, errno.EBADF, errno.EFAULT, errno.ESPIPE, errno.ENOTTY}
 
 
 @contextmanager
-def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+def atomic_dir(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` on success and disappears on failure.
 
     Every file in it is flushed to disk before the rename. What an earlier crash left is removed first. With `replace`,
     a folder that is already there makes way at the last moment; between the two renames there is none, never half of
     one.
     """
-    partial = begin_folder(path)
+    partial = begin_dir(path)
     try:
         with storage(path):
             yield partial
-        finish_folder(partial, path, replace)
+        publish(partial, path, replace)
     except BaseException:
         remove(partial)
         raise
 
 
-def begin_folder(path: Path) -> Path:
+def begin_dir(path: Path) -> Path:
     """Make an empty folder beside `path` that is to become it; what an earlier crash left there is removed.
 
     Raises:
@@ -64,8 +64,8 @@ def partial_folder(path: Path) -> Path:
     return path.with_name(f"{_PARTIAL}{path.name}")
 
 
-def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:
-    """Give a folder from `begin_folder` its name, everything in it on disk.
+def publish(partial: Path, path: Path, replace: bool = False) -> None:
+    """Give a folder from `begin_dir` its name, everything in it on disk.
 
     Raises:
         StorageError: the disk refused.
@@ -86,7 +86,7 @@ def finish_folder(partial: Path, path: Path, replace: bool = False) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves all of it or nothing under its name."""
     gone = _renamed(path)
-    reach("prune.renamed")
+    failpoint("prune.renamed")
     remove(gone)  # what can't be removed now, such as an open file on a share, is swept later
 
 
@@ -99,11 +99,11 @@ def _renamed(path: Path) -> Path:
 
 def sweep(folder: Path) -> None:
     """Remove what interrupted writes and removals left in a folder."""
-    for path in leftovers(folder):
+    for path in stale_temps(folder):
         remove(path)
 
 
-def leftovers(folder: Path) -> list[Path]:
+def stale_temps(folder: Path) -> list[Path]:
     """Return what isn't finished in a folder: being written now, or left by an interrupted write or removal."""
     return sorted(folder.glob(f"{_PARTIAL}*"))
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from lost.errors import CheckpointError
 from lost.storage.arrays import NamedArrays
-from lost.storage.failpoints import reach
+from lost.storage.failpoints import failpoint
 from lost.storage.files import Seal, seal
 from lost.storage.nofollow import open_read, write_new
 from lost.utils.parsing import parse_json
@@ -56,7 +56,7 @@ def write_tensors(
         write_new(folder / name, content)
         seals[name] = seal(content)
         part.clear()
-        reach("save.file")
+        failpoint("save.file")
 
     size = 0
     for name, array in arrays:

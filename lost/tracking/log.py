@@ -29,7 +29,7 @@ def logged(folder: Path, reporter: Reporter, workers: Workers) -> Iterator[Repor
         yield reporter
         return
     log = _Logged(folder / FILE, reporter, workers)
-    launcher.last_words.append(log.note)
+    launcher.exit_callbacks.append(log.note)
     log.note(f"lost {__version__}, process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
     try:
         yield log
@@ -37,13 +37,13 @@ def logged(folder: Path, reporter: Reporter, workers: Workers) -> Iterator[Repor
         log.note(f"ended: {type(error).__name__}: {error}")
         raise
     finally:
-        launcher.last_words.remove(log.note)
+        launcher.exit_callbacks.remove(log.note)
 
 
 class _Logged:
     def __init__(self, path: Path, reporter: Reporter, workers: Workers) -> None:
         self._path, self._reporter = path, reporter
-        self._rank, self._who = workers.rank, f" rank {workers.rank}" if workers.count > 1 else ""
+        self._rank, self._who = workers.rank, f" rank {workers.rank}" if workers.world_size > 1 else ""
 
     def step(self, row: dict[str, Any]) -> None:
         self._reporter.step(row)

@@ -71,7 +71,7 @@ def check_start(run: Ready, reporter: Reporter) -> DryRun | None:
         UserError: the training would not start, on this worker or another.
     """
     workers, found = run.workers, None
-    devices = workers.gather(run.device)
+    devices = workers.all_gather(run.device)
     refusal: UserError | None = None
     try:
         if workers.rank == 0:
@@ -97,7 +97,7 @@ def _found(run: Ready, devices: list[str], reporter: Reporter) -> DryRun:
     if disk.shortage:
         raise StorageError(disk.shortage)
     room = backend_module(run.backend).capacity(run.device)
-    memory = check_room(config, run.backend, run.device, room, run.workers.count)
+    memory = check_room(config, run.backend, run.device, room, run.workers.world_size)
     stream = training_stream(dataset, config.data.seq_len, config.train.seed)
     epochs = stream.epochs(config.last_step * config.train.batch_size)
     steps = max(config.last_step - step, 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import MANIFEST, Checkpoint, Origin, Progress, checkpoints, open_checkpoint
+from lost.checkpoint import MANIFEST, Checkpoint, Origin, TrainState, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
@@ -20,7 +20,7 @@ from lost.interop.rewrite import cast
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table, places_of, shapes_of
 from lost.storage.arrays import NamedArrays, checked
-from lost.storage.files import replace_text, storage, whole_folder
+from lost.storage.files import atomic_dir, replace_text, storage
 from lost.tokenizer import Tokenizer
 from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
 
@@ -157,16 +157,16 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
         CheckpointError: the arrays aren't those of the model.
         StorageError: the disk refused.
     """
-    path = checkpoint.place(folder / "checkpoints", 0)
+    path = checkpoint.checkpoint_path(folder / "checkpoints", 0)
     table = parameter_table(config)
     digest = _Digest()
     arrays = cast(
         digest.passing(checked(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
     )
-    with whole_folder(path, replace=True) as partial:
+    with atomic_dir(path, replace=True) as partial:
         files = checkpoint.write_arrays(partial, arrays, ())
         origin = Origin(str(source.path), source.step, digest.hexadecimal)
-        progress = Progress(data=dataset.fingerprint, origin=origin)
+        progress = TrainState(data=dataset.fingerprint, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         replace_text(folder / LATEST, f"{path.parent.name}/{path.name}\n")

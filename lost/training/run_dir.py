@@ -8,7 +8,7 @@ from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, ope
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
-from lost.distributed.launcher import place_here
+from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
 from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
@@ -21,7 +21,7 @@ CONFIG = "config.yaml"
 LATEST = "latest"
 
 # What may change when a run goes on: none of it changes what is computed, but for rounding.
-FREE = {
+MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # folders: other data, or other weights, are refused by the fingerprint
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
@@ -69,7 +69,7 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, reporter: Rep
     return start
 
 
-def begin_afresh(config: Config, folder: Path, reporter: Reporter, overwrite: bool) -> None:
+def reset_run_dir(config: Config, folder: Path, reporter: Reporter, overwrite: bool) -> None:
     """Make a run folder ready for a new run.
 
     Raises:
@@ -106,13 +106,13 @@ def check_data(dataset: Dataset, workers: Workers) -> None:
     Raises:
         DataError: a shard is not what was written.
     """
-    faults = list(dataset.faults(*place_here()))
+    faults = list(dataset.faults(*local_rank()))
     if workers.any(bool(faults)):
         what = "; ".join(faults) or "another worker found a damaged shard, and says which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
 
 
-def check_seen(folder: Path, job: str, workers: Workers) -> None:
+def check_shared_dir(folder: Path, job: str, workers: Workers) -> None:
     """See that every worker which is to read and write a run folder looks at the one that rank 0 has locked.
 
     Args:
@@ -123,7 +123,7 @@ def check_seen(folder: Path, job: str, workers: Workers) -> None:
     Raises:
         StorageError: one of them looks elsewhere.
     """
-    job, file = workers.share(job), folder / LOCK
+    job, file = workers.broadcast(job), folder / LOCK
     reads = workers.rank < workers.readers
     try:
         seen = not reads or read_bytes(file, DOCUMENT_BYTES) == job.encode()
@@ -132,7 +132,7 @@ def check_seen(folder: Path, job: str, workers: Workers) -> None:
     if workers.any(not seen):
         here = "here" if not seen else "on another"
         raise StorageError(
-            f"{folder} is not the same folder on all {workers.count} workers (found {here}: rank {workers.rank}); "
+            f"{folder} is not the same folder on all {workers.world_size} workers (found {here}: rank {workers.rank}); "
             "expected one that all machines share; name it with --out"
         )
 
@@ -171,7 +171,7 @@ def check_run_folder(folder: Path, resumes: bool) -> None:
                 open_read(folder / name).close()
 
 
-def take(config: Config, folder: Path) -> None:
+def write_config(config: Config, folder: Path) -> None:
     """Have a folder hold the resolved configuration, by which it is known as a run: after all that a start needs."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / "checkpoints"):
@@ -208,7 +208,7 @@ def tokenizer_place(path: Path) -> Path:
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
     changes = differences(start.config, config)
-    refused = [text for key, text in changes.items() if key not in FREE]
+    refused = [text for key, text in changes.items() if key not in MUTABLE_KEYS]
     if refused:
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lost.errors import LeftAtOnceError
+from lost.errors import InterruptedAtOnceError
 
 
 class Stop:
@@ -33,9 +33,9 @@ def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -
     def handle(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if stop.nothing_to_save:
-            raise LeftAtOnceError(f"{name}: left before the first step was done; there is nothing new to save")
+            raise InterruptedAtOnceError(f"{name}: left before the first step was done; there is nothing new to save")
         if stop.requested:
-            raise LeftAtOnceError("left at once, on the second signal; what was saved before stands")
+            raise InterruptedAtOnceError("left at once, on the second signal; what was saved before stands")
         stop.requested = True
         announce(f"{name}: saving after this step; again to leave at once")
 

@@ -23,7 +23,14 @@ from lost.storage.lock import locked
 from lost.tracking.log import logged
 from lost.tracking.metrics import Reporter
 from lost.training.init_from import Source, begin_with, beginning, check_fit
-from lost.training.run_dir import begin_afresh, check_data, check_seen, config_file, start_or_resume, take
+from lost.training.run_dir import (
+    check_data,
+    check_shared_dir,
+    config_file,
+    reset_run_dir,
+    start_or_resume,
+    write_config,
+)
 from lost.training.signals import stop_on_signal
 from lost.training.trainer import Result, open_data, train
 
@@ -118,7 +125,7 @@ def ready(asked: Request) -> Ready:
     name = resolve_backend(asked.backend)
     module = backend_module(name)
     device, workers = module.resolve(asked.device), module.join()
-    check_room(config, name, device, module.capacity(device), workers.count)
+    check_room(config, name, device, module.capacity(device), workers.world_size)
     if asked.wired_gib is not None:
         if not hasattr(module, "wire"):
             raise UserError("--wired-gib: only --backend mlx wires memory; leave it out")
@@ -152,13 +159,13 @@ def start(
         stop_on_signal(reporter.message, workers.sigterm_asks) as asked,
         locked(run.folder, reporter.message) if first else nullcontext("") as job,
     ):
-        check_seen(run.folder, job, workers)
+        check_shared_dir(run.folder, job, workers)
         with logged(run.folder, reporter, workers) as log, live():
             point = _starting_point(run, log) if first else None  # rank 0 decides
             log.message(beginning_with)
             result = train(run.config, run.folder, run.dataset, engine, log, point, asked)
             log.message(ended(run.config, engine, result))
-        workers.leave()
+        workers.close()
     return result
 
 
@@ -166,14 +173,14 @@ def _starting_point(run: Ready, reporter: Reporter) -> Checkpoint | None:
     """Make the run folder ready, and return the checkpoint to go on from; None: initial weights."""
     point = None
     if run.fresh:
-        begin_afresh(run.config, run.folder, reporter, run.overwrite)
+        reset_run_dir(run.config, run.folder, reporter, run.overwrite)
     else:
         point = start_or_resume(run.config, run.folder, run.dataset, reporter)
     if run.source and not point:
         for text in (*run.source.remarks, f"beginning with the weights of {run.source.path}"):
             reporter.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset)
-    take(run.config, run.folder)
+    write_config(run.config, run.folder)
     if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
         reporter.message(short)
     return point

@@ -11,20 +11,20 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Progress
+from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import Batch, SampleStream
 from lost.data.mixture import training_stream
-from lost.distributed.group import shares
+from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepReport
 from lost.errors import DivergedError, StorageError
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
 from lost.storage.arrays import NamedArrays
-from lost.storage.failpoints import reach
+from lost.storage.failpoints import failpoint
 from lost.tracking.metrics import MetricsFile, Reporter
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
@@ -34,7 +34,7 @@ from lost.utils.parsing import finite
 class Result:
     """How a training ended."""
 
-    progress: Progress
+    progress: TrainState
     checkpoint: Path
     validation: Evaluation | None
     interrupted: bool
@@ -73,7 +73,7 @@ def train(
         raise
 
 
-def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked: Stop) -> Result:
+def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
     validation, interrupted = None, False
 
@@ -98,7 +98,7 @@ def _loop(config: Config, run: "_Run", progress: Progress, engine: Engine, asked
             return Result(progress, run.saved, validation, interrupted)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
-        reach("step.done")
+        failpoint("step.done")
         run.finish_saving()
         interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
@@ -134,14 +134,16 @@ class _Run:
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
         self.writes = engine.workers.rank == 0
-        self.own_share, self.micro_batch = shares(config, engine.workers.count)
+        self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)
 
-    def begin(self, start: Checkpoint | None) -> Progress:
+    def begin(self, start: Checkpoint | None) -> TrainState:
         """Fill the engine; every worker that has files brings a part of what is in them."""
         workers = self.engine.workers
-        progress = start.progress if start else Progress(data=self.dataset.fingerprint)
-        path, fields = json.loads(workers.share(json.dumps([start and str(start.path.absolute()), asdict(progress)])))
-        progress = TypeAdapter(Progress).validate_python(fields)
+        progress = start.progress if start else TrainState(data=self.dataset.fingerprint)
+        path, fields = json.loads(
+            workers.broadcast(json.dumps([start and str(start.path.absolute()), asdict(progress)]))
+        )
+        progress = TypeAdapter(TrainState).validate_python(fields)
         parameters: NamedArrays = ()
         moments: NamedArrays = ()
         if workers.rank < workers.readers and path:
@@ -160,7 +162,7 @@ class _Run:
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
 
-    def step(self, progress: Progress) -> tuple[Progress, StepReport]:
+    def step(self, progress: TrainState) -> tuple[TrainState, StepReport]:
         """Take one optimizer step; nothing waits for the device."""
         first = progress.samples
         mine = first + self.engine.workers.rank * self.own_share
@@ -181,7 +183,7 @@ class _Run:
         )
         return moved, report
 
-    def report(self, progress: Progress, report: StepReport) -> Progress:
+    def report(self, progress: TrainState, report: StepReport) -> TrainState:
         """Wait for the device, write and show the step."""
         loss, grad_norm = report.read()
         now = time.perf_counter()
@@ -207,7 +209,7 @@ class _Run:
         self.reporter.step(row)
         return self.check(progress, report)
 
-    def check(self, progress: Progress, report: StepReport) -> Progress:
+    def check(self, progress: TrainState, report: StepReport) -> TrainState:
         """Wait for the device, and see whether updates are still applied.
 
         Raises:
@@ -229,7 +231,7 @@ class _Run:
             )
         return replace(progress, guard=guard)
 
-    def ended_amid(self, progress: Progress) -> DivergedError:
+    def ended_amid(self, progress: TrainState) -> DivergedError:
         """Return what to raise at the end of a run whose last updates were left out: it has not succeeded."""
         rows = [each for each in self.engine.suspects()[:8] if each]
         named = f" The gradients to look at: {', '.join(rows)}." if rows else ""
@@ -240,7 +242,7 @@ class _Run:
             "train.grad_clip, and train again"
         )
 
-    def validate(self, progress: Progress, stop: Callable[[], bool]) -> Evaluation:
+    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> Evaluation:
         """Evaluate on held-out text.
 
         Raises:
@@ -249,7 +251,7 @@ class _Run:
         began = time.perf_counter()
 
         def check() -> None:
-            reach("evaluation.round")
+            failpoint("evaluation.round")
             if stop():
                 raise _StoppedError
 
@@ -263,7 +265,7 @@ class _Run:
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
         return result
 
-    def save(self, progress: Progress, last: bool) -> None:
+    def save(self, progress: TrainState, last: bool) -> None:
         """Begin to write a checkpoint beside the training; the last one of a run is waited for.
 
         Raises:

@@ -16,11 +16,11 @@ from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.model.load import load_config
-from lost.storage.files import leftovers
+from lost.storage.files import stale_temps
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.tracking import metrics
-from lost.training.run_dir import CONFIG, FREE, LATEST, config_file, differences
+from lost.training.run_dir import CONFIG, LATEST, MUTABLE_KEYS, config_file, differences
 
 
 @dataclass
@@ -96,7 +96,7 @@ def _check_run(folder: Path, found: Findings) -> None:
     if job := holder(folder):
         found.remarks.append(f"{folder} is in use by {job}: what it writes meanwhile may look unfinished here")
     else:
-        left = (*leftovers(folder), *leftovers(folder / "checkpoints"))
+        left = (*stale_temps(folder), *stale_temps(folder / "checkpoints"))
         found.remarks += [f"{path} was never finished: the next start removes it" for path in left]
 
 
@@ -116,7 +116,7 @@ def _configuration(folder: Path, newest: Checkpoint | None) -> tuple[Config | No
 
 def _fixed(old: Config, new: Config) -> str:
     """Return what two configurations differ in although it may not change."""
-    return "; ".join(text for key, text in differences(old, new).items() if key not in FREE)
+    return "; ".join(text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS)
 
 
 def _place(found: Checkpoint, newest: Checkpoint) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _place(found: Checkpoint, newest: Checkpoint) -> Iterator[str]:
     step, batch = found.progress.step, found.config.train.batch_size
     if fixed := _fixed(newest.config, found.config):
         yield f"{found.path} is of another configuration than {newest.path}: {fixed}"
-    if found.path.name != checkpoint.place(found.path.parent, step).name:
+    if found.path.name != checkpoint.checkpoint_path(found.path.parent, step).name:
         yield f"{found.path} is the checkpoint of step {step}, under another's name"
     meant = {"samples": step * batch, "tokens": step * batch * found.config.data.seq_len}
     for key, value in meant.items():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lost import checkpoint
-from lost.checkpoint import Progress, newest_valid, open_checkpoint, prune
+from lost.checkpoint import TrainState, newest_valid, open_checkpoint, prune
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.distributed.group import Alone
+from lost.distributed.group import SingleProcess
 from lost.errors import CheckpointError
 from lost.model.init import initial_values
 from lost.optim import state_shapes
@@ -22,7 +22,7 @@ from lost.storage.tensors import read_tensors, write_tensors
 
 
 class StandIn:
-    workers, first_rows = Alone(), {}  # type: ignore[var-annotated]
+    workers, first_rows = SingleProcess(), {}  # type: ignore[var-annotated]
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -45,7 +45,7 @@ def the_run(config: Callable[..., Config]) -> Config:
 @pytest.fixture
 def save(prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> Save:
     def write(step: int, loss: float | None = None, guard: GuardState = GuardState()) -> checkpoint.Checkpoint:  # noqa: B008
-        progress = Progress(step, 4 * step, data=prepared.fingerprint, validation_loss=loss, guard=guard)
+        progress = TrainState(step, 4 * step, data=prepared.fingerprint, validation_loss=loss, guard=guard)
         run = the_run(config)
         saver = Saver(tmp_path / "checkpoints", run, StandIn(run), prepared.tokenizer)  # type: ignore[arg-type]
         saver.start(progress)
@@ -62,7 +62,7 @@ def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., C
     assert found == saved
     assert rejected == []
     assert found.config == the_run(config)
-    assert found.progress == Progress(7, 28, 0, 0.0, prepared.fingerprint, 1.5)
+    assert found.progress == TrainState(7, 28, 0, 0.0, prepared.fingerprint, 1.5)
     arrays, meant = dict(found.parameters()), dict(initial_values(the_run(config)))
     assert {name: each.tobytes() for name, each in arrays.items()} == {n: each.tobytes() for n, each in meant.items()}
     assert arrays[f"{GATE}.channels"].dtype == np.int32

@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from lost.checkpoint import Checkpoint, Progress, write
+from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import ConfigError, DataError
@@ -163,7 +163,7 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     settings = config(model={"vocab_size": 320}, data={"path": str(prepared.path)}, projection={"gamma": 0.61})
     path = tmp_path / "nightly" / "checkpoints" / "step-00000007"
     source: Checkpoint = write(
-        path, initial_values(settings), (), settings, Progress(step=7, tokens=1234567), prepared.tokenizer
+        path, initial_values(settings), (), settings, TrainState(step=7, tokens=1234567), prepared.tokenizer
     )
     rows = (
         {"step": 5, "loss": 3.125},
@@ -182,6 +182,6 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     assert "trust" not in card(
         source, dense_twin(config(projection={"kind": "dense"}, model={"vocab_size": 320})), "float32"
     )
-    imported = write(tmp_path / "imported", initial_values(settings), (), settings, Progress(), prepared.tokenizer)
+    imported = write(tmp_path / "imported", initial_values(settings), (), settings, TrainState(), prepared.tokenizer)
     assert "It was imported" in card(imported, settings, "float32")
     assert "## Recipe" not in card(imported, settings, "float32")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lost.config import Config
-from lost.distributed.group import shares
+from lost.distributed.group import local_batch_size
 from lost.errors import ConfigError
 from lost.planning.budget import budget, check_room
 
@@ -37,9 +37,9 @@ def test_accumulating_on_mlx_holds_two_sets_of_gradients(config: Callable[..., C
 
 def test_shares(config: Callable[..., Config]) -> None:
     settings = config(train={"batch_size": 12, "micro_batch_size": 2})
-    assert shares(settings, 1) == (12, 2)
-    assert shares(settings, 3) == (4, 2)
-    assert shares(config(train={"batch_size": 12, "micro_batch_size": None}), 3) == (4, 4)
+    assert local_batch_size(settings, 1) == (12, 2)
+    assert local_batch_size(settings, 3) == (4, 2)
+    assert local_batch_size(config(train={"batch_size": 12, "micro_batch_size": None}), 3) == (4, 4)
     for count in (4, 5, 24):  # 3 sequences each aren't whole micro-batches; 5 don't divide; 24 are too many
         with pytest.raises(ConfigError, match=f"divide over {count} workers"):
-            shares(settings, count)
+            local_batch_size(settings, count)

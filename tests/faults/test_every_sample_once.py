@@ -10,17 +10,17 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lost.checkpoint import Progress
+from lost.checkpoint import TrainState
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.data.loader import Batch
-from lost.distributed.group import Alone
+from lost.distributed.group import SingleProcess
 from lost.engine import StepReport
 from lost.training.trainer import _Run
 
 
 @dataclass
-class Rank(Alone):
+class Rank(SingleProcess):
     rank: int = 0  # type: ignore[misc]
     count: int = 1  # type: ignore[misc]
 
@@ -50,7 +50,7 @@ def test_every_sample_once_an_epoch(
     length = prepared.split("train").tokens // 40  # some forty samples an epoch
     model = {"vocab_size": prepared.tokenizer.vocab_size, "max_position_embeddings": 4096}
     seen: list[bytes] = []
-    progress = Progress(data=prepared.fingerprint)
+    progress = TrainState(data=prepared.fingerprint)
     for count, micro, steps in [*lives, (1, None, 8)]:
         run_config = config(model=model, data={"seq_len": length}, train={"batch_size": 12, "micro_batch_size": micro})
         engines = [Recorder(Rank(rank, count)) for rank in range(count)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lost.backends.torch.optim.skip_step import DeviceGuard
+from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
@@ -18,7 +18,7 @@ from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluation.perplexity import Evaluation
 from lost.model.init import initial_values
-from lost.optim.skip_step import HostGuard
+from lost.optim.skip_step import SkipRule
 
 Lost = Callable[..., Any]
 NAN: Any = math.nan  # as a count of predictions it makes every gradient NaN
@@ -129,7 +129,7 @@ def test_one_spoilt_worker_spoils_no_one(
 @pytest.mark.parametrize("factor", [None, 3.0])
 def test_both_guards_follow_one_rule(config: Callable[..., Config], factor: float | None) -> None:
     train = config(train={"skip_spikes": factor}).train
-    host, device = HostGuard(train), DeviceGuard(train, torch.device("cpu"), torch.float64)
+    host, device = SkipRule(train), DeviceSkipRule(train, torch.device("cpu"), torch.float64)
     random, skips = np.random.default_rng(1), []
     for number in range(300):
         loss, norm = random.normal(3, 0.1), random.lognormal(0, 0.2)

@@ -21,7 +21,7 @@ from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
 from lost.prepare.examples import prepare_examples
 from lost.prepare.readers import read
 from lost.prepare.sources import Sources
-from lost.prepare.text import Progress, prepare, unseen
+from lost.prepare.text import ProgressCallback, prepare, unseen
 from lost.storage.files import partial_folder, read_sealed_json
 from lost.storage.lock import locked
 from lost.tokenizer import load_tokenizer
@@ -177,7 +177,7 @@ def test_network_gone(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.Mon
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"train-{number}.parquet")
     (tmp_path / "valid.txt").write_text("held out")
 
-    def make(out: Path, progress: Progress = unseen) -> None:
+    def make(out: Path, progress: ProgressCallback = unseen) -> None:
         valid = Sources([tmp_path / "valid.txt"])
         prepare(Sources([f"hf://{folder}"]), out, prepared.tokenizer, valid, progress)
 

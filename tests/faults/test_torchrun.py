@@ -107,16 +107,16 @@ from lost.backends.torch import create, join
 from lost.checkpoint import open_checkpoint
 found, workers = open_checkpoint(Path(sys.argv[1])), join()
 engine = create(found.config, "cpu", workers)
-engine.load(found.parameters(workers.rank, workers.count))
-engine.load_optimizer_state(found.moments(workers.rank, workers.count), found.progress.step)
+engine.load(found.parameters(workers.rank, workers.world_size))
+engine.load_optimizer_state(found.moments(workers.rank, workers.world_size), found.progress.step)
 whole = dict(found.parameters()) | dict(found.moments())
 seen = 0
 for name, rows in (*engine.dump(), *engine.optimizer_state()):
     first = engine.first_rows.get(name, 0)
     assert rows.tobytes() == whole[name][first : first + len(rows)].tobytes(), name
     seen += rows.size
-assert workers.total(seen) == sum(array.size for array in whole.values())
-workers.leave()
+assert workers.all_reduce(seen) == sum(array.size for array in whole.values())
+workers.close()
 print("equal")
 """
 
@@ -169,7 +169,7 @@ def test_what_workers_refuse(
     for setting, words in (
         ("train.replicas=3", "2 workers can't form so many equal groups"),
         ("train.batch_size=2", "they don't divide over 2 workers"),
-        ("optimizer.name=adamw8bit", "8-bit moments don't follow"),
+        ("optimizer.name=adamw8bit", "what it keeps doesn't follow"),
     ):
         done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))
         assert words in done.stderr

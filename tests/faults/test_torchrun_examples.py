@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.checkpoint import Progress, open_checkpoint, place, write
+from lost.checkpoint import TrainState, checkpoint_path, open_checkpoint, write
 from lost.config import Config
 from lost.data.dataset import TRAIN, Dataset
 from lost.data.loader import TrainingStream
@@ -32,8 +32,8 @@ def test_two_workers_tune_as_one(
     torchrun: Callable[..., "subprocess.CompletedProcess[str]"], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
 ) -> None:
     config: Config = load_config(tiny_yaml, ["model.vocab_size=320"])
-    base = write(place(tmp_path / "base" / "checkpoints", 0), initial_values(config), (), config,
-                 Progress(data=prepared.fingerprint), prepared.tokenizer).path  # fmt: skip
+    base = write(checkpoint_path(tmp_path / "base" / "checkpoints", 0), initial_values(config), (), config,
+                 TrainState(data=prepared.fingerprint), prepared.tokenizer).path  # fmt: skip
     lines = [
         json.dumps({"prompt": "the rank of " * (number % 3), "completion": " weight" * (1 + number % 5)})
         for number in range(90)
@@ -55,7 +55,7 @@ def test_two_workers_tune_as_one(
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
     assert [row["targets"] for row in two] == [row["targets"] for row in one] == [sum(both) for both in halves]
     np.testing.assert_allclose([row["loss"] for row in two], [row["loss"] for row in one], rtol=0, atol=1e-6)
-    ends = [open_checkpoint(place(tmp_path / run / "checkpoints", 10)).progress for run in ("one", "two")]
+    ends = [open_checkpoint(checkpoint_path(tmp_path / run / "checkpoints", 10)).progress for run in ("one", "two")]
     assert ends[1].origin == ends[0].origin is not None
     assert ends[1].validation_loss is not None
     np.testing.assert_allclose(ends[1].validation_loss, ends[0].validation_loss, rtol=0, atol=1e-6)

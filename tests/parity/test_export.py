@@ -21,7 +21,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.utils import load
 from transformers import LlamaForCausalLM
 
-from lost.checkpoint import Checkpoint, Progress, write
+from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.engine import Engine, create_engine, for_use
@@ -74,7 +74,7 @@ def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
         )
         for name, array in initial_values(settings.replace("model", initializer_range=0.1))
     ]
-    return write(path, values, (), settings, Progress(step=3), dataset.tokenizer)
+    return write(path, values, (), settings, TrainState(step=3), dataset.tokenizer)
 
 
 def engine_of(source: Checkpoint) -> Engine:

@@ -11,7 +11,7 @@ import tokenizers
 from mlx_lm.utils import load_tokenizer
 from transformers import AutoTokenizer
 
-from lost.checkpoint import Checkpoint, Progress, write
+from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
 from lost.interop.to_hf.check import AWKWARD
 from lost.interop.to_hf.folder import export
@@ -76,7 +76,7 @@ def test_a_tokenizer_json_is_exported_as_it_is(config: Callable[..., Config], tm
     made.save(str(tmp_path / "tokenizer.json"))
     own = load_own(tmp_path)
     settings = config(model={"vocab_size": own.vocab_size})
-    source = write(tmp_path / "source", initial_values(settings), (), settings, Progress(), own)
+    source = write(tmp_path / "source", initial_values(settings), (), settings, TrainState(), own)
     result = export(source, tmp_path / "out", "hf")
     assert len(result.agreements) == 2
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()

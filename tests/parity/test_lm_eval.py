@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lost.backends.torch.model import rotary_tables
-from lost.checkpoint import Progress, write
+from lost.checkpoint import TrainState, write
 from lost.config import Config, ModelConfig
 from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
@@ -199,7 +199,7 @@ def test_an_export_says_the_same(
 ) -> None:
     """LOST layers: the harness on our engine, the harness on the exported folder, our evaluator; bits a byte."""
     config = dense.replace("projection", kind="lost", rank=16, density=0.1, align=8)
-    source = write(tmp_path / "source", initial_values(config), (), config, Progress(), prepared.tokenizer)
+    source = write(tmp_path / "source", initial_values(config), (), config, TrainState(), prepared.tokenizer)
     export(source, tmp_path / "folder", "hf")
     llama = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", trust_remote_code=True).double()
     in_float64(llama, config.model)

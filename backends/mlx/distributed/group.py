@@ -9,25 +9,25 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn import average_gradients
 
-from lost.distributed.group import Alone, join_alone
+from lost.distributed.group import SingleProcess, single_process
 from lost.errors import BackendError, WorkerLostError
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
 
-def join() -> "Alone | Launched":
+def join() -> "SingleProcess | MlxGroup":
     """Return the workers that `mlx.launch` started, or this process alone.
 
     Raises:
         BackendError: they can't reach each other, or another launcher started them.
     """
     if "MLX_RANK" not in os.environ:
-        return join_alone()
+        return single_process()
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
-        return Alone()  # what `mlx.launch -n 1` leaves
+        return SingleProcess()  # what `mlx.launch -n 1` leaves
     try:
-        return Launched(mx.distributed.init(strict=True))
+        return MlxGroup(mx.distributed.init(strict=True))
     except RuntimeError as error:
         raise BackendError(
             f"the workers of mlx.launch can't connect: {error}; expected every host of the host file to be reachable; "
@@ -35,7 +35,7 @@ def join() -> "Alone | Launched":
         ) from None
 
 
-class Launched:
+class MlxGroup:
     """One of the processes that `mlx.launch` started. Implements `lost.distributed.group.Workers`.
 
     Everything but gradients is summed on the CPU, where MLX has float64.
@@ -45,38 +45,38 @@ class Launched:
     sigterm_asks = False  # what mlx.launch sends when one has failed, and the ring may wait for that one forever
 
     def __init__(self, group: mx.distributed.Group) -> None:
-        self._group, self.rank, self.count = group, group.rank(), group.size()
+        self._group, self.rank, self.world_size = group, group.rank(), group.size()
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return rank 0's text."""
         return self._from(0, text)
 
-    def gather(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         """Return everyone's text."""
-        return [self._from(rank, text) for rank in range(self.count)]
+        return [self._from(rank, text) for rank in range(self.world_size)]
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Do nothing: MLX parts by itself."""
 
     def _from(self, rank: int, text: str) -> str:
         content = text.encode()
-        size = int(self.total(len(content) if self.rank == rank else 0))
+        size = int(self.all_reduce(len(content) if self.rank == rank else 0))
         row = np.zeros(size, np.uint8)
         if self.rank == rank:
             row[:] = np.frombuffer(content, np.uint8)
         received = np.asarray(self._sum(mx.array(row))).tobytes()
-        self.total(0)  # which notices if one was lost meanwhile
+        self.all_reduce(0)  # which notices if one was lost meanwhile
         return received.decode()
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up on any of them."""
-        return self.total(float(flag)) > 0
+        return self.all_reduce(float(flag)) > 0
 
-    def total(self, value: float) -> float:
+    def all_reduce(self, value: float) -> float:
         """Return the sum over all, in float64."""
         with mx.stream(mx.cpu):
             total, present = np.asarray(self._sum(mx.array([value, 1.0], mx.float64)))
-        if present != self.count:  # MLX's ring may go on without one of them: this is where it's noticed
+        if present != self.world_size:  # MLX's ring may go on without one of them: this is where it's noticed
             raise self._gone()
         return float(total)
 
@@ -105,6 +105,6 @@ class Launched:
 
     def _gone(self) -> WorkerLostError:
         return WorkerLostError(
-            f"a worker of this run is gone, as rank {self.rank} of {self.count} found; nothing was saved since; start "
-            "the same command again to go on from the last checkpoint"
+            f"a worker of this run is gone, as rank {self.rank} of {self.world_size} found; nothing was saved since; "
+            "start the same command again to go on from the last checkpoint"
         )

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lost.backends.torch.arrays import to_tensor
-from lost.distributed.group import Alone, Workers, join_alone
+from lost.distributed.group import SingleProcess, Workers, single_process
 from lost.errors import BackendError, WorkerLostError
 from lost.storage.arrays import NamedArrays
 
@@ -20,7 +20,7 @@ _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), 
 _GREETING = timedelta(seconds=20)
 
 
-def join() -> "Alone | Launched":
+def join() -> "SingleProcess | TorchGroup":
     """Return the workers that torchrun started, or this process alone.
 
     Under torchrun there is a group even of one: the same path, on one device as on many.
@@ -29,7 +29,7 @@ def join() -> "Alone | Launched":
         BackendError: they can't reach each other, or another launcher started them.
     """
     if not dist.is_torchelastic_launched():
-        return join_alone()
+        return single_process()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -43,10 +43,10 @@ def join() -> "Alone | Launched":
                 f"the workers of torchrun can't connect: {error}; expected every one to reach {host}:{port}; see "
                 "docs/cluster.md"
             ) from None
-    return Launched()
+    return TorchGroup()
 
 
-class Launched:
+class TorchGroup:
     """One of the processes that torchrun started. Implements `lost.distributed.group.Workers`.
 
     All see the run folder: each reads and writes its own part of a checkpoint. What is said here goes over gloo between
@@ -56,29 +56,29 @@ class Launched:
     sigterm_asks = True  # torchrun kills what hasn't left after 30 seconds
 
     def __init__(self) -> None:
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        self.readers = self.count
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.readers = self.world_size
         self._group = dist.new_group(backend="gloo")
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return rank 0's text."""
         with worker_errors(self):
             box = [text]
             dist.broadcast_object_list(box, 0, self._group)
         return box[0]
 
-    def gather(self, text: str) -> list[str]:
+    def all_gather(self, text: str) -> list[str]:
         """Return everyone's text."""
         with worker_errors(self):
-            found = [""] * self.count
+            found = [""] * self.world_size
             dist.all_gather_object(found, text, self._group)
         return found
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up on any of them."""
-        return self.total(float(flag)) > 0
+        return self.all_reduce(float(flag)) > 0
 
-    def total(self, value: float) -> float:
+    def all_reduce(self, value: float) -> float:
         """Return the sum over all, in float64."""
         with worker_errors(self):
             box = torch.tensor(value, dtype=torch.float64)
@@ -91,7 +91,7 @@ class Launched:
         while True:
             mine = next(own, None)
             with worker_errors(self):
-                heads: list[tuple[str, tuple[int, ...], str] | None] = [None] * self.count
+                heads: list[tuple[str, tuple[int, ...], str] | None] = [None] * self.world_size
                 head = (mine[0], mine[1].shape, mine[1].dtype.name) if mine else None
                 dist.all_gather_object(heads, head, self._group)
             if not any(heads):
@@ -106,7 +106,7 @@ class Launched:
                         dist.broadcast(to_tensor(array), rank, self._group)
                     yield name, array
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Part once all are done: the one that holds the meeting place must not go first."""
         with worker_errors(self):
             dist.barrier(self._group)
@@ -122,6 +122,6 @@ def worker_errors(workers: Workers) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error) and "NCCL" not in str(error):
             raise
         raise WorkerLostError(
-            f"a worker of this run is gone, as rank {workers.rank} of {workers.count} found; nothing was saved since; "
-            "start the same command again to go on from the last checkpoint"
+            f"a worker of this run is gone, as rank {workers.rank} of {workers.world_size} found; nothing was saved "
+            "since; start the same command again to go on from the last checkpoint"
         ) from error

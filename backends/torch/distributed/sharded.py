@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lost.backends.torch.arrays import DTYPES
-from lost.backends.torch.distributed.group import Launched, worker_errors
+from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.single_device import Whole
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
@@ -37,9 +37,9 @@ class Sharded(Whole):
         ConfigError: the workers can't form so many groups, or the optimizer can't keep rows.
     """
 
-    def __init__(self, config: Config, workers: Launched, device: torch.device, whole_steps: bool) -> None:
+    def __init__(self, config: Config, workers: TorchGroup, device: torch.device, whole_steps: bool) -> None:
         self._replicas, self._workers, self._whole_steps = config.train.replicas, workers, whole_steps
-        self._shards = model_shards(config, workers.count)
+        self._shards = model_shards(config, workers.world_size)
         if not optimizer_of(config).by_rows and self._shards > 1:
             raise ConfigError(
                 f"optimizer.name = {config.optimizer.name} with {self._shards} workers a model: what it keeps "

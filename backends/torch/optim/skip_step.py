@@ -1,4 +1,4 @@
-"""`lost.optim.skip_step.HostGuard`'s rule in tensors: no step waits for the device to be judged."""
+"""`lost.optim.skip_step.SkipRule`'s rule in tensors: no step waits for the device to be judged."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from lost.config import TrainConfig
 from lost.optim.skip_step import WARM_UP, WINDOW, GuardState
 
 
-class DeviceGuard:
+class DeviceSkipRule:
     """Implements `lost.optim.skip_step.Guard`.
 
     Args:
-        train: as for `HostGuard`.
+        train: as for `SkipRule`.
         device: where losses and norms are.
         dtype: of the statistics: float64 where the device has it.
     """

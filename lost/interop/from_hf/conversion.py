@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Progress
+from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.folder import Imported
@@ -53,7 +53,7 @@ def write_dense(
     check_place(path, imported.path, overwrite)
     config = follow(imported.config, dtype)
     arrays = cast(imported.parameters(), dtype)
-    written = checkpoint.write(path, arrays, (), config, Progress(), imported.tokenizer, part_bytes)
+    written = checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes)
     compare(cast(imported.parameters(), dtype), written.parameters())
     return written
 
@@ -88,7 +88,7 @@ def write_decomposed(
     check_place(path, imported.path, overwrite)
     errors: list[LayerError] = []
     arrays = _decomposed(imported, config, input_moments, errors, tell)
-    return checkpoint.write(path, arrays, (), config, Progress(), imported.tokenizer, part_bytes), errors
+    return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), errors
 
 
 def decomposed_config(config: Config, rank: int, density: float) -> Config:

@@ -20,7 +20,7 @@ from lost.interop.to_hf.description import VERSION, code_files, generation_confi
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.storage.arrays import NamedArrays
-from lost.storage.files import whole_folder
+from lost.storage.files import atomic_dir
 from lost.storage.tensors import PART_BYTES, write_tensors
 
 Form = Literal["hf", "mlx-lm", "dense"]
@@ -95,7 +95,7 @@ def export(
         return cast(merged(source.config, source.parameters()) if merging else source.parameters(), kept)
 
     readers, missing = installed_readers()
-    with whole_folder(path, replace=overwrite) as partial:
+    with atomic_dir(path, replace=overwrite) as partial:
         write(partial, source, target, arrays(), kept, part_bytes)
         ours = own_scores(target, arrays(), tokens, backend) if readers else np.empty(0)
         agreements = [check_folder(partial, reader, tokens, ours, tokenizer, texts) for reader in readers]
