@@ -17,6 +17,7 @@ from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove,
 from lost.utils.parsing import parse_json
 
 _PARTIAL = ".partial-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What only a defect of ours causes: a handle or a buffer that is none. All other refusals are the disk's, or a share's.
 _DEFECTS = {None, errno.EBADF, errno.EFAULT, errno.ESPIPE, errno.ENOTTY}
 
@@ -190,9 +191,11 @@ def storage(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _DEFECTS:
             raise
+        full = error.errno in _FULL
         raise StorageError(
-            f"{path} could not be written: {error.strerror}{_free(path)}. Nothing that was there before is lost. Make "
-            "room, or choose another folder with --out, and run the same command again."
+            f"{path} could not be written: {error.strerror}{_free(path) if full else ''}. Nothing that was there before "
+            f"is lost. {'Make room' if full else 'Mend that'}, or choose another folder with --out, and run the same "
+            "command again."
         ) from error
 
 

@@ -147,7 +147,7 @@ def test_an_error_that_may_pass_ends_no_run_that_is_to_go_on(
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.stop_after=8")
     answer = lost(*arguments, "--out", tmp_path / "a", "--set", "train.on_save_error=continue")
     assert answer.code == 0, answer.err
-    assert f"{os.strerror(code)} (" in answer.out
+    assert os.strerror(code) in answer.out
     assert "Training goes on" in answer.out
     calls.clear()
     stopped = lost(*arguments, "--out", tmp_path / "b")
