@@ -116,7 +116,7 @@ CASES = [
     ("new files take the place of links", "lost/storage/nofollow.py",
      "    remove(path)\n    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW",
      "    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
-     f"{FAULTS}links.py::test_prepare_writes_nothing_through_what_is_left_in_its_folder"),
+     f"{FAULTS}links.py::test_a_new_file_takes_the_place_of_a_link"),
     ("other tools' folders lead nowhere else", "lost/storage/nofollow.py",
      "    if not target.is_relative_to(home) and target.parent != blobs:\n", "    if False:\n",
      f"{FAULTS}links.py::test_other_tools_folders_may_link_inside"),

@@ -139,8 +139,9 @@ def test_a_pipe_is_not_waited_for(run: Path, prepared: Dataset, place: str) -> N
 
 
 def test_what_is_logged_steers_no_terminal(run: Path, reseal: Callable[..., None], lost: Lost, whole: Path) -> None:
-    name = "x\n\x1b]0;owned\x07; rm -rf ~ #/\u202e"
-    reseal(run / "checkpoints" / "step-00000020", lambda manifest: manifest["files"].update({name: {}}))
+    name = "x\n\x1b]0;owned\x07; rm -rf ~ #\u202e"  # of a file that is missing, and so is named as it is
+    entry = {"size": 1, "sha256": "0"}
+    reseal(run / "checkpoints" / "step-00000020", lambda manifest: manifest["files"].update({name: entry}))
     answer = lost("train", run, "--set", "train.stop_after=11")
     assert answer.code == 0, answer.err
     log = (run / "log.txt").read_text()
