@@ -194,8 +194,8 @@ def storage(path: Path) -> Iterator[None]:
         full = error.errno in _FULL
         raise StorageError(
             f"{path} could not be written: {error.strerror}{_free(path) if full else ''}. Nothing that was there "
-            f"before is lost. {'Make room' if full else 'Mend that'}, or choose another folder with --out, and run the same "
-            "command again."
+            f"before is lost. {'Make room' if full else 'Mend that'}, or choose another folder with --out, and run the "
+            "same command again."
         ) from error
 
 
