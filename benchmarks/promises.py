@@ -141,9 +141,7 @@ CASES = [
      "        except (OSError, ValueError) as error:  # ValueError: it was closed\n            self._drop(error)\n",
      "        except ZeroDivisionError:\n            pass\n", f"{FAULTS}output.py::test_a_closed_terminal_saves"),
     ("a full disk behind the output ends no run", "cli/render/streams.py",
-     "            self._stream.flush()\n        except RuntimeError:\n            pass\n"
-     "        except (OSError, ValueError) as error:\n",
-     "            self._stream.flush()\n        except RuntimeError as error:\n",
+     "        if self.error is None:\n", "        raise error\n        if self.error is None:\n",
      f"{FAULTS}output.py::test_a_full_disk_behind_the_output_ends_no_run"),
     ("a run that ends amid left-out updates fails", "lost/training/trainer.py",
      "        if ending and progress.guard.in_a_row:\n", "        if False:\n",
