@@ -39,7 +39,7 @@ def test_in_training(
     wait_for_step: WaitForStep, tiny_yaml: Path, data: Path, tmp_path: Path, lost: Lost, backend: str, spoil: Any
 ) -> None:
     arguments = ["train", tiny_yaml, "--data", data, "--out", tmp_path / "run", "--backend", backend]
-    command = [sys.executable, "-m", "lost", *map(str, arguments), "--set", "schedule.steps=100000"]
+    command = [sys.executable, "-m", "lost", *map(str, arguments), "--set", "schedule.steps=2000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_step(process, 12)
         spoil(data / "train-00000.bin")
