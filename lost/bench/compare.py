@@ -128,7 +128,7 @@ def measure(
         UserError: a value that can't be, or what doesn't fit the device.
     """
     at_least("--rounds", rounds)
-    if place.module.join().count > 1:
+    if place.module.join().world_size > 1:
         raise UserError("several processes were started: lost bench measures in one; start it without the launcher")
     machine = place.bench.machine(place.device)
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1

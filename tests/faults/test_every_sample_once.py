@@ -22,7 +22,7 @@ from lost.training.trainer import _Run
 @dataclass
 class Rank(SingleProcess):
     rank: int = 0  # type: ignore[misc]
-    count: int = 1  # type: ignore[misc]
+    world_size: int = 1  # type: ignore[misc]
 
 
 @dataclass
