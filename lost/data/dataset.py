@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lost.data.description import read_description
-from lost.errors import DataError
+from lost.data.loss_mask import Targets, open_targets
 from lost.data.shards import Row, open_shard
+from lost.errors import DataError
 from lost.storage.files import Seal, broken, flush, read_sealed_json, sealed_json
 from lost.storage.nofollow import open_new, open_update, write_new
-from lost.data.loss_mask import Targets, open_targets
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 DESCRIPTION = "dataset.json"

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from lost.data.dataset import Split
-from lost.errors import DataError
-from lost.data.permutation import Permutation
 from lost.data.packing import ExampleWindows, windows
+from lost.data.permutation import Permutation
+from lost.errors import DataError
 
 Sample = tuple[np.ndarray, np.ndarray | None]
 """Tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lost.data.loader import Batch, Sample, SampleStream, TrainingStream, stacked
 from lost.config import Config, DataConfig
 from lost.data.dataset import TRAIN, Dataset, Split, joined, named
-from lost.errors import ConfigError, DataError
+from lost.data.loader import Batch, Sample, SampleStream, TrainingStream, stacked
 from lost.data.permutation import Permutation
+from lost.errors import ConfigError, DataError
 
 _FINEST = 10_000  # samples of the longest block, and so the parts that weights are rounded to
 _SHORTEST = 100  # samples of the shortest, lest the sets come in turns that can be foreseen

@@ -5,8 +5,8 @@ from typing import Protocol
 import numpy as np
 
 from lost.data.dataset import Split
-from lost.errors import DataError
 from lost.data.loss_mask import BEGINS, COUNTED, Targets
+from lost.errors import DataError
 
 
 class Windows(Protocol):
