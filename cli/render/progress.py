@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lost.cli.render.output import count, duration, number, size
+from lost.tracking import Tracker
 from lost.utils.printable import printable
 
 
-class TrainingScreen:
-    """Shows a training. Implements `lost.tracking.metrics.Reporter`.
+class TrainingScreen(Tracker):
+    """Shows a training.
 
     Args:
         total: the step at which the run ends.

@@ -1,6 +1,6 @@
 """Names that a configuration may choose from, each with what it stands for: one registry a kind of choice.
 
-The rooms that implement them register theirs; so does an extension, a package of its own, either by
+The rooms that implement them register theirs under `KINDS`; so does an extension, a package of its own, either by
 
     KINDS["toy"] = Toy
 
@@ -30,13 +30,14 @@ class Registry(dict[str, T]):
         self.key = key
 
     def __missing__(self, name: str) -> T:
-        for each in entry_points(group=_GROUP):
-            each.load()
+        load_extensions()
         if name in self:
             return self[name]
         near = difflib.get_close_matches(name, self, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{self.key} = {name!r}: there is no such one; {hint}known here are {', '.join(self)}")
+        raise ConfigError(
+            f"{self.key} = {name!r}: there is no such one; {hint}known here are {', '.join(self) or 'none'}"
+        )
 
     def check(self, name: str) -> str:
         """Return a name that is known; where nothing is registered yet, any.
@@ -52,5 +53,13 @@ class Registry(dict[str, T]):
         return name
 
 
+def load_extensions() -> None:
+    """Import what is installed under the entry points; each registers what it brings."""
+    for each in entry_points(group=_GROUP):
+        each.load()
+
+
 PROJECTIONS: Registry[Any] = Registry("projection.kind")
 OPTIMIZERS: Registry[Any] = Registry("optimizer.name")
+SCHEDULES: Registry[Any] = Registry("schedule.name")
+TRACKERS: Registry[Any] = Registry("tracking")

@@ -1,4 +1,4 @@
-"""What a run is: the six sections of a configuration, their fields, their defaults.
+"""Sections of a configuration: what a run is, field by field, with defaults.
 
 Only shapes of values are checked here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
 where Hugging Face has a name.
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from lost.config.registry import OPTIMIZERS, PROJECTIONS
+from lost.config.registry import OPTIMIZERS, PROJECTIONS, SCHEDULES
 
 
 def _no_booleans(value: Any) -> Any:
@@ -276,7 +276,7 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """How the learning rate moves over the run."""
 
-    name: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
     steps: Count
     warmup_steps: Annotated[Int, Field(ge=0)] = 0
     decay_steps: Annotated[Int, Field(ge=0)] | None = None
@@ -285,7 +285,7 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
-        if self.decay_steps is not None and self.name != "wsd":
+        if self.decay_steps is not None and self.name in ("cosine", "linear", "constant"):
             raise ValueError(f"decay_steps belongs to the schedule wsd, not to {self.name}; remove it")
         if self.warmup_steps + (self.decay_steps or 0) > self.steps:
             raise ValueError(
@@ -293,6 +293,11 @@ class ScheduleConfig(Section):
                 f"steps = {self.steps}; shorten them or train longer"
             )
         return self
+
+
+def _settings(value: Any) -> Any:
+    """Return the settings that `NAME: true` stands for: none."""
+    return {} if value is True else value
 
 
 class Config(Section):
@@ -304,6 +309,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig
+    tracking: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
+    """Who else is told how the run goes, beside metrics.jsonl and log.txt: trackers by name, each with its settings, or
+    `true` where it needs none."""
 
     @model_validator(mode="after")
     def _the_optimizer_agrees(self) -> "Config":

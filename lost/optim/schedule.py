@@ -1,27 +1,55 @@
-"""The learning rate of each step."""
+"""Learning rate schedules: what share of its peak the rate has, step by step."""
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 from lost.config import OptimizerConfig, ScheduleConfig
+from lost.config.registry import SCHEDULES, Registry
+
+Schedule = Callable[[ScheduleConfig, int], float]
+"""Maps the settings and an update's number, after the warm-up, to a share of the peak in [0, 1]."""
+
+KINDS = cast(Registry[Schedule], SCHEDULES)
 
 
 def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, step: int) -> float:
-    """Return the learning rate of update number `step`, counted from 1: warm-up reaches the peak at `warmup_steps`.
+    """Return the learning rate of update number `step`, counted from 1: warm-up reaches the peak at `warmup_steps`."""
+    if step <= schedule.warmup_steps:
+        return optimizer.lr * step / schedule.warmup_steps
+    return optimizer.lr * KINDS[schedule.name](schedule, step)
 
-    cosine and linear fall from the peak to `min_lr_ratio` of it at the last step; constant stays; wsd (warm-up, stable,
-    decay: Hu et al., arXiv 2404.06395) stays, then falls linearly over its last `decay_steps`.
-    """
-    peak, warmup = optimizer.lr, schedule.warmup_steps
-    if step <= warmup:
-        return peak * step / warmup
-    if schedule.name == "constant":
-        return peak
-    start = warmup
-    if schedule.name == "wsd":
-        length = schedule.steps // 5 if schedule.decay_steps is None else schedule.decay_steps
-        start = max(warmup, schedule.steps - length)
-    if step <= start:
-        return peak
-    done = min(1.0, (step - start) / (schedule.steps - start))
-    shape = 0.5 * (1 + math.cos(math.pi * done)) if schedule.name == "cosine" else 1 - done
-    return peak * (schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * shape)
+
+def constant(schedule: ScheduleConfig, step: int) -> float:
+    """Return 1: the rate stays at its peak."""
+    return 1.0
+
+
+def linear(schedule: ScheduleConfig, step: int) -> float:
+    """Return a share that falls in a straight line to `min_lr_ratio` at the last step."""
+    return _down_to(schedule, 1 - _done(schedule, step, schedule.warmup_steps))
+
+
+def cosine(schedule: ScheduleConfig, step: int) -> float:
+    """Return a share that falls along half a cosine to `min_lr_ratio` at the last step."""
+    return _down_to(schedule, 0.5 * (1 + math.cos(math.pi * _done(schedule, step, schedule.warmup_steps))))
+
+
+def wsd(schedule: ScheduleConfig, step: int) -> float:
+    """Return a share that stays, then falls in a straight line over the last `decay_steps` (Hu et al., 2404.06395)."""
+    length = schedule.steps // 5 if schedule.decay_steps is None else schedule.decay_steps
+    start = max(schedule.warmup_steps, schedule.steps - length)
+    return 1.0 if step <= start else _down_to(schedule, 1 - _done(schedule, step, start))
+
+
+KINDS.update(cosine=cosine, linear=linear, constant=constant, wsd=wsd)
+
+
+def _done(schedule: ScheduleConfig, step: int, start: int) -> float:
+    """Return how much of the way from a step to the last one is done."""
+    return min(1.0, (step - start) / (schedule.steps - start))
+
+
+def _down_to(schedule: ScheduleConfig, share: float) -> float:
+    """Return a share of the way from the lowest rate to the peak, as a share of the peak."""
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * share

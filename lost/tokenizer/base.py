@@ -1,4 +1,4 @@
-"""What every tokenizer does: text to ids and back, documents separated by the end-of-text token."""
+"""Tokenizers in common: text to ids and back, documents separated by the end-of-text token."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +28,20 @@ class Tokenizer(ABC):
     vocab_size: int
     files: Mapping[str, bytes]
     chat_template: Any = None
+
+    @classmethod
+    @abstractmethod
+    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "Tokenizer":
+        """Make one of a file, with what stands beside it.
+
+        Args:
+            file: its path.
+            content: of it.
+            end_of_text: the token that is to separate documents; None: the one that the file names.
+
+        Raises:
+            DataError: it isn't such a file, or has no end-of-text token.
+        """
 
     @property
     @abstractmethod

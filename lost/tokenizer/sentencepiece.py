@@ -6,6 +6,7 @@ The one exception is sentencepiece's own sign for a space, U+2581, which comes b
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import sentencepiece
 
@@ -44,6 +45,20 @@ class PieceTokenizer(Tokenizer):
                 f"{source} has no end-of-text token (eos), which separates documents; expected a model trained with "
                 "eos_id >= 0; train one anew by leaving --tokenizer out"
             )
+
+    @classmethod
+    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "PieceTokenizer":
+        """Make one of a file.
+
+        Raises:
+            DataError: it is no such model, or another end-of-text token is asked for than it has.
+        """
+        if end_of_text is not None:
+            raise DataError(
+                f"--end-of-text {end_of_text}: {file} is a sentencepiece model, which says itself what its end-of-text "
+                "token is; expected the option with a tokenizer.json only; leave it out"
+            )
+        return cls(content, str(file))
 
     @property
     def fingerprint(self) -> str:

@@ -1,1 +1,10 @@
-"""What a run writes about itself: metrics.jsonl and log.txt."""
+"""What a run writes and shows about itself: metrics.jsonl, log.txt, and trackers that a configuration names."""
+
+from typing import cast
+
+from lost.config.registry import TRACKERS, Registry
+from lost.tracking.base import Tracker, Trackers
+
+KINDS = cast(Registry[type[Tracker]], TRACKERS)
+
+__all__ = ["KINDS", "Tracker", "Trackers"]

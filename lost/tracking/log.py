@@ -7,28 +7,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from lost import __version__
 from lost.distributed import launcher
 from lost.distributed.group import Workers
 from lost.storage.nofollow import open_update
-from lost.tracking.metrics import Reporter
+from lost.tracking.base import Tracker
 from lost.utils.printable import printable
 
 FILE = "log.txt"
 
 
 @contextmanager
-def logged(folder: Path, reporter: Reporter, workers: Workers) -> Iterator[Reporter]:
-    """Yield a reporter that passes everything on, and writes sentences to the run's log; and the reason of an end.
+def logged(folder: Path, workers: Workers) -> Iterator[Tracker]:
+    """Yield a tracker that writes sentences to the run's log; the reason of an end is written there too.
 
     Every worker that sees the folder writes there, so that the one that failed can say why.
     """
     if workers.rank >= workers.readers:
-        yield reporter
+        yield Tracker()
         return
-    log = _Logged(folder / FILE, reporter, workers)
+    log = RunLog(folder / FILE, workers)
     launcher.exit_callbacks.append(log.note)
     log.note(f"lost {__version__}, process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
     try:
@@ -40,19 +39,20 @@ def logged(folder: Path, reporter: Reporter, workers: Workers) -> Iterator[Repor
         launcher.exit_callbacks.remove(log.note)
 
 
-class _Logged:
-    def __init__(self, path: Path, reporter: Reporter, workers: Workers) -> None:
-        self._path, self._reporter = path, reporter
+class RunLog(Tracker):
+    """Sentences about a run, with the time and who said them.
+
+    Args:
+        path: the file.
+        workers: of whom this one writes.
+    """
+
+    def __init__(self, path: Path, workers: Workers) -> None:
+        self._path = path
         self._rank, self._who = workers.rank, f" rank {workers.rank}" if workers.world_size > 1 else ""
 
-    def step(self, row: dict[str, Any]) -> None:
-        self._reporter.step(row)
-
-    def validation(self, row: dict[str, Any]) -> None:
-        self._reporter.validation(row)
-
     def message(self, text: str) -> None:
-        self._reporter.message(text)
+        """Append a sentence."""
         if self._rank == 0:  # the others would say the same
             self.note(text)
 

@@ -5,39 +5,46 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lost.config import Config
 from lost.storage.files import replace_text, storage
 from lost.storage.nofollow import open_read, open_update, read_bytes
+from lost.tracking.base import Tracker
 from lost.utils.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"
 
 
-class Reporter(Protocol):
-    """Whoever shows a run to a person."""
+class MetricsFile(Tracker):
+    """The rows of a run, one a line.
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Show a reported step: the row that goes to metrics.jsonl."""
-
-    def validation(self, row: dict[str, Any]) -> None:
-        """Show a validation: the row that goes to metrics.jsonl."""
-
-    def message(self, text: str) -> None:
-        """Show a sentence."""
-
-
-class MetricsFile:
-    """Appends rows. What an earlier life of the run wrote after `step` is dropped: it will be written again.
-
-    So are lines that are no rows: the log must not keep whole checkpoints from being used.
+    Args:
+        folder: the run folder.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+
+    def begin(self, step: int) -> None:
+        """Drop what an earlier life of the run wrote after `step`: it will be written again.
+
+        Also lines that are no rows: the log must not keep intact checkpoints from being used.
+        """
         rows = [row for line in self._lines() if (row := _row(line)) and row["step"] <= step] if step else []
         replace_text(self._path, "".join(_line(row) for row in rows))
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Append a reported step."""
+        self.write(row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Append a validation."""
+        self.write(row)
+
+    def checkpoint(self, row: dict[str, Any]) -> None:
+        """Append a checkpoint."""
+        self.write(row)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row."""

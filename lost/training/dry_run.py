@@ -13,7 +13,7 @@ from lost.errors import StorageError, UserError
 from lost.planning.budget import Memory, check_room
 from lost.planning.disk import DiskRoom, disk_room
 from lost.storage.lock import check_free
-from lost.tracking.metrics import Reporter
+from lost.tracking import Tracker
 from lost.training.run_dir import check_run_folder, checkpoints_to_remove, starting_point
 from lost.training.start import Ready
 
@@ -57,12 +57,12 @@ def miniature(config: Config) -> Config:
     )
 
 
-def check_start(run: Ready, reporter: Reporter) -> DryRun | None:
+def check_start(run: Ready, tracker: Tracker) -> DryRun | None:
     """Check what a training would meet. Nothing is written.
 
     Args:
         run: what would start.
-        reporter: told what a start would say of the run folder.
+        tracker: told what a start would say of the run folder.
 
     Returns:
         What was found; None on all workers but rank 0.
@@ -75,7 +75,7 @@ def check_start(run: Ready, reporter: Reporter) -> DryRun | None:
     refusal: UserError | None = None
     try:
         if workers.rank == 0:
-            found = _found(run, devices, reporter)
+            found = _found(run, devices, tracker)
     except UserError as error:
         refusal = error
     if workers.any(refusal is not None):
@@ -85,12 +85,12 @@ def check_start(run: Ready, reporter: Reporter) -> DryRun | None:
     return found
 
 
-def _found(run: Ready, devices: list[str], reporter: Reporter) -> DryRun:
+def _found(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     """Check the run folder and its disk."""
     config, folder, dataset = run.config, run.folder, run.dataset
     check_free(folder)
     removed = checkpoints_to_remove(folder, run.overwrite) if run.fresh else []
-    start = None if run.fresh else starting_point(config, folder, dataset, reporter)
+    start = None if run.fresh else starting_point(config, folder, dataset, tracker)
     check_run_folder(folder, start is not None)
     step = start.progress.step if start else 0
     disk = disk_room(config, folder, step, removed)

@@ -14,8 +14,8 @@ from lost.model.load import dump
 from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
 from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
+from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import Reporter
 
 CONFIG = "config.yaml"
 LATEST = "latest"
@@ -33,7 +33,7 @@ MUTABLE_KEYS = {
 }
 
 
-def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
+def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
     """Return the checkpoint to go on from, or None for a new run.
 
     Raises:
@@ -41,15 +41,15 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, reporter: Re
         ConfigError: the folder's run has another configuration; every difference is named.
         DataError: not the data that the folder's run was trained on.
     """
-    start = starting_point(config, folder, dataset, reporter)
+    start = starting_point(config, folder, dataset, tracker)
     if start:
-        reporter.message(f"resuming {folder} from step {start.progress.step}")
+        tracker.message(f"resuming {folder} from step {start.progress.step}")
     elif (folder / CONFIG).exists():
-        reporter.message(f"{folder} has no checkpoint yet: starting from step 0")
+        tracker.message(f"{folder} has no checkpoint yet: starting from step 0")
     return start
 
 
-def starting_point(config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> Checkpoint | None:
+def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
     """Return the checkpoint that a training would go on from, or None for a new run; nothing is changed.
 
     Raises:
@@ -59,17 +59,17 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, reporter: Rep
     """
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
-        reporter.message(f"passed over: {reason}")
+        tracker.message(f"passed over: {reason}")
     if start is None and rejected:
         raise CheckpointError(
             f"{folder} has checkpoints, but none is whole; restore one, or begin again with --fresh --overwrite"
         )
     if start:
-        _check_agreement(start, config, folder, dataset, reporter)
+        _check_agreement(start, config, folder, dataset, tracker)
     return start
 
 
-def reset_run_dir(config: Config, folder: Path, reporter: Reporter, overwrite: bool) -> None:
+def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: bool) -> None:
     """Make a run folder ready for a new run.
 
     Raises:
@@ -77,7 +77,7 @@ def reset_run_dir(config: Config, folder: Path, reporter: Reporter, overwrite: b
     """
     held = checkpoints_to_remove(folder, overwrite)
     if held:
-        reporter.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
+        tracker.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
     remove(folder / LATEST)  # first: what it names is about to go
     for path in held:
         remove_folder(path)
@@ -206,16 +206,16 @@ def tokenizer_place(path: Path) -> Path:
     return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
 
 
-def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, reporter: Reporter) -> None:
+def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> None:
     changes = differences(start.config, config)
-    refused = [text for key, text in changes.items() if key not in MUTABLE_KEYS]
+    refused = [text for key, text in changes.items() if key not in MUTABLE_KEYS and not key.startswith("tracking.")]
     if refused:
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
             "--out, restore the values, or begin again with --fresh --overwrite"
         )
     if changes:
-        reporter.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
+        tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
     if not start.resumable:
         raise CheckpointError(
             f"{start.path} holds no optimizer state (it was written by `lost convert --weights-only`): it can be "
@@ -231,7 +231,11 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
 def differences(old: Config, new: Config) -> dict[str, str]:
     """Return what two configurations differ in: the key, and a few words with both values."""
     before, after = _flat(old), _flat(new)
-    return {key: f"{key} = {after[key]!r}, was {before[key]!r}" for key in after if before[key] != after[key]}
+    return {
+        key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    }
 
 
 def _flat(config: Config) -> dict[str, object]:

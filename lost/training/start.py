@@ -20,8 +20,9 @@ from lost.model.load import load_config
 from lost.planning.budget import check_room
 from lost.planning.disk import disk_room
 from lost.storage.lock import locked
+from lost.tracking import KINDS as TRACKERS
+from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
-from lost.tracking.metrics import Reporter
 from lost.training.init_from import Source, begin_with, beginning, check_fit
 from lost.training.run_dir import (
     check_data,
@@ -122,6 +123,8 @@ def ready(asked: Request) -> Ready:
     if source:
         check_fit(source, config, dataset)
     open_data(config, dataset)
+    for each in config.tracking:
+        TRACKERS[each]  # known, or a ConfigError
     name = resolve_backend(asked.backend)
     module = backend_module(name)
     device, workers = module.resolve(asked.device), module.join()
@@ -136,7 +139,7 @@ def ready(asked: Request) -> Ready:
 def start(
     run: Ready,
     engine: Engine,
-    reporter: Reporter,
+    screen: Tracker,
     live: Callable[[], AbstractContextManager[None]],
     beginning_with: str,
     ended: Callable[[Config, Engine, Result], str],
@@ -146,7 +149,7 @@ def start(
     Args:
         run: what `ready` returned.
         engine: of its configuration.
-        reporter: shows the run; its sentences go into the run's log too.
+        screen: shows the run.
         live: entered while the run is shown.
         beginning_with: the sentence that says what is trained.
         ended: returns the sentence that says how it ended.
@@ -156,33 +159,34 @@ def start(
     """
     workers, first = run.workers, run.workers.rank == 0
     with (
-        stop_on_signal(reporter.message, workers.sigterm_asks) as asked,
-        locked(run.folder, reporter.message) if first else nullcontext("") as job,
+        stop_on_signal(screen.message, workers.sigterm_asks) as asked,
+        locked(run.folder, screen.message) if first else nullcontext("") as job,
     ):
         check_shared_dir(run.folder, job, workers)
-        with logged(run.folder, reporter, workers) as log, live():
-            point = _starting_point(run, log) if first else None  # rank 0 decides
-            log.message(beginning_with)
-            result = train(run.config, run.folder, run.dataset, engine, log, point, asked)
-            log.message(ended(run.config, engine, result))
+        with logged(run.folder, workers) as log, live():
+            tracker = Trackers(screen, log)
+            point = _starting_point(run, tracker) if first else None  # rank 0 decides
+            tracker.message(beginning_with)
+            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked)
+            tracker.message(ended(run.config, engine, result))
         workers.close()
     return result
 
 
-def _starting_point(run: Ready, reporter: Reporter) -> Checkpoint | None:
+def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     """Make the run folder ready, and return the checkpoint to go on from; None: initial weights."""
     point = None
     if run.fresh:
-        reset_run_dir(run.config, run.folder, reporter, run.overwrite)
+        reset_run_dir(run.config, run.folder, tracker, run.overwrite)
     else:
-        point = start_or_resume(run.config, run.folder, run.dataset, reporter)
+        point = start_or_resume(run.config, run.folder, run.dataset, tracker)
     if run.source and not point:
         for text in (*run.source.remarks, f"beginning with the weights of {run.source.path}"):
-            reporter.message(text)
+            tracker.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset)
     write_config(run.config, run.folder)
     if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
-        reporter.message(short)
+        tracker.message(short)
     return point
 
 

@@ -25,7 +25,9 @@ from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
-from lost.tracking.metrics import MetricsFile, Reporter
+from lost.tracking import KINDS as TRACKERS
+from lost.tracking import Tracker, Trackers
+from lost.tracking.metrics import MetricsFile
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
 
@@ -45,7 +47,7 @@ def train(
     folder: Path,
     dataset: Dataset,
     engine: Engine,
-    reporter: Reporter,
+    tracker: Tracker,
     start: Checkpoint | None = None,
     asked: Stop | None = None,
 ) -> Result:
@@ -56,7 +58,7 @@ def train(
         folder: the run folder.
         dataset: prepared text.
         engine: a fresh engine; its workers all call this together.
-        reporter: shows the run.
+        tracker: shows the run; its own files, and what the configuration names under `tracking`, are added.
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
         asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
 
@@ -64,13 +66,15 @@ def train(
         DivergedError: too many updates in a row were left out.
         StorageError: a checkpoint or log could not be written.
     """
-    run = _Run(config, folder, dataset, engine, reporter)
+    run = _Run(config, folder, dataset, engine, tracker)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
     except DivergedError:
         run.finish_saving(wait=True)  # of a step before
         raise
+    finally:
+        run.tracker.close()
 
 
 def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
@@ -129,11 +133,14 @@ class _StoppedError(Exception):
 class _Run:
     """The parts of a run that the loop puts in order."""
 
-    def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, reporter: Reporter) -> None:
-        self.config, self.folder, self.dataset, self.engine, self.reporter = config, folder, dataset, engine, reporter
+    def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker) -> None:
+        self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
+        self.tracker = Trackers(tracker, refused=self._refused)
+        if engine.workers.rank == 0:
+            others = {name: TRACKERS[name].of_run(folder, config, each) for name, each in config.tracking.items()}
+            self.tracker = Trackers(tracker, MetricsFile(folder), others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
-        self.writes = engine.workers.rank == 0
         self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)
 
     def begin(self, start: Checkpoint | None) -> TrainState:
@@ -156,7 +163,7 @@ class _Run:
         if progress.step:
             self.engine.load_optimizer_state(moments, progress.updates)
         self.engine.guard.restore(progress.guard)
-        self.metrics = MetricsFile(self.folder, progress.step) if self.writes else None
+        self.tracker.begin(progress.step)
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
         self._clock, self._clock_step = time.perf_counter(), progress.step
@@ -205,8 +212,7 @@ class _Run:
         }
         if self.stream.partial:
             row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
-        self._write(row)
-        self.reporter.step(row)
+        self.tracker.step(finite(row))
         return self.check(progress, report)
 
     def check(self, progress: TrainState, report: StepReport) -> TrainState:
@@ -225,7 +231,7 @@ class _Run:
                 "schedule.warmup_steps or lower train.grad_clip, and train again"
             )
         if guard.skipped > before.skipped:
-            self.reporter.message(
+            self.tracker.message(
                 f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
                 "finite or far beyond the usual"
             )
@@ -259,9 +265,7 @@ class _Run:
         result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
-        row = finite(row)
-        self._write(row)
-        self.reporter.validation(row)
+        self.tracker.validation(finite(row))
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
         return result
 
@@ -287,7 +291,7 @@ class _Run:
             if saved := self.saver.finish(wait):
                 self.saved = saved.path
                 row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
-                self._write({"step": saved.step, "checkpoint": saved.path.name, **row})
+                self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
         self._clock += time.perf_counter() - began
 
     @contextmanager
@@ -295,17 +299,13 @@ class _Run:
         try:
             yield
         except StorageError as error:
-            if last or self.config.train.on_save_error == "stop":
+            if last:
                 raise
-            self.reporter.message(f"{error} Training goes on (train.on_save_error = continue)")
-            self._write({"step": self.saved_at, "save_error": str(error)})
+            self._refused(error)
+            self.tracker.checkpoint({"step": self.saved_at, "save_error": str(error)})
 
-    def _write(self, row: dict[str, Any]) -> None:
-        if not self.metrics:
-            return
-        try:
-            self.metrics.write(row)
-        except StorageError as error:  # the same disk as the checkpoints'
-            if self.config.train.on_save_error == "stop":
-                raise
-            self.reporter.message(f"{error} Training goes on (train.on_save_error = continue)")
+    def _refused(self, error: StorageError) -> None:
+        """Go on without what the disk refused, a checkpoint or a row, where that is wanted."""
+        if self.config.train.on_save_error == "stop":
+            raise error
+        self.tracker.message(f"{error} Training goes on (train.on_save_error = continue)")

@@ -1,6 +1,7 @@
-"""Extensions: a projection and an optimizer from a file outside the package, registered by name, train and resume."""
+"""Extensions: one of each kind from a file outside the package, registered by name, train and resume."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,13 @@ from lost.engine.selftest import ALLOWED, _Expected
 from lost.errors import BackendError, ConfigError
 from lost.model.load import load_config
 from lost.optim import KINDS as OPTIMIZERS
+from lost.optim.schedule import KINDS as SCHEDULES
 from lost.projections import KINDS as PROJECTIONS
+from lost.tokenizer import KINDS as TOKENIZERS
+from lost.tracking import KINDS as TRACKERS
 
 Lost = Callable[..., Any]
-SETS = ("projection.kind=scaled", "optimizer.name=momentum", "train.stop_after=1", "train.save_every=1")
+SETS = ("projection.kind=scaled", "optimizer.name=momentum", "train.save_every=1")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,9 @@ def toy() -> Iterator[ModuleType]:
 def registered(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROJECTIONS, "scaled", toy.Scaled)
     monkeypatch.setitem(OPTIMIZERS, "momentum", toy.Momentum)
+    monkeypatch.setitem(SCHEDULES, "halving", toy.halving)
+    monkeypatch.setitem(TOKENIZERS, toy.Letters.FILE, toy.Letters)
+    monkeypatch.setitem(TRACKERS, "diary", toy.Diary)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -72,6 +79,55 @@ def test_against_the_reference(registered: None, backend: str, monkeypatch: pyte
         assert abs(found - loss) <= ALLOWED["float32"]["losses"]
 
 
+def test_schedule_and_tracker(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, registered: None) -> None:
+    """The schedule's rate is the one that is used; the tracker is told of each event once, and begins again after 2."""
+    sets = ("schedule.name=halving", "schedule.warmup_steps=0", "optimizer.lr=0.5", "train.log_every=1",
+            "train.save_every=2", "tracking.diary={file: diary.txt}")  # fmt: skip
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--device", "cpu")
+    words = [word for value in sets for word in ("--set", value)]
+    for stop in (2, 3):
+        answer = lost(*command, *words, "--set", f"train.stop_after={stop}")
+        assert answer.code == 0, answer.err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["lr"] for row in rows if "loss" in row] == [0.5, 0.25, 0.125]
+    assert (tmp_path / "run" / "diary.txt").read_text().split("\n") == [
+        "begin 0", "step 1", "step 2", "validation 2", "checkpoint step-00000002", "close",
+        "begin 2", "step 3", "validation 3", "checkpoint step-00000003", "close", "",
+    ]  # fmt: skip
+
+
+def test_a_tracker_that_fails(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, registered: None, toy: ModuleType, monkeypatch: Any
+) -> None:
+    def fail(self: object, row: object) -> None:
+        raise RuntimeError("the server is gone")
+
+    monkeypatch.setattr(toy.Diary, "step", fail)
+    sets = ["--set", "train.log_every=1", "--set", "train.stop_after=3", "--set", "tracking.diary={file: diary.txt}"]
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--device", "cpu", *sets)
+    assert answer.code == 0, answer.err
+    assert answer.out.count("tracking.diary failed (RuntimeError: the server is gone)") == 1
+    assert (tmp_path / "run" / "diary.txt").read_text() == "begin 0\n"  # not told any more
+
+
+def test_a_tracker_that_is_unknown(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--set", "tracking.diary=true")
+    assert answer.code == 2
+    assert "tracking = 'diary': there is no such one" in answer.err
+    assert not run.exists()
+
+
+def test_tokenizer(lost: Lost, text_folder: Path, tmp_path: Path, registered: None, toy: ModuleType) -> None:
+    toy.Letters().save(tmp_path)
+    out = tmp_path / "data"
+    answer = lost("prepare", text_folder, "--tokenizer", tmp_path, "--valid-fraction", "0.1", "--out", out)
+    assert answer.code == 0, answer.err
+    split = Dataset(out).split("train")
+    text = toy.Letters().decode(split.read(0, split.tokens).tolist())
+    assert any(text.startswith(path.read_text()) for path in text_folder.iterdir())
+
+
 def test_found_by_an_entry_point(toy: ModuleType, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Point:
         def load(self) -> None:
@@ -87,6 +143,7 @@ def test_found_by_an_entry_point(toy: ModuleType, tiny_yaml: Path, monkeypatch: 
 
 def test_unknown_names(tiny_yaml: Path) -> None:
     for setting, words in (
+        ("schedule.name=cosin", "did you mean 'cosine'"),
         ("projection.kind=lots", "did you mean 'lost'"),
         ("optimizer.name=adam", "did you mean 'adamw'"),
         ("projection.overrides={'*.q_proj': {kind: lots}}", "did you mean 'lost'"),

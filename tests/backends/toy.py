@@ -1,6 +1,7 @@
-"""An extension as a user would write it: a kind of projection and an optimizer, in one file, for both backends."""
+"""An extension as a user would write it, in one file: one of each thing that can be registered, for both backends."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -10,8 +11,11 @@ import torch
 from lost.backends.mlx.layers import Layer as MlxLayer
 from lost.backends.torch.arrays import to_array, to_tensor
 from lost.backends.torch.layers import Layer as TorchLayer
+from lost.config import Config, ScheduleConfig
 from lost.optim import Optimizer
 from lost.projections import Projection, Tensor
+from lost.tokenizer import Tokenizer
+from lost.tracking import Tracker
 from lost.utils.randomness import normal
 
 
@@ -103,3 +107,60 @@ class MlxMomentum:
 
     def held(self) -> object:
         return list(self._kept.values())
+
+
+def halving(schedule: ScheduleConfig, step: int) -> float:
+    """A schedule: half the rate after every step."""
+    return 0.5 ** (step - 1)
+
+
+class Letters(Tokenizer):
+    """A tokenizer: every byte is a token, and 256 ends a text. Its file says nothing."""
+
+    FILE = "tokenizer.letters"
+    end_of_text, vocab_size = 256, 257
+    files: Mapping[str, bytes] = {FILE: b""}
+
+    @classmethod
+    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "Letters":
+        return cls()
+
+    @property
+    def fingerprint(self) -> str:
+        return "letters"
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(id for id in ids if id < 256).decode(errors="replace")
+
+    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+        return [list(text.encode()) for text in texts]
+
+
+class Diary(Tracker):
+    """A tracker: one line an event, in the file that its settings name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def of_run(cls, folder: Path, config: Config, settings: dict[str, Any]) -> "Diary":
+        return cls(folder / settings["file"])
+
+    def _note(self, text: str) -> None:
+        with self._path.open("a") as file:
+            file.write(text + "\n")
+
+    def begin(self, step: int) -> None:
+        self._note(f"begin {step}")
+
+    def step(self, row: dict[str, Any]) -> None:
+        self._note(f"step {row['step']}")
+
+    def validation(self, row: dict[str, Any]) -> None:
+        self._note(f"validation {row['step']}")
+
+    def checkpoint(self, row: dict[str, Any]) -> None:
+        self._note(f"checkpoint {row['checkpoint']}")
+
+    def close(self) -> None:
+        self._note("close")

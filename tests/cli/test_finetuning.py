@@ -36,6 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text:
     """A run of each kind, of a few steps."""
     from lost.engine import create_engine
     from lost.model.load import dump, load_config
+    from lost.tracking import Tracker
     from lost.training.trainer import train
 
     folder, runs = tmp_path_factory.mktemp("base"), {}
@@ -46,18 +47,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text:
         runs[kind] = folder / kind
         (folder / kind).mkdir()
         (folder / kind / "config.yaml").write_text(dump(config))
-        train(config, folder / kind, prepared, create_engine(config, "torch", "cpu"), Quiet())
+        train(config, folder / kind, prepared, create_engine(config, "torch", "cpu"), Tracker())
     return runs
-
-
-class Quiet:
-    def step(self, row: dict) -> None:
-        pass
-
-    validation = step
-
-    def message(self, text: str) -> None:
-        pass
 
 
 @pytest.fixture

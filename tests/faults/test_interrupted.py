@@ -173,7 +173,7 @@ def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
     """A disk that is full takes the beginning of a line: the next row must not be glued to it."""
     limited = (
         "import resource, sys; from pathlib import Path; from lost.tracking.metrics import MetricsFile\n"
-        "metrics = MetricsFile(Path(sys.argv[1]), 0); metrics.write({'step': 1})\n"
+        "metrics = MetricsFile(Path(sys.argv[1])); metrics.begin(0); metrics.write({'step': 1})\n"
         "for limit in (20, resource.RLIM_INFINITY):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
         "    try: metrics.write({'step': 2, 'loss': 3.5})\n"
@@ -189,7 +189,7 @@ def test_lines_that_are_no_rows_keep_no_run_from_going_on(tmp_path: Path) -> Non
     """As a machine that goes down, or a person, leaves them."""
     lines = (b'{"step": 1}', b"\0\0\0", b"", b"\xff", b"[1]", b'{"loss": 1}', b'{"step": 5}', b'{"step": 6}', b'{"st')
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    MetricsFile(tmp_path, 5)
+    MetricsFile(tmp_path).begin(5)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 5}\n'
 
 

@@ -1,0 +1,107 @@
+"""Trackers: those who are told how a run goes, one after the other."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lost.config import Config
+from lost.errors import StorageError
+
+
+class Tracker:
+    """Someone who is told how a run goes. A subclass takes what it cares for.
+
+    One that a configuration names under `tracking` is made of the run folder, the configuration and its own settings;
+    only rank 0 has one. What it raises never ends a training.
+    """
+
+    @classmethod
+    def of_run(cls, folder: Path, config: Config, settings: dict[str, Any]) -> "Tracker":
+        """Make the tracker of a run.
+
+        Args:
+            folder: the run folder.
+            config: of the run.
+            settings: what stands under the tracker's name.
+
+        Raises:
+            ConfigError: the settings don't suit it.
+        """
+        raise NotImplementedError
+
+    def begin(self, step: int) -> None:
+        """Begin after a step; what was reported of later ones, by an earlier life of the run, is void."""
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Take a reported step: the row that goes to metrics.jsonl."""
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Take a validation: the row that goes to metrics.jsonl."""
+
+    def checkpoint(self, row: dict[str, Any]) -> None:
+        """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
+
+    def message(self, text: str) -> None:
+        """Take a sentence."""
+
+    def close(self) -> None:
+        """Write what is still to be written: the training has ended, however it did."""
+
+
+class Trackers(Tracker):
+    """Several trackers as one.
+
+    Args:
+        needed: those whose errors are the run's: its screen, its own files.
+        others: by name, those that it can do without. One that fails is left out from then on, which is said once.
+        refused: told what the disk refused to one of the needed; by default that is raised.
+    """
+
+    def __init__(
+        self,
+        *needed: Tracker,
+        others: Mapping[str, Tracker] = MappingProxyType({}),
+        refused: Callable[[StorageError], None] | None = None,
+    ) -> None:
+        self._needed, self._others, self._refused = needed, dict(others), refused
+
+    def begin(self, step: int) -> None:
+        """Begin after a step."""
+        self._tell("begin", step)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Pass a reported step on."""
+        self._tell("step", row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Pass a validation on."""
+        self._tell("validation", row)
+
+    def checkpoint(self, row: dict[str, Any]) -> None:
+        """Pass a checkpoint on."""
+        self._tell("checkpoint", row)
+
+    def message(self, text: str) -> None:
+        """Pass a sentence on."""
+        self._tell("message", text)
+
+    def close(self) -> None:
+        """Close all of them."""
+        self._tell("close")
+
+    def _tell(self, event: str, *value: Any) -> None:
+        for each in self._needed:
+            try:
+                getattr(each, event)(*value)
+            except StorageError as error:
+                if self._refused is None:
+                    raise
+                self._refused(error)
+        for name, each in list(self._others.items()):
+            try:
+                getattr(each, event)(*value)
+            except Exception as error:  # whatever a library of someone else's raises
+                del self._others[name]
+                reason = f"{type(error).__name__}: {error}"
+                self.message(f"tracking.{name} failed ({reason}); the training goes on without it")
