@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lost.checkpoint import open_checkpoint
+from lost.checkpoint import check_intact, open_checkpoint
 
 STEPS = 40
 CONFIG = f"""\
@@ -104,7 +104,7 @@ def state(out: Path) -> dict[str, bytes]:
     if not (out / "checkpoints").exists():
         return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".bin", ".model")}
     found = open_checkpoint(out / "checkpoints" / f"step-{STEPS:08d}")
-    found.verify()
+    check_intact(found)
     return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
 
 

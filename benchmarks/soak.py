@@ -23,7 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lost.checkpoint import open_checkpoint
+from lost.checkpoint import check_intact, open_checkpoint
 from lost.storage.failpoints import POINTS
 
 STEPS = 1500
@@ -108,7 +108,7 @@ def undisturbed(work: Path, world: int, backend: str) -> dict[str, bytes]:
 def state(run: Path) -> dict[str, bytes]:
     """Return the bytes of every array at the end of a run."""
     found = open_checkpoint(run / "checkpoints" / f"step-{STEPS:08d}")
-    found.verify()
+    check_intact(found)
     return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder of safetensors sealed by a manifest, written whole, verified before anything older goes.
+"""A checkpoint on disk: a folder of safetensors sealed by a manifest, and how it is opened.
 
     step-00000500/  manifest.json  model-*.safetensors  optimizer-*.safetensors  config.json  tokenizer files
 
@@ -8,7 +8,6 @@ The manifest holds everything a run needs to go on, and the size and checksum of
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,16 @@ from lost.config import Config
 from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
 from lost.optim import state_shapes
-from lost.storage.arrays import fitting, wrong_places
-from lost.storage.files import (
-    Seal,
-    broken,
-    read_sealed_json,
-)
-from lost.storage.tensors import Header, read_headers, read_tensors
+from lost.storage.arrays import fitting
+from lost.storage.files import Seal, read_sealed_json
+from lost.storage.tensors import read_tensors
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.utils.parsing import finite
 
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
+MODEL, OPTIMIZER = "model", "optimizer"
+"""How the names of files of arrays begin."""
 FORMAT = 1
 
 
@@ -44,32 +41,6 @@ class Checkpoint:
     tokenizer_fingerprint: str
     files: dict[str, Seal]
 
-    def faults(self) -> Iterator[str]:
-        """Yield what is wrong with the files, reading all of them: with their bytes, else with what they hold.
-
-        What they hold is every parameter and moment, once, with the shape and type that the configuration says, and of
-        those that hold places ascending ones in range. Other values are not looked at.
-        """
-        damaged = False
-        for name, expected in self.files.items():
-            if fault := broken(self.path / name, expected):
-                damaged = True
-                yield f"{self.path / name} {fault}"
-        if not damaged:
-            try:
-                yield from (f"{self.path}: {fault}" for fault in self._misfits())
-            except CheckpointError as error:
-                yield str(error)
-
-    def verify(self) -> None:
-        """Read every file.
-
-        Raises:
-            CheckpointError: one isn't what was written, or holds what no engine may take.
-        """
-        if faults := list(self.faults()):
-            raise CheckpointError(f"{'; '.join(faults)}; this checkpoint is damaged: use another, or restore the file")
-
     def parameters(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
         """Yield every parameter; of several readers each some.
 
@@ -77,7 +48,7 @@ class Checkpoint:
             CheckpointError: a file that can't be read, or an array that no model of this configuration has.
         """
         table = parameter_table(self.config)
-        return fitting(read_tensors(self._named("model"), reader, readers), shapes_of(table), places_of(table))
+        return fitting(read_tensors(self.array_files(MODEL), reader, readers), shapes_of(table), places_of(table))
 
     def moments(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the optimizer's moments, of several readers each some; none if it was written without them.
@@ -85,12 +56,12 @@ class Checkpoint:
         Raises:
             CheckpointError: as `parameters`.
         """
-        return fitting(read_tensors(self._named("optimizer"), reader, readers), state_shapes(self.config))
+        return fitting(read_tensors(self.array_files(OPTIMIZER), reader, readers), state_shapes(self.config))
 
     @property
     def resumable(self) -> bool:
         """Whether a training can go on from it: it has moments, or needs none yet."""
-        return self.progress.step == 0 or any(name.startswith("optimizer-") for name in self.files)
+        return self.progress.step == 0 or bool(self.array_files(OPTIMIZER))
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the run.
@@ -111,20 +82,9 @@ class Checkpoint:
             )
         return tokenizer
 
-    def _named(self, stem: str) -> list[Path]:
+    def array_files(self, stem: str) -> list[Path]:
         """Return the files of arrays whose names begin so."""
         return [self.path / name for name in sorted(self.files) if name.startswith(f"{stem}-")]
-
-    def _misfits(self) -> Iterator[str]:
-        """Yield what is wrong with the arrays, of which only those that hold places are read."""
-        table, dtype = parameter_table(self.config), self.config.train.param_dtype
-        yield from _unlike(read_headers(self._named("model")), shapes_of(table), dtype, places := places_of(table))
-        if self.progress.step and self.resumable:
-            yield from _unlike(read_headers(self._named("optimizer")), state_shapes(self.config), dtype)
-        if places:
-            for name, array in read_tensors(self._named("model")):
-                if wrong := wrong_places(array, places.get(name, 0)):
-                    yield f"{name} {wrong}"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -173,20 +133,3 @@ def _seal(entry: Mapping[str, Any]) -> Seal:
     if type(entry["size"]) is not int or entry["size"] < 0:
         raise ValueError(f"size = {entry['size']!r:.40}")
     return Seal(size=entry["size"], sha256=str(entry["sha256"]))
-
-
-def _unlike(
-    found: Mapping[str, Header],
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: str,
-    places: Mapping[str, int] = MappingProxyType({}),
-) -> Iterator[str]:
-    """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
-    for name, header in found.items():
-        wanted = "int32" if name in places else dtype
-        if name not in shapes:
-            yield f"{name} is no array of this model"
-        elif header != Header(wanted, shapes[name]):
-            yield f"{name} is {header.dtype} {header.shape}; expected {wanted} {shapes[name]}"
-    if missing := shapes.keys() - found.keys():
-        yield f"{len(missing)} arrays are missing, {min(missing)} among them"

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written beside its training: every worker its part, sealed once all of them are on disk.
+"""Saving of a run beside its training: every worker writes its part, sealed once all parts are on disk.
 
 What is written is copied first, which is all that training waits for; where memory is short, it waits for the whole.
 """
@@ -13,7 +13,7 @@ from threading import Thread
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import TrainState
+from lost.checkpoint import MODEL, OPTIMIZER, TrainState
 from lost.config import Config
 from lost.engine import Engine
 from lost.errors import LostError, StorageError
@@ -21,6 +21,7 @@ from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.storage.files import Seal, begin_dir, publish, replace_text, storage
 from lost.storage.nofollow import remove
+from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
 from lost.utils.machine import available_bytes
 
@@ -168,9 +169,10 @@ class _Writing(Thread):
     def run(self) -> None:
         try:
             with storage(self.partial):
-                self.files = checkpoint.write_arrays(
-                    self.partial, *self._arrays, first_rows=self._first_rows, worker=self._worker
-                )
+                for stem, arrays in zip((MODEL, OPTIMIZER), self._arrays, strict=True):
+                    self.files |= write_tensors(
+                        self.partial, f"{stem}{self._worker}", arrays, first_rows=self._first_rows
+                    )
                 failpoint("save.arrays")
         except LostError as error:
             self.fault = str(error)

@@ -1,15 +1,13 @@
-"""The checkpoints of a run: where each stands, which is the newest that is intact, which ones go."""
+"""The checkpoints of a run: where each is, which is the newest that is intact, which ones go."""
 
 import os
 import re
 from pathlib import Path
 
 from lost.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
-from lost.storage.files import (
-    remove_folder,
-    sweep,
-)
+from lost.storage.files import remove_folder, sweep
 from lost.storage.nofollow import check_folder, is_folder
 
 _NAME = re.compile(r"step-\d{8,}")
@@ -36,7 +34,7 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in reversed(checkpoints(folder)):
         try:
             checkpoint = open_checkpoint(path)
-            checkpoint.verify()
+            check_intact(checkpoint)
         except CheckpointError as error:
             rejected.append(str(error))
             continue

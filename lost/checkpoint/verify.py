@@ -1,49 +1,112 @@
-"""Whether a checkpoint is whole: bytes as they were written, arrays that make one model and its state, sound values."""
+"""Integrity of a checkpoint: bytes as they were written, arrays that make one model and its state, sound values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from lost import checkpoint
-from lost.checkpoint import Checkpoint
-from lost.errors import LostError
-from lost.optim import optimizer_of
-from lost.storage.arrays import NamedArrays
+from lost.checkpoint.checkpoint import CONFIG, MANIFEST, MODEL, OPTIMIZER, Checkpoint, model_description
+from lost.errors import CheckpointError, LostError
+from lost.model.parameters import parameter_table, places_of, shapes_of
+from lost.optim import optimizer_of, state_shapes
+from lost.storage.arrays import NamedArrays, wrong_places
+from lost.storage.files import broken
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.storage.tensors import Header, read_headers, read_tensors
 from lost.utils.parsing import parse_json
 
 
-def faults(found: Checkpoint) -> Iterator[str]:
-    """Yield what is wrong with a checkpoint, all of its files read.
+def check_intact(checkpoint: Checkpoint) -> None:
+    """Read every file of a checkpoint that is about to be used.
 
-    Where they hold what they should (`Checkpoint.faults`), also that values are finite and second moments not negative,
-    and that config.json and the tokenizer are the run's.
+    Raises:
+        CheckpointError: one isn't what was written, or holds what no engine may take.
     """
-    damaged = list(found.faults())
-    yield from damaged
-    if damaged:
-        return
-    try:
-        yield from (f"{found.path}: {fault}" for fault in _content(found))
-    except LostError as error:
-        yield str(error)
+    if found := list(problems(checkpoint, values=False)):
+        raise CheckpointError(f"{'; '.join(found)}; this checkpoint is damaged: use another, or restore the file")
 
 
-def _content(found: Checkpoint) -> Iterator[str]:
-    yield from _values(found.parameters())
-    if found.progress.step and found.resumable:
-        yield from _values(found.moments(), optimizer_of(found.config).never_negative)
+def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
+    """Yield what is wrong with a checkpoint, all of its files read; of several stages the first that finds anything.
+
+    1. The files' bytes are those that were written.
+    2. The arrays are every parameter and moment, once, with the shape and type that the configuration says; those that
+       hold places hold ascending ones in range.
+    3. Other values are finite, second moments not negative; config.json and the tokenizer are the run's.
+
+    Args:
+        checkpoint: opened.
+        values: whether stage 3 is wanted: it says whether a file is worth keeping, not whether it is safe to load.
+    """
+    stages = (_bytes, _arrays, _values) if values else (_bytes, _arrays)
+    for stage in stages:
+        found = False
+        try:
+            for text in stage(checkpoint):
+                found = True
+                yield text
+        except LostError as error:
+            found = True
+            yield str(error)
+        if found:
+            return
+
+
+def _bytes(checkpoint: Checkpoint) -> Iterator[str]:
+    for name, expected in checkpoint.files.items():
+        if fault := broken(checkpoint.path / name, expected):
+            yield f"{checkpoint.path / name} {fault}"
+
+
+def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield what is wrong with the arrays, of which only those that hold places are read."""
+    config, model = checkpoint.config, checkpoint.array_files(MODEL)
+    table, dtype = parameter_table(config), config.train.param_dtype
+    places = places_of(table)
+    found = [*_unlike(read_headers(model), shapes_of(table), dtype, places)]
+    if checkpoint.progress.step and checkpoint.resumable:
+        found += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
+    if places:
+        for name, array in read_tensors(model):
+            if wrong := wrong_places(array, places.get(name, 0)):
+                found.append(f"{name} {wrong}")
+    yield from (f"{checkpoint.path}: {text}" for text in found)
+
+
+def _unlike(
+    found: Mapping[str, Header],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    places: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
+    for name, header in found.items():
+        wanted = "int32" if name in places else dtype
+        if name not in shapes:
+            yield f"{name} is no array of this model"
+        elif header != Header(wanted, shapes[name]):
+            yield f"{name} is {header.dtype} {header.shape}; expected {wanted} {shapes[name]}"
+    if missing := shapes.keys() - found.keys():
+        yield f"{len(missing)} arrays are missing, {min(missing)} among them"
+
+
+def _values(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield what is wrong with numbers, with config.json and with the tokenizer."""
+    found = [*_unsound(checkpoint.parameters())]
+    if checkpoint.progress.step and checkpoint.resumable:
+        found += _unsound(checkpoint.moments(), optimizer_of(checkpoint.config).never_negative)
     try:
-        described = parse_json(read_bytes(found.path / checkpoint.CONFIG, DOCUMENT_BYTES))
-        meant = checkpoint.model_description(found.config)
+        described = parse_json(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))
+        meant = model_description(checkpoint.config)
         if {**meant, **described} != meant:  # an older version's lacks the fields that came later
-            yield f"{checkpoint.CONFIG} doesn't describe the model of {checkpoint.MANIFEST}"
+            found.append(f"{CONFIG} doesn't describe the model of {MANIFEST}")
     except (OSError, ValueError, TypeError) as error:
-        yield f"{checkpoint.CONFIG} can't be read: {error}"
-    found.tokenizer()
+        found.append(f"{CONFIG} can't be read: {error}")
+    yield from (f"{checkpoint.path}: {text}" for text in found)
+    checkpoint.tokenizer()
 
 
-def _values(arrays: NamedArrays, never_negative: Sequence[str] = ()) -> Iterator[str]:
+def _unsound(arrays: NamedArrays, never_negative: Sequence[str] = ()) -> Iterator[str]:
     for name, array in arrays:
         if not np.isfinite(array).all():
             yield f"{name} holds numbers that are not finite"

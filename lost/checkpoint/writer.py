@@ -1,29 +1,29 @@
-"""A checkpoint written: arrays read back after they are on disk, and the manifest that seals them."""
+"""Writing of a checkpoint: arrays first, then the manifest that seals them."""
 
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import lost
-from lost.checkpoint.checkpoint import CONFIG, FORMAT, MANIFEST, Checkpoint, model_description, open_checkpoint
+from lost.checkpoint.checkpoint import (
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    Checkpoint,
+    model_description,
+    open_checkpoint,
+)
 from lost.checkpoint.state import TrainState
 from lost.config import Config
-from lost.errors import CheckpointError
 from lost.model.parameters import parameter_table
 from lost.optim import state_shapes
 from lost.storage.arrays import NamedArrays
-from lost.storage.files import (
-    Seal,
-    atomic_dir,
-    broken,
-    flush,
-    seal,
-    sealed_json,
-)
+from lost.storage.files import Seal, atomic_dir, seal, sealed_json
 from lost.storage.nofollow import write_new
 from lost.storage.tensors import PART_BYTES, write_tensors
 from lost.tokenizer import Tokenizer
@@ -45,43 +45,10 @@ def write(
         CheckpointError: what was read back is not what was written.
     """
     with atomic_dir(path, replace=True) as partial:
-        files = write_arrays(partial, parameters, moments, part_bytes)
+        files = write_tensors(partial, MODEL, parameters, part_bytes)
+        files |= write_tensors(partial, OPTIMIZER, moments, part_bytes)
         write_manifest(partial, files, config, progress, tokenizer)
     return open_checkpoint(path)
-
-
-def write_arrays(
-    partial: Path,
-    parameters: NamedArrays,
-    moments: NamedArrays,
-    part_bytes: int = PART_BYTES,
-    first_rows: Mapping[str, int] = MappingProxyType({}),
-    worker: str = "",
-) -> dict[str, Seal]:
-    """Write arrays to disk and read them back.
-
-    Args:
-        partial: a folder that isn't a checkpoint yet.
-        parameters: of the model, or some rows of them.
-        moments: the optimizer's.
-        part_bytes: size of a file.
-        first_rows: where rows begin, by name, where an array isn't whole.
-        worker: what tells file names of several writers apart.
-
-    Returns:
-        Each file's seal.
-
-    Raises:
-        OSError: the disk refused.
-        CheckpointError: what was read back is not what was written.
-    """
-    files = write_tensors(partial, f"model{worker}", parameters, part_bytes, first_rows)
-    files |= write_tensors(partial, f"optimizer{worker}", moments, part_bytes, first_rows)
-    for name, expected in files.items():
-        flush(partial / name)
-        if fault := broken(partial / name, expected):
-            raise CheckpointError(f"{partial / name} {fault}, right after it was written: don't trust this disk")
-    return files
 
 
 def write_manifest(

@@ -1,4 +1,4 @@
-"""Named arrays in safetensors files: written in parts of bounded size, put together as they are read; also bfloat16.
+"""Named arrays in safetensors files: written in parts of bounded size, joined as they are read; also bfloat16.
 
 An array may lie in several files, some rows in each: what each of several workers holds. The file's metadata then says
 under `first_rows` where they begin.
@@ -20,7 +20,7 @@ import safetensors.numpy
 from lost.errors import CheckpointError
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
-from lost.storage.files import Seal, seal
+from lost.storage.files import Seal, broken, flush, seal
 from lost.storage.nofollow import open_read, write_new
 from lost.utils.parsing import parse_json
 
@@ -34,7 +34,7 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 def write_tensors(
     folder: Path, stem: str, arrays: NamedArrays, part_bytes: int = PART_BYTES, first_rows: Mapping[str, int] = _NONE
 ) -> dict[str, Seal]:
-    """Write `<stem>-00001.safetensors` and so on, a new file once one holds `part_bytes`.
+    """Write `<stem>-00001.safetensors` and so on to disk, a new file once one holds `part_bytes`; read each back.
 
     Args:
         folder: where to.
@@ -44,7 +44,11 @@ def write_tensors(
         first_rows: where the rows begin of which an array holds some, by name.
 
     Returns:
-        Each file's name with the size and checksum of the bytes that were meant to be written.
+        Each file's name with the size and checksum of its bytes.
+
+    Raises:
+        OSError: the disk refused.
+        CheckpointError: what was read back is not what was written.
     """
     seals: dict[str, Seal] = {}
     part: dict[str, np.ndarray] = {}
@@ -53,9 +57,12 @@ def write_tensors(
         name = f"{stem}-{len(seals) + 1:05d}.safetensors"
         rows = {each: first_rows[each] for each in part if each in first_rows}
         content = safetensors.numpy.save(part, {"format": "pt", **({_ROWS: json.dumps(rows)} if rows else {})})
-        write_new(folder / name, content)
         seals[name] = seal(content)
+        write_new(folder / name, content)
         part.clear()
+        flush(folder / name)
+        if fault := broken(folder / name, seals[name]):
+            raise CheckpointError(f"{folder / name} {fault}, right after it was written: don't trust this disk")
         failpoint("save.file")
 
     size = 0

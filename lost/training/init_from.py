@@ -21,6 +21,7 @@ from lost.model.load import load_config
 from lost.model.parameters import parameter_table, places_of, shapes_of
 from lost.storage.arrays import NamedArrays, checked
 from lost.storage.files import atomic_dir, replace_text, storage
+from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
 from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
 
@@ -164,7 +165,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
         digest.passing(checked(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
     )
     with atomic_dir(path, replace=True) as partial:
-        files = checkpoint.write_arrays(partial, arrays, ())
+        files = write_tensors(partial, checkpoint.MODEL, arrays)
         origin = Origin(str(source.path), source.step, digest.hexadecimal)
         progress = TrainState(data=dataset.fingerprint, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, newest_valid, open_checkpoint
+from lost.checkpoint import MANIFEST, Checkpoint, check_intact, checkpoints, newest_valid, open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
@@ -190,7 +190,7 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
     """
     if (path / MANIFEST).exists() or path.name.startswith("step-"):
         checkpoint = open_checkpoint(path)
-        checkpoint.verify()
+        check_intact(checkpoint)
         return checkpoint, []
     found, rejected = newest_valid(path / "checkpoints")
     if found is None:
@@ -208,8 +208,7 @@ def tokenizer_place(path: Path) -> Path:
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> None:
     changes = differences(start.config, config)
-    refused = [text for key, text in changes.items() if key not in MUTABLE_KEYS and not key.startswith("tracking.")]
-    if refused:
+    if refused := fixed_differences(start.config, config):
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
             "--out, restore the values, or begin again with --fresh --overwrite"
@@ -236,6 +235,16 @@ def differences(old: Config, new: Config) -> dict[str, str]:
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     }
+
+
+def fixed_differences(old: Config, new: Config) -> list[str]:
+    """Return those differences that a run may not be resumed with."""
+    fixed = {
+        key: text
+        for key, text in differences(old, new).items()
+        if key not in MUTABLE_KEYS and not key.startswith("tracking.")
+    }
+    return list(fixed.values())
 
 
 def _flat(config: Config) -> dict[str, object]:

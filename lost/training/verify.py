@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lost import checkpoint
 from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
-from lost.checkpoint.verify import faults as checkpoint_faults
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
@@ -20,7 +19,7 @@ from lost.storage.files import stale_temps
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.tracking import metrics
-from lost.training.run_dir import CONFIG, LATEST, MUTABLE_KEYS, config_file, differences
+from lost.training.run_dir import CONFIG, LATEST, config_file, fixed_differences
 
 
 @dataclass
@@ -70,7 +69,7 @@ def _check(path: Path, found: Findings) -> Checkpoint | None:
     """Check one checkpoint, and return it if its manifest can be read."""
     try:
         opened = open_checkpoint(path)
-        found.checked[path] = list(checkpoint_faults(opened))
+        found.checked[path] = list(checkpoint.problems(opened))
     except CheckpointError as error:
         found.checked[path] = [str(error)]
         return None
@@ -109,21 +108,16 @@ def _configuration(folder: Path, newest: Checkpoint | None) -> tuple[Config | No
         config = load_config(path)
     except ConfigError as error:
         return kept, [str(error)]
-    if newest and (fixed := _fixed(newest.config, config)):
-        return config, [f"{path} is not the configuration of {newest.path}: {fixed}"]
+    if newest and (fixed := fixed_differences(newest.config, config)):
+        return config, [f"{path} is not the configuration of {newest.path}: {'; '.join(fixed)}"]
     return config, []
-
-
-def _fixed(old: Config, new: Config) -> str:
-    """Return what two configurations differ in although it may not change."""
-    return "; ".join(text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS)
 
 
 def _place(found: Checkpoint, newest: Checkpoint) -> Iterator[str]:
     """Yield what is wrong between a checkpoint's step, its name and its counts, and the run that it stands in."""
     step, batch = found.progress.step, found.config.train.batch_size
-    if fixed := _fixed(newest.config, found.config):
-        yield f"{found.path} is of another configuration than {newest.path}: {fixed}"
+    if fixed := fixed_differences(newest.config, found.config):
+        yield f"{found.path} is of another configuration than {newest.path}: {'; '.join(fixed)}"
     if found.path.name != checkpoint.checkpoint_path(found.path.parent, step).name:
         yield f"{found.path} is the checkpoint of step {step}, under another's name"
     meant = {"samples": step * batch, "tokens": step * batch * found.config.data.seq_len}

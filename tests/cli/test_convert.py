@@ -11,7 +11,6 @@ import pytest
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, open_checkpoint
-from lost.checkpoint.verify import faults
 from lost.data.dataset import Dataset
 
 Lost = Callable[..., object]
@@ -49,7 +48,7 @@ def test_other_file_sizes_change_nothing(lost: Lost, run: Path, source: Checkpoi
 
     many = rewrite(source, tmp_path / "many", part_bytes=2000)
     assert len(many.files) > 20
-    assert list(faults(many)) == []
+    assert list(checkpoint.problems(many)) == []
 
 
 def test_bfloat16_rounds_and_says_so(lost: Lost, run: Path, source: Checkpoint, tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ def test_bfloat16_rounds_and_says_so(lost: Lost, run: Path, source: Checkpoint, 
         found = dict((*written.parameters(), *written.moments()))[name]
         expected = value if value.dtype == np.int32 else value.astype(ml_dtypes.bfloat16)
         assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
-    assert list(faults(written)) == []
+    assert list(checkpoint.problems(written)) == []
     losses = [json.loads(lost("eval", path, "--json").out) for path in (run, tmp_path / "out")]
     assert losses[1]["nll"] == pytest.approx(losses[0]["nll"], rel=1e-3)
     assert lost("convert", tmp_path / "out", tmp_path / "back", "--dtype", "float32").code == 0
@@ -131,10 +130,10 @@ def test_verify_looks_inside(source: Checkpoint, tmp_path: Path) -> None:
         (second, -arrays[second] - 1, "negative squares"),
         (second, None, "1 arrays are missing"),
     ):
-        found = list(faults(rewritten(source, tmp_path / "wrong", **{name: value})))
+        found = list(checkpoint.problems(rewritten(source, tmp_path / "wrong", **{name: value})))
         assert len(found) == 1
         assert wrong in found[0]
-    assert list(faults(rewritten(source, tmp_path / "right"))) == []
+    assert list(checkpoint.problems(rewritten(source, tmp_path / "right"))) == []
 
 
 def test_verify_names_the_damaged_checkpoint_of_a_run(lost: Lost, run: Path, tmp_path: Path) -> None:
