@@ -20,7 +20,7 @@ import numpy as np
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import loss
 from lost.backends.mlx.layers import kept
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.model.init import initial_values
 from lost.model.load import load_config
 

@@ -104,7 +104,7 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
 
 def _input_moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
     """Return what maps projections' names to their inputs' second moments over a text."""
-    from lost.data.loader import evaluation_batches
+    from lost.data.evaluation import evaluation_batches
     from lost.engine import backend_module
 
     def measure(names: Sequence[str]) -> "dict[str, np.ndarray]":

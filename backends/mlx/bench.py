@@ -15,7 +15,7 @@ from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.layers import layer as make_layer
 from lost.bench.compare import Machine, Pass
 from lost.config import TrainConfig
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.projections import Projection
 from lost.utils.machine import processor_name
 

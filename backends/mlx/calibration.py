@@ -7,7 +7,7 @@ import numpy as np
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.method.calibration import watched
 
 

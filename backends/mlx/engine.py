@@ -15,7 +15,7 @@ from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Update
 from lost.config import Config
-from lost.data.loader import Batch, check_tokens
+from lost.data.batch import Batch, check_tokens
 from lost.distributed.group import SingleProcess, local_batch_size
 from lost.engine import StepReport
 from lost.engine.registry import implementation

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lost.backends.torch.arrays import to_array
 from lost.backends.torch.engine import TorchEngine
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.method.calibration import watched
 
 

@@ -17,7 +17,7 @@ from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.config import Config
-from lost.data.loader import Batch, check_tokens, with_last
+from lost.data.batch import Batch, check_tokens, with_last
 from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepReport
 from lost.engine.registry import implementation

@@ -74,7 +74,7 @@ def evaluate(
                 f"the same: prepare it with --tokenizer {checkpoint.path}, or use --text"
             )
         split = dataset.split(VALID)
-        targets = split.targets
+        targets = split.loss_mask
         result = evaluate_split(engine, split, window, size)
     value = {
         "nll": result.nll,

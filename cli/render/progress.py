@@ -67,7 +67,7 @@ class TrainingScreen(Tracker):
 
 
 class PreparationScreen:
-    """Shows the phases of `lost prepare`. Implements `lost.prepare.text.ProgressCallback`."""
+    """Shows the phases of `lost prepare`. Implements `lost.prepare.output.ProgressCallback`."""
 
     _BAR_EVERY, _LINE_EVERY = 0.1, 30.0  # seconds
 

@@ -18,7 +18,7 @@ from lost import __version__
 from lost.bench.options import LayerShape, at_least
 from lost.bench.timing import interleave, summary
 from lost.config import Config, ProjectionSettings, TrainConfig
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine import Engine, backend_module
 from lost.errors import ConfigError, UserError
 from lost.model.parameters import parameter_table, projections

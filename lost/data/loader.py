@@ -1,68 +1,22 @@
-"""Which tokens an optimizer step sees, and which an evaluation does."""
+"""Samples of a run in their order: windows of a split, visited once an epoch, stacked to batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
+from lost.data.batch import Batch, Sample, stacked
 from lost.data.dataset import Split
-from lost.data.packing import ExampleWindows, windows
+from lost.data.loss_mask import EXAMPLE_START, IN_LOSS, LossMask
 from lost.data.permutation import Permutation
 from lost.errors import DataError
-
-Sample = tuple[np.ndarray, np.ndarray | None]
-"""Tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences that go through the model together.
-
-    Attributes:
-        tokens: (b, s + 1) int32: the model reads tokens[:, :-1] and predicts tokens[:, 1:].
-        counted: (b, s) bool, the predictions that enter the loss; None: all.
-    """
-
-    tokens: np.ndarray
-    counted: np.ndarray | None = None
-
-    @property
-    def predictions(self) -> int:
-        """Number of predictions that enter the loss."""
-        return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
-
-
-def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
-    """See that a model can look up every token: a backend may read foreign memory where it can't.
-
-    Raises:
-        DataError: one is beyond the vocabulary of so many entries, or negative.
-    """
-    ids = np.asarray(tokens)
-    if ids.size and (ids.min() < 0 or ids.max() >= entries):
-        raise DataError(
-            f"there are tokens from {ids.min()} to {ids.max()}; expected ids from 0 to {entries - 1}, the model's "
-            "vocabulary; prepare the text with the model's own tokenizer"
-        )
-
-
-def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
-    """Yield each batch with whether it is the last one."""
-    coming = iter(batches)
-    batch = next(coming)
-    for following in coming:
-        yield batch, False
-        batch = following
-    yield batch, True
 
 
 class SampleStream(Protocol):
     """The samples of a run in their order. Where a run stands is one integer: the samples consumed so far."""
 
     @property
-    def partial(self) -> bool:
+    def has_mask(self) -> bool:
         """Whether some predictions don't enter the loss."""
 
     def batch(self, first: int, count: int) -> Batch:
@@ -86,13 +40,13 @@ class TrainingStream:
 
     Attributes:
         windows: samples an epoch.
-        partial: whether some predictions don't enter the loss.
+        has_mask: whether some predictions don't enter the loss.
     """
 
     def __init__(self, split: Split, seq_len: int, seed: int, key: str = "") -> None:
         self._samples = windows(split, seq_len)
         self.windows = self._samples.count
-        self.partial = split.targets is not None
+        self.has_mask = split.loss_mask is not None
         self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(self.windows, seed, epoch, f"{key}epoch"))
 
     def batch(self, first: int, count: int) -> Batch:
@@ -117,51 +71,93 @@ class TrainingStream:
         return np.concatenate([self._permutation(int(each))(positions[epochs == each]) for each in np.unique(epochs)])
 
 
-def stacked(samples: list[Sample]) -> Batch:
-    """Return samples as one batch; either all or none have predictions that don't count."""
-    counted = [marks for _, marks in samples if marks is not None]
-    return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(counted) if counted else None)
+class Windows(Protocol):
+    """Samples by number.
+
+    Attributes:
+        count: how many there are; their numbers begin at 0.
+    """
+
+    count: int
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the predictions that enter the loss in these windows together."""
 
 
-def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int) -> Iterator[Batch]:
-    """Cut one long text into windows in which every token but the first is predicted exactly once.
-
-    The last window is extended to the left, so that every window is full and its predictions have their context; only
-    the new ones are counted. Text shorter than a window makes one short batch.
-
-    Args:
-        tokens: (n,) ids, the first of which is context only.
-        seq_len: predictions a window.
-        batch_size: windows a batch.
+def windows(split: Split, seq_len: int) -> Windows:
+    """Return the samples of a split.
 
     Raises:
-        DataError: fewer than two tokens.
+        DataError: there is not even one.
     """
-    if len(tokens) < 2:
-        raise DataError(f"there are {len(tokens)} tokens to evaluate; expected at least two; choose a longer text")
-    total = len(tokens) - 1
-    length = min(seq_len, total)
-    whole = np.arange(total // length) * length
-    for start in range(0, len(whole), batch_size):
-        chosen = whole[start : start + batch_size]
-        yield Batch(tokens[chosen[:, None] + np.arange(length + 1)].astype(np.int32))
-    if rest := total % length:
-        counted = np.zeros((1, length), bool)
-        counted[:, -rest:] = True
-        yield Batch(tokens[None, total - length : total + 1].astype(np.int32), counted)
+    if split.loss_mask is None:
+        return TextWindows(split, seq_len)
+    return ExampleWindows(split, split.loss_mask, seq_len)
 
 
-def example_batches(split: Split, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Cut examples into windows in which each target is predicted exactly once.
+class TextWindows:
+    """Windows of text, each beginning where the one before was last predicted. Every prediction counts."""
 
-    Args:
-        split: a split with targets.
-        seq_len: predictions a window; fewer where the split has fewer.
-        batch_size: windows a batch.
-        limit: stop after the window with which so many targets are reached; None: all.
+    def __init__(self, split: Split, seq_len: int) -> None:
+        self._split, self._seq_len, self.count = split, seq_len, split.windows(seq_len)
+
+    def read(self, number: int) -> tuple[np.ndarray, None]:
+        """Return tokens (s + 1,)."""
+        return self._split.read(number * self._seq_len, self._seq_len + 1), None
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the predictions."""
+        return len(numbers) * self._seq_len
+
+
+class ExampleWindows:
+    """Windows that begin with an example and count as many of those that follow as fit in whole.
+
+    So a completion is always predicted from its whole prompt. What a window holds after its last whole example is the
+    beginning of the next one, which isn't counted: the next window begins with it. Only an example that is longer than
+    a window is cut, and counted piece by piece. Each target is counted in exactly one window; windows without any are
+    left out.
     """
-    assert split.targets is not None
-    samples = ExampleWindows(split, split.targets, min(seq_len, split.tokens - 1))
-    last = samples.reaching(limit)
-    for start in range(0, last, batch_size):
-        yield stacked([samples.read(number) for number in range(start, min(start + batch_size, last))])
+
+    def __init__(self, split: Split, loss_mask: LossMask, seq_len: int) -> None:
+        split.windows(seq_len)  # whether one fits
+        self._split, self._mask, self._seq_len = split, loss_mask.mask, seq_len
+        borders = _borders(np.flatnonzero(self._mask & EXAMPLE_START), split.tokens, seq_len)
+        counts = np.add.reduceat(self._mask & IN_LOSS, borders[:-1], dtype=np.int64)
+        chosen = np.flatnonzero(counts)
+        if not len(chosen):
+            raise DataError(f"the {split.name} split has no target, nothing to learn; prepare the examples again")
+        self._firsts, self._ends, self._counts = borders[:-1][chosen], borders[1:][chosen], counts[chosen]
+        self.count = len(chosen)
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens (s + 1,), and which of the s predictions count."""
+        first, end = int(self._firsts[number]), int(self._ends[number])
+        start = min(first - 1, self._split.tokens - self._seq_len - 1)  # the last ones have more before them
+        places = np.arange(start + 1, start + self._seq_len + 1)
+        counted = (self._mask[places] & IN_LOSS).astype(bool) & (places >= first) & (places < end)
+        return self._split.read(start, self._seq_len + 1), counted
+
+    def predictions(self, numbers: np.ndarray) -> int:
+        """Count the targets."""
+        return int(self._counts[numbers].sum())
+
+    def reaching(self, targets: int | None) -> int:
+        """Return how many windows, from the first, hold so many targets together; None: all of them."""
+        if targets is None:
+            return self.count
+        return min(int(np.searchsorted(np.cumsum(self._counts), targets)) + 1, self.count)
+
+
+def _borders(begins: np.ndarray, tokens: int, seq_len: int) -> np.ndarray:
+    """Return where windows begin to count, and the end of the split: never more than seq_len tokens apart."""
+    begins = np.append(begins, tokens)
+    borders = [int(begins[0])]
+    while borders[-1] < tokens:
+        reach = borders[-1] + seq_len
+        last = int(begins[np.searchsorted(begins, reach, "right") - 1])
+        borders.append(last if last > borders[-1] else reach)
+    return np.array(borders)

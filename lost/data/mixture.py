@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from lost.config import Config, DataConfig
-from lost.data.dataset import TRAIN, Dataset, Split, joined, named
-from lost.data.loader import Batch, Sample, SampleStream, TrainingStream, stacked
+from lost.data.batch import Batch, Sample, stacked
+from lost.data.dataset import TRAIN, Dataset, Split, config_path, join_splits
+from lost.data.loader import SampleStream, TrainingStream
 from lost.data.permutation import Permutation
 from lost.errors import ConfigError, DataError
 
@@ -61,7 +62,7 @@ class Mixture(Dataset):
                     f"data.mixture: {first.path} and {second.path} were prepared with different tokenizers; expected "
                     f"one for all: prepare one of them again with --tokenizer {first.path}"
                 )
-            if (first.split(TRAIN).targets is None) != (second.split(TRAIN).targets is None):
+            if (first.split(TRAIN).loss_mask is None) != (second.split(TRAIN).loss_mask is None):
                 raise DataError(
                     f"data.mixture: of {first.path} and {second.path} one holds examples and the other text; expected "
                     "sets of one kind; prepare the text as examples too"
@@ -79,7 +80,7 @@ class Mixture(Dataset):
 
     def split(self, name: str) -> Split:
         """Open a split: that of every set, one after the other, without regard to the weights."""
-        return joined([each.split(name) for each in self.sets])
+        return join_splits([each.split(name) for each in self.sets])
 
     def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
         """Yield what is wrong with shards; of several readers, some."""
@@ -87,7 +88,7 @@ class Mixture(Dataset):
 
     def settings(self) -> dict[str, Any]:
         """Return what names it in a configuration."""
-        return {"path": None, "mixture": {named(Path(name)): weight for name, weight in self.weights.items()}}
+        return {"path": None, "mixture": {config_path(Path(name)): weight for name, weight in self.weights.items()}}
 
 
 class MixedStream:
@@ -104,9 +105,9 @@ class MixedStream:
         self._turns = lru_cache(maxsize=2)(self._block_turns)
 
     @property
-    def partial(self) -> bool:
+    def has_mask(self) -> bool:
         """Whether some predictions don't enter the loss."""
-        return self._streams[0].partial
+        return self._streams[0].has_mask
 
     def batch(self, first: int, count: int) -> Batch:
         """Return samples [first, first + count)."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.distributed.group import Workers
 from lost.optim.skip_step import Guard
 from lost.storage.arrays import NamedArrays

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from lost.config import Config
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine.base import Engine
 from lost.model import reference
 from lost.model.init import initial_values

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lost.data.loader import evaluation_batches
+from lost.data.evaluation import evaluation_batches
 from lost.engine import Engine
 from lost.errors import UserError
 from lost.evaluation.sampler import Sampler

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lost.data.batch import Batch
 from lost.data.dataset import Split
-from lost.data.loader import Batch, evaluation_batches, example_batches
+from lost.data.evaluation import evaluation_batches, example_batches
 from lost.distributed.group import Workers
 from lost.engine import Engine
 from lost.errors import DataError
@@ -98,9 +99,9 @@ def evaluate_split(
         limit: predictions to stop after (with targets, at the end of the window); None: all.
         check: as in `evaluate`.
     """
-    if split.targets is not None:
+    if split.loss_mask is not None:
         batches = example_batches(split, seq_len, batch_size, limit)
-        return _measured(engine, batches, split.targets.tokens, split.targets.bytes, check)
+        return _measured(engine, batches, split.loss_mask.tokens, split.loss_mask.bytes, check)
     tokens = split.read(0, min(split.tokens, limit + 1 if limit else split.tokens))
     whole = split.bytes if len(tokens) == split.tokens else None
     return evaluate(engine, tokens, seq_len, batch_size, text_bytes=whole, check=check)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine import Engine
 
 

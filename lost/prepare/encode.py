@@ -1,4 +1,4 @@
-"""Encoding spread over processes: what comes out, and its order, don't depend on how many there are."""
+"""Encoding over several processes: the result and its order don't depend on how many there are."""
 
 import multiprocessing
 import os
@@ -18,11 +18,14 @@ from lost.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in the sources something ends: so many documents of a unit, after all units before it."""
+class SourcePosition:
+    """A position in the sources: after all units before `unit`, and the first `documents` of it."""
 
     unit: int
     documents: int
+
+
+START = SourcePosition(0, 0)
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Batch:
 
     texts: dict[str, list[str]]
     size: int
-    end: Place
+    end: SourcePosition
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Encoded:
     """What became of a batch: of each split the ids (n,), the number of documents and their bytes."""
 
     splits: dict[str, tuple[np.ndarray, int, int]]
-    end: Place
+    end: SourcePosition
 
 
 def encoded(batches: Iterator[Batch], tokenizer: Tokenizer, folder: Path, workers: int) -> Iterator[Encoded]:

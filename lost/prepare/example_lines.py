@@ -1,4 +1,4 @@
-"""Examples to fine-tune on, out of JSON lines as mlx-lm reads them: what is given, and what is to be learned."""
+"""Examples to fine-tune on, from JSON lines as mlx-lm reads them: a prompt, and a completion that is to be learned."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lost.data.loss_mask import BEGINS, COUNTED
+from lost.data.loss_mask import EXAMPLE_START, IN_LOSS
 from lost.errors import DataError
 from lost.prepare.readers import clean, opened
 from lost.tokenizer import Tokenizer
@@ -23,13 +23,13 @@ class Example:
     """One line.
 
     Attributes:
-        given: the text before what is to be learned; may be empty.
-        answer: the text that is to be learned.
+        prompt: the text before what is to be learned; may be empty.
+        completion: the text that is to be learned.
         templated: whether a template wrote the text, special tokens among it.
     """
 
-    given: str
-    answer: str
+    prompt: str
+    completion: str
     templated: bool = False
 
 
@@ -45,8 +45,8 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
     for path in paths:
         for number, line in _lines(path):
             try:
-                found = _example(parse_json(line), template)
-                yield replace(found, given=clean(found.given), answer=clean(found.answer))
+                example = _example(parse_json(line), template)
+                yield replace(example, prompt=clean(example.prompt), completion=clean(example.completion))
             except ValueError as error:
                 raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
             except DataError as error:
@@ -92,17 +92,17 @@ def _text(record: dict[str, Any], key: str) -> str:
 def encode_example(example: Example, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of an example, which end with end-of-text, and their marks, both (n,).
 
-    The text is encoded whole, as mlx-lm does, where that gives the tokens of the given text first; else the two parts
+    The text is encoded whole, as mlx-lm does, where that gives the tokens of the prompt first; else the two parts
     are encoded each alone. So what precedes the answer is always what a prompt alone would be encoded to. An added
     end-of-text is learned only if the answer has none of its own, which then says where it ends.
     """
-    given = tokenizer.encode(example.given, example.templated)
-    ids = tokenizer.encode(example.given + example.answer, example.templated)
-    if len(given) and not np.array_equal(ids[: len(given)], given):
-        ids = np.concatenate([given, tokenizer.encode(example.answer, example.templated)])
-    marks = np.where(np.arange(len(ids)) < len(given), 0, COUNTED)
+    prompt = tokenizer.encode(example.prompt, example.templated)
+    ids = tokenizer.encode(example.prompt + example.completion, example.templated)
+    if len(prompt) and not np.array_equal(ids[: len(prompt)], prompt):
+        ids = np.concatenate([prompt, tokenizer.encode(example.completion, example.templated)])
+    marks = np.where(np.arange(len(ids)) < len(prompt), 0, IN_LOSS)
     if not len(ids) or ids[-1] != tokenizer.end_of_text:
-        ended = (ids[len(given) :] == tokenizer.end_of_text).any()
-        ids, marks = np.append(ids, tokenizer.end_of_text), np.append(marks, 0 if ended else COUNTED)
-    marks[0] |= BEGINS
+        ended = (ids[len(prompt) :] == tokenizer.end_of_text).any()
+        ids, marks = np.append(ids, tokenizer.end_of_text), np.append(marks, 0 if ended else IN_LOSS)
+    marks[0] |= EXAMPLE_START
     return ids, marks

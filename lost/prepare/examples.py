@@ -1,4 +1,4 @@
-"""From JSON lines of examples to a prepared set whose marks say what is to be learned."""
+"""Preparation of examples: JSON lines to a prepared set whose loss mask says what is to be learned."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,16 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lost.data.dataset import TRAIN, VALID, SplitWriter, write_description
-from lost.data.loss_mask import MarksWriter
+from lost.data.dataset import TRAIN, VALID
+from lost.data.writer import MaskWriter, SplitWriter, write_description
 from lost.errors import DataError
 from lost.prepare.example_lines import Example, encode_example, read_examples
-from lost.prepare.resume import read_journal
-from lost.prepare.text import ProgressCallback, check_place, check_share, empty, own_folder, unseen
-from lost.storage.files import publish, storage
-from lost.storage.lock import FILE as LOCK
-from lost.storage.lock import locked
-from lost.storage.nofollow import remove
+from lost.prepare.holdout import check_share
+from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import template_of
 
@@ -30,7 +26,7 @@ def prepare_examples(
     valid: Sequence[Path] | float,
     progress: ProgressCallback = unseen,
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = unsaid,
 ) -> dict[str, Any]:
     """Write a prepared set of examples.
 
@@ -41,7 +37,7 @@ def prepare_examples(
         valid: files of their own for validation, or the share of examples to hold out, in (0, 1): equal ones together.
         progress: shown.
         overwrite: replace a set that is already there.
-        tell: told what else there is to know.
+        log: told what else a user should know.
 
     Returns:
         The entries of both splits, as in `dataset.json`.
@@ -53,51 +49,40 @@ def prepare_examples(
     own = valid if isinstance(valid, Sequence) else ()
     if not isinstance(valid, Sequence):
         check_share(valid)
-    check_place(out, [*paths, *own], overwrite)
-    template = template_of(tokenizer)
-    held = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template), valid)
+    read = [*paths, *own]
+    with prepared_set(out, read, {"examples": [str(path) for path in paths]}, overwrite, log) as (folder, _):
+        template = template_of(tokenizer)
+        held_out = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template), valid)
 
-    def chosen(name: str) -> Iterator[Example]:
-        if held is not None:
-            examples = read_examples(paths, template)
-            yield from (each for each in examples if (_hash(each) in held) == (name == VALID))
-        else:
-            yield from read_examples(paths if name == TRAIN else own, template)
+        def examples_of(split: str) -> Iterator[Example]:
+            if held_out is not None:
+                examples = read_examples(paths, template)
+                yield from (each for each in examples if (_hash(each) in held_out) == (split == VALID))
+            else:
+                yield from read_examples(paths if split == TRAIN else own, template)
 
-    partial = own_folder(out)
-    with storage(out), locked(partial, tell):
-        read_journal(partial, {"examples": [str(path) for path in paths]}, overwrite)  # another command's is refused
-        try:
-            check_place(out, [*paths, *own], overwrite)  # again: another command may just have made it
-            empty(partial)
-            splits = {name: _write(partial, name, chosen(name), tokenizer, progress) for name in (TRAIN, VALID)}
-            named = [str(path) for path in (*paths, *own)]
-            write_description(partial, tokenizer, splits, {"sources": named, "examples": True})
-            publish(partial, out, overwrite)
-            remove(out / LOCK)
-        except BaseException:
-            remove(partial)
-            raise
-    return splits
+        splits = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in (TRAIN, VALID)}
+        write_description(folder, tokenizer, splits, {"sources": [str(path) for path in read], "examples": True})
+        return splits
 
 
 def _write(
     folder: Path, name: str, examples: Iterable[Example], tokenizer: Tokenizer, progress: ProgressCallback
 ) -> dict[str, Any]:
-    shards, marks = SplitWriter(folder, name, tokenizer), MarksWriter(folder, name)
-    marks.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
+    shards, mask = SplitWriter(folder, name, tokenizer), MaskWriter(folder, name)
+    mask.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
     for example in examples:
-        ids, marked = encode_example(example, tokenizer)
-        answer = len(example.answer.encode())
-        shards.append(ids, 1, len(example.given.encode()) + answer)
-        marks.append(marked)
-        marks.bytes += answer
+        ids, marks = encode_example(example, tokenizer)
+        completion = len(example.completion.encode())
+        shards.append(ids, 1, len(example.prompt.encode()) + completion)
+        mask.append(marks)
+        mask.bytes += completion
         if shards.documents % _SHOWN_EVERY == 0:
             progress(f"encoding {name}", shards.bytes, 0)
     if not shards.documents:
         raise DataError(f"there is no example for the {name} split; expected at least one line that isn't empty")
     progress(f"encoding {name}", shards.bytes, shards.bytes)
-    return {**shards.close(), "targets": marks.close()}
+    return {**shards.close(), "targets": mask.close()}
 
 
 def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
@@ -112,4 +97,4 @@ def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
 
 
 def _hash(example: Example) -> bytes:
-    return hashlib.blake2b(f"{example.given}\0{example.answer}".encode(), digest_size=16).digest()
+    return hashlib.blake2b(f"{example.prompt}\0{example.completion}".encode(), digest_size=16).digest()

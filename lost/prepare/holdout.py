@@ -1,4 +1,4 @@
-"""What to know of text before it is encoded: how much it is, what to hold out, what to train a tokenizer on."""
+"""First pass over the text: how much it is, what to hold out, what to train a tokenizer on."""
 
 import hashlib
 from array import array
@@ -12,26 +12,26 @@ from lost.errors import DataError
 from lost.prepare.sources import Sources
 
 _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
-_LONGEST_LINE = 4096  # of what it is trained on: its trainer passes over longer ones
+_LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
 _FEW = 20  # with fewer documents, a whole one would be too large a share to hold out
 _MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
 _REMOTE_BYTES = 64 << 20  # of text from elsewhere, that is read twice
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a first pass over the text found.
+class TextStats:
+    """Size of the text, and what tells its documents apart.
 
     Attributes:
-        documents: how many it read.
-        bytes: how much.
-        whole: whether that is all there is; of text from elsewhere it reads the beginning.
+        documents: how many were read.
+        bytes: their size in UTF-8.
+        complete: whether that is all there is; of text from elsewhere the beginning is read.
         hashes: of the documents, where there are few enough to count them exactly, else none.
     """
 
     documents: int
     bytes: int
-    whole: bool
+    complete: bool
     hashes: np.ndarray
 
 
@@ -55,12 +55,12 @@ class HeldOut:
         wanted = int(len(text) * (1 - self.fraction))
         nearby = max(0, wanted - max(200, len(text) - wanted))
         for border in ("\n", " "):
-            if (found := text.rfind(border, nearby, wanted)) >= 0:
-                return found + 1
+            if (end := text.rfind(border, nearby, wanted)) >= 0:
+                return end + 1
         return wanted
 
 
-def survey(sources: Sources, progress: Callable[[int, int], None]) -> Survey:
+def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextStats:
     """Read local text once, and the beginning of text from elsewhere.
 
     Args:
@@ -72,10 +72,10 @@ def survey(sources: Sources, progress: Callable[[int, int], None]) -> Survey:
     """
     hashes, documents, size = array("Q"), 0, 0
     limit = _REMOTE_BYTES if sources.remote else None
-    whole = True
+    complete = True
     for text in sources.documents():
         if limit is not None and size >= limit:
-            whole = False
+            complete = False
             break
         documents += 1
         size += len(text.encode())
@@ -86,26 +86,36 @@ def survey(sources: Sources, progress: Callable[[int, int], None]) -> Survey:
         named = ", ".join(str(path) for path in sources.paths)
         skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
         raise DataError(f"there is no text in {named}{skipped}; expected at least one document that isn't empty")
-    countable = whole and documents <= _MANY
-    return Survey(documents, size, whole, np.array(hashes if countable else [], np.uint64))
+    countable = complete and documents <= _MANY
+    return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64))
 
 
-def hold_out(survey: Survey, fraction: float) -> HeldOut:
+def check_share(fraction: float) -> None:
+    """See that a share of the text can be held out.
+
+    Raises:
+        DataError: it is no share.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
+
+
+def hold_out(stats: TextStats, fraction: float) -> HeldOut:
     """Choose what is held out: a share in (0, 1)."""
-    if not len(survey.hashes):
+    if not len(stats.hashes):
         return HeldOut(fraction, int(fraction * 2**64))
-    distinct, counts = np.unique(survey.hashes, return_counts=True)
+    distinct, counts = np.unique(stats.hashes, return_counts=True)
     if len(distinct) < _FEW:
         return HeldOut(fraction, None)
-    chosen = max(1, int(np.searchsorted(np.cumsum(counts), survey.documents * fraction, side="right")))
+    chosen = max(1, int(np.searchsorted(np.cumsum(counts), stats.documents * fraction, side="right")))
     return HeldOut(fraction, int(distinct[min(chosen, len(distinct) - 1) - 1]))
 
 
-def tokenizer_text(sources: Sources, held_out: HeldOut | None, survey: Survey) -> Iterator[str]:
-    """Yield lines spread evenly over the training text that was surveyed, about `_TOKENIZER_BYTES` of them."""
-    share = min(1.0, _TOKENIZER_BYTES / survey.bytes)
+def tokenizer_text(sources: Sources, held_out: HeldOut | None, stats: TextStats) -> Iterator[str]:
+    """Yield lines spread evenly over the training text that was read, about `_TOKENIZER_BYTES` of them."""
+    share = min(1.0, _TOKENIZER_BYTES / stats.bytes)
     owed = 0.0
-    for text in islice(sources.documents(), survey.documents):
+    for text in islice(sources.documents(), stats.documents):
         for line in (held_out.split(text)[0] if held_out else text).splitlines():
             for start in range(0, len(line), _LONGEST_LINE):
                 part = line[start : start + _LONGEST_LINE]

@@ -1,39 +1,45 @@
-"""How far a `lost prepare` has come: written beside its shards, so that an interrupted one goes on from there."""
+"""State of a `lost prepare`: written beside its shards now and then, so that an interrupted one can be resumed."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError
-from lost.prepare.encode import Place
+from lost.prepare.encode import START, SourcePosition
 from lost.storage.files import read_sealed_json, replace_text, sealed_json
 
 FILE = "progress.json"
 
 
 @dataclass
-class Journal:
+class PrepareState:
     """The state of one `lost prepare`.
 
     Attributes:
         arguments: all that decides the result, as JSON has it.
         plan: what was found before anything was encoded.
-        place: up to where the text is encoded.
+        position: up to where the text is encoded.
         splits: the writers' states there.
     """
 
     arguments: dict[str, Any]
     plan: dict[str, Any]
-    place: Place = field(default_factory=lambda: Place(0, 0))
+    position: SourcePosition = START
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it; what it speaks of is on disk already."""
-        replace_text(folder / FILE, sealed_json(asdict(self)).decode())
+        value = {
+            "arguments": self.arguments,
+            "plan": self.plan,
+            "place": asdict(self.position),
+            "splits": self.splits,
+        }
+        replace_text(folder / FILE, sealed_json(value).decode())
 
 
-def read_journal(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Journal | None:
-    """Return the state to go on from; None: there is none.
+def read_state(folder: Path, arguments: dict[str, Any], overwrite: bool) -> PrepareState | None:
+    """Return the state to resume from; None: there is none.
 
     Args:
         folder: which a `lost prepare` fills.
@@ -44,17 +50,17 @@ def read_journal(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Jo
         DataError: another one began it.
     """
     try:
-        found = read_sealed_json(folder / FILE)
+        value = read_sealed_json(folder / FILE)
     except (OSError, ValueError):
         return None
-    if changes := _changes(found["arguments"], arguments):
+    if changes := _changes(value["arguments"], arguments):
         if overwrite:
             return None
         raise DataError(
             f"{folder} holds the beginning of a prepared set that other arguments made: {'; '.join(changes)}. Expected "
             "the same command, which goes on there; choose another --out, or add --overwrite to begin anew"
         )
-    return Journal(arguments, found["plan"], Place(**found["place"]), found["splits"])
+    return PrepareState(arguments, value["plan"], SourcePosition(**value["place"]), value["splits"])
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

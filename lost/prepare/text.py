@@ -1,42 +1,29 @@
-"""From documents to a prepared set: survey the text, choose what is held out, train a tokenizer, write token shards.
+"""Preparation of text: read it once, choose what is held out, train a tokenizer, write token shards.
 
-What was written is noted now and then, so that the same command goes on where an earlier one was interrupted.
+Its state is saved now and then, so that the same command resumes where an earlier one was interrupted.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lost.data.dataset import DESCRIPTION, TRAIN, VALID, SplitWriter, write_description
+from lost.data.dataset import TRAIN, VALID
+from lost.data.writer import SplitWriter, write_description
 from lost.errors import DataError
-from lost.prepare.encode import Batch, Place, encoded
-from lost.prepare.holdout import HeldOut, hold_out, survey, tokenizer_text
-from lost.prepare.resume import FILE as JOURNAL
-from lost.prepare.resume import Journal, read_journal
+from lost.prepare.encode import Batch, SourcePosition, encoded
+from lost.prepare.holdout import HeldOut, check_share, hold_out, text_stats, tokenizer_text
+from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
+from lost.prepare.resume import PrepareState
 from lost.prepare.sources import Sources
 from lost.storage.failpoints import failpoint
-from lost.storage.files import flush, partial_folder, publish, storage
-from lost.storage.lock import FILE as LOCK
-from lost.storage.lock import locked
-from lost.storage.nofollow import check_folder, remove
+from lost.storage.files import flush
 from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 _BATCH_CHARACTERS = 1 << 20
 _SAVE_SECONDS = 10.0
 _WORKER_BYTES = 8 << 20  # of text that make another process worth its start
-
-
-class ProgressCallback(Protocol):
-    """Is told where a phase stands: bytes done, bytes in all or 0 if that isn't known, and what they hold."""
-
-    def __call__(self, phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
-        """Take note."""
-
-
-def unseen(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
-    """Show nothing."""
 
 
 def prepare(
@@ -47,9 +34,9 @@ def prepare(
     progress: ProgressCallback = unseen,
     overwrite: bool = False,
     workers: int = 1,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = unsaid,
 ) -> dict[str, Any]:
-    """Write a prepared set, or go on with one that was interrupted.
+    """Write a prepared set, or resume one that was interrupted.
 
     Args:
         sources: the training text.
@@ -59,7 +46,7 @@ def prepare(
         progress: shown.
         overwrite: replace a set that is already there, and the beginning of another.
         workers: processes that encode; the result doesn't depend on it.
-        tell: told what else there is to know.
+        log: told what else a user should know.
 
     Returns:
         The entries of both splits, as in `dataset.json`.
@@ -80,69 +67,16 @@ def prepare(
             "split with --valid-split, or hold out a share with --valid-fraction"
         )
     read = [*sources.local, *(own.local if own else [])]
-    check_place(out, read, overwrite)
     leave_out = [*sources.leave_out, out, *(own.local if own else [])]
     sources = replace(sources, leave_out=leave_out)  # shares `skipped` with the caller's
     arguments = _arguments(sources, tokenizer, valid)
-    partial = own_folder(out)
-    with storage(out), locked(partial, tell):
-        journal = read_journal(partial, arguments, overwrite)
-        try:
-            check_place(out, read, overwrite)  # again: another command may just have made it
-            if journal:
-                documents = sum(split["documents"] for split in journal.splits.values())
-                tell(f"going on with {out}: {documents:,} documents were encoded already")
-            else:
-                journal = _begin(partial, arguments, sources, tokenizer, valid, progress)
-            splits = _encode(partial, journal, sources, own, progress, workers)
-            publish(partial, out, overwrite)  # with its journal: until then it can be gone on with
-            for name in (JOURNAL, LOCK):
-                remove(out / name)
-        except BaseException as error:
-            if isinstance(error, DataError) or not (partial / JOURNAL).exists():
-                remove(partial)  # nothing to go on from
-            raise
-    return splits
-
-
-def own_folder(out: Path) -> Path:
-    """Return the folder that is to become a set, beside it; it may hold what an earlier command began.
-
-    Raises:
-        StorageError: a link or a file stands in its place, which is not to be followed, nor to be removed.
-    """
-    partial = partial_folder(out)
-    with storage(partial):
-        check_folder(partial)
-    return partial
-
-
-def check_share(fraction: float) -> None:
-    """See that a share of the text can be held out.
-
-    Raises:
-        DataError: it is no share.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
-
-
-def check_place(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
-    """See that a prepared set may be made at `out`.
-
-    Raises:
-        DataError: something else is there, or a set and `overwrite` is not given, or it would replace a source.
-    """
-    place = out.resolve()
-    for source in sources:
-        if place == source.resolve() or place in source.resolve().parents:
-            raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
-    if out.is_dir() and not any(out.iterdir()):
-        return  # an empty folder is renamed over
-    if out.exists() and not (out / DESCRIPTION).exists():
-        raise DataError(f"--out {out} exists and is not a prepared set; choose another folder")
-    if out.exists() and not overwrite:
-        raise DataError(f"--out {out} already holds a prepared set; choose another folder, or add --overwrite")
+    with prepared_set(out, read, arguments, overwrite, log) as (folder, state):
+        if state:
+            documents = sum(split["documents"] for split in state.splits.values())
+            log(f"resuming {out}: {documents:,} documents were encoded already")
+        else:
+            state = _begin(folder, arguments, sources, tokenizer, valid, progress)
+        return _encode(folder, state, sources, own, progress, workers)
 
 
 def _arguments(sources: Sources, tokenizer: Tokenizer | int, valid: Sources | float) -> dict[str, Any]:
@@ -155,58 +89,50 @@ def _arguments(sources: Sources, tokenizer: Tokenizer | int, valid: Sources | fl
 
 
 def _begin(
-    partial: Path,
+    folder: Path,
     arguments: dict[str, Any],
     sources: Sources,
     tokenizer: Tokenizer | int,
     valid: Sources | float,
     progress: ProgressCallback,
-) -> Journal:
-    """Look at all of the text, and note what is to be done with it."""
-    empty(partial)
-    found = survey(sources, lambda documents, size: progress("reading", size, 0, documents))
-    held_out = None if isinstance(valid, Sources) else hold_out(found, valid)
+) -> PrepareState:
+    """Read all of the text once, and decide what is to be done with it."""
+    stats = text_stats(sources, lambda documents, size: progress("reading", size, 0, documents))
+    held_out = None if isinstance(valid, Sources) else hold_out(stats, valid)
     if isinstance(tokenizer, int):
         progress("training the tokenizer", 0, 0)
-        tokenizer = train_tokenizer(tokenizer_text(sources, held_out, found), tokenizer)
-    tokenizer.save(partial)
+        tokenizer = train_tokenizer(tokenizer_text(sources, held_out, stats), tokenizer)
+    tokenizer.save(folder)
     for name in tokenizer.files:
-        flush(partial / name)
+        flush(folder / name)
     plan = {
         "held_out": asdict(held_out) if held_out else None,
-        "bytes": found.bytes if found.whole else 0,
+        "bytes": stats.bytes if stats.complete else 0,
         "skipped": [str(path) for path in sources.skipped],
     }
-    return Journal(arguments, plan)
-
-
-def empty(partial: Path) -> None:
-    """Remove what another command left in a set that isn't finished, whose lock is held."""
-    for path in partial.iterdir():
-        if path.name != LOCK:
-            remove(path)
+    return PrepareState(arguments, plan)
 
 
 def _encode(
-    partial: Path, journal: Journal, sources: Sources, own: Sources | None, progress: ProgressCallback, workers: int
+    folder: Path, state: PrepareState, sources: Sources, own: Sources | None, progress: ProgressCallback, workers: int
 ) -> dict[str, Any]:
     """Write the shards and their description."""
-    plan, total = journal.plan, journal.plan["bytes"]
-    tokenizer = load_tokenizer(partial)
+    plan, total = state.plan, state.plan["bytes"]
+    tokenizer = load_tokenizer(folder)
     held_out = HeldOut(**plan["held_out"]) if plan["held_out"] else None
-    writers = {name: SplitWriter(partial, name, tokenizer, journal.splits.get(name)) for name in (TRAIN, VALID)}
+    writers = {name: SplitWriter(folder, name, tokenizer, state.splits.get(name)) for name in (TRAIN, VALID)}
 
     def save() -> None:
-        journal.splits = {name: writer.state() for name, writer in writers.items()}
-        journal.save(partial)
+        state.splits = {name: writer.state() for name, writer in writers.items()}
+        state.save(folder)
 
     save()
     saved = time.monotonic()
-    batches = _batches(sources, own, held_out, journal.place)
-    for batch in encoded(batches, tokenizer, partial, min(workers, 1 + total // _WORKER_BYTES) if total else workers):
+    batches = _batches(sources, own, held_out, state.position)
+    for batch in encoded(batches, tokenizer, folder, min(workers, 1 + total // _WORKER_BYTES) if total else workers):
         for name, (ids, documents, size) in batch.splits.items():
             writers[name].append(ids, documents, size)
-        journal.place = batch.end
+        state.position = batch.end
         failpoint("prepare.batch")
         if time.monotonic() - saved >= _SAVE_SECONDS:
             save()
@@ -223,12 +149,12 @@ def _encode(
         if not split["documents"]:
             raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
     sources.skipped[:] = dict.fromkeys([*map(Path, plan["skipped"]), *sources.skipped])
-    write_description(partial, tokenizer, splits, sources.origin())
+    write_description(folder, tokenizer, splits, sources.origin())
     return splits
 
 
-def _batches(sources: Sources, own: Sources | None, held_out: HeldOut | None, begin: Place) -> Iterator[Batch]:
-    """Yield the text from a place on, that of `sources` first, then the validation's own."""
+def _batches(sources: Sources, own: Sources | None, held_out: HeldOut | None, begin: SourcePosition) -> Iterator[Batch]:
+    """Yield the text from a position on, that of `sources` first, then the validation's own."""
 
     def parts() -> Iterator[tuple[Iterator[str], Callable[[str], tuple[str, str]]]]:
         for unit in sources.units():
@@ -249,7 +175,7 @@ def _batches(sources: Sources, own: Sources | None, held_out: HeldOut | None, be
                     batch.texts[name].append(part)
             batch.size += len(text)
             if batch.size >= _BATCH_CHARACTERS:
-                yield replace(batch, end=Place(unit, number))
+                yield replace(batch, end=SourcePosition(unit, number))
                 batch = Batch({TRAIN: [], VALID: []}, 0, begin)
     if batch.size:
-        yield replace(batch, end=Place(unit + 1, 0))
+        yield replace(batch, end=SourcePosition(unit + 1, 0))

@@ -14,8 +14,9 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.saver import Saver
 from lost.config import Config
+from lost.data.batch import Batch
 from lost.data.dataset import VALID, Dataset, Split
-from lost.data.loader import Batch, SampleStream
+from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepReport
@@ -210,7 +211,7 @@ class _Run:
             "samples": [first, progress.samples - 1],
             "skipped": self.engine.guard.state().skipped,
         }
-        if self.stream.partial:
+        if self.stream.has_mask:
             row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
         self.tracker.step(finite(row))
         return self.check(progress, report)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lost.config import Config
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.errors import CheckpointError
 from lost.model.init import initial_values

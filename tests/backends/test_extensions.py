@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lost.checkpoint import open_checkpoint
+from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.data.loader import Batch
 from lost.engine import BACKENDS, create_engine
 from lost.engine.selftest import ALLOWED, _Expected
 from lost.errors import BackendError, ConfigError

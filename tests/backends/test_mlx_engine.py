@@ -13,7 +13,7 @@ from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import loss
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.config import Config
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.errors import BackendError
 from lost.model.init import initial_values
 from lost.planning.budget import budget

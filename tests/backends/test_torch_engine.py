@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
 from lost.config import Config
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine import create_engine
 from lost.errors import BackendError
 from lost.model.init import initial_values

@@ -83,7 +83,7 @@ def test_it_learns_the_completions(
 ) -> None:
     source, run = base[kind] / "checkpoints" / "step-00000008", tuning / "run"
     before = json.loads(lost("eval", source, "--data", tuning / "data", "--json").out)
-    targets = Dataset(tuning / "data").split("valid").targets
+    targets = Dataset(tuning / "data").split("valid").loss_mask
     assert targets is not None
     assert (before["tokens"], before["bytes"]) == (targets.tokens, targets.bytes)
     command = arguments(tuning, base[kind], "run", "--backend", backend, "--set", "train.keep_last=9")

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lost.data.batch import Batch
 from lost.data.dataset import TRAIN, Dataset, Split
-from lost.data.loader import Batch, TrainingStream, evaluation_batches
+from lost.data.evaluation import evaluation_batches
+from lost.data.loader import TrainingStream
 from lost.errors import DataError
 
 

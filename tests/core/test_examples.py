@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lost.data.dataset import Dataset
-from lost.data.loss_mask import BEGINS, COUNTED
+from lost.data.loss_mask import EXAMPLE_START, IN_LOSS
 from lost.errors import DataError, MissingPackageError
 from lost.prepare.example_lines import encode_example, read_examples
 from lost.tokenizer import Tokenizer, load_tokenizer
@@ -73,9 +73,9 @@ def encoded(record: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> tuple
     file.write_text(json.dumps(record))
     (example,) = read_examples([file], template_of(tokenizer))
     ids, marks = encode_example(example, tokenizer)
-    assert marks[0] & BEGINS
-    assert not (marks[1:] & BEGINS).any()
-    return ids.tolist(), (marks & COUNTED).astype(bool)
+    assert marks[0] & EXAMPLE_START
+    assert not (marks[1:] & EXAMPLE_START).any()
+    return ids.tolist(), (marks & IN_LOSS).astype(bool)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=["completion", "chat", "turns", "text"])
@@ -133,8 +133,8 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
     said = f'{{"role": "user", "content": {half}}}, {{"role": "assistant", "content": {half}}}'
     file.write_text(f'{{"prompt": {half}, "completion": {half}}}\n{{"messages": [{said}]}}\n{{"text": {half}}}\n')
     for example in read_examples([file], PlainTemplate()):
-        assert "kara ?" in example.answer
-        assert (example.given + example.answer).encode()
+        assert "kara ?" in example.completion
+        assert (example.prompt + example.completion).encode()
 
 
 @pytest.mark.parametrize(

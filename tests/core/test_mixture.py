@@ -127,13 +127,13 @@ def test_examples_mix_with_examples(sets: list[Path], tmp_path: Path) -> None:
     mixture = weighted([tmp_path / "p", tmp_path / "q"], 1, 3)
     stream = training_stream(mixture, 24, 0)
     batch = stream.batch(0, 100)
-    assert stream.partial
+    assert stream.has_mask
     assert batch.counted is not None
     assert stream.predictions(0, 100) == batch.predictions < batch.tokens[:, 1:].size
     valid = mixture.split("valid")
-    assert valid.targets is not None
-    assert len(valid.targets.marks) == valid.tokens
-    assert int((valid.targets.marks & 1).sum()) == valid.targets.tokens
+    assert valid.loss_mask is not None
+    assert len(valid.loss_mask.mask) == valid.tokens
+    assert int((valid.loss_mask.mask & 1).sum()) == valid.loss_mask.tokens
     with pytest.raises(DataError, match="one holds examples and the other text"):
         Mixture({str(tmp_path / "p"): 1, str(sets[0]): 1})
 

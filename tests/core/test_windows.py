@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lost.data.dataset import TRAIN, Dataset, Split
-from lost.data.loader import TrainingStream, example_batches
-from lost.data.loss_mask import BEGINS, COUNTED, Targets
-from lost.data.packing import ExampleWindows
+from lost.data.evaluation import example_batches
+from lost.data.loader import ExampleWindows, TrainingStream
+from lost.data.loss_mask import EXAMPLE_START, IN_LOSS, LossMask
 from lost.errors import DataError
 from lost.prepare.examples import prepare_examples
 
@@ -20,10 +20,10 @@ def split_of(examples: list[tuple[int, int]]) -> Split:
     """A split whose token at place i is i; each example has so many tokens that are given, and that are learned."""
     marks = [0]
     for before, learned in examples:
-        own = [0] * before + [COUNTED] * learned
-        marks += [own[0] | BEGINS, *own[1:]]
+        own = [0] * before + [IN_LOSS] * learned
+        marks += [own[0] | EXAMPLE_START, *own[1:]]
     values, found = np.arange(len(marks), dtype=np.uint16), np.array(marks, np.uint8)
-    targets = Targets(int((found & COUNTED).sum()), 0, found)
+    targets = LossMask(int((found & IN_LOSS).sum()), 0, found)
     return Split(TRAIN, len(marks), 0, len(examples), 60_000, [values], [0], targets)
 
 
@@ -36,9 +36,9 @@ def test_each_target_counts_once_and_examples_are_whole(examples: list[tuple[int
     split = split_of(examples)
     if split.tokens <= seq_len:
         return
-    assert split.targets is not None
-    stream, marks = TrainingStream(split, seq_len, 3), split.targets.marks
-    begins = np.flatnonzero(marks & BEGINS)
+    assert split.loss_mask is not None
+    stream, marks = TrainingStream(split, seq_len, 3), split.loss_mask.mask
+    begins = np.flatnonzero(marks & EXAMPLE_START)
     lengths = dict(zip(begins.tolist(), [before + learned for before, learned in examples], strict=True))
     seen: Counter[int] = Counter()
     for number in range(stream.windows):
@@ -53,16 +53,16 @@ def test_each_target_counts_once_and_examples_are_whole(examples: list[tuple[int
             begin = int(begins[begins <= place][-1])
             if lengths[begin] <= seq_len:  # then what is given, and the token before it, is in the window
                 assert batch.tokens[0, 0] <= begin - 1
-    assert seen == Counter(np.flatnonzero(marks & COUNTED).tolist())
-    assert stream.predictions(0, stream.windows) == split.targets.tokens
+    assert seen == Counter(np.flatnonzero(marks & IN_LOSS).tolist())
+    assert stream.predictions(0, stream.windows) == split.loss_mask.tokens
     evaluated = [batch.predictions for batch in example_batches(split, seq_len, 3)]
-    assert sum(evaluated) == split.targets.tokens
+    assert sum(evaluated) == split.loss_mask.tokens
 
 
 def test_windows_are_filled_greedily() -> None:
     split = split_of([(2, 1), (1, 2), (3, 3), (1, 1)])
-    assert split.targets is not None
-    samples = ExampleWindows(split, split.targets, 8)
+    assert split.loss_mask is not None
+    samples = ExampleWindows(split, split.loss_mask, 8)
     tokens, counted = samples.read(0)
     assert samples.count == 2
     assert tokens[1:][counted].tolist() == [3, 5, 6]  # the third, with two tokens there, waits for the next window
@@ -96,10 +96,10 @@ def test_marks_on_disk(prepared: Dataset, tmp_path: Path) -> None:
     splits = prepare_examples([tmp_path / "x.jsonl"], out, prepared.tokenizer, [tmp_path / "x.jsonl"])
     dataset, before = Dataset(out), (out / "train.marks").read_bytes()
     split, targets = dataset.split(TRAIN), splits[TRAIN]["targets"]
-    assert split.targets is not None
+    assert split.loss_mask is not None
     assert len(before) == split.tokens
-    assert split.targets.bytes == 3 * len(" of itthe weight")
-    assert split.targets.tokens == targets["tokens"] == int((split.targets.marks & COUNTED).sum())
+    assert split.loss_mask.bytes == 3 * len(" of itthe weight")
+    assert split.loss_mask.tokens == targets["tokens"] == int((split.loss_mask.mask & IN_LOSS).sum())
     assert list(dataset.faults()) == []
     (out / "train.marks").write_bytes(before[:-1] + b"\0")
     assert [fault for fault in dataset.faults() if "train.marks" in fault]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lost.checkpoint import TrainState
 from lost.config import Config
+from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.data.loader import Batch
 from lost.distributed.group import SingleProcess
 from lost.engine import StepReport
 from lost.training.trainer import _Run

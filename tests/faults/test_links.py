@@ -179,7 +179,7 @@ def test_prepare_writes_nothing_through_what_is_left_in_its_folder(
 def test_prepare_goes_on_with_shards_alone(text_folder: Path, tmp_path: Path, outside: Path, monkeypatch: Any) -> None:
     """A forged state names a file elsewhere, which going on would cut short; or a link stands in a shard's place."""
     monkeypatch.setattr("lost.prepare.text._SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("lost.prepare.text.publish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("lost.prepare.output.publish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare(Sources([text_folder]), tmp_path / "data", 320, 0.1)
     monkeypatch.undo()

@@ -13,8 +13,8 @@ import torch
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
+from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.data.loader import Batch
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluation.perplexity import Evaluation
 from lost.model.init import initial_values

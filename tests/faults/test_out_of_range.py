@@ -10,8 +10,8 @@ import safetensors.numpy
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
+from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.data.loader import Batch
 from lost.engine import BACKENDS, create_engine
 from lost.errors import CheckpointError, DataError
 from lost.model.init import initial_values

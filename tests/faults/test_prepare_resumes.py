@@ -19,17 +19,18 @@ import pytest
 from lost.data.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
 from lost.prepare.examples import prepare_examples
+from lost.prepare.output import ProgressCallback, unseen
 from lost.prepare.readers import read
 from lost.prepare.sources import Sources
-from lost.prepare.text import ProgressCallback, prepare, unseen
+from lost.prepare.text import prepare
 from lost.storage.files import partial_folder, read_sealed_json
 from lost.storage.lock import locked
 from lost.tokenizer import load_tokenizer
 
 SMALL = """
 import sys
-import lost.data.dataset, lost.prepare.text
-lost.data.dataset._SHARD_TOKENS = 3000
+import lost.data.writer, lost.prepare.text
+lost.data.writer._SHARD_TOKENS = 3000
 lost.prepare.text._BATCH_CHARACTERS, lost.prepare.text._WORKER_BYTES = 1000, 1000
 if __name__ == "__main__":
     from lost.cli.main import main
@@ -228,7 +229,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
 
 
 def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.prepare.text.locked", partial(locked, patience=0))
+    monkeypatch.setattr("lost.prepare.output.locked", partial(locked, patience=0))
     with (
         locked(tmp_path / ".partial-out", print, 0),
         pytest.raises(RunBusyError, match="is in use by process"),
@@ -238,9 +239,9 @@ def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_reopened_shards_go_on(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer alone: closed shards, an open one, an open one that is exactly at a shard's end."""
-    from lost.data.dataset import SplitWriter
+    from lost.data.writer import SplitWriter
 
-    monkeypatch.setattr("lost.data.dataset._SHARD_TOKENS", 10)
+    monkeypatch.setattr("lost.data.writer._SHARD_TOKENS", 10)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = SplitWriter(tmp_path / "a", "train", prepared.tokenizer)
@@ -283,7 +284,7 @@ def test_interrupted_while_one_set_replaces_another(
             prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
     if not second:
         told: list[str] = []
-        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True, tell=told.append)
+        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True, log=told.append)
         assert "were encoded already" in told[0]
     assert Dataset(out).fingerprint == Dataset(tmp_path / "straight").fingerprint
 
@@ -297,7 +298,7 @@ def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, mo
         prepare(Sources([text_folder]), out, 320, 0.1)
         return partial_folder(out)
 
-    monkeypatch.setattr("lost.prepare.text.partial_folder", first_the_other)
+    monkeypatch.setattr("lost.prepare.output.partial_folder", first_the_other)
     with pytest.raises(DataError, match="already holds a prepared set"):
         prepare(Sources([text_folder]), out, 320, 0.1)
     assert not (tmp_path / ".partial-out").exists()
@@ -321,7 +322,7 @@ def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(UnreachableError, match=r"040\.txt can't be read: Stale file handle"):
             prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
     told: list[str] = []
-    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, tell=told.append)
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, log=told.append)
     assert "were encoded already" in told[0]
     assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from lost.checkpoint import open_checkpoint
+from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.data.loader import Batch
 from lost.engine import BACKENDS, backend_module, create_engine
 from lost.interop.from_hf import Imported, open_folder
 

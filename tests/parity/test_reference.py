@@ -10,7 +10,7 @@ import torch
 from lost.backends.torch.kernels.loss import head_loss
 from lost.backends.torch.model import rotary_tables
 from lost.config import Config
-from lost.data.loader import Batch
+from lost.data.batch import Batch
 from lost.engine import BACKENDS, create_engine
 from lost.model import reference
 from lost.model.init import initial_values

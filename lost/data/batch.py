@@ -1,0 +1,59 @@
+"""Batches: sequences that go through the model together."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lost.errors import DataError
+
+Sample = tuple[np.ndarray, np.ndarray | None]
+"""Tokens (s + 1,) int32, and which of the s predictions count, bool; None: all."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that go through the model together.
+
+    Attributes:
+        tokens: (b, s + 1) int32: the model reads tokens[:, :-1] and predicts tokens[:, 1:].
+        counted: (b, s) bool, the predictions that enter the loss; None: all.
+    """
+
+    tokens: np.ndarray
+    counted: np.ndarray | None = None
+
+    @property
+    def predictions(self) -> int:
+        """Number of predictions that enter the loss."""
+        return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
+
+
+def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
+    """See that a model can look up every token: a backend may read foreign memory where it can't.
+
+    Raises:
+        DataError: one is beyond the vocabulary of so many entries, or negative.
+    """
+    ids = np.asarray(tokens)
+    if ids.size and (ids.min() < 0 or ids.max() >= entries):
+        raise DataError(
+            f"there are tokens from {ids.min()} to {ids.max()}; expected ids from 0 to {entries - 1}, the model's "
+            "vocabulary; prepare the text with the model's own tokenizer"
+        )
+
+
+def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
+    """Yield each batch with whether it is the last one."""
+    coming = iter(batches)
+    batch = next(coming)
+    for following in coming:
+        yield batch, False
+        batch = following
+    yield batch, True
+
+
+def stacked(samples: list[Sample]) -> Batch:
+    """Return samples as one batch; either all or none have predictions that don't count."""
+    counted = [marks for _, marks in samples if marks is not None]
+    return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(counted) if counted else None)
