@@ -76,7 +76,7 @@ class Saver:
             raise StorageError(refused)
         failpoint("save.begun")
         needed = 2 * checkpoint.array_bytes(self._config)
-        writes = workers.rank < workers.readers
+        writes = workers.rank < workers.num_readers
         beside = not workers.any(writes and needed > available_bytes())
         parameters = self._engine.dump() if writes else iter(())
         moments = self._engine.optimizer_state() if writes else iter(())

@@ -20,15 +20,15 @@ class Workers(Protocol):
     Attributes:
         rank: this one's number, from 0. Rank 0 decides and speaks.
         world_size: how many there are.
-        readers: how many of them, the first ones, read and write the run folder. Where each holds a copy of the model,
-            rank 0 is the only one, and the others get everything from it.
+        num_readers: how many of them, counted from rank 0, read and write the run folder. Where each holds a copy of
+            the model it is rank 0 alone, and the others get everything from it.
         sigterm_asks: whether SIGTERM asks for a save. Else it ends this process at once: it is what the launcher sends
             when another has failed, for which this one might wait forever.
     """
 
     rank: int
     world_size: int
-    readers: int
+    num_readers: int
     sigterm_asks: bool
 
     def broadcast(self, text: str) -> str:
@@ -50,7 +50,7 @@ class Workers(Protocol):
 class SingleProcess:
     """One process that has everything to itself."""
 
-    rank, world_size, readers = 0, 1, 1
+    rank, world_size, num_readers = 0, 1, 1
     sigterm_asks = True
 
     def broadcast(self, text: str) -> str:

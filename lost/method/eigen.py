@@ -17,7 +17,7 @@ def leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
     """Return the eigenvectors of the `count` largest eigenvalues.
 
     Args:
-        matrix: (n x n) float64, symmetric, C-contiguous; checkpoints_to_remove.
+        matrix: (n x n) float64, symmetric, C-contiguous; overwritten.
         count: 1 to n.
 
     Returns:

@@ -1,4 +1,4 @@
-"""First values of every parameter, drawn and decomposed in numpy float64 and handed out one by one."""
+"""Initial weights: drawn and decomposed in numpy float64, yielded one by one."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from lost.utils.parallel import side_by_side
 from lost.utils.randomness import normal
 
 
-def initial_values(config: Config, maker: int = 0, makers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+def initial_values(config: Config, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, value): float32, int32 for channel numbers.
 
     Values depend on the seed and each parameter's name alone. Decompositions run side by side, and only a few are held
@@ -19,8 +19,8 @@ def initial_values(config: Config, maker: int = 0, makers: int = 1) -> Iterator[
 
     Args:
         config: the run, its vocabulary known.
-        maker: of several processes that share the work, which one this is.
-        makers: how many they are.
+        rank: this process, of several that share the work.
+        world_size: their number.
     """
     seed, std = config.train.seed, config.model.initializer_range
 
@@ -31,10 +31,10 @@ def initial_values(config: Config, maker: int = 0, makers: int = 1) -> Iterator[
     inside = projections(config)
     covered = {f"{each.name}.{suffix}" for each in inside for suffix in each.tensors()}
     others = [parameter for name, parameter in parameter_table(config).items() if name not in covered]
-    for parameter in others[maker::makers]:
+    for parameter in others[rank::world_size]:
         name, is_norm = parameter.name, len(parameter.shape) == 1
         yield name, _stored(np.ones(parameter.shape) if is_norm else normal(seed, name, parameter.shape, std))
-    for values in side_by_side(compute, inside[maker::makers], makers):
+    for values in side_by_side(compute, inside[rank::world_size], world_size):
         yield from values
 
 

@@ -96,20 +96,20 @@ def read_headers(files: list[Path]) -> dict[str, Header]:
         return {name: _header(name, parts) for name, parts in _opened(files, stack).items()}
 
 
-def read_tensors(files: list[Path], reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+def read_tensors(files: list[Path], rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, array) of all files, each array whole and one in memory at a time; nothing is executed.
 
     Args:
         files: what to read.
-        reader: of several that share the work, which one this is.
-        readers: how many they are.
+        rank: this process, of several that share the work.
+        world_size: their number.
 
     Raises:
         CheckpointError: a file that is not safetensors, a type that no backend writes, or rows that are missing.
     """
     with ExitStack() as stack:
         places = _opened(files, stack)
-        for name in list(places)[reader::readers]:
+        for name in list(places)[rank::world_size]:
             _header(name, places[name])
             yield name, _together(name, places[name])
 

@@ -24,7 +24,7 @@ def logged(folder: Path, workers: Workers) -> Iterator[Tracker]:
 
     Every worker that sees the folder writes there, so that the one that failed can say why.
     """
-    if workers.rank >= workers.readers:
+    if workers.rank >= workers.num_readers:
         yield Tracker()
         return
     log = RunLog(folder / FILE, workers)

@@ -124,7 +124,7 @@ def check_shared_dir(folder: Path, job: str, workers: Workers) -> None:
         StorageError: one of them looks elsewhere.
     """
     job, file = workers.broadcast(job), folder / LOCK
-    reads = workers.rank < workers.readers
+    reads = workers.rank < workers.num_readers
     try:
         seen = not reads or read_bytes(file, DOCUMENT_BYTES) == job.encode()
     except OSError:

@@ -154,12 +154,12 @@ class _Run:
         progress = TypeAdapter(TrainState).validate_python(fields)
         parameters: NamedArrays = ()
         moments: NamedArrays = ()
-        if workers.rank < workers.readers and path:
+        if workers.rank < workers.num_readers and path:
             start = start or checkpoint.open_checkpoint(Path(path))  # which rank 0 has verified
-            parameters = start.parameters(workers.rank, workers.readers)
-            moments = start.moments(workers.rank, workers.readers)
-        elif workers.rank < workers.readers:
-            parameters = initial_values(self.config, workers.rank, workers.readers)
+            parameters = start.parameters(workers.rank, workers.num_readers)
+            moments = start.moments(workers.rank, workers.num_readers)
+        elif workers.rank < workers.num_readers:
+            parameters = initial_values(self.config, workers.rank, workers.num_readers)
         self.engine.load(parameters)
         if progress.step:
             self.engine.load_optimizer_state(moments, progress.updates)

@@ -14,15 +14,15 @@ R = TypeVar("R")
 _MOST_WORKERS = 8  # each holds a weight, its Gram matrix and their products in float64
 
 
-def side_by_side(compute: Callable[[T], R], items: Iterable[T], sharers: int = 1) -> Iterator[R]:
+def side_by_side(compute: Callable[[T], R], items: Iterable[T], num_processes: int = 1) -> Iterator[R]:
     """Yield what `compute` returns for each item, in order; only a few results are held at once.
 
     Args:
         compute: what to do with an item, in a thread.
         items: what to work on.
-        sharers: processes that share this machine's cores for the same work.
+        num_processes: processes that share this machine's cores for the same work.
     """
-    workers = max(1, min(_MOST_WORKERS, cores() // sharers))
+    workers = max(1, min(_MOST_WORKERS, cores() // num_processes))
     running: deque[Future[R]] = deque()
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for item in items:

@@ -41,7 +41,7 @@ class MlxGroup:
     Everything but gradients is summed on the CPU, where MLX has float64.
     """
 
-    readers = 1
+    num_readers = 1
     sigterm_asks = False  # what mlx.launch sends when one has failed, and the ring may wait for that one forever
 
     def __init__(self, group: mx.distributed.Group) -> None:

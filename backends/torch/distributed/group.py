@@ -57,7 +57,7 @@ class TorchGroup:
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        self.readers = self.world_size
+        self.num_readers = self.world_size
         self._group = dist.new_group(backend="gloo")
 
     def broadcast(self, text: str) -> str:
