@@ -1,4 +1,4 @@
-"""LOST layers in any MLX model: mlx-lm's models, or a module of one's own."""
+"""LOST layers in any MLX model: an mlx-lm model, or a module of your own."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from lost.backends.mlx.arrays import to_array, to_mlx
 from lost.backends.mlx.layers import Lost
 from lost.projections import Projection
-from lost.projections.lostify import HEADS, Recipe, Swapped, check_unshared, chosen
+from lost.projections.lostify import HEADS, LostifyOptions, LostifyReport, check_unshared, select_layers
 
 
 def lostify(
@@ -22,41 +22,41 @@ def lostify(
     fresh: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = HEADS,
-) -> Swapped:
-    """Swap linear layers of a model for LOST layers, in place; biases and types stay.
+) -> LostifyReport:
+    """Replace linear layers of a model by LOST layers, in place; biases and types stay.
 
     Args:
         module: any model with `nn.Linear` layers; quantised ones, and other subclasses, are left alone.
-        rank: of the low-rank pair; layers too small for it get the largest that they can have.
+        rank: of the low-rank pair; smaller layers get the largest rank they can have.
         density: share of input channels to keep; rank and channels together are rounded up to a multiple of 32.
         gamma: weight of the low-rank part.
-        fresh: False: each layer comes as near to what it computed as rank and channels allow, without activation.
-            True: each becomes the start of a training as the method has it, with a SiLU inside.
+        fresh: False: each layer approximates what it computed, as closely as rank and channels allow, without
+            activation. True: each is initialized for training as in the paper, with a SiLU inside.
         include: patterns for names such as `model.layers.0.mlp.up_proj`; a layer must match one.
-        exclude: patterns that it must not match; unless it is given, the usual names of output heads.
+        exclude: patterns that it must not match; by default the usual names of output heads.
 
     Returns:
         What changed.
 
     Raises:
-        UserError: no layer matches, one has no weight of its own, or values that can't be.
+        UserError: no layer matches, a weight is shared, or an option is out of range.
     """
-    recipe = Recipe(rank, density, gamma, fresh)
+    options = LostifyOptions(rank, density, gamma, fresh)
     linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
-    names = sorted(chosen(linear, include, exclude))
+    names = sorted(select_layers(linear, include, exclude))
     check_unshared(names, dict(tree_flatten(module.parameters())).items())
-    before, errors, new = _count(module), [], []
+    before, fits, converted = _count(module), [], []
     for name in names:
         old = linear[name]
         weight = to_array(old.weight.astype(mx.float32))
-        projection, values, error = recipe.made_of(name, weight, bias="bias" in old)
-        errors.append(error)
-        new.append((name, _made(projection, values, old)))
-    module.update_modules(tree_unflatten(new))
-    return Swapped(errors, before, _count(module))
+        projection, values, fit = options.convert_layer(name, weight, bias="bias" in old)
+        fits.append(fit)
+        converted.append((name, _lost_layer(projection, values, old)))
+    module.update_modules(tree_unflatten(converted))
+    return LostifyReport(fits, before, _count(module))
 
 
-def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> Lost:
+def _lost_layer(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> Lost:
     dtype = old.weight.dtype
     new = Lost(projection, dtype)
     arrays = {suffix: to_mlx(value) for suffix, value in values.items()}

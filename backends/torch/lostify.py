@@ -1,4 +1,4 @@
-"""LOST layers in any PyTorch model: transformers' models, or a module of one's own."""
+"""LOST layers in any PyTorch model: a transformers model, or a module of your own."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from lost.backends.torch.arrays import to_tensor
 from lost.backends.torch.layers import Lost
 from lost.errors import UserError
 from lost.projections import Projection
-from lost.projections.lostify import HEADS, Recipe, Swapped, check_unshared, chosen
+from lost.projections.lostify import HEADS, LostifyOptions, LostifyReport, check_unshared, select_layers
 
 
 class LostLinear(Lost):
-    """A LOST layer that stands where an `nn.Linear` stood.
+    """A LOST layer in place of an `nn.Linear`.
 
     Its state: `down` (rank, in), `up` (out, rank + k), `channels` (k,) int32, and `bias` (out,) if there was one.
     """
@@ -40,45 +40,45 @@ def lostify(
     fresh: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = HEADS,
-) -> Swapped:
-    """Swap linear layers of a model for LOST layers, in place; biases, devices and types stay.
+) -> LostifyReport:
+    """Replace linear layers of a model by LOST layers, in place; biases, devices and types stay.
 
     Args:
-        module: any model with `nn.Linear` layers. Their subclasses, which other code looks into, are left alone.
-        rank: of the low-rank pair; layers too small for it get the largest that they can have.
+        module: any model with `nn.Linear` layers. Subclasses are left alone: other code relies on their attributes.
+        rank: of the low-rank pair; smaller layers get the largest rank they can have.
         density: share of input channels to keep; rank and channels together are rounded up to a multiple of 32.
         gamma: weight of the low-rank part.
-        fresh: False: each layer comes as near to what it computed as rank and channels allow, without activation.
-            True: each becomes the start of a training as the method has it, with a SiLU inside.
+        fresh: False: each layer approximates what it computed, as closely as rank and channels allow, without
+            activation. True: each is initialized for training as in the paper, with a SiLU inside.
         include: patterns for names such as `model.layers.0.mlp.up_proj`; a layer must match one.
-        exclude: patterns that it must not match; unless it is given, the usual names of output heads.
+        exclude: patterns that it must not match; by default the usual names of output heads.
 
     Returns:
         What changed.
 
     Raises:
-        UserError: no layer matches, one has no weight of its own, or values that can't be.
+        UserError: no layer matches, a weight is shared, or an option is out of range.
     """
-    recipe = Recipe(rank, density, gamma, fresh)
+    options = LostifyOptions(rank, density, gamma, fresh)
     linear = {name: each for name, each in module.named_modules() if type(each) is nn.Linear}
-    names = chosen(linear, include, exclude)
+    names = select_layers(linear, include, exclude)
     for name in names:
         if linear[name].weight.is_meta:
-            raise UserError(f"{name} has no values yet (meta device); expected weights; load them first")
+            raise UserError(f"{name} has no values yet (it is on the meta device); expected weights; load them first")
     check_unshared(names, module.named_parameters(remove_duplicate=False))
-    before, errors, new = _count(module), [], []
+    before, fits, converted = _count(module), [], []
     for name in names:
         old = linear[name]
         weight = old.weight.cpu().to(torch.float32).numpy()
-        projection, values, error = recipe.made_of(name, weight, bias=old.bias is not None)
-        errors.append(error)
-        new.append((name, _made(projection, values, old)))
-    for name, layer in new:  # once nothing can go wrong any more
+        projection, values, fit = options.convert_layer(name, weight, bias=old.bias is not None)
+        fits.append(fit)
+        converted.append((name, _lost_layer(projection, values, old)))
+    for name, layer in converted:  # only once nothing can fail any more
         module.set_submodule(name, layer)
-    return Swapped(errors, before, _count(module))
+    return LostifyReport(fits, before, _count(module))
 
 
-def _made(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> LostLinear:
+def _lost_layer(projection: Projection, values: dict[str, np.ndarray], old: nn.Linear) -> LostLinear:
     new = LostLinear(projection, old.weight.dtype).to(old.weight.device)
     for suffix, value in values.items():
         getattr(new, suffix).copy_(to_tensor(value))

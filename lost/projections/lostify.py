@@ -1,7 +1,7 @@
-"""Linear layers of any model turned into LOST layers: which, with which values, and what came of it.
+"""Conversion of linear layers, in any model, to LOST layers: options, selection, values, report.
 
-A backend finds the layers and puts the new ones in their place (`lost.backends.torch.lostify` and MLX's twin); what
-they become is decided here, so that both make the same of the same weights.
+A backend finds the layers and replaces them (`lost.backends.torch.lostify` and its MLX twin). What each becomes is
+decided here, so that both backends convert the same weights alike.
 """
 
 import fnmatch
@@ -12,24 +12,24 @@ import numpy as np
 
 from lost.config import ProjectionSettings
 from lost.errors import UserError
-from lost.method.compress import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.method.compress import LayerFit, approximate, fitting_rank, layer_fit, stored
 from lost.method.decompose import decompose
 from lost.projections import Projection, projection
 
 HEADS = ("lm_head", "*.lm_head", "head", "*.head", "embed_out", "*.embed_out", "output", "score")
-"""Names that output heads go by."""
+"""Usual names of output heads."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to make of a linear layer.
+class LostifyOptions:
+    """How linear layers are converted.
 
     Attributes:
         rank: of the low-rank pair, or the largest that the layer can have.
         density: share of input channels to keep; k is rounded up so that rank + k is a multiple of 32.
         gamma: weight of the low-rank part.
-        fresh: False: the layer keeps computing what it did as nearly as it can, without activation. True: it becomes
-            the start of a training, as the method has it: SiLU inside, leading singular triplets, original columns.
+        fresh: False: the layer approximates what it computed, without activation. True: it is initialized for training,
+            as in the paper: SiLU inside, leading singular triplets, original columns.
     """
 
     rank: int
@@ -44,13 +44,13 @@ class Recipe:
                 "density in (0, 1] and a gamma between 0 and 1"
             )
 
-    def made_of(
+    def convert_layer(
         self, name: str, weight: np.ndarray, bias: bool
-    ) -> tuple[Projection, dict[str, np.ndarray], LayerError]:
-        """Return what a layer with a weight (out x in), float32 or float64, becomes.
+    ) -> tuple[Projection, dict[str, np.ndarray], LayerFit]:
+        """Convert a layer with this weight (out x in), float32 or float64.
 
         Returns:
-            The projection, its down, up and channels, and how far these are from the weight.
+            The projection; its down, up and channels; how well they fit the weight.
         """
         out_features, in_features = weight.shape
         settings = ProjectionSettings(
@@ -63,23 +63,23 @@ class Recipe:
         if self.fresh:
             factors = decompose(weight, settings.rank, settings.density, align=settings.align)
         else:
-            factors = truncate(weight, settings)
+            factors = approximate(weight, settings)
         values = stored(factors, np.dtype(np.float32))
-        made = projection(name, in_features, out_features, settings, bias)
-        return made, values, layer_error(name, weight, values, self.gamma)
+        new = projection(name, in_features, out_features, settings, bias)
+        return new, values, layer_fit(name, weight, values, self.gamma)
 
 
 @dataclass(frozen=True)
-class Swapped:
+class LostifyReport:
     """What changed in a model.
 
     Attributes:
-        layers: each layer that was swapped, and how far its weight is from the one before (activation left out).
-        parameters_before: trained and frozen ones of the whole model, tied ones once; numbers of channels don't count.
+        layers: each converted layer, and how well it fits the weight it replaces (without the activation).
+        parameters_before: of the whole model, frozen ones too, tied ones once; channel indices don't count.
         parameters_after: likewise.
     """
 
-    layers: list[LayerError]
+    layers: list[LayerFit]
     parameters_before: int
     parameters_after: int
 
@@ -90,41 +90,41 @@ class Swapped:
         )
 
 
-def chosen(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
-    """Return the names of the linear layers to swap.
+def select_layers(names: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Return the names of the layers to convert.
 
     Args:
         names: of the model's linear layers.
-        include: patterns such as `*.mlp.*`, one of which a name matches.
-        exclude: patterns none of which it matches.
+        include: patterns such as `*.mlp.*`; a name must match one.
+        exclude: patterns; a name must match none.
 
     Raises:
-        UserError: there are none.
+        UserError: no name matches.
     """
     names = list(names)
     if "" in names:
         raise UserError(
-            "the model is itself a linear layer; expected one that holds linear layers; put it into a module"
+            "the model is itself a linear layer; expected a module that contains linear layers; wrap it in one"
         )
-    found = [name for name in names if _matches(name, include) and not _matches(name, exclude)]
-    if not found:
+    selected = [name for name in names if _matches(name, include) and not _matches(name, exclude)]
+    if not selected:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UserError(
             f"no layer to swap: include = {list(include)}, exclude = {list(exclude)}, and the model has {len(names)} "
             f"linear layers{f' ({shown})' if names else ''}; expected patterns that match some of them"
         )
-    return found
+    return selected
 
 
 def check_unshared(names: Iterable[str], arrays: Iterable[tuple[str, object]]) -> None:
-    """Refuse layers whose weight another module uses too: swapped, they would part.
+    """Refuse layers that share their weight with another module: converted, the two would drift apart.
 
     Args:
-        names: of the layers to swap.
-        arrays: of the whole model, by all their names: one that is shared comes several times.
+        names: of the layers to convert.
+        arrays: of the whole model; a shared one is listed under each of its names.
 
     Raises:
-        UserError: there is one.
+        UserError: a weight is shared.
     """
     owners: dict[int, set[str]] = {}
     own: dict[str, set[str]] = {}
