@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lost.engine import Engine
     from lost.evaluation.perplexity import Evaluation
     from lost.interop.from_hf import Imported
-    from lost.method.compress import LayerError
+    from lost.method.compress import LayerFit
     from lost.storage.arrays import NamedArrays
 
 _HELD_OUT = 10  # one part in so many of a calibration text is kept for measuring
@@ -70,7 +70,7 @@ def import_folder(request: Request, as_json: bool) -> None:
         engine = _engine(config, imported.parameters(), request)
     if engine and measured is not None:
         before = _measure(engine, config, measured, measured_bytes)
-    layers: list[LayerError] = []
+    layers: list[LayerFit] = []
     rest = (request.part_bytes, request.overwrite)
     if target is None:
         written = write_dense(imported, request.out, request.dtype, *rest)
@@ -118,7 +118,7 @@ def _value(
     request: Request,
     imported: "Imported",
     config: "Config",
-    layers: "Sequence[LayerError]",
+    layers: "Sequence[LayerFit]",
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _value(
 def _lines(
     request: Request,
     value: dict[str, Any],
-    layers: "Sequence[LayerError]",
+    layers: "Sequence[LayerFit]",
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> list[str]:

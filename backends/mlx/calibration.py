@@ -8,13 +8,13 @@ import numpy as np
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
 from lost.data.batch import Batch
-from lost.method.calibration import watched
+from lost.method.calibration import record_inputs
 
 
 def input_moments(engine: MlxEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
     modules = dict(engine.model.named_modules())
-    return watched({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
+    return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
 
 
 class _Sum:

@@ -8,13 +8,13 @@ from torch import Tensor
 from lost.backends.torch.arrays import to_array
 from lost.backends.torch.engine import TorchEngine
 from lost.data.batch import Batch
-from lost.method.calibration import watched
+from lost.method.calibration import record_inputs
 
 
 def input_moments(engine: TorchEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
     layers = {name: engine.model.get_submodule(name) for name in names}
-    return watched(layers, lambda: engine.evaluate(batches), _Sum)
+    return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
 
 
 class _Sum:

@@ -1,10 +1,10 @@
-"""A trained weight as a LOST layer without activation, as near to it as the rank and the kept channels allow.
+"""Approximation of a trained weight by a LOST layer without activation.
 
     y = gamma B down x + (1 - gamma) sparse x[channels] = (W_r + R on the channels) x,    R = W - W_r
 
-Unlike the start of a training (`lost.projections.lost`), which wants the method's own scale and original columns, this
-keeps what the layer does: both parts are divided by what gamma will weigh them with, and the channels hold what the
-low rank leaves out.
+Unlike the initialization for training (`lost.projections.lost`), which has the paper's scale and original columns, this
+preserves what the layer computes: both parts are divided by their later weights, gamma and 1 - gamma, and the channels
+hold what the low-rank part leaves out.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from lost.config import ProjectionSettings
 from lost.errors import UserError
 from lost.method.decompose import Factors, channel_count, compose, decompose, leading_pair
 
-# Added to every input's second moment, as a share of their mean: directions that the calibration text hardly shows
-# still count for something, and the matrix has a Cholesky factor.
+# Added to every input's second moment, as a share of their mean: directions that are rare in the calibration text still
+# count, and the matrix has a Cholesky factor.
 _RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
-class LayerError:
-    """What a decomposition loses of one layer.
+class LayerFit:
+    """How well a decomposition fits one layer.
 
     Attributes:
         name: of the layer.
@@ -32,8 +32,8 @@ class LayerError:
         rank: of the low-rank pair.
         channels: kept input channels.
         error: ||W - W'|| / ||W||, Frobenius norms.
-        input_error: the same for what comes out: root of the mean squares over the calibration text's inputs; None
-            without one.
+        input_error: the same of the outputs, root mean square over the inputs of the calibration text; None without
+            one.
     """
 
     name: str
@@ -45,43 +45,46 @@ class LayerError:
 
 
 def fitting_rank(rank: int, out_features: int, in_features: int) -> int:
-    """Return the rank, or the largest that a matrix can have."""
+    """Return the rank, or the largest that the matrix can have."""
     return min(rank, out_features, in_features)
 
 
-def truncate(weight: np.ndarray, settings: ProjectionSettings, moment: np.ndarray | None = None) -> Factors:
-    """Split a weight so that a LOST layer without activation comes near it.
+def approximate(weight: np.ndarray, settings: ProjectionSettings, moment: np.ndarray | None = None) -> Factors:
+    """Split a weight into factors with which a LOST layer without activation approximates it.
 
     Args:
         weight: (out x in), float32 or float64.
         settings: rank, density, gamma, align; the rank fits the weight.
-        moment: (in x in) float64, the mean of x x^T over inputs x of the layer; None: all directions count alike.
+        moment: (in x in) float64, the mean of x x^T over inputs x of the layer; None: all directions weigh the same.
 
     Returns:
         Factors, float64, to be used with the settings' gamma and the activation `none`.
 
     Raises:
-        UserError: a gamma that leaves one part out, a rank, density or weight that can't be.
+        UserError: gamma is 0 or 1, or the rank, density or weight is invalid.
     """
     if not 0 < settings.gamma < 1:
-        raise UserError(f"gamma = {settings.gamma}: it would leave one part out; expected more than 0 and less than 1")
+        raise UserError(
+            f"gamma = {settings.gamma}: it would drop one of the two parts; expected more than 0 and less than 1"
+        )
     exact = weight.astype(np.float64, copy=False)
     if moment is None:
-        found = decompose(exact, settings.rank, settings.density, "l2", "complement", align=settings.align)
+        factors = decompose(exact, settings.rank, settings.density, "l2", "complement", align=settings.align)
     else:
-        found = decompose_for_inputs(exact, moment, settings.rank, settings.density, settings.align)
+        factors = decompose_for_inputs(exact, moment, settings.rank, settings.density, settings.align)
     root = settings.gamma**-0.5
-    up = np.concatenate([root * found.up[:, : found.rank], found.up[:, found.rank :] / (1 - settings.gamma)], axis=1)
-    return Factors(root * found.down, up, found.channels, found.rank)
+    basis, sparse = factors.up[:, : factors.rank], factors.up[:, factors.rank :]
+    up = np.concatenate([root * basis, sparse / (1 - settings.gamma)], axis=1)
+    return Factors(root * factors.down, up, factors.channels, factors.rank)
 
 
 def decompose_for_inputs(weight: np.ndarray, moment: np.ndarray, rank: int, density: float, align: int = 1) -> Factors:
-    """Split a weight so that the mean squared error of what comes out is small, E ||(W - W') x||^2.
+    """Split a weight so that the mean squared error of its outputs, E ||(W - W') x||^2, is small.
 
     With C = E x x^T = L L^T that is ||(W - W') L||^2: the low-rank part is W L truncated, times L^-1 (the whitening of
     SVD-LLM, arXiv 2403.07378). A channel's score is its column's norm in the rest R times the root of its mean square.
-    The kept columns are those that answer best for all of R, R C[:, I] C[I, I]^-1, so that they take over what they can
-    tell of the channels left out; with C = 1 they are R's own.
+    The kept columns are the least-squares fit of all of R, R C[:, I] C[I, I]^-1, so that they also make up for channels
+    left out that correlate with them; with C = 1 they are R's own.
 
     Args:
         weight: (out x in) float64.
@@ -107,26 +110,26 @@ def stored(factors: Factors, dtype: np.dtype) -> dict[str, np.ndarray]:
     return {"down": factors.down.astype(dtype), "up": factors.up.astype(dtype), "channels": factors.channels}
 
 
-def layer_error(
+def layer_fit(
     name: str,
     weight: np.ndarray,
     values: Mapping[str, np.ndarray],
     gamma: float,
     moment: np.ndarray | None = None,
-) -> LayerError:
-    """Compare a weight with what stands for it.
+) -> LayerFit:
+    """Compare a weight with its approximation.
 
     Args:
         name: of the layer.
         weight: (out x in).
-        values: down, up and channels as they are stored.
+        values: down, up and channels, as stored.
         gamma: weight of the low-rank part.
-        moment: as in `truncate`.
+        moment: as in `approximate`.
     """
     exact, down, up = (each.astype(np.float64) for each in (weight, values["down"], values["up"]))
     factors = Factors(down, up, values["channels"], len(down))
     lost = exact - compose(factors, gamma)
-    return LayerError(
+    return LayerFit(
         name=name,
         shape=(exact.shape[0], exact.shape[1]),
         rank=factors.rank,

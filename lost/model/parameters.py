@@ -97,7 +97,7 @@ def projections(config: Config) -> list[Projection]:
 
 
 def gate_is_activated(config: Architecture, gate: Projection) -> bool:
-    """Whether SwiGLU's own SiLU acts: always, unless the gate projection has an activation and the recipe drops it."""
+    """Whether SwiGLU's own SiLU acts: unless the gate projection has an activation and the configuration drops it."""
     return config.projection.keep_gate_activation or not gate.has_activation
 
 

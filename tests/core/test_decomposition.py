@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lost.config import ProjectionSettings
 from lost.errors import UserError
-from lost.method.compress import decompose_for_inputs, layer_error, stored, truncate
+from lost.method.compress import approximate, decompose_for_inputs, layer_fit, stored
 from lost.method.decompose import compose
 
 
@@ -27,7 +27,7 @@ def recipe(**changes: object) -> ProjectionSettings:
 @pytest.mark.parametrize("gamma", [0.2, 0.7])
 def test_truncated_matrix_and_kept_channels_exactly(gamma: float) -> None:
     weight, _ = weight_and_moment(16, 20)
-    factors = truncate(weight, recipe(gamma=gamma))
+    factors = approximate(weight, recipe(gamma=gamma))
     left, singular, right = np.linalg.svd(weight, full_matrices=False)
     low = left[:, :5] * singular[:5] @ right[:5]
     rest = weight - low
@@ -43,7 +43,7 @@ def test_truncated_matrix_and_kept_channels_exactly(gamma: float) -> None:
 def test_full_rank_is_the_weight(out: int, inside: int, calibrated: bool, gamma: float) -> None:
     weight, moment = weight_and_moment(out, inside)
     chosen = recipe(rank=min(out, inside), gamma=gamma)
-    factors = truncate(weight, chosen, moment if calibrated else None)
+    factors = approximate(weight, chosen, moment if calibrated else None)
     np.testing.assert_allclose(compose(factors, gamma), weight, atol=1e-8)
 
 
@@ -78,26 +78,26 @@ def test_calibration_helps_on_the_inputs_and_equal_inputs_change_nothing() -> No
     errors = []
     for used in (None, moment):
         chosen = recipe()
-        values = stored(truncate(weight, chosen, used), np.dtype(np.float64))
-        errors.append(layer_error("layer", weight, values, chosen.gamma, moment))
+        values = stored(approximate(weight, chosen, used), np.dtype(np.float64))
+        errors.append(layer_fit("layer", weight, values, chosen.gamma, moment))
     plain, weighted = errors
     assert weighted.input_error is not None
     assert plain.input_error is not None
     assert weighted.input_error < 0.8 * plain.input_error
     assert plain.error < weighted.error
     assert (plain.rank, plain.channels, plain.shape) == (5, 8, (30, 40))
-    same = truncate(weight, recipe(), 3 * np.eye(40))
-    np.testing.assert_allclose(compose(same, 0.7), compose(truncate(weight, recipe()), 0.7), atol=1e-9)
+    same = approximate(weight, recipe(), 3 * np.eye(40))
+    np.testing.assert_allclose(compose(same, 0.7), compose(approximate(weight, recipe()), 0.7), atol=1e-9)
 
 
 def test_inputs_that_are_always_zero_do_no_harm() -> None:
     weight, moment = weight_and_moment(8, 12)
     moment[:, 3] = moment[3] = 0
     for each in (moment, np.zeros((12, 12))):
-        assert np.isfinite(truncate(weight, recipe(), each).up).all()
+        assert np.isfinite(approximate(weight, recipe(), each).up).all()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 def test_gamma_must_leave_both_parts(gamma: float) -> None:
-    with pytest.raises(UserError, match="it would leave one part out"):
-        truncate(np.eye(8), recipe(gamma=gamma))
+    with pytest.raises(UserError, match="it would drop one of the two parts"):
+        approximate(np.eye(8), recipe(gamma=gamma))

@@ -12,7 +12,7 @@ from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.folder import Imported
 from lost.interop.rewrite import NUMPY, cast, check_place, compare, follow
-from lost.method.compress import LayerError, fitting_rank, layer_error, stored, truncate
+from lost.method.compress import LayerFit, approximate, fitting_rank, layer_fit, stored
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.storage.tensors import PART_BYTES
@@ -66,7 +66,7 @@ def write_decomposed(
     overwrite: bool = False,
     input_moments: InputMoments | None = None,
     tell: Callable[[str], None] = lambda text: None,
-) -> tuple[Checkpoint, list[LayerError]]:
+) -> tuple[Checkpoint, list[LayerFit]]:
     """Write a folder's model with LOST layers, without activation, that come near its projections.
 
     Args:
@@ -79,16 +79,16 @@ def write_decomposed(
         tell: is told what is being done.
 
     Returns:
-        The checkpoint, and what each projection lost.
+        The checkpoint, and how well each projection fits.
 
     Raises:
         CheckpointError: something is at `path`, or what was written isn't what was meant.
         StorageError: the disk refused.
     """
     check_place(path, imported.path, overwrite)
-    errors: list[LayerError] = []
-    arrays = _decomposed(imported, config, input_moments, errors, tell)
-    return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), errors
+    fits: list[LayerFit] = []
+    arrays = _decomposed(imported, config, input_moments, fits, tell)
+    return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), fits
 
 
 def decomposed_config(config: Config, rank: int, density: float) -> Config:
@@ -116,10 +116,10 @@ def _decomposed(
     imported: Imported,
     config: Config,
     input_moments: InputMoments | None,
-    errors: list[LayerError],
+    fits: list[LayerFit],
     tell: Callable[[str], None],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every parameter, and note what is lost in `errors`."""
+    """Yield every parameter, and add how well each projection fits to `fits`."""
     dtype = NUMPY[config.train.param_dtype]
     split = {f"{each.name}.weight" for each in projections(config)}
     for name in parameter_table(imported.config):
@@ -132,15 +132,15 @@ def _decomposed(
         tell(f"decomposing blocks {first + 1} to {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
         measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
-        found = input_moments(measured) if input_moments else {}
-        for name, values, error in side_by_side(partial(_split, imported, dtype, found), parts):
-            errors.append(error)
+        moments = input_moments(measured) if input_moments else {}
+        for name, values, fit in side_by_side(partial(_split, imported, dtype, moments), parts):
+            fits.append(fit)
             yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
 
 
 def _split(
     imported: Imported, dtype: np.dtype, moments: Mapping[str, np.ndarray], projection: Projection
-) -> tuple[str, dict[str, np.ndarray], LayerError]:
+) -> tuple[str, dict[str, np.ndarray], LayerFit]:
     name, settings = projection.name, projection.settings
     weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_reader(name))
     if not (np.isfinite(weight).all() and (moment is None or np.isfinite(moment).all())):
@@ -148,8 +148,8 @@ def _split(
             f"{imported.path}: {name} or what it reads has values that aren't finite; expected numbers; get the files "
             "anew"
         )
-    values = stored(truncate(weight, settings, moment), dtype)
-    return name, values, layer_error(name, weight, values, settings.gamma, moment)
+    values = stored(approximate(weight, settings, moment), dtype)
+    return name, values, layer_fit(name, weight, values, settings.gamma, moment)
 
 
 def _blocks_at_once(model: ModelConfig) -> int:
