@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, arXiv 2002.05202), its SiLU dropped where the recipe says so."""
+    """SwiGLU (Shazeer, arXiv 2002.05202), without its SiLU where the configuration drops it."""
 
     def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -144,8 +144,8 @@ class Block(nn.Module):
     ) -> mx.array:
         """Map (b, s, h) to (b, s, h).
 
-        With `rebuild`, training keeps what stands between the steps here, x and the projections' first halves, and the
-        backward pass computes the wide rest again (as CoLA-M does, arXiv 2502.10940, section 4.2).
+        With `rebuild`, training keeps only what passes between the steps here, x and the projections' first halves, and
+        the backward pass recomputes the rest, which is wider (CoLA-M, arXiv 2502.10940, section 4.2).
         """
         run = rebuilt if rebuild else directly
         attention, mlp = self.self_attn, self.mlp
@@ -166,7 +166,7 @@ class Trunk(nn.Module):
         super().__init__()
         model = config.model
         self.dtype = dtype
-        self.keeps = "none"  # the policy for the backward pass, as `train.checkpoint_activations` names it
+        self.checkpointing = "none"  # the policy for the backward pass, as `train.checkpoint_activations` names it
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, param_dtype)
         self.layers = [Block(config, number, param_dtype) for number in range(model.num_hidden_layers)]
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, param_dtype)
@@ -180,10 +180,10 @@ class Trunk(nn.Module):
         if cache:
             mask = cache[0].make_mask(length, return_array=False, window_size=None)
         for number, block in enumerate(self.layers):
-            if self.keeps == "full" and not cache:
+            if self.checkpointing == "full" and not cache:
                 x = nn.utils.checkpoint(block)(x, mask)
             else:
-                x = block(x, mask, cache[number] if cache else None, self.keeps == "narrow" and not cache)
+                x = block(x, mask, cache[number] if cache else None, self.checkpointing == "narrow" and not cache)
         return self.norm(x)
 
 

@@ -32,8 +32,8 @@ class Cache:
 
 
 @dataclass
-class Place:
-    """Where the tokens of a pass stand: rotary tables (s, d / 2), the first one's position, and what came before."""
+class AttentionContext:
+    """Positions and history of a pass: rotary tables (s, d / 2), the first token's position, keys and values so far."""
 
     rotary: tuple[Tensor, Tensor]
     start: int = 0
@@ -80,17 +80,17 @@ class Attention(nn.Module):
         """Map (b, s, h) to the first halves of q, k and v."""
         return narrow((self.q_proj, self.k_proj, self.v_proj), x, last)
 
-    def mix(self, q: Narrow, k: Narrow, v: Narrow, place: Place, last: bool) -> Narrow:
+    def mix(self, q: Narrow, k: Narrow, v: Narrow, context: AttentionContext, last: bool) -> Narrow:
         """Map the first halves of q, k and v to that of the output."""
-        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), place.rotary)
-        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), place.rotary)
+        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), context.rotary)
+        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), context.rotary)
         values = self._split(self.v_proj.widen(*v), self.shared)
         length = queries.shape[2]
-        if place.cache is not None:
-            end = place.start + length
-            place.cache.keys[:, :, place.start : end] = keys
-            place.cache.values[:, :, place.start : end] = values
-            keys, values = place.cache.keys[:, :, :end], place.cache.values[:, :, :end]
+        if context.cache is not None:
+            end = context.start + length
+            context.cache.keys[:, :, context.start : end] = keys
+            context.cache.values[:, :, context.start : end] = values
+            keys, values = context.cache.keys[:, :, :end], context.cache.values[:, :, :end]
         y = F.scaled_dot_product_attention(
             queries,
             keys,
@@ -106,7 +106,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, arXiv 2002.05202), its SiLU dropped where the recipe says so."""
+    """SwiGLU (Shazeer, arXiv 2002.05202), without its SiLU where the configuration drops it."""
 
     def __init__(self, config: Config, number: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -135,16 +135,16 @@ class Block(nn.Module):
         self.post_attention_layernorm = Norm(hidden, eps, dtype)
         self.mlp = FeedForward(config, number, dtype)
 
-    def forward(self, x: Tensor, place: Place, rebuild: bool = False) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, rebuild: bool = False) -> Tensor:
         """Map (b, s, h) to (b, s, h).
 
-        With `rebuild`, training keeps what stands between the steps here, x and the projections' first halves, and the
-        backward pass computes the wide rest again (as CoLA-M does, arXiv 2502.10940, section 4.2).
+        With `rebuild`, training keeps only what passes between the steps here, x and the projections' first halves, and
+        the backward pass recomputes the rest, which is wider (CoLA-M, arXiv 2502.10940, section 4.2).
         """
         run = _rebuilt if rebuild else _directly
         attention, mlp = self.self_attn, self.mlp
         halves = run(lambda x: attention.open(self.input_layernorm(x), rebuild), x)
-        x = x + attention.o_proj.widen(*run(attention.mix, *halves, place, rebuild))
+        x = x + attention.o_proj.widen(*run(attention.mix, *halves, context, rebuild))
         halves = run(lambda x: mlp.open(self.post_attention_layernorm(x), rebuild), x)
         return x + mlp.down_proj.widen(*run(mlp.mix, *halves, rebuild))
 
@@ -170,14 +170,14 @@ class Trunk(nn.Module):
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, dtype)
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
-        self.keeps = config.train.checkpoint_activations
+        self.checkpointing = config.train.checkpoint_activations
         size = (model.max_position_embeddings, model.head_width // 2)
         self.register_buffer("cos", torch.empty(size), persistent=False)
         self.register_buffer("sin", torch.empty(size), persistent=False)
         self.fill_rotary_tables(config)
 
     def fill_rotary_tables(self, config: Config) -> None:
-        """Compute the tables, which a model made without memory had no place for."""
+        """Compute the tables; a model made on the meta device has none."""
         cos, sin = rotary_tables(config.model)
         self.cos.copy_(cos)
         self.sin.copy_(sin)
@@ -189,11 +189,11 @@ class Trunk(nn.Module):
         rotary = self.cos[positions].to(self.dtype), self.sin[positions].to(self.dtype)
         training = torch.is_grad_enabled()
         for number, block in enumerate(self.layers):
-            place = Place(rotary, start, caches[number] if caches else None)
-            if self.keeps == "full" and training:
-                x = _rebuilt(block, x, place)
+            context = AttentionContext(rotary, start, caches[number] if caches else None)
+            if self.checkpointing == "full" and training:
+                x = _rebuilt(block, x, context)
             else:
-                x = block(x, place, self.keeps == "narrow" and training)
+                x = block(x, context, self.checkpointing == "narrow" and training)
         return self.norm(x)
 
 

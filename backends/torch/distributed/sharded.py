@@ -1,4 +1,4 @@
-"""Several workers that hold some rows of every weight each (FSDP2, HSDP), and put them together as they need them."""
+"""A model sharded by rows over several workers (FSDP2, HSDP)."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
-from lost.backends.torch.distributed.single_device import Whole
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.distributed.group import model_shards
@@ -21,20 +20,21 @@ from lost.optim import optimizer_of
 from lost.storage.arrays import NamedArrays
 
 
-class Sharded(Whole):
-    """Every worker holds some rows of every weight, its gradient and its moments; a block is put together as it is met.
+class Sharded:
+    """Every worker holds some rows of each weight, its gradient and its moments; blocks are all-gathered as needed.
 
-    With `train.replicas` the workers form as many groups, each of which holds the model once (HSDP).
+    The methods of `SingleDevice`. With `train.replicas` the workers form that many groups, each with one copy of the
+    model (HSDP).
 
     Args:
         config: the run.
         workers: all of them make one of these.
-        device: this one's.
-        whole_steps: whether weights stay whole on every worker from their first use in a step to the last, and
-            gradients until they are shared out at its end: less to send, more to hold.
+        device: this worker's.
+        whole_steps: whether weights stay all-gathered from their first use in a step to the last, and gradients are
+            reduce-scattered once at its end: less communication, more memory.
 
     Raises:
-        ConfigError: the workers can't form so many groups, or the optimizer can't keep rows.
+        ConfigError: the workers can't form that many groups, or the optimizer's state can't be split by rows.
     """
 
     def __init__(self, config: Config, workers: TorchGroup, device: torch.device, whole_steps: bool) -> None:
@@ -42,15 +42,17 @@ class Sharded(Whole):
         self._shards = model_shards(config, workers.world_size)
         if not optimizer_of(config).by_rows and self._shards > 1:
             raise ConfigError(
-                f"optimizer.name = {config.optimizer.name} with {self._shards} workers a model: what it keeps "
-                "doesn't follow the rows that a worker holds; set optimizer.name=adamw, or train.replicas to the "
-                "number of workers"
+                f"optimizer.name = {config.optimizer.name} with {self._shards} workers a model: its state can't be "
+                "split by rows; expected an optimizer whose state can; set optimizer.name=adamw, or train.replicas to "
+                "the number of workers"
             )
         sizes, names = (self._shards,), ("shard",)
         if self._replicas > 1:
             sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
         if device.type == "cuda":
-            torch.cuda.set_device(device)  # FSDP takes the current one; the mesh sets it only before CUDA is in use
+            torch.cuda.set_device(
+                device
+            )  # FSDP uses the current device, which the mesh sets only before CUDA is in use
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")
@@ -59,7 +61,7 @@ class Sharded(Whole):
         self._ends: dict[str, tuple[int, int]] = {}
 
     def build(self, config: Config, device: torch.device) -> LostForCausalLM:
-        """Make the model, its tensors empty: no more than this worker's rows take memory."""
+        """Make the model with empty tensors; memory is taken only for this worker's rows."""
         with torch.device("meta"):
             model = LostForCausalLM(config)
         stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.dtype]
@@ -83,29 +85,29 @@ class Sharded(Whole):
         return model
 
     @property
-    def first_rows(self) -> Mapping[str, int]:  # type: ignore[override]
-        """Where the rows held here of a parameter begin."""
+    def first_rows(self) -> Mapping[str, int]:
+        """The first row held here of each parameter."""
         return {name: first for name, (first, _) in self._ends.items()}
 
-    def part(self, parameter: Tensor) -> Tensor:
+    def local_tensor(self, parameter: Tensor) -> Tensor:
         """Return the rows held here."""
         return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
 
-    def cut(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Return the rows held here of a whole array."""
+    def local_rows(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the rows of a whole array that are held here."""
         return array[slice(*self._ends[name])] if name in self._ends else array
 
-    def received(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield what all bring, each array whole."""
+    def gather(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the arrays that all workers contribute, each whole."""
         return self._workers.spread(arrays)
 
     def begin_micro_batch(self, last: bool) -> None:
-        """Share gradients out and let go of weights after the last micro-batch only, where they fit until then."""
+        """Reduce-scatter gradients and free gathered weights now or, with `whole_steps`, after the last micro-batch."""
         self._model.set_requires_gradient_sync(last or not self._whole_steps)
         self._model.set_reshard_after_backward(last or not self._whole_steps)
 
-    def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over all workers; rows of equal copies count once."""
+    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all workers; identical copies count once."""
         both = torch.stack([squares / self._replicas, nll.to(squares.dtype)])
         dist.all_reduce(both)
         return both[0], both[1]

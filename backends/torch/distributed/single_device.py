@@ -1,4 +1,4 @@
-"""One process that holds the whole model: what `sharding` does otherwise."""
+"""The whole model on one device; `sharded` is the alternative."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ from lost.config import Config
 from lost.storage.arrays import NamedArrays
 
 
-class Whole:
-    """One process holds the model.
+class SingleDevice:
+    """One process holds the whole model.
 
     Attributes:
-        first_rows: where the rows held here of an array begin, by name; those it doesn't list begin at 0.
-        writes: whether what is held here goes into a checkpoint: of equal copies one does.
+        first_rows: the first row held here of each array, by name; 0 for arrays not listed.
+        writes: whether this process writes its part into checkpoints; of identical copies one does.
     """
 
     first_rows: Mapping[str, int] = {}
@@ -30,21 +30,21 @@ class Whole:
             model.model.compile()
         return model
 
-    def part(self, parameter: Tensor) -> Tensor:
-        """Return what is held here of a parameter, or of its gradient: on the same memory, without its history."""
+    def local_tensor(self, parameter: Tensor) -> Tensor:
+        """Return the local part of a parameter or its gradient: the same memory, detached."""
         return parameter.detach()
 
-    def cut(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Return the rows held here of a whole array."""
+    def local_rows(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return the rows of a whole array that are held here."""
         return array
 
-    def received(self, arrays: NamedArrays) -> NamedArrays:
-        """Return the arrays that all bring together."""
+    def gather(self, arrays: NamedArrays) -> NamedArrays:
+        """Return the arrays that all workers contribute, each whole."""
         return arrays
 
     def begin_micro_batch(self, last: bool) -> None:
-        """Get ready for the backward pass of a micro-batch."""
+        """Prepare for the backward pass of a micro-batch."""
 
-    def sum_up(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over all: of the squares of the gradients' entries held here, and of this one's losses."""
+    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all workers of the squared gradient entries held locally, and of the local losses."""
         return squares, nll
