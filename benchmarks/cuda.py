@@ -155,7 +155,7 @@ def profiled(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
     def step() -> float:
         began = time.perf_counter()
-        engine.step(batches, sum(batch.predictions for batch in batches), 1e-5).read()
+        engine.step(batches, sum(batch.predictions for batch in batches), 1e-5).wait()
         return time.perf_counter() - began
 
     step()

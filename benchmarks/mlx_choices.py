@@ -97,7 +97,7 @@ def step() -> None:
     random = np.random.default_rng(0)
     batch = Batch(random.integers(0, 8192, (8, 257)).astype(np.int32))
     times = timed(
-        {name: lambda engine=engine: engine.step([batch], 2048, 1e-3).read() for name, engine in engines.items()}
+        {name: lambda engine=engine: engine.step([batch], 2048, 1e-3).wait() for name, engine in engines.items()}
     )
     print("\n| quickstart, one step of 2,048 tokens | s |\n| --- | --- |")
     for name, seconds in times.items():

@@ -40,7 +40,7 @@ def main() -> None:
         saved[policy] = saved_bytes(engines[policy], batches[0]) or 0
     losses, gradients = {}, {}
     for policy, engine in engines.items():
-        losses[policy] = engine.step(batches, BATCH * TOKENS, 0.0).read()[0]
+        losses[policy] = engine.step(batches, BATCH * TOKENS, 0.0).wait()[0]
         # After one step the first moments are a tenth of the gradients.
         gradients[policy] = {
             name: np.array(value) for name, value in engine.optimizer_state() if name.endswith("exp_avg")
@@ -54,7 +54,7 @@ def main() -> None:
 
     distances = {policy: apart(policy) for policy in POLICIES}
     gradients.clear()
-    steps = {policy: partial(lambda each: each.step(batches, BATCH * TOKENS, 0.0).read(), engines[policy])
+    steps = {policy: partial(lambda each: each.step(batches, BATCH * TOKENS, 0.0).wait(), engines[policy])
              for policy in POLICIES}  # fmt: skip
     times = interleave(steps, ROUNDS)
     print(

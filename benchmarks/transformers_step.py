@@ -33,7 +33,7 @@ def ours(kind: str, batch: int) -> Callable[[], object]:
     config = settings("llama_60m", [f"projection.kind={kind}"], "cpu", batch=batch, seq_len=TOKENS)
     engine, batches = TorchEngine(config, "cpu"), list(random_batches(config))
     engine.load(random_parameters(config))
-    return lambda: engine.step(batches, batch * TOKENS, 1e-5).read()
+    return lambda: engine.step(batches, batch * TOKENS, 1e-5).wait()
 
 
 def theirs(fused: bool | None, batch: int) -> Callable[[], object]:

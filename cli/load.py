@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engine]":
     """Load the weights of a checkpoint, or of a run's newest whole one."""
     from lost.cli.render.output import note
-    from lost.engine import create_engine, for_use
+    from lost.engine import create_engine, inference_config
     from lost.training.run_dir import find_checkpoint
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:
         note(f"passed over: {reason}")
-    engine = create_engine(for_use(checkpoint.config), backend, device)
+    engine = create_engine(inference_config(checkpoint.config), backend, device)
     engine.load(checkpoint.parameters())
     return checkpoint, engine
 

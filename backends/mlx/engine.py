@@ -17,14 +17,14 @@ from lost.backends.mlx.optim.base import Update
 from lost.config import Config
 from lost.data.batch import Batch, check_tokens
 from lost.distributed.group import SingleProcess, local_batch_size
-from lost.engine import StepReport
+from lost.engine import StepResult
 from lost.engine.registry import implementation
 from lost.errors import BackendError
 from lost.model.parameters import parameter_table, places_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
-from lost.storage.arrays import NamedArrays, checked
+from lost.storage.arrays import NamedArrays, check_arrays
 
 
 class MlxEngine:
@@ -55,7 +55,7 @@ class MlxEngine:
         self._trained = [name for name, row in self._table.items() if row.trained]
         train = config.train
         self.model = Model(config, DTYPES[train.dtype], DTYPES[train.param_dtype])
-        self.model.model.keeps = train.checkpoint_activations
+        self.model.model.checkpointing = train.checkpoint_activations
         trained = dict(tree_flatten(self.model.trainable_parameters()))
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
@@ -71,8 +71,8 @@ class MlxEngine:
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
         dtype = DTYPES[self._config.train.param_dtype]
-        places = {name: mx.zeros(row.shape, dtype if row.trained else mx.int32) for name, row in self._table.items()}
-        self.model.update(tree_unflatten(list(self._taken(places, parameters))))
+        empty = {name: mx.zeros(row.shape, dtype if row.trained else mx.int32) for name, row in self._table.items()}
+        self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield every parameter."""
@@ -81,27 +81,27 @@ class MlxEngine:
             yield name, to_array(values[name])
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
-        """Take what the optimizer keeps of every trained parameter."""
+        """Take the optimizer state of every trained parameter."""
         dtype = DTYPES[self._config.train.param_dtype]
-        places = {name: mx.zeros(shape, dtype) for name, shape in state_shapes(self._config).items()}
-        self._optimizer.load(dict(self._taken(places, moments)), updates)
+        empty = {name: mx.zeros(shape, dtype) for name, shape in state_shapes(self._config).items()}
+        self._optimizer.load(dict(self._filled(empty, moments)), updates)
         self._begun = True
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield what the optimizer keeps; nothing before the first step."""
+        """Yield the optimizer state; nothing before the first step."""
         if self._begun:
             yield from ((name, to_array(array)) for name, array in self._optimizer.state())
 
-    def _taken(self, places: dict[str, mx.array], arrays: NamedArrays) -> Iterator[tuple[str, mx.array]]:
-        """Yield the arrays that fill `places`, in its types; of several workers, rank 0's."""
+    def _filled(self, targets: dict[str, mx.array], arrays: NamedArrays) -> Iterator[tuple[str, mx.array]]:
+        """Yield arrays in the shapes and types of `targets`; of several workers, rank 0's."""
         if self.workers.rank == 0:
-            shapes = {name: place.shape for name, place in places.items()}
-            for name, array in checked(arrays, shapes, places_of(self._table)):
-                places[name] = to_mlx(array).astype(places[name].dtype)
-                mx.eval(places[name])
-        return iter(places.items()) if isinstance(self.workers, SingleProcess) else self.workers.spread(places)
+            shapes = {name: target.shape for name, target in targets.items()}
+            for name, array in check_arrays(arrays, shapes, places_of(self._table)):
+                targets[name] = to_mlx(array).astype(targets[name].dtype)
+                mx.eval(targets[name])
+        return iter(targets.items()) if isinstance(self.workers, SingleProcess) else self.workers.spread(targets)
 
-    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
         scale = mx.array(self.workers.world_size / predictions)  # as a number it would be compiled in
         total, gradients = mx.array(0.0), None
@@ -116,15 +116,15 @@ class MlxEngine:
         )
         self._begun = True
         loss, length = _number(total) / predictions, _number(norm)
-        report = StepReport(lambda: (loss, length))
+        result = StepResult(lambda: (loss, length))
         if self.guard.skips(loss, length):
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
-            return report
+            return result
         del gradients  # so that their memory can be taken by what is computed from them
         self._update(lr, flat)
         del flat
         mx.eval(self.model.state, self._optimizer.held())
-        return report
+        return result
 
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""

@@ -11,7 +11,7 @@ from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.sharded import Sharded
-from lost.backends.torch.distributed.single_device import Whole
+from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
@@ -19,13 +19,13 @@ from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.config import Config
 from lost.data.batch import Batch, check_tokens, with_last
 from lost.distributed.group import SingleProcess, Workers
-from lost.engine import StepReport
+from lost.engine import StepResult
 from lost.engine.registry import implementation
 from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
 from lost.planning.budget import fits_whole
-from lost.storage.arrays import NamedArrays, checked
+from lost.storage.arrays import NamedArrays, check_arrays
 
 
 class TorchEngine:
@@ -48,7 +48,7 @@ class TorchEngine:
         self._device = torch.device(self.device)
         self.workers = workers or SingleProcess()
         self._table, self._entries = parameter_table(config), vocabulary(config)
-        self._layout = Whole()
+        self._layout: SingleDevice | Sharded = SingleDevice()
         if isinstance(self.workers, TorchGroup):
             room = devices.capacity(self.device)
             whole_steps = fits_whole(config, self.device, room, self.workers.world_size)
@@ -56,9 +56,9 @@ class TorchEngine:
         self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)
         self._parameters = dict(self.model.named_parameters())
-        # What is held here: plain tensors on the parameters' memory. The optimizer knows nothing of sharding.
+        # Plain tensors on the local part of the parameters' memory: the optimizer knows nothing of sharding.
         tensors = self._parameters | dict(self.model.named_buffers())
-        self._held = {name: self._layout.part(tensor) for name, tensor in tensors.items()}
+        self._held = {name: self._layout.local_tensor(tensor) for name, tensor in tensors.items()}
         self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
         self._wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
         self.guard = DeviceSkipRule(config.train, self._device, self._wide)
@@ -75,9 +75,9 @@ class TorchEngine:
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""
         with torch.no_grad():
-            brought = self._layout.received(parameters)
-            for name, array in checked(brought, shapes_of(self._table), places_of(self._table)):
-                self._held[name].copy_(to_tensor(self._layout.cut(name, array)))
+            gathered = self._layout.gather(parameters)
+            for name, array in check_arrays(gathered, shapes_of(self._table), places_of(self._table)):
+                self._held[name].copy_(to_tensor(self._layout.local_rows(name, array)))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what is held here; on CPU, views."""
@@ -87,16 +87,16 @@ class TorchEngine:
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
         """Take the moments of every trained parameter."""
-        whole = checked(self._layout.received(moments), state_shapes(self._config))
+        whole = check_arrays(self._layout.gather(moments), state_shapes(self._config))
         self._optimizer.load(
-            ((name, self._layout.cut(name.rpartition(".")[0], array)) for name, array in whole), updates
+            ((name, self._layout.local_rows(name.rpartition(".")[0], array)) for name, array in whole), updates
         )
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments of what is held here; on CPU, views."""
         return self._optimizer.state() if self._layout.writes else iter(())
 
-    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
         for parameter in (*self._parameters.values(), *self._trained.values()):
             parameter.grad = None
@@ -109,19 +109,19 @@ class TorchEngine:
                 total += nll.detach()
         for name, held in self._trained.items():
             gradient = self._parameters[name].grad
-            held.grad = None if gradient is None else self._layout.part(gradient)
+            held.grad = None if gradient is None else self._layout.local_tensor(gradient)
         limit = self._config.train.grad_clip or float("inf")
         # Row by row: torch's float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8.
         rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
         squares = torch.cat([each.flatten() for each in rows]).to(self._wide).square().sum()
         with worker_errors(self.workers):
-            squares, total = self._layout.sum_up(squares, total)
+            squares, total = self._layout.all_reduce(squares, total)
         norm = squares.sqrt()
         skip = self.guard.skips(total, norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         self._optimizer.step(lr, skip)
-        return StepReport(lambda: (total.item() / predictions, norm.item()))
+        return StepResult(lambda: (total.item() / predictions, norm.item()))
 
     def suspects(self) -> list[str]:
         """Name the parameters whose last gradients weren't finite, else the three largest ones'."""

@@ -197,7 +197,7 @@ def _model(
     peak_rate = peak_flops(machine.device_name, train.dtype) if place.device.startswith("cuda") else None
 
     def step(engine: Engine) -> None:
-        engine.step(batches, predictions, _LR).read()
+        engine.step(batches, predictions, _LR).wait()
 
     def start(config: Config) -> Engine:
         engine: Engine = place.module.create(config, place.device)

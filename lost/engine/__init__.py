@@ -1,6 +1,6 @@
 """The seam between the core and the frameworks: what an engine does, and who makes one."""
 
-from lost.engine.base import Engine, StepReport
-from lost.engine.registry import BACKENDS, backend_module, create_engine, for_use, resolve_backend
+from lost.engine.base import Engine, StepResult
+from lost.engine.registry import BACKENDS, backend_module, create_engine, inference_config, resolve_backend
 
-__all__ = ["BACKENDS", "Engine", "StepReport", "backend_module", "create_engine", "for_use", "resolve_backend"]
+__all__ = ["BACKENDS", "Engine", "StepResult", "backend_module", "create_engine", "inference_config", "resolve_backend"]

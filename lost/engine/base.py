@@ -13,14 +13,15 @@ from lost.storage.arrays import NamedArrays
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step did, still on the device: reading it waits for the device, so read it to report only.
+class StepResult:
+    """The result of one optimizer step, still on the device.
 
     Attributes:
-        read: returns (mean loss over the step's predictions, L2 norm of all gradients before clipping).
+        wait: waits for the device, so only call it where a step is reported; returns (mean loss over the step's
+            predictions, L2 norm of all gradients before clipping).
     """
 
-    read: Callable[[], tuple[float, float]]
+    wait: Callable[[], tuple[float, float]]
 
 
 class Engine(Protocol):
@@ -57,7 +58,7 @@ class Engine(Protocol):
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield its rows of the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
 
-    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches.
 
         Where the guard says so, on all workers alike, weights and moments stay as they are.

@@ -82,10 +82,10 @@ def _installed(package: str) -> bool:
         return False
 
 
-def for_use(config: Config) -> Config:
-    """Return a configuration without what only training needs, be it on this machine or not.
+def inference_config(config: Config) -> Config:
+    """Return a configuration for evaluation and generation, where compilation and the optimizer don't matter.
 
-    Compiling pays off for one shape that is met many times, and not every backend has every optimizer.
+    Compilation pays off only where one shape is used many times, and not every backend has every optimizer.
     """
     return config.replace("train", compile=False).replace("optimizer", name="adamw")
 

@@ -141,7 +141,7 @@ class _Expected:
             nll, count = engine.evaluate(parts)
             if number == 0:
                 yield "evaluation", abs(nll / count - self.losses[0])
-            losses.append(engine.step(parts, count, self.config.optimizer.lr).read()[0])
+            losses.append(engine.step(parts, count, self.config.optimizer.lr).wait()[0])
             if number == 0:
                 first = {name: value for name, value in engine.optimizer_state() if name.endswith(MOMENTS[0])}
                 yield "gradients", _worst(first, self.first_moments)

@@ -34,14 +34,14 @@ class AdamW8bit(AdamW):
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the moments, and of the scales where they are kept in 8 bits."""
-        scales = {SCALE: (row.size // BLOCK,)} if in_blocks(row.size) else {}
+        scales = {SCALE: (row.size // BLOCK,)} if is_quantized(row.size) else {}
         return dict.fromkeys(MOMENTS, row.shape) | scales
 
     def bytes(self, row: Parameter, width: int) -> int:
         """Count a byte an entry and the scales of both moments where these are kept in 8 bits."""
-        return 2 * row.size + 2 * 4 * (row.size // BLOCK) if in_blocks(row.size) else 2 * row.size * width
+        return 2 * row.size + 2 * 4 * (row.size // BLOCK) if is_quantized(row.size) else 2 * row.size * width
 
 
-def in_blocks(size: int) -> bool:
-    """Whether the moments of a parameter of this many entries are kept in 8 bits: torchao's rule."""
+def is_quantized(size: int) -> bool:
+    """Whether the moments of a parameter with this many entries are kept in 8 bits: torchao's rule."""
     return size >= 4096 and size % BLOCK == 0

@@ -40,7 +40,7 @@ def fitting(
         yield name, array
 
 
-def checked(
+def check_arrays(
     arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]], below: Mapping[str, int] = _NONE
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Pass on arrays that fit, as in `fitting`, and see that none is missing.

@@ -19,7 +19,7 @@ from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.interop.rewrite import cast
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table, places_of, shapes_of
-from lost.storage.arrays import NamedArrays, checked
+from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, replace_text, storage
 from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
@@ -162,7 +162,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
     table = parameter_table(config)
     digest = _Digest()
     arrays = cast(
-        digest.passing(checked(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
+        digest.passing(check_arrays(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
     )
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)

@@ -19,7 +19,7 @@ from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
-from lost.engine import Engine, StepReport
+from lost.engine import Engine, StepResult
 from lost.errors import DivergedError, StorageError
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
@@ -170,7 +170,7 @@ class _Run:
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
 
-    def step(self, progress: TrainState) -> tuple[TrainState, StepReport]:
+    def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""
         first = progress.samples
         mine = first + self.engine.workers.rank * self.own_share
@@ -191,9 +191,9 @@ class _Run:
         )
         return moved, report
 
-    def report(self, progress: TrainState, report: StepReport) -> TrainState:
+    def report(self, progress: TrainState, report: StepResult) -> TrainState:
         """Wait for the device, write and show the step."""
-        loss, grad_norm = report.read()
+        loss, grad_norm = report.wait()
         now = time.perf_counter()
         elapsed, steps = now - self._clock, progress.step - self._clock_step
         self._clock, self._clock_step = now, progress.step
@@ -216,7 +216,7 @@ class _Run:
         self.tracker.step(finite(row))
         return self.check(progress, report)
 
-    def check(self, progress: TrainState, report: StepReport) -> TrainState:
+    def check(self, progress: TrainState, report: StepResult) -> TrainState:
         """Wait for the device, and see whether updates are still applied.
 
         Raises:
@@ -224,7 +224,7 @@ class _Run:
         """
         guard, before = self.engine.guard.state(), progress.guard
         if guard.in_a_row >= self.config.train.max_skipped:
-            loss, grad_norm = report.read()
+            loss, grad_norm = report.wait()
             raise DivergedError(
                 f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}, and {guard.in_a_row} "
                 "updates in a row were left out; expected finite numbers, and no spikes. The gradients to look at: "

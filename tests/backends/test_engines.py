@@ -56,7 +56,7 @@ def test_accumulation_equals_the_whole_batch(
     for size in (1, 8):
         engine = started(settings)
         parts = [Batch(rows[start : start + size]) for start in range(0, 8, size)]
-        reports.append(engine.step(parts, rows[:, 1:].size, 0.01).read())
+        reports.append(engine.step(parts, rows[:, 1:].size, 0.01).wait())
         ends.append({name: np.array(value) for name, value in engine.optimizer_state()})
         moved.append(values(engine))
     np.testing.assert_allclose(reports[0], reports[1], rtol=1e-6)
@@ -89,9 +89,9 @@ def test_checkpointed_activations_change_nothing(
     losses, gradients = [], []
     for name in ("none", policy):
         engine = started(config(projection=projection, train={"checkpoint_activations": name, "grad_clip": 0.0}))
-        losses.append([engine.step([batch], batch.predictions, 0.01).read()])
+        losses.append([engine.step([batch], batch.predictions, 0.01).wait()])
         gradients.append({name: value.copy() for name, value in engine.optimizer_state() if name.endswith("exp_avg")})
-        losses[-1] += [engine.step([batch], batch.predictions, 0.01).read() for _ in range(2)]
+        losses[-1] += [engine.step([batch], batch.predictions, 0.01).wait() for _ in range(2)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
     for name, expected in gradients[0].items():
         allowed = 1e-6 * np.linalg.norm(expected) + 1e-10  # a gamma's gradient is one sum, and may cancel
@@ -104,8 +104,8 @@ def test_mixed_and_pure_bfloat16(config: Callable[..., Config], started: Start) 
         settings = config(train={"dtype": "bfloat16", "param_dtype": params})
         engine = started(settings)
         for batch in batches(5, 4):
-            loss = engine.step([batch], batch.predictions, 0.01).read()[0]
-            wanted = full.step([batch], batch.predictions, 0.01).read()[0] if params == "float32" else loss
+            loss = engine.step([batch], batch.predictions, 0.01).wait()[0]
+            wanted = full.step([batch], batch.predictions, 0.01).wait()[0] if params == "float32" else loss
             assert loss == pytest.approx(wanted, rel=0.03)
         kinds = {value.dtype for name, value in engine.dump() if "channels" not in name}
         assert kinds == {np.dtype(np.float32 if params == "float32" else ml_dtypes.bfloat16)}
@@ -142,7 +142,7 @@ def test_gradient_norm_of_large_arrays(config: Callable[..., Config], started: S
     sizes = {"hidden_size": 128, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 16384}
     engine = started(config(model={**sizes, "tie_word_embeddings": True}, train={"grad_clip": 0.0}))
     batch = batches(1, 8, vocab=16384)[0]
-    norm = engine.step([batch], batch.predictions, 0.01).read()[1]
+    norm = engine.step([batch], batch.predictions, 0.01).wait()[1]
     moments = [value.astype(np.float64) for name, value in engine.optimizer_state() if name.endswith(".exp_avg")]
     assert norm == pytest.approx(sum((moment**2).sum() for moment in moments) ** 0.5 / 0.1, rel=1e-5)
 
@@ -152,7 +152,7 @@ def test_gradient_norm_in_pure_bfloat16(config: Callable[..., Config], started: 
         train={"dtype": "bfloat16", "param_dtype": "bfloat16", "grad_clip": 0.0}, model={"num_hidden_layers": 4}
     )
     engine, batch = started(settings), batches(1, 4)[0]
-    norm = engine.step([batch], batch.predictions, 0.01).read()[1]
+    norm = engine.step([batch], batch.predictions, 0.01).wait()[1]
     moments = [value.astype(np.float64) for name, value in engine.optimizer_state() if name.endswith(".exp_avg")]
     assert norm == pytest.approx(sum((moment**2).sum() for moment in moments) ** 0.5 / 0.1, rel=5e-3)
 
@@ -167,7 +167,7 @@ def test_state_goes_out_and_in_bit_for_bit(config: Callable[..., Config], starte
     other.load(engine.dump())
     other.load_optimizer_state(engine.optimizer_state(), 3)
     for batch in data[3:]:
-        first, second = (each.step([batch], batch.predictions, 0.01).read() for each in (engine, other))
+        first, second = (each.step([batch], batch.predictions, 0.01).wait() for each in (engine, other))
         assert first == second
     for name, value in values(engine).items():
         assert value.tobytes() == values(other)[name].tobytes(), name
@@ -205,7 +205,7 @@ def test_compiled_step_equals_eager(config: Callable[..., Config], started: Star
     assert (eager.compiled, compiled.compiled) == (False, True)  # type: ignore[attr-defined]
     for batch in batches(2, 4):
         halves = [Batch(batch.tokens[:2]), Batch(batch.tokens[2:])]
-        first, second = (each.step(halves, batch.predictions, 0.01).read() for each in (eager, compiled))
+        first, second = (each.step(halves, batch.predictions, 0.01).wait() for each in (eager, compiled))
         np.testing.assert_allclose(first, second, rtol=1e-5)
     for name, value in values(eager).items():
         np.testing.assert_allclose(value, values(compiled)[name], atol=1e-4, err_msg=name)

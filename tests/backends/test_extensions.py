@@ -75,7 +75,7 @@ def test_against_the_reference(registered: None, backend: str, monkeypatch: pyte
     engine.load(expected.start.items())
     for tokens, loss in zip(expected.batches, expected.losses, strict=True):
         parts = [Batch(tokens[:2]), Batch(tokens[2:])]
-        found = engine.step(parts, tokens[:, 1:].size, expected.config.optimizer.lr).read()[0]
+        found = engine.step(parts, tokens[:, 1:].size, expected.config.optimizer.lr).wait()[0]
         assert abs(found - loss) <= ALLOWED["float32"]["losses"]
 
 

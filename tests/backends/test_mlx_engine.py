@@ -31,7 +31,7 @@ def peak_of_a_step(engine: MlxEngine, parts: list[Batch]) -> int:
         mx.clear_cache()
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        engine.step(parts, sum(part.predictions for part in parts), 0.01).read()
+        engine.step(parts, sum(part.predictions for part in parts), 0.01).wait()
     return engine.memory()["memory_bytes"] - before
 
 
@@ -142,7 +142,7 @@ def test_memory_has_three_figures_and_a_bounded_cache(config: Callable[..., Conf
     engine = started(settings)
     batch = Batch(np.random.default_rng(0).integers(0, 19, (64, 9)).astype(np.int32))
     for _ in range(3):
-        engine.step([batch], batch.predictions, 0.01).read()
+        engine.step([batch], batch.predictions, 0.01).wait()
     memory = engine.memory()
     assert memory.keys() == {"memory_bytes", "memory_active_bytes", "memory_cache_bytes"}
     assert memory["memory_bytes"] > memory["memory_active_bytes"] > 0

@@ -45,7 +45,7 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
     lrs = [0.01, 0.02, 0.005]
     moments = dict.fromkeys(dict(twin.model.named_parameters()), (0.0, 0.0))
     for number, (batch, lr) in enumerate(zip(batches(3, 4), lrs, strict=True), 1):
-        loss, norm = engine.step([batch], batch.predictions, lr).read()
+        loss, norm = engine.step([batch], batch.predictions, lr).wait()
 
         tokens = torch.from_numpy(batch.tokens.astype(np.int64))
         wanted = F.cross_entropy(twin.model.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
@@ -195,7 +195,7 @@ def test_eight_bit_moments(config: Callable[..., Config]) -> None:
     random = np.random.default_rng(0)
     batches = [Batch(random.integers(0, 256, (4, 9)).astype(np.int32)) for _ in range(6)]
     engine, twin = started(eight), started(plain)
-    losses = [(engine.step([b], 32, 1e-3).read()[0], twin.step([b], 32, 1e-3).read()[0]) for b in batches[:3]]
+    losses = [(engine.step([b], 32, 1e-3).wait()[0], twin.step([b], 32, 1e-3).wait()[0]) for b in batches[:3]]
     np.testing.assert_allclose(*np.transpose(losses), rtol=1e-3)
     moments = {name: np.array(value) for name, value in engine.optimizer_state()}
     assert {name: value.shape for name, value in moments.items()} == state_shapes(eight)
@@ -206,4 +206,4 @@ def test_eight_bit_moments(config: Callable[..., Config]) -> None:
     again.load((name, np.array(value)) for name, value in engine.dump())
     again.load_optimizer_state(reversed(list(moments.items())), 3)
     for batch in batches[3:]:
-        assert engine.step([batch], 32, 1e-3).read() == again.step([batch], 32, 1e-3).read()
+        assert engine.step([batch], 32, 1e-3).wait() == again.step([batch], 32, 1e-3).wait()

@@ -15,7 +15,7 @@ from lost.config import Config
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
 from lost.distributed.group import SingleProcess
-from lost.engine import StepReport
+from lost.engine import StepResult
 from lost.training.trainer import _Run
 
 
@@ -32,10 +32,10 @@ class Recorder:
     workers: Rank
     rows: list[bytes] = field(default_factory=list)
 
-    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepReport:
+    def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         for batch in micro_batches:
             self.rows += [row.tobytes() for row in batch.tokens]
-        return StepReport(lambda: (0.0, 0.0))
+        return StepResult(lambda: (0.0, 0.0))
 
 
 # One life of a run: workers, micro-batch, steps before it ends.

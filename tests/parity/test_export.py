@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.engine import Engine, create_engine, for_use
+from lost.engine import Engine, create_engine, inference_config
 from lost.interop.to_hf.check import log_probabilities, own_scores
 from lost.interop.to_hf.folder import export
 from lost.model.init import initial_values
@@ -78,7 +78,7 @@ def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
 
 
 def engine_of(source: Checkpoint) -> Engine:
-    engine = create_engine(for_use(source.config), "torch", "cpu")
+    engine = create_engine(inference_config(source.config), "torch", "cpu")
     engine.load(source.parameters())
     return engine
 

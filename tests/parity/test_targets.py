@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_the_references(small: Config, backend: str) -> N
     nll, count = engine.evaluate([whole])
     assert (count, nll / count) == (7, pytest.approx(expected, rel=1e-6))
     parts = [Batch(whole.tokens[row : row + 1], COUNTED[row : row + 1]) for row in range(4)]
-    loss, _ = engine.step(parts, 7, 1e-3).read()
+    loss, _ = engine.step(parts, 7, 1e-3).wait()
     assert loss == pytest.approx(expected, rel=1e-6)
     for name, gradient in reference.gradients(small, values, whole.tokens, COUNTED).items():
         error = np.linalg.norm(gradients(engine)[name] - gradient)
@@ -72,7 +72,7 @@ def test_other_targets_there_change_not_one_bit(small: Config, backend: str) -> 
         tokens = batch().tokens.copy()
         tokens[:2, -1] = last
         engine = started(small, backend)
-        report = engine.step([Batch(tokens, COUNTED)], 7, 1e-3).read()
+        report = engine.step([Batch(tokens, COUNTED)], 7, 1e-3).wait()
         states.append((report, {name: value.tobytes() for name, value in engine.optimizer_state()}))
     assert states[0] == states[1]
 
@@ -82,7 +82,7 @@ def test_marks_on_everything_are_no_marks(small: Config, backend: str) -> None:
     tokens, reports = batch().tokens, []
     for counted in (None, np.ones((4, 6), bool)):
         engine = started(small, backend)
-        reports.append([engine.step([Batch(tokens, counted)], 24, 1e-2).read() for _ in range(3)])
+        reports.append([engine.step([Batch(tokens, counted)], 24, 1e-2).wait() for _ in range(3)])
     assert reports[0] == reports[1]
 
 
@@ -97,8 +97,8 @@ def test_a_compiled_step_is_compiled_once(small: Config, monkeypatch: pytest.Mon
         counted = COUNTED.copy()
         counted.flat[np.flatnonzero(counted)[count:]] = False
         part = Batch(batch().tokens, counted)
-        expected = eager.step([part], count, 1e-2).read()
+        expected = eager.step([part], count, 1e-2).wait()
         with monkeypatch.context() as patch:
             patch.setattr(module, "head_loss", lambda *arguments: traced.append(1) or own(*arguments))
-            assert engine.step([part], count, 1e-2).read() == pytest.approx(expected, rel=1e-5)
+            assert engine.step([part], count, 1e-2).wait() == pytest.approx(expected, rel=1e-5)
     assert len(traced) == 1

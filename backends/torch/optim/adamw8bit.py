@@ -12,7 +12,7 @@ from lost.config import OptimizerConfig
 from lost.errors import BackendError
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
-from lost.optim.adamw8bit import BLOCK, SCALE, in_blocks
+from lost.optim.adamw8bit import BLOCK, SCALE, is_quantized
 
 
 class AdamW8bit:
@@ -74,7 +74,7 @@ class AdamW8bit:
 
 
 def _quantised(tensor: Tensor) -> bool:
-    return in_blocks(tensor.numel())
+    return is_quantized(tensor.numel())
 
 
 def _torchao() -> Callable[..., torch.optim.Optimizer]:

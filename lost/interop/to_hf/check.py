@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lost.config import Config
-from lost.engine import create_engine, for_use
+from lost.engine import create_engine, inference_config
 from lost.errors import ExportError
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
@@ -130,7 +130,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
 
 def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backend: str = "auto") -> np.ndarray:
     """Return our log-probabilities (n, vocab) after each token: in float32, with the cache, on a CPU."""
-    exact = for_use(config).replace("train", dtype="float32", param_dtype="float32")
+    exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32")
     engine = create_engine(exact, backend, "cpu")
     engine.load(arrays)
     scores: list[np.ndarray] = []
