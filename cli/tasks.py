@@ -8,48 +8,48 @@ if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
     from lost.engine import Engine
     from lost.evaluation.lm_eval import Tasks
-    from lost.evaluation.lm_eval_model import HarnessModel
+    from lost.evaluation.lm_eval_model import LmEvalModel
 
 
 def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
-    """Find tasks by names, separated by commas, and load their data."""
+    """Find tasks by their comma-separated names, and load their data."""
     from lost.cli.render.output import note
     from lost.errors import UserError
     from lost.evaluation.lm_eval import Tasks
 
     separate = [name.strip() for name in names.split(",") if name.strip()]
     if not separate:
-        raise UserError(f"--tasks {names!r} names no task; expected names, separated by commas")
+        raise UserError(f"--tasks {names!r} names no task; expected names separated by commas")
     note(f"loading {', '.join(separate)} ...")
     tasks = Tasks(separate, include_path, num_fewshot)
     if tasks.without_examples:
-        note(f"{', '.join(tasks.without_examples)}: always asked without examples; --num-fewshot is left out")
+        note(f"{', '.join(tasks.without_examples)}: always run without examples; --num-fewshot is ignored")
     return tasks
 
 
-def ask_tasks(
+def run_tasks(
     checkpoint: "Checkpoint", engine: "Engine", tasks: "Tasks", context: int, batch_size: int | None, limit: int | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return what a model answers, for a program and for a person.
+    """Run tasks, and return the answer as JSON and as lines.
 
     Args:
-        checkpoint: whose weights the engine holds.
-        engine: is asked.
-        tasks: what it is asked.
-        context: tokens read at once at most.
-        batch_size: questions of full length at once; None: as many tokens as in training.
+        checkpoint: the source of the engine's weights.
+        engine: runs the model.
+        tasks: to run.
+        context: most tokens read at once.
+        batch_size: requests of full length at once; None: as many tokens as in training.
         limit: documents of each task; None: all.
     """
     from lost.cli.render.output import note, table
     from lost.cli.render.progress import EvaluationScreen
-    from lost.evaluation.lm_eval_model import HarnessModel
+    from lost.evaluation.lm_eval_model import LmEvalModel
 
     trained = checkpoint.config.data.seq_len
     at_once = batch_size * context if batch_size else checkpoint.config.train.micro_batch * trained
     screen = EvaluationScreen()
-    model = HarnessModel(engine, checkpoint.tokenizer(), context, at_once, screen)
+    model = LmEvalModel(engine, checkpoint.tokenizer(), context, at_once, screen)
     with screen.live():
-        outcome = tasks.ask(model, limit)
+        outcome = tasks.run(model, limit)
     for remark in _remarks(model, trained):
         note(remark)
     head = ("task", "version", "shots", "documents", "metric", "value", "stderr")
@@ -57,13 +57,13 @@ def ask_tasks(
     return {**outcome, "checkpoint": str(checkpoint.path), "context": context}, [about, *table(head, _rows(outcome))]
 
 
-def _remarks(model: "HarnessModel", trained: int) -> Iterator[str]:
-    if model.cut:
-        yield f"{model.cut} questions were longer than {model.context} tokens and lost their beginning"
+def _remarks(model: "LmEvalModel", trained: int) -> Iterator[str]:
+    if model.num_truncated:
+        yield f"{model.num_truncated} requests were longer than {model.context} tokens and were truncated on the left"
     if model.longest > trained:
         yield (
-            f"the model read up to {model.longest} tokens at once, but was trained on {trained}: expect it to be worse "
-            f"there than it could be; --context {trained} keeps to what it knows"
+            f"the model read up to {model.longest} tokens at once, and was trained on {trained}: beyond that it may do "
+            f"worse; --context {trained} stays within"
         )
 
 

@@ -40,7 +40,7 @@ def evaluate(
     """
     from lost.cli.load import context_of, load_model
     from lost.cli.render.output import answer
-    from lost.cli.tasks import ask_tasks, load_tasks
+    from lost.cli.tasks import load_tasks, run_tasks
     from lost.data.dataset import VALID
     from lost.data.mixture import open_dataset
     from lost.errors import DataError, UserError
@@ -57,8 +57,8 @@ def evaluate(
     model = checkpoint.config.model
     if tasks is not None:
         window = context_of(model, context, model.max_position_embeddings)
-        found = load_tasks(tasks, include_path, num_fewshot)
-        answer(as_json, *ask_tasks(checkpoint, engine, found, window, batch_size, limit))
+        loaded = load_tasks(tasks, include_path, num_fewshot)
+        answer(as_json, *run_tasks(checkpoint, engine, loaded, window, batch_size, limit))
         return
     tokenizer, targets = checkpoint.tokenizer(), None
     size = batch_size or checkpoint.config.train.micro_batch

@@ -121,7 +121,7 @@ class PreparationScreen:
 
 
 class EvaluationScreen:
-    """Shows how many questions of a kind are answered, on what standard error is now: the harness' own is dropped."""
+    """Shows the number of requests answered, on the standard error of its creation: lm_eval's own output is dropped."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -136,7 +136,7 @@ class EvaluationScreen:
             yield
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Take note of where a phase stands: questions answered, questions in all."""
+        """Show the progress of a phase: requests answered, requests in all."""
         if phase not in self._tasks:
             self._tasks[phase] = self._bar.add_task(phase, total=total)
             if not self._console.is_terminal:

@@ -1,1 +1,1 @@
-"""What a model is asked: perplexity, scores of texts, samples, tasks of lm-evaluation-harness."""
+"""Evaluation: perplexity, scores of texts, samples, tasks of lm-evaluation-harness."""

@@ -1,7 +1,7 @@
-"""Tasks of EleutherAI's lm-evaluation-harness, asked of a model on an engine.
+"""Tasks of EleutherAI's lm-evaluation-harness (`lm_eval`), run on an engine.
 
-The harness brings the tasks: their data, prompts, few-shot examples, metrics and standard errors. What is used of it is
-the documented part, `TaskManager` and `evaluate`.
+lm_eval brings the tasks: data, prompts, few-shot examples, metrics and standard errors. Only its documented interface,
+`TaskManager` and `evaluate`, is used.
 """
 
 import difflib
@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError, LostError, UserError
-from lost.evaluation.lm_eval_model import HarnessModel, as_harness_class
+from lost.evaluation.lm_eval_model import LmEvalModel, as_lm_eval_model
 from lost.utils.extras import need
 
-# Resamples for the standard error of metrics without a formula for it: it comes out to 2 %, in seconds, not minutes.
+# Resamples for standard errors of metrics without a formula: accurate to 2 %, in seconds rather than minutes.
 _RESAMPLES = 1000
 
 
 class Tasks:
-    """Tasks that are found and whose data is there.
+    """Tasks whose data is loaded.
 
     Args:
         names: of tasks, groups or tags, with wildcards.
-        folder: searched for YAML files of own tasks, besides the harness' own; None: only those.
-        num_fewshot: examples before each question; None: as each task says.
+        folder: of YAML files of tasks, searched besides lm_eval's own; None: only those.
+        num_fewshot: examples before each question; None: each task's default.
 
     Attributes:
-        without_examples: tasks that are asked without any, although some were wanted.
+        without_examples: tasks that are always run without examples, although some were requested.
 
     Raises:
-        MissingPackageError: the harness isn't installed.
-        DataError: no such task or folder, or a task's data can't be had.
+        MissingPackageError: lm_eval isn't installed.
+        DataError: no such task or folder, or a task's data can't be loaded.
     """
 
     def __init__(self, names: Sequence[str], folder: Path | None, num_fewshot: int | None) -> None:
@@ -48,7 +48,7 @@ class Tasks:
         self.without_examples = self._set_fewshot(num_fewshot)
 
     def _set_fewshot(self, count: int | None) -> list[str]:
-        """Set the number of examples, by the harness' rule: where a task says 0, that stays. Return those tasks."""
+        """Set the number of examples, but for tasks that say 0, which are returned: lm_eval's rule."""
         from lm_eval.defaults import DEFAULT_OTHER_SEED
 
         without = []
@@ -60,27 +60,27 @@ class Tasks:
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
         return without
 
-    def ask(self, model: HarnessModel, limit: int | None) -> dict[str, Any]:
+    def run(self, model: LmEvalModel, limit: int | None) -> dict[str, Any]:
         """Run all tasks.
 
         Args:
-            model: is asked.
-            limit: documents of each task, the first ones; None: all.
+            model: to evaluate.
+            limit: number of documents of each task, from the first on; None: all.
 
         Returns:
             `results` (task or group, to metrics and their standard errors, `<metric>_stderr`), `versions`, `n_shot`,
-            `documents` (evaluated, by task), `higher_is_better`, and the version of `lm_eval`. A filter that isn't the
-            default stands after the metric's name and a comma. What isn't a finite number is None.
+            `documents` (evaluated, by task), `higher_is_better`, and the version of `lm_eval`. A filter other than the
+            default follows the metric's name after a comma. Values that aren't finite numbers are None.
 
         Raises:
-            UserError: a task that can't be asked of this model, or that is broken.
+            UserError: a task can't be run on this model, or fails.
         """
         try:
             with _silence():
                 from lm_eval.evaluator import evaluate
 
                 answer = evaluate(
-                    lm=as_harness_class(model),
+                    lm=as_lm_eval_model(model),
                     task_dict={"tasks": self._tasks, "groups": self._groups},
                     limit=limit,
                     bootstrap_iters=_RESAMPLES,
@@ -88,13 +88,13 @@ class Tasks:
                 )
         except LostError:
             raise
-        except Exception as error:  # tasks are other people's YAML and Python: anything may come out of them
+        except Exception as error:  # tasks are other people's YAML and Python, which may raise anything
             raise UserError(
-                f"the harness stopped at {', '.join(self._tasks)}: {_said(error)}; expected tasks that "
-                f"lm-eval {version('lm_eval')} runs; mend the task, or leave it out; --debug shows where"
+                f"lm-eval failed on {', '.join(self._tasks)}: {_said(error)}; expected tasks that lm-eval "
+                f"{version('lm_eval')} can run; fix the task, or leave it out; --debug shows where"
             ) from error
         return {
-            "results": {name: _metrics(found) for name, found in answer["results"].items()},
+            "results": {name: _metrics(values) for name, values in answer["results"].items()},
             "versions": answer["versions"],
             "n_shot": answer["n-shot"],
             "documents": {name: count["effective"] for name, count in answer["n-samples"].items()},
@@ -105,9 +105,9 @@ class Tasks:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Drop what the harness and its libraries print: bars, log lines, notes on standard output."""
+    """Drop what lm_eval and its libraries print: progress bars, log lines, notes on standard output."""
     before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"  # its resampling would fork a process with a device open, which may hang
+    os.environ["DISABLE_MULTIPROC"] = "1"  # its resampling would fork with a device open, which may hang
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
@@ -119,13 +119,13 @@ def _silence() -> Iterator[None]:
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> Any:
-    """Return what knows the tasks: where all are the user's own, only those, as reading the others takes a while."""
+    """Return a task manager: of the user's own tasks alone where they suffice, as reading all takes a while."""
     from lm_eval.tasks import TaskManager
 
     if folder is None:
         return TaskManager()
     if not folder.is_dir():
-        raise DataError(f"--include-path {folder} is no folder; expected one with YAML files of tasks")
+        raise DataError(f"--include-path {folder} is not a folder; expected one with YAML files of tasks")
     own = TaskManager(include_path=str(folder), include_defaults=False)
     if not own.all_tasks:
         raise DataError(
@@ -136,35 +136,35 @@ def _manager(names: Sequence[str], folder: Path | None) -> Any:
 
 
 def _expanded(manager: Any, names: Sequence[str], folder: Path | None) -> list[str]:
-    """Return the names with wildcards filled in."""
-    found: dict[str, None] = {}
+    """Return the names with wildcards expanded."""
+    expanded: dict[str, None] = {}
     for name in names:
         matching = manager.match_tasks([name])
         if not matching:
             near = difflib.get_close_matches(name, manager.all_tasks, 5)
             raise DataError(
                 f"--tasks {name}: no such task, group or tag{_unread(manager, folder) if folder else ''}; "
-                + (f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists what the harness has; ")
-                + ("" if folder else " Own tasks are found with --include-path")
+                + (f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists those of lm-eval; ")
+                + ("" if folder else "--include-path FOLDER adds your own")
             )
-        found |= dict.fromkeys(matching)
-    return list(found)
+        expanded |= dict.fromkeys(matching)
+    return list(expanded)
 
 
 def _unread(manager: Any, folder: Path) -> str:
-    """Say which YAML files of a folder the harness passed over, which it does without a word."""
+    """Name the YAML files of a folder that lm_eval skipped, which it does silently."""
     read = {entry.yaml_path for entry in manager.task_index.values()}
-    passed = [str(path) for path in sorted(folder.rglob("*.yaml")) if path not in read]
-    return f" (not read, or without a task: {', '.join(passed[:5])})" if passed else ""
+    skipped = [str(path) for path in sorted(folder.rglob("*.yaml")) if path not in read]
+    return f" (not read, or without a task: {', '.join(skipped[:5])})" if skipped else ""
 
 
 def _load(manager: Any, name: str) -> Any:
     try:
         return manager.load([name])
-    except Exception as error:  # whatever the hub, the data's library, or the task's own code raise
+    except Exception as error:  # from the hub, the data's library, or the task's own code
         raise DataError(
-            f"task {name} can't be loaded: {_said(error)}; expected a task that lm-eval {version('lm_eval')} runs, its "
-            "data on this machine or a network to fetch it from; correct its YAML, or choose another"
+            f"task {name} can't be loaded: {_said(error)}; expected a task that lm-eval {version('lm_eval')} can run, "
+            "with its data on this machine or a network to download it; correct its YAML, or choose another"
         ) from error
 
 
@@ -173,9 +173,9 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _metrics(found: dict[str, Any]) -> dict[str, float | None]:
-    """Return metric to value; the harness' keys are `metric,filter` beside a few that say what the task is."""
-    values = {key.removesuffix(",none"): value for key, value in found.items() if "," in key}
+def _metrics(entries: dict[str, Any]) -> dict[str, float | None]:
+    """Return metrics by name; lm_eval's keys are `metric,filter`, beside a few that describe the task."""
+    values = {key.removesuffix(",none"): value for key, value in entries.items() if "," in key}
     return {
         key: float(value) if not isinstance(value, str) and math.isfinite(value) else None
         for key, value in values.items()

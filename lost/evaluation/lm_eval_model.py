@@ -1,7 +1,7 @@
-"""A model as lm-evaluation-harness asks it: how likely is this text, and how does it go on.
+"""A model for lm-evaluation-harness (`lm_eval`): log-likelihoods and generation.
 
-Tokenization of a context with its continuation is the harness' own (`lm_eval.api.model.TemplateLM`); truncation,
-windows and stop strings follow its Hugging Face model, against which this one is tested.
+Tokenization of a context with its continuation is lm_eval's own (`lm_eval.api.model.TemplateLM`); truncation, windows
+and stop strings follow its Hugging Face model, against which this one is tested.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,26 +13,26 @@ from lost.data.evaluation import evaluation_batches
 from lost.engine import Engine
 from lost.errors import UserError
 from lost.evaluation.sampler import Sampler
-from lost.evaluation.scoring import Row, score_rows
+from lost.evaluation.scoring import Score, ScoreRequest, score_requests
 from lost.tokenizer import Tokenizer
 
-_GENERATED = 256  # tokens at most where a task doesn't say, as in the harness' Hugging Face model
-_UNDERSTOOD = {"do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks"}
+_MAX_GENERATED = 256  # tokens where a task sets no limit, as in lm_eval's Hugging Face model
+_SUPPORTED = {"do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks"}
 
 
-class HarnessModel:
-    """Answers the three kinds of question that tasks ask.
+class LmEvalModel:
+    """Answers the three kinds of request that tasks make.
 
     Args:
         engine: holds the model.
         tokenizer: the model's.
-        context: tokens that the model reads at once at most; what is longer loses its beginning.
-        tokens_at_once: what a batch may hold, padding included.
-        progress: told what is being answered, how many are done, of how many.
+        context: tokens that the model reads at once; longer inputs are truncated on the left.
+        tokens_at_once: tokens a batch may hold, padding included.
+        progress: called with the kind of request, the number answered, and the total.
 
     Attributes:
-        cut: questions that lost their beginning so far.
-        longest: tokens that the model had to read for the longest question so far.
+        num_truncated: requests truncated so far.
+        longest: tokens that the model read for the longest request so far.
     """
 
     def __init__(
@@ -46,119 +46,125 @@ class HarnessModel:
         self._engine, self.tokenizer, self.context = engine, tokenizer, context
         self._tokens_at_once, self._progress = tokens_at_once, progress
         self._samplers: dict[tuple[float, int, float], Sampler] = {}
-        self.cut = self.longest = 0
+        self.num_truncated = self.longest = 0
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, nothing added."""
         return self.tokenizer.encode(text).tolist()
 
-    def continuations(self, asked: Sequence[tuple[tuple[str, str], list[int], list[int]]]) -> list[tuple[float, bool]]:
+    def continuations(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]]
+    ) -> list[tuple[float, bool]]:
         """Return (log-likelihood, whether greedy decoding gives it) of each continuation.
 
         Args:
-            asked: ((context, continuation), ids of the context, ids of the continuation).
+            requests: ((context, continuation), ids of the context, ids of the continuation).
 
         Raises:
-            UserError: a continuation that comes to no token, or to more than the model reads.
+            UserError: a continuation has no token, or more than the model reads.
         """
-        rows = []
-        for (_, text), context, continuation in asked:
+        scored = []
+        for (_, text), context, continuation in requests:
             if not 0 < len(continuation) <= self.context:
                 raise UserError(
-                    f"the task asks how likely {_short(text)} is, which comes to {len(continuation)} tokens after its "
-                    f"context; expected between 1 and {self.context}, what the model reads at once; change the task"
+                    f"the task scores {_short(text)}, which has {len(continuation)} tokens after its context; expected "
+                    f"between 1 and {self.context}, what the model reads at once; change the task"
                 )
             tokens = (context or [self.tokenizer.end_of_text]) + continuation
-            rows.append(Row(np.array(self._last(tokens, self.context + 1)), len(continuation)))
-        return [(score.log_likelihood, score.greedy) for score in self._scores("continuations", rows)]
+            scored.append(ScoreRequest(np.array(self._last(tokens, self.context + 1)), len(continuation)))
+        return [(score.log_likelihood, score.greedy) for score in self._scores("continuations", scored)]
 
     def texts(self, texts: Sequence[str]) -> list[float]:
         """Return the log-likelihood of each whole text, the first token after end-of-text.
 
         Texts longer than the context are cut into windows, as `lost.evaluation.perplexity` cuts them.
         """
-        rows: list[Row] = []
+        windows: list[ScoreRequest] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
             ids = [self.tokenizer.end_of_text, *self.encode(text)]
             for window in evaluation_batches(np.array(ids), self.context, 1) if len(ids) > 1 else ():
-                rows.append(Row(window.tokens[0], window.predictions))
+                windows.append(ScoreRequest(window.tokens[0], window.predictions))
                 owners.append(number)
         totals = [0.0] * len(texts)
-        for owner, score in zip(owners, self._scores("windows of text", rows), strict=True):
+        for owner, score in zip(owners, self._scores("windows of text", windows), strict=True):
             totals[owner] += score.log_likelihood
         return totals
 
-    def _scores(self, what: str, rows: list[Row]) -> list[Any]:
-        self.longest = max(self.longest, *(len(row.tokens) - 1 for row in rows)) if rows else self.longest
-        return score_rows(self._engine, rows, self._tokens_at_once, lambda done: self._progress(what, done, len(rows)))
+    def _scores(self, kind: str, requests: list[ScoreRequest]) -> list[Score]:
+        self.longest = max([self.longest, *(len(each.tokens) - 1 for each in requests)])
 
-    def generations(self, asked: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """Return how each context goes on, up to a stop string, end-of-text or the task's limit.
+        def progress(done: int) -> None:
+            self._progress(kind, done, len(requests))
+
+        return score_requests(self._engine, requests, self._tokens_at_once, progress)
+
+    def generations(self, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+        """Return the continuation of each context, up to a stop string, end-of-text or the task's limit.
 
         Args:
-            asked: (context, the task's `generation_kwargs`).
+            requests: (context, the task's `generation_kwargs`).
 
         Raises:
-            UserError: settings that aren't understood here, or no room for the context.
+            UserError: unsupported settings, or no room for the context.
         """
         answers = []
-        for context, settings in asked:
+        for context, settings in requests:
             answers.append(self._generate(context, settings))
-            self._progress("generations", len(answers), len(asked))
+            self._progress("generations", len(answers), len(requests))
         return answers
 
     def _generate(self, context: str, settings: Mapping[str, Any]) -> str:
         from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 
-        wanted = normalize_gen_kwargs(dict(settings), _GENERATED)
-        sampler, limit, stops = self._sampler(wanted), wanted["max_gen_toks"], wanted["until"]
+        complete = normalize_gen_kwargs(dict(settings), _MAX_GENERATED)
+        sampler, limit, stops = self._sampler(complete), complete["max_gen_toks"], complete["until"]
         room = self.context - limit
         if limit < 1 or room < 1:
             raise UserError(
-                f"the task has up to {limit} tokens generated (max_gen_toks); expected from 1 to {self.context - 1}: "
-                f"the model reads {self.context} at once, its context among them; lower the task's max_gen_toks"
+                f"the task generates up to {limit} tokens (max_gen_toks); expected 1 to {self.context - 1}: the model "
+                f"reads {self.context} at once, the prompt included; lower the task's max_gen_toks"
             )
         prompt = self._last(self.encode(context) or [self.tokenizer.end_of_text], room)
         self.longest = max(self.longest, len(prompt) + limit - 1)
-        vocabulary, found, text = self.tokenizer.vocab_size, [], ""
+        vocabulary, generated, text = self.tokenizer.vocab_size, [], ""
         for token in self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit):
             if token == self.tokenizer.end_of_text:
                 break
-            found.append(token)
-            text = self.tokenizer.decode(found)
+            generated.append(token)
+            text = self.tokenizer.decode(generated)
             if any(stop in text for stop in stops if stop):
                 break
         return postprocess_generated_text(text, stops, None)
 
-    def _sampler(self, wanted: Mapping[str, Any]) -> Sampler:
-        """Return what draws: one for all questions with the same settings, so that repeats differ."""
-        strange = [
+    def _sampler(self, settings: Mapping[str, Any]) -> Sampler:
+        """Return the sampler, one for all requests with the same settings, so that repeats differ."""
+        unsupported = [
             f"{key} = {value}"
-            for key, value in wanted.items()
-            if key not in _UNDERSTOOD and (key, value) != ("num_beams", 1)
+            for key, value in settings.items()
+            if key not in _SUPPORTED and (key, value) != ("num_beams", 1)
         ]
-        if strange:
+        if unsupported:
             raise UserError(
-                f"the task generates with {', '.join(strange)}; expected only {', '.join(sorted(_UNDERSTOOD))}; change "
-                "its generation_kwargs"
+                f"the task generates with {', '.join(unsupported)}; expected only {', '.join(sorted(_SUPPORTED))}; "
+                "change its generation_kwargs"
             )
-        temperature = float(wanted.get("temperature", 1.0)) if wanted["do_sample"] else 0.0
-        key = (temperature, int(wanted.get("top_k", 0)), float(wanted.get("top_p", 1.0)))
+        temperature = float(settings.get("temperature", 1.0)) if settings["do_sample"] else 0.0
+        key = (temperature, int(settings.get("top_k", 0)), float(settings.get("top_p", 1.0)))
         if key not in self._samplers:
             self._samplers[key] = Sampler(*key, seed=0)
         return self._samplers[key]
 
     def _last(self, tokens: list[int], room: int) -> list[int]:
-        self.cut += len(tokens) > room
+        self.num_truncated += len(tokens) > room
         return tokens[-room:]
 
 
-def as_harness_class(model: HarnessModel) -> Any:
-    """Return the model as the harness' own kind of object."""
+def as_lm_eval_model(model: LmEvalModel) -> Any:
+    """Return the model as an `lm_eval` model."""
     from lm_eval.api.model import TemplateLM
 
-    class EngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
+    class EngineLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         @property
         def eot_token_id(self) -> int:
             return model.tokenizer.end_of_text

@@ -1,4 +1,4 @@
-"""How likely a model finds given tokens: rows of any lengths, put into batches of like length."""
+"""Log-likelihoods of given tokens: requests of any length, batched by length."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,72 +10,83 @@ from lost.engine import Engine
 
 
 @dataclass(frozen=True)
-class Row:
-    """Tokens, the last of which are asked for.
+class ScoreRequest:
+    """Tokens, the last of which are to be scored.
 
     Attributes:
         tokens: (s + 1,) ids; the model reads all but the last.
-        asked: how many of the last tokens are scored, from 1 to s.
+        num_targets: how many of the last tokens are scored, from 1 to s.
     """
 
     tokens: np.ndarray
-    asked: int
+    num_targets: int
+
+    @property
+    def targets(self) -> slice:
+        """The predictions that are scored, of the s that the model makes."""
+        predictions = len(self.tokens) - 1
+        return slice(predictions - self.num_targets, predictions)
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of a row.
+    """The answer to a request.
 
     Attributes:
-        log_likelihood: of the tokens asked for, summed in float64; natural log.
-        greedy: whether each of them is the likeliest after what precedes it.
+        log_likelihood: of the targets, summed in float64; natural log.
+        greedy: whether each target is the likeliest token in its context.
     """
 
     log_likelihood: float
     greedy: bool
 
 
-def score_rows(
-    engine: Engine, rows: Sequence[Row], tokens_at_once: int, progress: Callable[[int], None] = lambda done: None
+def score_requests(
+    engine: Engine,
+    requests: Sequence[ScoreRequest],
+    tokens_at_once: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Score]:
-    """Score every row; which rows share a batch changes nothing but rounding.
+    """Score every request; which requests share a batch affects rounding only.
 
-    Rows are padded to the right only, where no causal model looks, and what is predicted there isn't read.
+    Requests are padded on the right, which no causal model sees, and predictions there are ignored.
 
     Args:
         engine: holds the model.
-        rows: in any order; the scores come in the same.
-        tokens_at_once: what a batch may hold, padding included; a longer row is a batch by itself.
-        progress: told how many rows are done.
+        requests: in any order.
+        tokens_at_once: tokens a batch may hold, padding included; a longer request is a batch by itself.
+        progress: called with the number of requests done.
+
+    Returns:
+        The scores, in the order of the requests.
     """
     scores: dict[int, Score] = {}
-    batches = list(_batches(rows, tokens_at_once))
-    answers = engine.score(_padded([rows[number] for number in numbers]) for numbers in batches)
+    batches = list(_batches(requests, tokens_at_once))
+    answers = engine.score(_padded([requests[number] for number in numbers]) for numbers in batches)
     for numbers, (nll, likeliest) in zip(batches, answers, strict=True):
-        for place, number in enumerate(numbers):
-            asked = slice(len(rows[number].tokens) - 1 - rows[number].asked, len(rows[number].tokens) - 1)
-            total = float(nll[place, asked].sum(dtype=np.float64))
-            scores[number] = Score(-total, bool(likeliest[place, asked].all()))
+        for row, number in enumerate(numbers):
+            targets = requests[number].targets
+            total = float(nll[row, targets].sum(dtype=np.float64))
+            scores[number] = Score(-total, bool(likeliest[row, targets].all()))
         progress(len(scores))
-    return [scores[number] for number in range(len(rows))]
+    return [scores[number] for number in range(len(requests))]
 
 
-def _batches(rows: Sequence[Row], tokens_at_once: int) -> Iterator[list[int]]:
-    """Yield the numbers of the rows of each batch, the longest first: what doesn't fit in memory shows at once."""
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number].tokens))
+def _batches(requests: Sequence[ScoreRequest], tokens_at_once: int) -> Iterator[list[int]]:
+    """Yield the numbers of the requests of each batch, longest first, so that running out of memory shows at once."""
+    order = sorted(range(len(requests)), key=lambda number: -len(requests[number].tokens))
     start = 0
     while start < len(order):
-        longest = len(rows[order[start]].tokens) - 1
+        longest = len(requests[order[start]].tokens) - 1
         end = start + max(1, tokens_at_once // longest)
         yield order[start:end]
         start = end
 
 
-def _padded(rows: Sequence[Row]) -> Batch:
-    width = max(len(row.tokens) for row in rows)
-    tokens, counted = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width - 1), bool)
-    for place, row in enumerate(rows):
-        end = len(row.tokens)
-        tokens[place, :end] = row.tokens
-        counted[place, end - 1 - row.asked : end - 1] = True
+def _padded(requests: Sequence[ScoreRequest]) -> Batch:
+    width = max(len(request.tokens) for request in requests)
+    tokens, counted = np.zeros((len(requests), width), np.int32), np.zeros((len(requests), width - 1), bool)
+    for row, request in enumerate(requests):
+        tokens[row, : len(request.tokens)] = request.tokens
+        counted[row, request.targets] = True
     return Batch(tokens, counted)

@@ -77,7 +77,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def only_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the harness' own 14,000 tasks out, which take long to read."""
+    """Leave out lm_eval's own 14,000 tasks, which take long to read."""
     own = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
     monkeypatch.setattr(
         lm_eval.tasks, "TaskManager", lambda include_path=None, include_defaults=True: own(include_path=include_path)
@@ -124,7 +124,7 @@ def test_for_a_person(lost: Lost, run: Path, folder: Path, monkeypatch: pytest.M
     assert remark.startswith("the model read up to")
     assert steps == [
         "loading own_choice, own_answer ...",
-        "own_choice: always asked without examples; --num-fewshot is left out",
+        "own_choice: always run without examples; --num-fewshot is ignored",
         "continuations ...",
         "generations ...",
     ]
@@ -132,9 +132,9 @@ def test_for_a_person(lost: Lost, run: Path, folder: Path, monkeypatch: pytest.M
 
 def test_beyond_what_the_model_knows(lost: Lost, run: Path, folder: Path) -> None:
     answer = lost("eval", run, "--tasks", "own_text", "--include-path", folder)
-    assert "read up to 64 tokens at once, but was trained on 16" in answer.err
+    assert "read up to 64 tokens at once, and was trained on 16" in answer.err
     answer = lost("eval", run, "--tasks", "own_choice", "--include-path", folder, "--context", 8)
-    assert "2 questions were longer than 8 tokens and lost their beginning" in answer.err
+    assert "2 requests were longer than 8 tokens and were truncated on the left" in answer.err
     assert "but was trained" not in answer.err
 
 
@@ -151,14 +151,14 @@ def test_no_such_task(lost: Lost, run: Path, folder: Path, only_own: None) -> No
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--tasks", "own_text", "--include-path", "nowhere"), "--include-path nowhere is no folder"),
+        (("--tasks", "own_text", "--include-path", "nowhere"), "--include-path nowhere is not a folder"),
         (("--tasks", "own_text", "--include-path", "EMPTY"), "holds no task"),
         (("--tasks", " , "), "names no task"),
         (("--tasks", "own_text", "--lineage"), "don't go together"),
         (("--limit", 3), "go with --tasks"),
         (("--num-fewshot", 0), "go with --tasks"),
         (("--context", 65), "the model has 64 positions"),
-        (("--tasks", "own_answer", "--include-path", "OWN", "--context", 10), "has up to 10 tokens generated"),
+        (("--tasks", "own_answer", "--include-path", "OWN", "--context", 10), "generates up to 10 tokens"),
         (("--tasks", "own_choice", "--include-path", "OWN", "--context", 2), "expected between 1 and 2"),
     ],
 )
@@ -176,10 +176,10 @@ def test_bad_input(lost: Lost, run: Path, folder: Path, tmp_path: Path, argument
     [
         ("rows.jsonl", "none.jsonl", "task own_answer can't be loaded: FileNotFoundError"),
         ("the rank of", "{{question}}", "can't be loaded: UndefinedError: 'question' is undefined"),
-        ("the rank of", "{{1 // (text|length - 1)}}", "the harness stopped at own_answer: ZeroDivisionError"),
+        ("the rank of", "{{1 // (text|length - 1)}}", "lm-eval failed on own_answer: ZeroDivisionError"),
         ("max_gen_toks: 10", "num_beams: 4", "the task generates with num_beams = 4"),
         ("max_gen_toks: 10", "do_sample: true, temperature: -1", "temperature = -1"),
-        ("max_gen_toks: 10", "", "has up to 256 tokens generated"),
+        ("max_gen_toks: 10", "", "generates up to 256 tokens"),
     ],
 )
 def test_broken_tasks(lost: Lost, run: Path, folder: Path, old: str, new: str, named: str) -> None:

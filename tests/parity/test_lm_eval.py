@@ -23,12 +23,12 @@ from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluation.lm_eval import Tasks
-from lost.evaluation.lm_eval_model import HarnessModel, as_harness_class
+from lost.evaluation.lm_eval_model import LmEvalModel, as_lm_eval_model
 from lost.evaluation.perplexity import evaluate
 from lost.interop.to_hf.folder import export
 from lost.model.init import initial_values
 
-Ours = Callable[..., HarnessModel]
+Ours = Callable[..., LmEvalModel]
 Theirs = Callable[..., HFLM]
 POSITIONS = 48
 FORMS = {
@@ -114,7 +114,7 @@ def their_tokenizer(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def theirs(dense: Config, weights: dict[str, np.ndarray], their_tokenizer: PreTrainedTokenizerBase) -> Theirs:
-    """The harness' Hugging Face model on the same weights; `double`: all of it in float64."""
+    """lm_eval's Hugging Face model on the same weights; `double`: all of it in float64."""
 
     def make(double: bool = False) -> HFLM:
         llama = LlamaForCausalLM(LlamaConfig(**dense.model.model_dump(), bos_token_id=None, eos_token_id=1))
@@ -157,8 +157,8 @@ def engine_of(dense: Config, weights: dict[str, np.ndarray]) -> Callable[..., En
 
 @pytest.fixture(scope="module")
 def ours(engine_of: Callable[..., Engine], prepared: Dataset) -> Ours:
-    def make(at_once: int = 200, **kind: Any) -> HarnessModel:
-        return HarnessModel(engine_of(**kind), prepared.tokenizer, POSITIONS, at_once)
+    def make(at_once: int = 200, **kind: Any) -> LmEvalModel:
+        return LmEvalModel(engine_of(**kind), prepared.tokenizer, POSITIONS, at_once)
 
     return make
 
@@ -208,7 +208,7 @@ def test_an_export_says_the_same(
     engine: Any = create_engine(config, "torch", "cpu")
     engine.load(source.parameters())
     in_double(engine, config.model)
-    ours = Tasks(["own_text"], folder, None).ask(HarnessModel(engine, prepared.tokenizer, POSITIONS, 200), None)
+    ours = Tasks(["own_text"], folder, None).run(LmEvalModel(engine, prepared.tokenizer, POSITIONS, 200), None)
     tasks = TaskManager(include_path=str(folder), include_defaults=False).load(["own_text"])
     bits = ask(opened, tasks, log_samples=False)["results"]["own_text"]["bits_per_byte,none"]
     assert ours["results"]["own_text"]["bits_per_byte"] == pytest.approx(bits, rel=1e-9)
@@ -233,12 +233,12 @@ def test_continuations(ours: Ours, theirs: Theirs, texts: list[str], backend: st
     ]
     expected = authority.loglikelihood(asked("loglikelihood", *questions))
     model = ours(backend=backend)
-    found = as_harness_class(model).loglikelihood(asked("loglikelihood", *questions))
+    found = as_lm_eval_model(model).loglikelihood(asked("loglikelihood", *questions))
     np.testing.assert_allclose([each[0] for each in found], [each[0] for each in expected], rtol=1e-5)
     assert [each[1] for each in found] == [each[1] for each in expected]
     assert [each[1] for each in found[:2]] == [True, False]
-    assert model.cut == 2
-    alone = as_harness_class(ours(1, backend=backend)).loglikelihood(asked("loglikelihood", *questions))
+    assert model.num_truncated == 2
+    alone = as_lm_eval_model(ours(1, backend=backend)).loglikelihood(asked("loglikelihood", *questions))
     np.testing.assert_allclose([each[0] for each in alone], [each[0] for each in found], rtol=1e-5)
 
 
@@ -248,7 +248,7 @@ def test_generations(ours: Ours, theirs: Theirs, texts: list[str], backend: str)
     settings = [{"until": ["e"], "max_gen_toks": 12}, {"until": "\n", "max_new_tokens": 9}, {"max_gen_toks": 40}]
     questions = [(prompt, each) for prompt in prompts for each in settings]
     expected = theirs().generate_until(asked("generate_until", *questions))
-    found = as_harness_class(ours(backend=backend)).generate_until(asked("generate_until", *questions))
+    found = as_lm_eval_model(ours(backend=backend)).generate_until(asked("generate_until", *questions))
     assert found == expected
     assert len(set(found)) > len(prompts)
 
@@ -269,7 +269,7 @@ def test_tasks(ours: Ours, folder: Path, theirs: Theirs, backend: str) -> None:
     """The three kinds of task from end to end: the same figures, standard errors included."""
     tasks = TaskManager(include_path=str(folder), include_defaults=False).load(list(FORMS))
     expected = ask(theirs(), tasks, bootstrap_iters=1000, log_samples=False)["results"]
-    answer = Tasks(list(FORMS), folder, None).ask(ours(backend=backend), None)
+    answer = Tasks(list(FORMS), folder, None).run(ours(backend=backend), None)
     assert answer["results"].keys() == expected.keys() == FORMS.keys()
     for name, metrics in answer["results"].items():
         for metric, value in metrics.items():
@@ -282,7 +282,7 @@ def test_tasks(ours: Ours, folder: Path, theirs: Theirs, backend: str) -> None:
 
 
 def test_examples_and_limit(ours: Ours, folder: Path, theirs: Theirs) -> None:
-    answer = Tasks(["own_choice"], folder, 2).ask(ours(), 5)
+    answer = Tasks(["own_choice"], folder, 2).run(ours(), 5)
     assert (answer["n_shot"], answer["documents"]) == ({"own_choice": 2}, {"own_choice": 5})
     tasks = TaskManager(include_path=str(folder), include_defaults=False).load(["own_choice"])
     task = tasks["tasks"]["own_choice"]
