@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lost.backends.torch.kernels.lost import narrow_lost, widen_lost
-from lost.bench.timing import interleave
+from lost.bench.timing import time_interleaved
 from lost.utils.machine import processor_name
 
 TOKENS, IN, OUT, RANK, KEPT, GAMMA = 1024, 768, 2048, 256, 32, 0.7
@@ -71,7 +71,7 @@ def kept_bytes(way: Way, x: Tensor) -> int:
 
 def table(calls: dict[str, Callable[[], object]], kept: dict[str, int] | None = None) -> None:
     """Print medians beside the first one's."""
-    times = {name: float(np.median(each)) / CALLS * 1e3 for name, each in interleave(calls, ROUNDS, 3).items()}
+    times = {name: float(np.median(each)) / CALLS * 1e3 for name, each in time_interleaved(calls, ROUNDS, 3).items()}
     first = next(iter(times.values()))
     print(f"| way | ms | |{' kept, MiB |' if kept else ''}\n| --- | --- | --- |{' --- |' if kept else ''}")
     for name, milliseconds in times.items():

@@ -13,7 +13,7 @@ from lost.backends.torch.bench import saved_bytes
 from lost.backends.torch.engine import TorchEngine
 from lost.bench.compare import random_batches, random_parameters
 from lost.bench.options import settings
-from lost.bench.timing import interleave, summary
+from lost.bench.timing import summarize, time_interleaved
 from lost.utils.machine import processor_name
 
 POLICIES = ("none", "narrow", "full")
@@ -56,7 +56,7 @@ def main() -> None:
     gradients.clear()
     steps = {policy: partial(lambda each: each.step(batches, BATCH * TOKENS, 0.0).wait(), engines[policy])
              for policy in POLICIES}  # fmt: skip
-    times = interleave(steps, ROUNDS)
+    times = time_interleaved(steps, ROUNDS)
     print(
         f"`python benchmarks/policies.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, float32\n"
@@ -68,9 +68,9 @@ def main() -> None:
     )
     print("| policy | kept, MiB | beside none | step, ms | 25-75 % | beside none | loss | gradients |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    base = summary(times, "none")["seconds"]["median"]
+    base = summarize(times, "none")["seconds"]["median"]
     for policy in POLICIES:
-        seconds = summary(times, policy)["seconds"]
+        seconds = summarize(times, policy)["seconds"]
         print(
             f"| {policy} | {saved[policy] / MIB:.0f} | {saved[policy] / saved['none']:.2f} "
             f"| {seconds['median'] * 1e3:.0f} | {seconds['p25'] * 1e3:.0f}-{seconds['p75'] * 1e3:.0f} "

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lost.backends.torch.engine import TorchEngine
 from lost.bench.compare import random_batches, random_parameters
 from lost.bench.options import settings
-from lost.bench.timing import interleave, summary
+from lost.bench.timing import summarize, time_interleaved
 from lost.utils.machine import processor_name
 
 TOKENS, TIMED_BATCH, MEMORY_BATCH, ROUNDS = 256, 4, 16, 7
@@ -92,7 +92,7 @@ def status(key: str) -> int:
 def main() -> None:
     """Print one table."""
     torch.manual_seed(0)
-    times = interleave({name: make(TIMED_BATCH) for name, make in WAYS.items()}, ROUNDS, warm_up=2)
+    times = time_interleaved({name: make(TIMED_BATCH) for name, make in WAYS.items()}, ROUNDS, warm_up=2)
     print(
         f"`python benchmarks/transformers_step.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, float32\n"
@@ -104,9 +104,9 @@ def main() -> None:
     )
     print("| step of | ms | 25-75 % | beside fused | peak, MiB | less imports, MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
-    middle = summary(times, "transformers, AdamW(fused=True)")["seconds"]["median"]
+    middle = summarize(times, "transformers, AdamW(fused=True)")["seconds"]["median"]
     for name in WAYS:
-        seconds = summary(times, name)["seconds"]
+        seconds = summarize(times, name)["seconds"]
         done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
         most, before = map(int, done.stdout.split())
         print(

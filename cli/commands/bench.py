@@ -62,7 +62,7 @@ def bench(
 
     from rich.console import Console
 
-    from lost.bench.compare import Place, measure
+    from lost.bench.compare import Target, measure
     from lost.bench.options import kinds_of, settings
     from lost.cli.render.output import answer, note
     from lost.engine import backend_module, resolve_backend
@@ -81,10 +81,10 @@ def bench(
         _refuse("--layer", of_model)
     chosen, shape = kinds_of(kinds), _shape(**of_layer)
     name = resolve_backend(backend)
-    place = Place(name, backend_module(name).resolve(device))
+    target = Target(name, backend_module(name).resolve(device))
     value = measure(
-        place,
-        settings(config, overrides, place.device, dtype, **of_model),
+        target,
+        settings(config, overrides, target.device, dtype, **of_model),
         chosen,
         shape if both or layer else None,
         config if both or model else None,

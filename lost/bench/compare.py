@@ -1,7 +1,7 @@
-"""What `lost bench` measures: kinds of projection beside each other, in turns, so that a busy moment hits all alike.
+"""Comparison of projection kinds: one layer, forward and backward, and a whole optimizer step of a model.
 
-One layer, forward and backward, and one whole optimizer step of a model that differs in `projection.kind` alone. Here
-it is decided what runs, on which values; `Bench` is what a backend adds.
+The kinds are timed in interleaved rounds, so that other load on the machine affects all of them alike; models differ in
+`projection.kind` alone. What runs, and on which values, is decided here; a backend adds what `Bench` lists.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from lost import __version__
 from lost.bench.options import LayerShape, at_least
-from lost.bench.timing import interleave, summary
+from lost.bench.timing import summarize, time_interleaved
 from lost.config import Config, ProjectionSettings, TrainConfig
 from lost.data.batch import Batch
 from lost.engine import Engine, backend_module
@@ -27,22 +27,22 @@ from lost.planning.peak_flops import peak_flops
 from lost.projections import Projection, projection
 
 T = TypeVar("T")
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 LAYER_ROUNDS, MODEL_ROUNDS = 25, 5
-_SAMPLE = 0.01  # seconds a timed sample of a layer lasts at least, for the clock and the launches not to be all of it
-_STD = 0.02  # of every random weight: what they are changes no time, as long as they are ordinary numbers
+_SAMPLE = 0.01  # least seconds of a timed sample of a layer: longer than the clock's resolution and kernel launches
+_STD = 0.02  # of every random weight: values don't affect the time, as long as they are ordinary numbers
 _LR = 1e-5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes.
+    """The machine that is measured.
 
     Attributes:
         version: of the framework.
-        device_name: the maker's.
-        threads: on a CPU, where the framework tells.
+        device_name: as its vendor calls it.
+        threads: on a CPU, where the framework reports them.
         memory: what its peak memory counts, in words.
     """
 
@@ -57,8 +57,8 @@ class Pass:
     """One layer's forward and backward pass.
 
     Attributes:
-        run: does it so many times, then waits for the device.
-        saved_bytes: what is kept for the backward pass, parameters left out; None where it can't be told.
+        run: runs it that many times, then waits for the device.
+        saved_bytes: kept for the backward pass, without parameters; None where unknown.
     """
 
     run: Callable[[int], None]
@@ -66,7 +66,7 @@ class Pass:
 
 
 class Bench(Protocol):
-    """What a backend adds, as its module `bench`."""
+    """The functions of a backend's module `bench`."""
 
     def machine(self, device: str) -> Machine:
         """Describe a device."""
@@ -80,66 +80,64 @@ class Bench(Protocol):
         """
 
     def peak_memory(self, device: str, call: Callable[[], T]) -> tuple[T, int | None]:
-        """Return what a call returns, and the most bytes held during it less those held before, if that is known."""
+        """Return a call's result, and the peak of bytes held during it above those held before, if known."""
 
     def saved_bytes(self, engine: Engine, batch: Batch) -> int | None:
-        """Return the bytes that a model's forward pass leaves for the backward pass, if that is known."""
+        """Return the bytes that a model's forward pass keeps for the backward pass, if known."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where to measure: a backend's name, its module, a device as it names it."""
+class Target:
+    """A backend by name, and a device as that backend names it."""
 
     backend: str
     device: str
 
     @property
     def module(self) -> Any:
-        """The backend."""
+        """The backend's module."""
         return backend_module(self.backend)
 
     @property
     def bench(self) -> Bench:
-        """What the backend adds."""
+        """The backend's benchmarks."""
         return self.module.bench
 
 
 def measure(
-    place: Place,
+    target: Target,
     config: Config,
     kinds: Sequence[str],
     layer: LayerShape | None,
     model: str | None,
     rounds: int | None = None,
-    tell: Tell = lambda text: None,
+    log: Log = lambda text: None,
 ) -> dict[str, Any]:
     """Return what `lost bench --json` answers.
 
     Args:
-        place: where to measure.
-        config: the model, and of the layer all that its shape leaves open.
+        target: where to measure.
+        config: the model; for the layer, everything but its shape.
         kinds: what to compare.
-        layer: None: leave this part out.
-        model: the configuration's name; None: leave this part out.
-        rounds: timed ones; None: as many as usually suffice.
-        tell: is told what is being done.
+        layer: None: skip this part.
+        model: the configuration's name; None: skip this part.
+        rounds: timed ones; None: the default of each part.
+        log: receives progress messages.
 
     Raises:
-        UserError: a value that can't be, or what doesn't fit the device.
+        UserError: a value is invalid, or the models don't fit the device.
     """
     at_least("--rounds", rounds)
-    if place.module.join().world_size > 1:
-        raise UserError("several processes were started: lost bench measures in one; start it without the launcher")
-    machine = place.bench.machine(place.device)
+    if target.module.join().world_size > 1:
+        raise UserError("several processes were started, and lost bench runs in one; start it without the launcher")
+    machine = target.bench.machine(target.device)
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    if place.device == "cpu" and load > cpus / 2:
-        tell(
-            f"this machine is busy (load {load:.1f}, {cpus} CPUs): threads wait for each other, times grow and scatter"
-        )
+    if target.device == "cpu" and load > cpus / 2:
+        log(f"this machine is busy (load {load:.1f}, {cpus} CPUs): times will be longer and noisier")
     value: dict[str, Any] = {
-        "versions": {"lost": __version__, place.backend: machine.version, "python": platform.python_version()},
-        "backend": place.backend,
-        "device": place.device,
+        "versions": {"lost": __version__, target.backend: machine.version, "python": platform.python_version()},
+        "backend": target.backend,
+        "device": target.device,
         "device_name": machine.device_name,
         "threads": machine.threads,
         "load_average": load,
@@ -149,77 +147,77 @@ def measure(
         "model": None,
     }
     if layer is not None:
-        value["layer"] = _layer(place, config, kinds, layer, rounds or LAYER_ROUNDS, tell)
+        value["layer"] = _layer(target, config, kinds, layer, rounds or LAYER_ROUNDS, log)
     if model is not None:
-        value["model"] = {"config": model, **_model(place, config, kinds, rounds or MODEL_ROUNDS, machine, tell)}
+        value["model"] = {"config": model, **_model(target, config, kinds, rounds or MODEL_ROUNDS, machine, log)}
     return value
 
 
 def _layer(
-    place: Place, config: Config, kinds: Sequence[str], shape: LayerShape, rounds: int, tell: Tell
+    target: Target, config: Config, kinds: Sequence[str], shape: LayerShape, rounds: int, log: Log
 ) -> dict[str, Any]:
-    tell(f"layer: {rounds} rounds of {', '.join(kinds)}")
+    log(f"layer: {rounds} rounds of {', '.join(kinds)}")
     built, passes = {}, {}
     for kind in kinds:
-        chosen = {"kind": kind, "rank": shape.rank, "density": shape.density}
-        raw = config.projection.model_dump(include=set(ProjectionSettings.model_fields)) | chosen
+        measured = {"kind": kind, "rank": shape.rank, "density": shape.density}
+        raw = config.projection.model_dump(include=set(ProjectionSettings.model_fields)) | measured
         part = projection("layer", shape.in_features, shape.out_features, ProjectionSettings.model_validate(raw))
         random = np.random.default_rng(0)
         values = {suffix: _values(random, each.shape, each.below) for suffix, each in part.tensors().items()}
         built[kind] = part
-        passes[kind] = place.bench.layer(part, values, shape.tokens, config.train, place.device)
-    once = interleave({kind: partial(each.run, 1) for kind, each in passes.items()}, rounds=2, warm_up=2)
+        passes[kind] = target.bench.layer(part, values, shape.tokens, config.train, target.device)
+    once = time_interleaved({kind: partial(each.run, 1) for kind, each in passes.items()}, rounds=2, warm_up=2)
     calls = math.ceil(_SAMPLE / min(min(times) for times in once.values()))
-    times = interleave({kind: partial(each.run, calls) for kind, each in passes.items()}, rounds)
+    times = time_interleaved({kind: partial(each.run, calls) for kind, each in passes.items()}, rounds)
     results = {}
     for kind, part in built.items():
-        found = summary(times, kind, calls)
+        timing = summarize(times, kind, calls)
         flops = 6 * part.multiply_adds() * shape.tokens
         results[kind] = {
-            **found,
+            **timing,
             "parameters": part.parameters(),
             "flops": flops,
-            "flops_per_second": flops / found["seconds"]["median"],
+            "flops_per_second": flops / timing["seconds"]["median"],
             "saved_bytes": passes[kind].saved_bytes,
         }
     return {**asdict(shape), "rounds": rounds, "calls_a_sample": calls, "results": results}
 
 
 def _model(
-    place: Place, config: Config, kinds: Sequence[str], rounds: int, machine: Machine, tell: Tell
+    target: Target, config: Config, kinds: Sequence[str], rounds: int, machine: Machine, log: Log
 ) -> dict[str, Any]:
     configs = {kind: config.replace("projection", kind=kind) for kind in kinds}
     for each in configs.values():
-        projections(each)  # which refuses what a kind can't have
-    _check_room(place, configs)
+        projections(each)  # refuses settings that the kind can't have
+    _check_room(target, configs)
     train, batches = config.train, list(random_batches(config))
     predictions = sum(batch.predictions for batch in batches)
-    peak_rate = peak_flops(machine.device_name, train.dtype) if place.device.startswith("cuda") else None
+    peak_rate = peak_flops(machine.device_name, train.dtype) if target.device.startswith("cuda") else None
 
     def step(engine: Engine) -> None:
         engine.step(batches, predictions, _LR).wait()
 
     def start(config: Config) -> Engine:
-        engine: Engine = place.module.create(config, place.device)
+        engine: Engine = target.module.create(config, target.device)
         engine.load(random_parameters(config))
-        step(engine)  # makes the moments
+        step(engine)  # allocates the moments
         step(engine)
         return engine
 
-    counts = {kind: budget(each, place.backend, place.device) for kind, each in configs.items()}
+    counts = {kind: budget(each, target.backend, target.device) for kind, each in configs.items()}
     engines, peaks, saved = {}, {}, {}
-    for kind in sorted(kinds, key=lambda kind: counts[kind].memory.total):  # MLX keeps as much as the last one needs
-        tell(f"model: two steps of {kind}")
-        engines[kind], peaks[kind] = place.bench.peak_memory(place.device, partial(start, configs[kind]))
-        saved[kind] = place.bench.saved_bytes(engines[kind], batches[0])
-    tell(f"model: {rounds} rounds of {', '.join(kinds)}")
-    times = interleave({kind: partial(step, engines[kind]) for kind in kinds}, rounds)
+    for kind in sorted(kinds, key=lambda kind: counts[kind].memory.total):  # MLX's cache limit is the last one's
+        log(f"model: two steps of {kind}")
+        engines[kind], peaks[kind] = target.bench.peak_memory(target.device, partial(start, configs[kind]))
+        saved[kind] = target.bench.saved_bytes(engines[kind], batches[0])
+    log(f"model: {rounds} rounds of {', '.join(kinds)}")
+    times = time_interleaved({kind: partial(step, engines[kind]) for kind in kinds}, rounds)
     results = {}
     for kind in kinds:
-        found, count = summary(times, kind), counts[kind]
-        rate = predictions / found["seconds"]["median"]
+        timing, count = summarize(times, kind), counts[kind]
+        rate = predictions / timing["seconds"]["median"]
         results[kind] = {
-            **found,
+            **timing,
             "parameters": count.parameters,
             "flops_per_token": count.flops_per_token,
             "tokens_per_second": rate,
@@ -240,24 +238,24 @@ def _model(
     }
 
 
-def _check_room(place: Place, configs: Mapping[str, Config]) -> None:
-    """Refuse models that the device can't hold all at once, as taking turns needs."""
-    room = place.module.capacity(place.device)
+def _check_room(target: Target, configs: Mapping[str, Config]) -> None:
+    """Refuse models that the device can't hold at once, as interleaved rounds require."""
+    room = target.module.capacity(target.device)
     for config in configs.values():
-        check_room(config, place.backend, place.device, room)
-    needs = [budget(config, place.backend, place.device).memory for config in configs.values()]
+        check_room(config, target.backend, target.device, room)
+    needs = [budget(config, target.backend, target.device).memory for config in configs.values()]
     most = max(need.activations for need in needs)
     total = sum(need.total - need.activations for need in needs) + most
     if total > room:
         raise ConfigError(
-            f"--kinds {','.join(configs)}: held at once, they need about {total / 2**30:.2f} GiB, and {place.device} "
-            f"has {room / 2**30:.2f} GiB; expected to fit; name fewer kinds, "
+            f"--kinds {','.join(configs)}: held at once, they need about {total / 2**30:.2f} GiB, and {target.device} "
+            f"has {room / 2**30:.2f} GiB; expected them to fit; name fewer kinds, "
             f"or a smaller --batch (its activations are {most / 2**30:.2f} GiB of that)"
         )
 
 
 def random_parameters(config: Config) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield random parameters: a decomposition would take minutes and change no time."""
+    """Yield random parameters: decompositions would take minutes and not affect the timing."""
     random = np.random.default_rng(0)
     tensors = {
         f"{each.name}.{suffix}": tensor for each in projections(config) for suffix, tensor in each.tensors().items()
@@ -270,7 +268,7 @@ def random_parameters(config: Config) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _values(random: np.random.Generator, shape: tuple[int, ...], below: int) -> np.ndarray:
-    """Return normal values, or sorted places from 0 to less than `below`: one in each of as many equal stretches."""
+    """Return normal values or, with `below`, sorted indices less than it, one in each of as many equal intervals."""
     if below:
         edges = np.arange(shape[0] + 1) * below // shape[0]
         return random.integers(edges[:-1], edges[1:]).astype(np.int32)

@@ -1,13 +1,13 @@
-"""How many FLOP/s a card can do at most: what a model's FLOPs are compared with (MFU, arXiv 2204.02311, appendix B).
+"""Peak FLOP/s of GPUs, for the model FLOPs utilization (MFU, arXiv 2204.02311, appendix B).
 
-From the makers' data sheets, dense. bfloat16: without sparsity and, on GeForce cards, with sums in float32. float32:
-without TF32, which PyTorch leaves off unless it is told otherwise.
+From the vendors' data sheets, dense. bfloat16: without sparsity and, on GeForce cards, with sums in float32. float32:
+without TF32, which PyTorch leaves off by default.
 """
 
 import re
 
-# TFLOP/s in bfloat16 and in float32, by words of the name that CUDA gives a card; the first that fits counts.
-_CARDS = {
+# TFLOP/s in bfloat16 and in float32, by words of the device name that CUDA reports; the first match counts.
+_TFLOPS = {
     "gb200": (2500.0, 80.0),
     "b200": (2250.0, 75.0),
     "gh200": (989.0, 67.0),
@@ -28,19 +28,19 @@ _CARDS = {
     "rtx 4090": (165.2, 82.6),
     "rtx 3090": (71.0, 35.6),
 }
-# Other cards of the same number, or a part of one: nothing is claimed about them.
+# Other products of the same number, or a slice of one: their peaks aren't known.
 _VARIANTS = re.compile(r"\b(laptop|max-q|ti|super|d|mig)\b")
 
 
 def peak_flops(device_name: str, dtype: str) -> float | None:
-    """Return the most dense FLOP/s of a card, or None where they aren't known.
+    """Return the peak dense FLOP/s of a GPU, or None where unknown.
 
     Args:
-        device_name: as CUDA tells it, such as "NVIDIA H100 80GB HBM3".
-        dtype: float32 or bfloat16, in which products are computed.
+        device_name: as CUDA reports it, such as "NVIDIA H100 80GB HBM3".
+        dtype: of the matrix products, float32 or bfloat16.
     """
     name = device_name.lower()
     if _VARIANTS.search(name):
         return None
     column = ("bfloat16", "float32").index(dtype)
-    return next((1e12 * peaks[column] for card, peaks in _CARDS.items() if re.search(rf"\b{card}\b", name)), None)
+    return next((1e12 * rates[column] for gpu, rates in _TFLOPS.items() if re.search(rf"\b{gpu}\b", name)), None)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from lost.bench.timing import interleave, summary
+from lost.bench.timing import summarize, time_interleaved
 from lost.planning.peak_flops import peak_flops
 
 
 def test_every_round_has_every_way_once_in_a_new_order() -> None:
     calls: list[str] = []
     ways = {name: (lambda name=name: calls.append(name)) for name in "abcd"}
-    times = interleave(ways, rounds=6, warm_up=2)
+    times = time_interleaved(ways, rounds=6, warm_up=2)
     rounds = [tuple(calls[start : start + 4]) for start in range(0, len(calls), 4)]
     assert len(rounds) == 8
     assert all(sorted(each) == list("abcd") for each in rounds)
@@ -21,12 +21,12 @@ def test_every_round_has_every_way_once_in_a_new_order() -> None:
 
 def test_summary() -> None:
     times = {"dense": [4.0, 8.0, 100.0], "cola": [1.0, 2.0, 3.0], "lost": [2.0, 4.0, 6.0]}
-    assert summary(times, "lost", calls=2) == {
+    assert summarize(times, "lost", calls=2) == {
         "seconds": {"median": 2.0, "p25": 1.5, "p75": 2.5},
         "ratio_to_dense": 0.5,
         "ratio_to_cola": 2.0,
     }
-    assert summary({"lost": [1.0]}, "lost")["ratio_to_dense"] is None
+    assert summarize({"lost": [1.0]}, "lost")["ratio_to_dense"] is None
 
 
 @pytest.mark.parametrize(
