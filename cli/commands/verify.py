@@ -1,4 +1,4 @@
-"""`lost verify`: is it whole?"""
+"""`lost verify`: check integrity."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,26 +12,26 @@ def verify(
     path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a run, a checkpoint or a prepared set whole.
+    """Check the integrity of a run, a checkpoint or a prepared set.
 
-    Every file against its checksum; of a checkpoint also that its arrays are all there, with the shapes, types and
-    values that its configuration asks for. Of a run every checkpoint, and that config.yaml, latest, metrics.jsonl and
-    the data agree with them. What a crash leaves and the next start mends is no fault, but remarked on. Faults: exit
-    code 2.
+    Every file is compared with its checksum. A checkpoint's arrays must all be there, with the shapes, types and values
+    that its configuration requires. Of a run, every checkpoint is checked, and config.yaml, latest, metrics.jsonl and
+    the data must be consistent with them. What a crash leaves behind and the next start cleans up is only remarked on.
+    Exit code 2 if there are problems.
     """
     from lost.cli.render.output import answer
     from lost.training.verify import verify as verify_all
 
-    found = verify_all(path)
+    report = verify_all(path)
     value = {
-        "checked": [str(each) for each in found.checked],
-        "faults": found.faults,
-        "weights_only": [str(each) for each in found.weights_only],
-        "remarks": found.remarks,
+        "checked": [str(each) for each in report.checked],
+        "faults": report.problems,
+        "weights_only": [str(each) for each in report.weights_only],
+        "remarks": report.remarks,
     }
-    only = dict.fromkeys(found.weights_only, ", of weights alone: training can't go on from it")
-    whole = [f"{each} is whole{only.get(each, '')}" for each, wrong in found.checked.items() if not wrong]
-    agrees = [f"{path}: its files agree with each other"] if found.disagreements == [] else []
-    answer(as_json, value, [*found.faults, *whole, *agrees, *(f"remark: {each}" for each in found.remarks)])
-    if found.faults:
+    only = dict.fromkeys(report.weights_only, ", weights only: training can't resume from it")
+    intact = [f"{each} is intact{only.get(each, '')}" for each, wrong in report.checked.items() if not wrong]
+    consistent = [f"{path}: its files are consistent"] if report.inconsistencies == [] else []
+    answer(as_json, value, [*report.problems, *intact, *consistent, *(f"remark: {each}" for each in report.remarks)])
+    if report.problems:
         raise typer.Exit(2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lost.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
-from lost.storage.files import remove_folder, sweep
+from lost.storage.files import remove_folder, remove_stale
 from lost.storage.nofollow import check_folder, is_folder
 
 _NAME = re.compile(r"step-\d{8,}")
@@ -53,7 +53,7 @@ def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
         keep_every: 0, or the multiple whose checkpoints stay.
         newest: the step just saved; later ones are leftovers of another life of the run, and neither count nor go.
     """
-    sweep(folder)
+    remove_stale(folder)
     found = []
     for path in checkpoints(folder):
         try:

@@ -10,7 +10,7 @@ from lost.errors import CheckpointError, LostError
 from lost.model.parameters import parameter_table, places_of, shapes_of
 from lost.optim import optimizer_of, state_shapes
 from lost.storage.arrays import NamedArrays, wrong_places
-from lost.storage.files import broken
+from lost.storage.files import digest_error
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import Header, read_headers, read_tensors
 from lost.utils.parsing import parse_json
@@ -54,7 +54,7 @@ def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
 
 def _bytes(checkpoint: Checkpoint) -> Iterator[str]:
     for name, expected in checkpoint.files.items():
-        if fault := broken(checkpoint.path / name, expected):
+        if fault := digest_error(checkpoint.path / name, expected):
             yield f"{checkpoint.path / name} {fault}"
 
 

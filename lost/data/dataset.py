@@ -14,7 +14,7 @@ from lost.data.description import read_description
 from lost.data.loss_mask import LossMask, open_loss_mask
 from lost.data.shards import Row, open_shard
 from lost.errors import DataError
-from lost.storage.files import Seal, broken, read_sealed_json
+from lost.storage.files import Seal, digest_error, read_sealed_json
 from lost.tokenizer import load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -174,5 +174,5 @@ class Dataset:
         files += [entry.targets for entry in splits if entry.targets]
         for file in files[reader::readers]:
             path = self.path / file.name
-            if fault := broken(path, Seal(size=file.size, sha256=file.sha256)):
+            if fault := digest_error(path, Seal(size=file.size, sha256=file.sha256)):
                 yield f"{path} {fault}"

@@ -88,7 +88,7 @@ def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves all of it or nothing under its name."""
     gone = _renamed(path)
     failpoint("prune.renamed")
-    remove(gone)  # what can't be removed now, such as an open file on a share, is swept later
+    remove(gone)  # what can't be removed now, such as an open file on a network share, is removed later
 
 
 def _renamed(path: Path) -> Path:
@@ -98,8 +98,8 @@ def _renamed(path: Path) -> Path:
     return gone
 
 
-def sweep(folder: Path) -> None:
-    """Remove what interrupted writes and removals left in a folder."""
+def remove_stale(folder: Path) -> None:
+    """Remove what interrupted writes and removals left behind in a folder."""
     for path in stale_temps(folder):
         remove(path)
 
@@ -143,8 +143,8 @@ def seal(content: bytes) -> Seal:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def broken(path: Path, seal: Seal) -> str | None:
-    """Say what is wrong with a sealed file, all of it read, or None."""
+def digest_error(path: Path, seal: Seal) -> str | None:
+    """Return what is wrong with a sealed file, after reading all of it, or None."""
     try:
         with open_read(path) as file:
             if (size := os.fstat(file.fileno()).st_size) != seal["size"]:

@@ -20,7 +20,7 @@ import safetensors.numpy
 from lost.errors import CheckpointError
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
-from lost.storage.files import Seal, broken, flush, seal
+from lost.storage.files import Seal, digest_error, flush, seal
 from lost.storage.nofollow import open_read, write_new
 from lost.utils.parsing import parse_json
 
@@ -61,7 +61,7 @@ def write_tensors(
         write_new(folder / name, content)
         part.clear()
         flush(folder / name)
-        if fault := broken(folder / name, seals[name]):
+        if fault := digest_error(folder / name, seals[name]):
             raise CheckpointError(f"{folder / name} {fault}, right after it was written: don't trust this disk")
         failpoint("save.file")
 

@@ -11,7 +11,7 @@ from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
-from lost.storage.files import check_writable, remove_folder, replace_text, storage, sweep
+from lost.storage.files import check_writable, remove_folder, remove_stale, replace_text, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
@@ -175,7 +175,7 @@ def write_config(config: Config, folder: Path) -> None:
     """Have a folder hold the resolved configuration, by which it is known as a run: after all that a start needs."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / "checkpoints"):
-        sweep(each)
+        remove_stale(each)
     replace_text(folder / CONFIG, dump(config))
 
 

@@ -72,7 +72,7 @@ def test_weights_only_is_for_use(
     out = tmp_path / "moved" / "checkpoints" / "step-00000004"
     assert lost("convert", run, out, "--weights-only").code == 0
     assert list(open_checkpoint(out).moments()) == []
-    assert "of weights alone: training can't go on" in lost("verify", out).out
+    assert "weights only: training can't resume" in lost("verify", out).out
     evaluated = [lost("eval", path, "--json").out for path in (run, out)]
     assert evaluated[0] == evaluated[1]
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "moved", "--set", "schedule.steps=4")
@@ -143,7 +143,7 @@ def test_verify_names_the_damaged_checkpoint_of_a_run(lost: Lost, run: Path, tmp
     (copy / "checkpoints" / "step-00000005" / "config.json").write_text("{}")
     answer = lost("verify", copy)
     assert answer.code == 2
-    assert "step-00000004 is whole" in answer.out
+    assert "step-00000004 is intact" in answer.out
     assert "step-00000005/config.json is 2 bytes long" in answer.out
 
 

@@ -90,7 +90,7 @@ def test_a_run_as_it_was_written(lost: Lost, run: Path) -> None:
         "weights_only": [],
         "remarks": [],
     }
-    assert f"{run}: its files agree with each other" in lost("verify", run).out
+    assert f"{run}: its files are consistent" in lost("verify", run).out
 
 
 FAULTS: dict[str, tuple[Change, str]] = {
@@ -125,12 +125,12 @@ def test_faults(lost: Lost, run: Path, name: str) -> None:
     human = lost("verify", run)
     assert human.code == 2
     assert words in human.out
-    assert "agree with each other" not in human.out
+    assert "are consistent" not in human.out
 
 
 REMARKS: dict[str, tuple[Change, str]] = {
-    "latest one behind": (replace("latest", "0006", "0004"), "the next checkpoint puts it right"),
-    "no latest": (remove("latest"), "latest is missing: the next checkpoint brings it back"),
+    "latest one behind": (replace("latest", "0006", "0004"), "the next checkpoint corrects it"),
+    "no latest": (remove("latest"), "latest is missing: the next checkpoint restores it"),
     "data elsewhere": (rename("../data", "../moved"), "is not on this machine"),
     "an unfinished checkpoint": (
         lambda run: (run / "checkpoints" / ".partial-step-00000008").mkdir(), "step-00000008 was never finished"
@@ -162,7 +162,7 @@ def test_what_may_be_is_neither(lost: Lost, run: Path) -> None:
 
 def test_many_wrong_lines_are_one_fault(run: Path) -> None:
     (run / "metrics.jsonl").write_text("?\n" * 1000)
-    assert verify(run).faults == [
+    assert verify(run).problems == [
         f"{run / 'metrics.jsonl'}:1: is not a JSON object with a step (and 999 more lines like it)"
     ]
 
@@ -171,7 +171,7 @@ def test_data_of_another_run(run: Path, text_folder: Path) -> None:
     data = run.parent / "data"
     shutil.rmtree(data)
     prepare(Sources([text_folder]), data, 300, 0.1)
-    assert verify(run).faults == [
+    assert verify(run).problems == [
         f"{data} is not the data that {run / 'checkpoints' / f'step-{step:08d}'} was trained on" for step in (2, 4, 6)
     ]
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_run(lost: Lost, run: Path) -> None:
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     other = run / "checkpoints" / "step-00000002"
     assert lost("convert", run, other, "--dtype", "bfloat16").code == 0
-    found = [fault for fault in verify(run).faults if str(other) in fault]
+    found = [fault for fault in verify(run).problems if str(other) in fault]
     assert "train.param_dtype = 'bfloat16', was 'float32'" in found[0]
     assert "is the checkpoint of step 4" in found[1]
 
@@ -190,11 +190,11 @@ def test_a_damaged_newest_checkpoint_is_named_once(run: Path) -> None:
     """`latest` still names it: that is no second fault. What the one before says counts for the rest."""
     flip("checkpoints/step-00000006/manifest.json")(run)
     found = verify(run)
-    assert len(found.faults) == 1
-    assert "manifest.json is damaged" in found.faults[0]
+    assert len(found.problems) == 1
+    assert "manifest.json is damaged" in found.problems[0]
     replace("config.yaml", "lr: 0.01", "lr: 0.5")(run)
-    assert "is not the configuration of" in verify(run).faults[1]
-    assert "step-00000004" in verify(run).faults[1]
+    assert "is not the configuration of" in verify(run).problems[1]
+    assert "step-00000004" in verify(run).problems[1]
 
 
 def test_before_the_first_checkpoint(lost: Lost, run: Path) -> None:

@@ -96,7 +96,7 @@ def test_workers_leave_with_their_launcher(
         for number in left:
             os.kill(number, signal.SIGKILL)
         assert left == []
-    words = f"left: the launcher (process {process.pid}) is gone; what was saved before stands"
+    words = f"stopped: the launcher (process {process.pid}) is gone; what was saved before is intact"
     assert words in (run / "log.txt").read_text()
     done = subprocess.run([*arguments, "--set", "train.stop_after=20"], capture_output=True, text=True, timeout=120)
     assert "stopped by train.stop_after = 20" in done.stdout, done.stderr

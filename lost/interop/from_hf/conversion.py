@@ -65,7 +65,7 @@ def write_decomposed(
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
     input_moments: InputMoments | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> tuple[Checkpoint, list[LayerFit]]:
     """Write a folder's model with LOST layers, without activation, that come near its projections.
 
@@ -76,7 +76,7 @@ def write_decomposed(
         part_bytes: start a new file once one holds this much.
         overwrite: replace a checkpoint that is there.
         input_moments: what the projections' inputs are weighted with; None: not at all.
-        tell: is told what is being done.
+        log: receives progress messages.
 
     Returns:
         The checkpoint, and how well each projection fits.
@@ -87,7 +87,7 @@ def write_decomposed(
     """
     check_place(path, imported.path, overwrite)
     fits: list[LayerFit] = []
-    arrays = _decomposed(imported, config, input_moments, fits, tell)
+    arrays = _decomposed(imported, config, input_moments, fits, log)
     return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), fits
 
 
@@ -117,7 +117,7 @@ def _decomposed(
     config: Config,
     input_moments: InputMoments | None,
     fits: list[LayerFit],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield every parameter, and add how well each projection fits to `fits`."""
     dtype = NUMPY[config.train.param_dtype]
@@ -129,7 +129,7 @@ def _decomposed(
     at_once = _blocks_at_once(config.model) if input_moments else 1
     for first in range(0, blocks, at_once):
         last = min(first + at_once, blocks)
-        tell(f"decomposing blocks {first + 1} to {last} of {blocks}")
+        log(f"decomposing blocks {first + 1} to {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
         measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
         moments = input_moments(measured) if input_moments else {}
