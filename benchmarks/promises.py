@@ -66,7 +66,7 @@ CASES = [
      "skip = ~(loss.isfinite() & norm.isfinite())", "skip = torch.zeros_like(norm, dtype=torch.bool)",
      f"{FAULTS}not_finite.py::test_a_run_goes_on_and_counts[torch]"),
     ("what isn't finite is left out, on MLX", "lost/optim/skip_step.py",
-     "stands_out or not math.isfinite(loss) or not math.isfinite(norm)", "stands_out",
+     "is_spike or not math.isfinite(loss) or not math.isfinite(norm)", "is_spike",
      f"{FAULTS}not_finite.py::test_an_update_left_out_changes_nothing[mlx]"),
     ("too many in a row stop the run", "lost/training/trainer.py",
      "guard.in_a_row >= self.config.train.max_skipped", "False",

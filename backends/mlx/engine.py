@@ -117,7 +117,7 @@ class MlxEngine:
         self._begun = True
         loss, length = _number(total) / predictions, _number(norm)
         result = StepResult(lambda: (loss, length))
-        if self.guard.skips(loss, length):
+        if self.guard.should_skip(loss, length):
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
             return result
         del gradients  # so that their memory can be taken by what is computed from them

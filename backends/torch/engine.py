@@ -117,7 +117,7 @@ class TorchEngine:
         with worker_errors(self.workers):
             squares, total = self._layout.all_reduce(squares, total)
         norm = squares.sqrt()
-        skip = self.guard.skips(total, norm)
+        skip = self.guard.should_skip(total, norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         self._optimizer.step(lr, skip)

@@ -1,4 +1,4 @@
-"""Which updates to leave out: of a loss or gradient that isn't finite, or of a gradient far beyond the usual."""
+"""Skipping of updates whose loss or gradient isn't finite, or whose gradient's norm is a spike."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Protocol
 
 from lost.config import TrainConfig
 
-WARM_UP = 20  # applied updates before a norm can stand out
-WINDOW = 100  # applied updates that the usual norm is a mean over, older ones fading
+WARM_UP = 20  # applied updates before a norm can count as a spike
+WINDOW = 100  # applied updates that the mean norm is over, older ones fading
 
 
 @dataclass(frozen=True)
 class GuardState:
-    """What has been left out so far, and what is usual. Skipped updates don't enter the statistics.
+    """Counts of skipped updates, and statistics of applied ones. The field names are those of the manifest.
 
     Attributes:
-        skipped: updates left out since the run began.
-        in_a_row: of these, without an applied one since.
-        usual_norm: running mean of the gradients' norms of applied updates.
+        skipped: updates skipped since the run began.
+        in_a_row: consecutive ones among them, since the last applied update.
+        usual_norm: running mean of the gradient norms of applied updates.
         seen: applied updates that the mean is over, at most WINDOW.
     """
 
@@ -30,25 +30,25 @@ class GuardState:
 
 def worst(norms: Mapping[str, float]) -> list[str]:
     """Return the names of gradients whose norm isn't finite, else of the three largest."""
-    broken = [name for name, norm in norms.items() if not math.isfinite(norm)]
-    return broken or sorted(norms, key=lambda name: -norms[name])[:3]
+    not_finite = [name for name, norm in norms.items() if not math.isfinite(norm)]
+    return not_finite or sorted(norms, key=lambda name: -norms[name])[:3]
 
 
 class Guard(Protocol):
-    """Keeps the state where a backend can update it without waiting for the device."""
+    """Holds the state where a backend can update it without waiting for the device."""
 
     def state(self) -> GuardState:
         """Return the state after the last step; waits for the device."""
 
     def restore(self, state: GuardState) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
 
 
 class SkipRule:
-    """The rule itself, in Python's numbers.
+    """The rule, in Python numbers.
 
     Args:
-        train: `skip_spikes`, the factor over the usual norm at which an update is left out, or None.
+        train: `skip_spikes`, the factor over the mean norm above which an update is skipped, or None.
     """
 
     def __init__(self, train: TrainConfig) -> None:
@@ -59,17 +59,17 @@ class SkipRule:
         return self._state
 
     def restore(self, state: GuardState) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self._state = state
 
-    def skips(self, loss: float, norm: float) -> bool:
-        """Say whether the update of a step is to be left out, and remember."""
+    def should_skip(self, loss: float, norm: float) -> bool:
+        """Return whether to skip the update of a step, and update the state."""
         last = self._state
-        stands_out = bool(self._factor) and last.seen >= WARM_UP and norm > (self._factor or 0) * last.usual_norm
-        if stands_out or not math.isfinite(loss) or not math.isfinite(norm):
+        is_spike = bool(self._factor) and last.seen >= WARM_UP and norm > (self._factor or 0) * last.usual_norm
+        if is_spike or not math.isfinite(loss) or not math.isfinite(norm):
             self._state = replace(last, skipped=last.skipped + 1, in_a_row=last.in_a_row + 1)
             return True
         seen = min(last.seen + 1, WINDOW)
-        usual = last.usual_norm + (norm - last.usual_norm) / seen
-        self._state = GuardState(last.skipped, 0, usual, seen)
+        mean_norm = last.usual_norm + (norm - last.usual_norm) / seen
+        self._state = GuardState(last.skipped, 0, mean_norm, seen)
         return False

@@ -135,8 +135,8 @@ def test_both_guards_follow_one_rule(config: Callable[..., Config], factor: floa
         loss, norm = random.normal(3, 0.1), random.lognormal(0, 0.2)
         norm *= 50 if number % 37 == 36 else 1
         loss, norm = (math.nan if number % 53 == 7 else loss), (math.inf if number % 59 == 9 else norm)
-        skips.append(host.skips(loss, norm))
-        assert device.skips(*torch.tensor([loss, norm], dtype=torch.float64)).item() == skips[-1]
+        skips.append(host.should_skip(loss, norm))
+        assert device.should_skip(*torch.tensor([loss, norm], dtype=torch.float64)).item() == skips[-1]
         if number == 150:
             device.restore(device.state())
         assert device.state() == host.state()
