@@ -1,6 +1,6 @@
-"""What `lost bench` asks of MLX: a layer to run, and the peak of a step. Implements `lost.bench.compare.Bench`.
+"""Benchmarks of MLX: a layer's passes and peak memory. Implements `lost.bench.compare.Bench`.
 
-MLX doesn't tell what a forward pass keeps for the backward pass: a graph decides that as it is computed.
+MLX doesn't report what a forward pass keeps for the backward pass: that is decided as the graph is evaluated.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +26,13 @@ def machine(device: str) -> Machine:
     """Describe a device."""
     info = mx.device_info(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
     name = str(info.get("device_name") or processor_name())
-    return Machine(version("mlx"), name, None, "bytes of arrays (mx.get_peak_memory), less those of the other kinds")
+    return Machine(version("mlx"), name, None, "bytes of arrays (mx.get_peak_memory), without those of the other kinds")
 
 
 def layer(
     projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
 ) -> Pass:
-    """Make a layer with these values, compiled where an engine's step would be."""
+    """Make a layer with these values, compiled if an engine's step would be."""
     mx.set_default_device(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
     module, tensors = make_layer(projection, DTYPES[train.param_dtype]), projection.tensors()
     arrays = {
@@ -54,20 +54,20 @@ def layer(
     def gradients(x: mx.array, y_grad: mx.array, *weights: mx.array) -> list[mx.array]:
         return mx.vjp(forward, [x, *weights], [y_grad])[1]
 
-    both = mx.compile(gradients) if (device == "gpu" if train.compile is None else train.compile) else gradients
-    given = [x, y_grad, *(arrays[name] for name in trained)]
-    mx.eval(given, arrays)
+    passes = mx.compile(gradients) if (device == "gpu" if train.compile is None else train.compile) else gradients
+    inputs = [x, y_grad, *(arrays[name] for name in trained)]
+    mx.eval(inputs, arrays)
 
     def run(times: int) -> None:
         for _ in range(times):
-            mx.async_eval(both(*given))
+            mx.async_eval(passes(*inputs))
         mx.synchronize()
 
     return Pass(run, None)
 
 
 def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
-    """Return what a call returns, and the most bytes of arrays held during it less those held before."""
+    """Return a call's result, and the peak of arrays' bytes during it above those held before."""
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     result = call()
@@ -75,5 +75,5 @@ def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
 
 
 def saved_bytes(engine: MlxEngine, batch: Batch) -> int | None:
-    """Return None: MLX doesn't tell."""
+    """Return None: MLX doesn't report it."""
     return None

@@ -1,4 +1,4 @@
-"""Sums of what layers read: the backend's part of `lost.method.calibration`."""
+"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,6 +1,6 @@
-"""Which devices MLX sees here, how much memory each has and uses. The only file with calls that need a Mac.
+"""Devices that MLX sees here, and their memory. The only file with calls that need a Mac.
 
-Each stands behind a check: none of them was tried on one. What is and isn't verified: docs/mac.md.
+Each is guarded by a check; none was tried on a Mac. What is and isn't verified: docs/mac.md.
 """
 
 from importlib.metadata import version
@@ -15,7 +15,7 @@ def resolve(name: str) -> str:
     """Return the device meant by `auto`, `cpu` or `gpu`.
 
     Raises:
-        BackendError: it isn't here, with what is.
+        BackendError: it isn't available; the message names those that are.
     """
     if name == "auto":
         return available()[0]
@@ -37,7 +37,7 @@ def available() -> list[str]:
 def capacity(device: str) -> int:
     """Return the memory in bytes that a run may take.
 
-    On a GPU what the system recommends to stay under (of a Mac's unified memory, about three quarters); else all of it.
+    On a GPU, the system's recommended limit (about three quarters of a Mac's unified memory); else all of it.
     """
     if device == "gpu":
         return int(mx.device_info(mx.Device(mx.gpu))["max_recommended_working_set_size"])
@@ -45,20 +45,20 @@ def capacity(device: str) -> int:
 
 
 def prepare(device: str, cache_bytes: int) -> None:
-    """Make a device the default one, and bound the memory that MLX keeps for reuse."""
+    """Make a device the default, and limit the memory that MLX keeps for reuse."""
     mx.set_default_device(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
     mx.set_cache_limit(cache_bytes)
     mx.reset_peak_memory()
 
 
 def wire(size: int) -> None:
-    """Have macOS keep up to `size` bytes of this process's arrays in memory, whatever else needs room.
+    """Have macOS keep up to `size` bytes of this process's arrays resident, whatever else needs memory.
 
     Raises:
         BackendError: more than the system recommends, or there is no Metal here.
     """
     if not mx.metal.is_available():
-        raise BackendError("--wired-gib: only Metal wires memory, and there is none here; leave it out")
+        raise BackendError("--wired-gib: only Metal can wire memory, and it isn't available here; leave it out")
     if size > capacity("gpu"):
         raise BackendError(
             f"--wired-gib {size / 2**30:.1f}: this Mac recommends at most {capacity('gpu') / 2**30:.1f}; lower it"

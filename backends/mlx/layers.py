@@ -1,8 +1,7 @@
-"""The projections' forward passes: one class a kind, its parameters named as the core names them.
+"""The projections' layers: one class a kind, with the core's parameter names.
 
-Each pass has two halves: `narrow`, x (..., in) to what is small, and `widen`, that to y (..., out). What a model keeps
-for the backward pass is decided between them. Weights are kept in `param_dtype` and cast to the input's type where
-they are used.
+A forward pass has two halves: `narrow` maps x (..., in) to the bottleneck, and `widen` maps that to y (..., out).
+Activation checkpointing cuts between them. Weights are stored in `param_dtype` and cast to the input's type on use.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 
 
 class _Frozen(set[str]):
-    """Names without gradients, some of them for good: `unfreeze` of a module around would give integers gradients."""
+    """Names without gradients, some permanently: unfreezing a parent module would otherwise train integers."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._always = frozenset(names)
@@ -39,16 +38,16 @@ class _Frozen(set[str]):
         self.intersection_update(self._always)
 
     def difference_update(self, *others: Iterable[object]) -> None:
-        """Thaw these, but for those frozen for good."""
+        """Thaw these, except those frozen permanently."""
         super().difference_update(*others)
         self.update(self._always)
 
 
 class Layer(nn.Module, ABC):
-    """Zeros for what the core lists; values come from `Engine.load`. Integers are never trained."""
+    """A layer with the tensors that its projection lists, zero until `Engine.load`. Integers are never trained."""
 
     opens: tuple[str, ...]
-    """Which trained tensors the first half reads; the second reads the others."""
+    """The trained tensors that the first half reads; the second reads the others."""
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class Layer(nn.Module, ABC):
 
 
 class Dense(Layer):
-    """y = W x; nothing about it is narrow."""
+    """y = W x, all of it in the first half: there is no bottleneck."""
 
     opens = ("weight",)
 
@@ -84,7 +83,7 @@ class Dense(Layer):
         return (x @ self.weight.astype(x.dtype).T,)
 
     def _widen(self, *parts: mx.array) -> mx.array:
-        """Return it as it is."""
+        """Return it unchanged."""
         return parts[0]
 
 
@@ -108,7 +107,7 @@ class LowRank(Layer):
 
 
 class SlTrain(Layer):
-    """y = (scale up down + S) x, the weight put together in each pass and never kept, as SLTrain's authors do it."""
+    """y = (scale up down + S) x, the weight composed in each pass and never kept, as in the authors' code."""
 
     opens = ("down", "up", "values")
 
@@ -119,14 +118,14 @@ class SlTrain(Layer):
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return W x."""
-        return (mx.checkpoint(_together_times)(x, self.down, self.up, self["values"], self.indices, self.scale),)
+        return (mx.checkpoint(_composed_product)(x, self.down, self.up, self["values"], self.indices, self.scale),)
 
     def _widen(self, *parts: mx.array) -> mx.array:
-        """Return it as it is."""
+        """Return it unchanged."""
         return parts[0]
 
 
-def _together_times(
+def _composed_product(
     x: mx.array, down: mx.array, up: mx.array, values: mx.array, indices: mx.array, scale: float
 ) -> mx.array:
     weight = (up @ down * scale).flatten().at[mx.stop_gradient(indices)].add(values).reshape(len(up), -1)
@@ -154,7 +153,7 @@ class Lost(Layer):
         hidden, channels = parts
         act, gamma, rest = ACTIVATIONS[self.activation], self.gamma, 1 - self.gamma
         if isinstance(gamma, mx.array):
-            # As many as they weigh: the gradient is then a sum of sums, on a CPU 50 times as exact as one sum over all.
+            # One entry a channel: the gradient is then a sum of sums, on a CPU 50 times as accurate as a single sum.
             gamma = mx.broadcast_to(gamma.astype(hidden.dtype), hidden.shape[-1:])
             rest = mx.broadcast_to(rest.astype(hidden.dtype), channels.shape[-1:])
         if self.activation_at != "output":
@@ -167,7 +166,7 @@ class Lost(Layer):
 
 
 def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
-    """Return the first halves of layers that read the same x, LOST ones by one product and one gather.
+    """Return the first halves of layers with the same input, of LOST layers by one product and one gather.
 
     Args:
         layers: one or more.
@@ -182,22 +181,22 @@ def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
 
 
 def kept(x: mx.array, channels: mx.array) -> mx.array:
-    """Return x[..., channels]: the fastest of three ways on a CPU (benchmarks/mlx_choices.py); on Metal, unmeasured."""
+    """Return x[..., channels], the fastest of three ways on a CPU (benchmarks/mlx_choices.py); unmeasured on Metal."""
     return mx.take_along_axis(x, mx.broadcast_to(channels, (*x.shape[:-1], channels.size)), axis=-1)
 
 
 def _ends(arrays: Sequence[mx.array]) -> list[int]:
-    """Return where each but the last ends, one after the other."""
+    """Return the ends of all arrays but the last, when concatenated."""
     return list(accumulate(len(each) for each in arrays[:-1]))
 
 
 def opens(*layers: Layer) -> Reads:
-    """Return what the first halves of layers read."""
+    """Return the tensors that the first halves of layers read."""
     return [(each, each.opens) for each in layers]
 
 
 def closes(*layers: Layer) -> Reads:
-    """Return what the second halves of layers read."""
+    """Return the tensors that the second halves of layers read."""
     return [(each, [name for name in each.trainable_parameters() if name not in each.opens]) for each in layers]
 
 
@@ -205,11 +204,11 @@ KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": Low
 
 
 def layer(projection: Projection, dtype: mx.Dtype) -> Layer:
-    """Return the module of a projection.
+    """Return the layer of a projection.
 
     Raises:
-        BackendError: this backend has none for its kind.
+        BackendError: this backend doesn't implement its kind.
     """
     kind = projection.settings.kind
-    made: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "mlx")
-    return made(projection, dtype)
+    cls: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "mlx")
+    return cls(projection, dtype)

@@ -21,7 +21,7 @@ from lost.model.rope import frequencies
 
 @dataclass(frozen=True)
 class ModelArgs:
-    """What mlx-lm builds a `Model` from: the two sections of a configuration that a checkpoint's config.json holds."""
+    """Arguments of `Model` for mlx-lm: the two sections of a configuration that a checkpoint's config.json holds."""
 
     model: ModelConfig
     projection: ProjectionConfig
@@ -42,7 +42,7 @@ class Table(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm, computed in float32 where x is coarser."""
+    """RMSNorm, computed in float32."""
 
     def __init__(self, width: int, eps: float, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -56,9 +56,9 @@ class Norm(nn.Module):
 
 
 class Rotary:
-    """Rotation by position, the two halves of d being the pairs: Hugging Face's convention. No module: it has no state.
+    """Rotary positions, the two halves of d being the pairs (Hugging Face's convention). Not a module: it has no state.
 
-    MLX computes plain frequencies in its kernel; scaled ones it takes as positions a radian.
+    MLX's kernel computes plain frequencies itself; scaled ones are passed to it, as positions per radian.
     """
 
     def __init__(self, model: ModelConfig) -> None:
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         return narrow((self.q_proj, self.k_proj, self.v_proj), x)
 
     def mix(self, q: Narrow, k: Narrow, v: Narrow, mask: mx.array | str | None, cache: Any) -> Narrow:
-        """Map the first halves of q, k and v to that of the output; a cache gives what came before, and takes these."""
+        """Map the first halves of q, k and v to that of the output; a cache holds and takes keys and values."""
         queries, keys = self._split(self.q_proj.widen(*q), self.heads), self._split(self.k_proj.widen(*k), self.shared)
         values = self._split(self.v_proj.widen(*v), self.shared)
         start = cache.offset if cache is not None else 0
@@ -129,7 +129,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed before and added after."""
+    """Attention and feed-forward, each with a norm before it and a residual around it."""
 
     def __init__(self, config: Architecture, number: int, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Everything but the head."""
+    """Everything except the head."""
 
     def __init__(self, config: Architecture, dtype: mx.Dtype, param_dtype: mx.Dtype) -> None:
         super().__init__()
@@ -173,10 +173,10 @@ class Trunk(nn.Module):
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Map tokens (b, s) to normed states (b, s, h)."""
-        # Looked up before the cast: the gradients of a frequent token then add up in the weights' own type.
+        # Looked up before the cast, so that gradients of frequent tokens accumulate in the weights' type.
         x = self.embed_tokens.weight[inputs].astype(self.dtype)
         length = inputs.shape[1]
-        mask = "causal" if length > 1 else None  # a single query sees all that is there
+        mask = "causal" if length > 1 else None  # a single query sees all keys
         if cache:
             mask = cache[0].make_mask(length, return_array=False, window_size=None)
         for number, block in enumerate(self.layers):
@@ -192,8 +192,8 @@ class Model(nn.Module):
 
     Args:
         args: `ModelArgs`, or a whole `Config`.
-        dtype: what it computes in.
-        param_dtype: what its weights are kept in.
+        dtype: of computation.
+        param_dtype: of the weights.
     """
 
     def __init__(self, args: Architecture, dtype: mx.Dtype = mx.float32, param_dtype: mx.Dtype = mx.float32) -> None:
@@ -214,6 +214,6 @@ class Model(nn.Module):
         return self.model.layers
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
-        """Return logits (b, s, vocab) for tokens (b, s): for tests and generation; training never holds them all."""
+        """Return logits (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""
         x = self.model(inputs, cache)
         return x @ self.head.astype(x.dtype).T

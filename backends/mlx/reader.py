@@ -1,4 +1,4 @@
-"""How mlx-lm opens an exported folder: the check of an export, and nothing that a run needs."""
+"""mlx-lm as a reader of exported folders, to check exports; runs don't need it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ VERSION = mlx_lm.__version__
 
 
 def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
-    """Open a folder in float32, ask the model about tokens and the tokenizer about texts. Runs on the CPU.
+    """Open a folder in float32, run the model on tokens and the tokenizer on texts, on the CPU.
 
     Raises:
-        ValueError: weights that the model misses, or doesn't know.
+        ValueError: weights are missing or unknown.
     """
-    with mx.stream(mx.cpu):  # a GPU may multiply float32 in less
+    with mx.stream(mx.cpu):  # a GPU may multiply float32 in lower precision
         model, tokenizer = load(str(folder), {"trust_remote_code": True}, trust_remote_code=True)[:2]
         model.set_dtype(mx.float32)
         scores = np.array(model(mx.array([list(tokens)]))[0])

@@ -1,4 +1,4 @@
-"""Between numpy arrays, in which everything crosses the seam, and tensors; bfloat16 by its bits."""
+"""Conversion between numpy arrays, which cross the seam to the core, and tensors; bfloat16 bit by bit."""
 
 import ml_dtypes
 import numpy as np

@@ -1,4 +1,4 @@
-"""What `lost bench` asks of PyTorch: a layer to run, what is kept, a step's peak. Implements `Bench`."""
+"""Benchmarks of PyTorch: a layer's passes, saved activations, peak memory. Implements `lost.bench.compare.Bench`."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from lost.utils.machine import processor_name
 T = TypeVar("T")
 
 _MEMORY = {
-    "cuda": "bytes allocated to tensors (torch.cuda.max_memory_allocated), less those of the other kinds",
+    "cuda": "bytes allocated to tensors (torch.cuda.max_memory_allocated), without those of the other kinds",
     "mps": "not counted by PyTorch on this device",
     "cpu": "bytes allocated to tensors, as PyTorch's profiler sees them; the process takes more",
 }
@@ -39,9 +39,9 @@ def layer(
 ) -> Pass:
     """Make a layer with these values, compiled where the configuration says so."""
     module = make_layer(projection, DTYPES[train.param_dtype]).to(device)
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in tensors.items():
             tensor.copy_(to_tensor(values[name]))
     random, dtype = torch.Generator().manual_seed(0), DTYPES[train.dtype]
     x, y_grad = (
@@ -56,13 +56,13 @@ def layer(
             torch.autograd.grad(forward(x), [x, *module.parameters()], y_grad)
         _wait(device)
 
-    return Pass(run, _saved_by(lambda: forward(x), list(own.values())))
+    return Pass(run, _saved_by(lambda: forward(x), list(tensors.values())))
 
 
 def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
-    """Return what a call returns, and the most bytes of tensors held during it less those held before."""
+    """Return a call's result, and the peak of tensors' bytes during it above those held before."""
     if device.startswith("cuda"):
-        # cuBLAS keeps a workspace for each thread that uses it: not to be counted for whoever comes first.
+        # cuBLAS keeps a workspace for each thread that uses it, which shouldn't be counted for the first model.
         torch.ones(8, 8, device=device, requires_grad=True).square().mm(
             torch.ones(8, 8, device=device)
         ).sum().backward()
@@ -79,10 +79,10 @@ def peak_memory(device: str, call: Callable[[], T]) -> tuple[T, int | None]:
 
 
 def saved_bytes(engine: TorchEngine, batch: Batch) -> int | None:
-    """Return the bytes of tensors that are there after a forward pass of the trunk and weren't before.
+    """Return the bytes of tensors that a forward pass of the trunk leaves behind.
 
-    Not by `saved_tensors_hooks`: they don't see all that a checkpointed segment keeps. The head's loss is left out: it
-    computes gradients at once and keeps no activations. None for a compiled model, whose trunk this wouldn't be.
+    `saved_tensors_hooks` don't see everything that a checkpointed segment keeps. The head's loss is left out: it
+    computes gradients at once and keeps no activations. None for a compiled model, whose trunk isn't called like this.
     """
     if engine.compiled:
         return None
@@ -95,7 +95,7 @@ def saved_bytes(engine: TorchEngine, batch: Batch) -> int | None:
     states = trunk(tokens)
     _wait(device)
     kept = held() - before
-    del states  # not before now: what it was computed from is kept through it
+    del states  # only now: it keeps alive what it was computed from
     return kept
 
 
@@ -107,7 +107,7 @@ def _wait(device: str) -> None:
 
 
 def _saved_by(call: Callable[[], Tensor], own: list[Tensor]) -> int:
-    """Return the bytes that autograd saves in a call, each storage once, `own` tensors left out."""
+    """Return the bytes that autograd saves in a call, each storage once, without those of `own` tensors."""
     known = {tensor.untyped_storage().data_ptr() for tensor in own}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -123,9 +123,9 @@ def _saved_by(call: Callable[[], Tensor], own: list[Tensor]) -> int:
 
 
 def _allocations(call: Callable[[], T]) -> tuple[T, list[int]]:
-    """Return what a call returns, and what it took on the CPU in the order of time, in bytes; given back: negative."""
+    """Return a call's result, and its CPU allocations in order of time, in bytes; frees are negative."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes to standard error when it starts
-    with profile(profile_memory=True) as seen:
+    with profile(profile_memory=True) as trace:
         result = call()
-    events = [event for event in seen.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in trace.kineto_results.events() if event.name() == "[memory]"]
     return result, [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]

@@ -1,4 +1,4 @@
-"""Which devices PyTorch sees here, and how much memory each has. The only file that asks."""
+"""Devices that PyTorch sees here, and their memory. The only file that queries them."""
 
 import re
 
@@ -10,10 +10,10 @@ from lost.utils.machine import memory_bytes, process_peak_bytes
 
 
 def resolve(name: str) -> str:
-    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; under torchrun, `cuda` is each one's own.
+    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; under torchrun, `cuda` is the local one.
 
     Raises:
-        BackendError: it isn't here, with what is.
+        BackendError: it isn't available; the message names those that are.
     """
     if name == "auto":
         name = available()[0]
@@ -24,7 +24,7 @@ def resolve(name: str) -> str:
     if kind not in available():
         raise BackendError(
             f"--device {name}: PyTorch {torch.__version__} sees no such device here; available: "
-            f"{', '.join(available())}; choose one of these, or install a PyTorch built for the device"
+            f"{', '.join(available())}; choose one of these, or install a PyTorch build that supports it"
         )
     if kind != "cuda":
         return name
@@ -32,7 +32,7 @@ def resolve(name: str) -> str:
     if int(number) >= torch.cuda.device_count():
         raise BackendError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0; expected one for "
-            "each process"
+            "each process; start fewer processes, or choose another device"
         )
     return f"cuda:{number}"
 
@@ -44,7 +44,7 @@ def available() -> list[str]:
 
 
 def capacity(device: str) -> int:
-    """Return the memory of a device in bytes, all of it: what is in use isn't subtracted. Processes share a CPU's."""
+    """Return the total memory of a device in bytes, used or not; on a CPU, this process's share of it."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_properties(torch.device(device)).total_memory
     if device == "mps":
@@ -55,7 +55,7 @@ def capacity(device: str) -> int:
 def memory(device: str) -> dict[str, int]:
     """Return bytes as `lost.engine.Engine.memory` names them: allocated on CUDA, the process's peak on CPU.
 
-    MPS counts no peak: there, what the driver holds now, which seldom shrinks.
+    MPS records no peak: there, what the driver holds now, which seldom shrinks.
     """
     if device.startswith("cuda"):
         active = torch.cuda.memory_allocated(device)

@@ -1,8 +1,7 @@
-"""The projections' forward passes: one class a kind, its parameters named as the core names them.
+"""The projections' layers: one class a kind, with the core's parameter names.
 
-Each pass has two halves: `narrow`, x (..., in) to what is small, and `widen`, that to y (..., out). What a model keeps
-for the backward pass is decided between them. Weights are kept in `param_dtype` and cast to the input's type where
-they are used.
+A forward pass has two halves: `narrow` maps x (..., in) to the bottleneck, and `widen` maps that to y (..., out).
+Activation checkpointing cuts between them. Weights are stored in `param_dtype` and cast to the input's type on use.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +21,7 @@ Narrow = tuple[Tensor, ...]
 
 
 class Layer(nn.Module, ABC):
-    """Empty tensors for what the core lists; values come from `Engine.load`."""
+    """A layer with the tensors that its projection lists, empty until `Engine.load`."""
 
     bias: Tensor | None
 
@@ -54,7 +53,7 @@ class Layer(nn.Module, ABC):
 
 
 class Dense(Layer):
-    """y = W x; nothing about it is narrow."""
+    """y = W x, all of it in the first half: there is no bottleneck."""
 
     weight: Tensor
 
@@ -63,7 +62,7 @@ class Dense(Layer):
         return (F.linear(x, self.weight.to(x.dtype)),)
 
     def _widen(self, *parts: Tensor) -> Tensor:
-        """Return it as it is."""
+        """Return it unchanged."""
         return parts[0]
 
 
@@ -87,7 +86,7 @@ class LowRank(Layer):
 
 
 class SlTrain(Layer):
-    """y = (scale up down + S) x, the weight put together in each pass and never kept, as SLTrain's authors do it."""
+    """y = (scale up down + S) x, the weight composed in each pass and never kept, as in the authors' code."""
 
     down: Tensor
     up: Tensor
@@ -104,7 +103,7 @@ class SlTrain(Layer):
         return (_SlTrain.apply(x, self.down, self.up, self.values, self.indices, self.scale),)
 
     def _widen(self, *parts: Tensor) -> Tensor:
-        """Return it as it is."""
+        """Return it unchanged."""
         return parts[0]
 
 
@@ -113,20 +112,20 @@ class _SlTrain(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(x, down, up, values, indices)
         ctx.scale = scale
-        return F.linear(x, _together(x.dtype, down, up, values, indices, scale))
+        return F.linear(x, _composed(x.dtype, down, up, values, indices, scale))
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, down, up, values, indices = ctx.saved_tensors
         rows, y_grad = x.flatten(0, -2), outer[0].flatten(0, -2)
-        x_grad = y_grad @ _together(x.dtype, down, up, values, indices, ctx.scale)
+        x_grad = y_grad @ _composed(x.dtype, down, up, values, indices, ctx.scale)
         weight_grad = (y_grad.T @ rows).to(down.dtype)
         pair_grad = weight_grad * ctx.scale
         values_grad = weight_grad.flatten()[indices.long()]
         return x_grad.view_as(x), up.T @ pair_grad, pair_grad @ down.T, values_grad, None, None
 
 
-def _together(dtype: torch.dtype, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
+def _composed(dtype: torch.dtype, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
     weight = up @ down * scale
     weight.view(-1).index_add_(0, indices, values)
     return weight.to(dtype)
@@ -143,7 +142,7 @@ class Lost(Layer):
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__(projection, dtype)
         settings = projection.settings
-        self.weighs = self.gamma if settings.learn_gamma else settings.gamma
+        self.mixing = self.gamma if settings.learn_gamma else settings.gamma
         self.activation, self.activation_at = settings.activation, settings.activation_at
 
     def narrow(self, x: Tensor) -> Narrow:
@@ -153,7 +152,7 @@ class Lost(Layer):
     def _widen(self, *parts: Tensor) -> Tensor:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         hidden, kept = parts
-        act, gamma = ACTIVATIONS[self.activation], self.weighs
+        act, gamma = ACTIVATIONS[self.activation], self.mixing
         if self.activation_at == "low_rank" and isinstance(gamma, float) and not torch.compiler.is_compiling():
             return widen_lost(hidden, kept, self.up, gamma, self.activation)
         if isinstance(gamma, Tensor):
@@ -168,7 +167,7 @@ class Lost(Layer):
 
 
 def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
-    """Return the first halves of layers that read the same x, LOST ones by one product and one gather.
+    """Return the first halves of layers with the same input, of LOST layers by one product and one gather.
 
     Args:
         layers: one or more.
@@ -185,11 +184,11 @@ KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": Low
 
 
 def layer(projection: Projection, dtype: torch.dtype) -> Layer:
-    """Return the module of a projection.
+    """Return the layer of a projection.
 
     Raises:
-        BackendError: this backend has none for its kind.
+        BackendError: this backend doesn't implement its kind.
     """
     kind = projection.settings.kind
-    made: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "torch")
-    return made(projection, dtype)
+    cls: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "torch")
+    return cls(projection, dtype)

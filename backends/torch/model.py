@@ -49,7 +49,7 @@ class Table(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm, computed in float32 where x is coarser."""
+    """RMSNorm, computed at least in float32."""
 
     def __init__(self, width: int, eps: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Attention(nn.Module):
             queries,
             keys,
             values,
-            is_causal=length > 1,  # a single query sees all that is there
+            is_causal=length > 1,  # a single query sees all keys
             enable_gqa=self.heads != self.shared,
         )
         return narrow((self.o_proj,), y.transpose(1, 2).flatten(2), last)[0]
@@ -125,7 +125,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed before and added after."""
+    """Attention and feed-forward, each with a norm before it and a residual around it."""
 
     def __init__(self, config: Config, number: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _rebuilt(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Trunk(nn.Module):
-    """Everything but the head."""
+    """Everything except the head."""
 
     cos: Tensor
     sin: Tensor
@@ -214,15 +214,14 @@ class LostForCausalLM(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood; without gradients, to scores.
 
-        The latter are `head_scores`. All that is asked of a model that trains goes through here: sharded weights are
-        whole only inside.
+        The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered.
         """
         states = self.model(tokens).flatten(0, 1)
         return (head_loss if torch.is_grad_enabled() else head_scores)(states, self.head, targets)
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
-        """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds them all."""
-        x = self.model.forward(tokens, caches, start)  # not as compiled for training, with other shapes
+        """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""
+        x = self.model.forward(tokens, caches, start)  # not the compiled forward, which is for training's shapes
         return F.linear(x, self.head.to(x.dtype))
 
 

@@ -1,4 +1,4 @@
-"""How transformers opens an exported folder: the check of an export, and nothing that a run needs."""
+"""transformers as a reader of exported folders, to check exports; runs don't need it."""
 
 import json
 import logging
@@ -18,14 +18,14 @@ VERSION = transformers.__version__
 
 
 def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
-    """Open a folder in float32, ask the model about tokens and the tokenizer about texts.
+    """Open a folder in float32, run the model on tokens and the tokenizer on texts.
 
     Raises:
-        ExportError: weights that the model misses, or doesn't know.
+        ExportError: weights are missing or unknown.
     """
     with_code = "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)  # what its optional parts say when they are imported
+    logging.disable(logging.WARNING)  # about optional parts, when they are imported
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=with_code, dtype=torch.float32, output_loading_info=True
@@ -35,7 +35,7 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
         logging.disable(logging.NOTSET)
     model, report = loaded
     if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
-        raise ExportError(f"transformers {VERSION} reports after loading: {wrong}; expected nothing; nothing was kept")
+        raise ExportError(f"transformers {VERSION} doesn't load the export completely: {wrong}; nothing was kept")
     with torch.no_grad():
         scores = model.eval()(torch.tensor([list(tokens)])).logits[0].numpy()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=with_code)

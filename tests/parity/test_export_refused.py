@@ -33,7 +33,7 @@ def test_a_failed_check_leaves_nothing(
 
     for where, name, wrong, message in (
         (description, "stored_layers", other_gamma, "log-probabilities differ from ours"),
-        (folder_module, "renamed", other_names, "reports after loading: {'missing_keys'"),
+        (folder_module, "renamed", other_names, "doesn't load the export completely: {'missing_keys'"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, wrong)

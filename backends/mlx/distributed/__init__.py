@@ -1,1 +1,1 @@
-"""Several Macs that train one model."""
+"""Training on several Macs."""

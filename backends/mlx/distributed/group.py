@@ -1,4 +1,4 @@
-"""Several processes under `mlx.launch`, each with a copy of the model and a share of the batch."""
+"""The process group under `mlx.launch`: every worker has a copy of the model and a share of the batch."""
 
 import os
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ def join() -> "SingleProcess | MlxGroup":
         return single_process()
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
-        return SingleProcess()  # what `mlx.launch -n 1` leaves
+        return SingleProcess()  # `mlx.launch -n 1` writes an empty host file
     try:
         return MlxGroup(mx.distributed.init(strict=True))
     except RuntimeError as error:
         raise BackendError(
-            f"the workers of mlx.launch can't connect: {error}; expected every host of the host file to be reachable; "
+            f"the workers of mlx.launch can't connect: {error}; expected every host in the host file to be reachable; "
             "see docs/mac.md"
         ) from None
 
@@ -42,7 +42,7 @@ class MlxGroup:
     """
 
     num_readers = 1
-    sigterm_asks = False  # what mlx.launch sends when one has failed, and the ring may wait for that one forever
+    sigterm_asks = False  # mlx.launch sends SIGTERM when a worker failed, for which the ring may wait forever
 
     def __init__(self, group: mx.distributed.Group) -> None:
         self._group, self.rank, self.world_size = group, group.rank(), group.size()
@@ -56,7 +56,7 @@ class MlxGroup:
         return [self._from(rank, text) for rank in range(self.world_size)]
 
     def close(self) -> None:
-        """Do nothing: MLX parts by itself."""
+        """Do nothing: MLX closes its group by itself."""
 
     def _from(self, rank: int, text: str) -> str:
         content = text.encode()
@@ -65,7 +65,7 @@ class MlxGroup:
         if self.rank == rank:
             row[:] = np.frombuffer(content, np.uint8)
         received = np.asarray(self._sum(mx.array(row))).tobytes()
-        self.all_reduce(0)  # which notices if one was lost meanwhile
+        self.all_reduce(0)  # notices if a worker was lost meanwhile
         return received.decode()
 
     def any(self, flag: bool) -> bool:
@@ -76,12 +76,12 @@ class MlxGroup:
         """Return the sum over all, in float64."""
         with mx.stream(mx.cpu):
             total, present = np.asarray(self._sum(mx.array([value, 1.0], mx.float64)))
-        if present != self.world_size:  # MLX's ring may go on without one of them: this is where it's noticed
+        if present != self.world_size:  # MLX's ring may go on without a worker: noticed here
             raise self._gone()
         return float(total)
 
     def spread(self, arrays: dict[str, mx.array]) -> Iterator[tuple[str, mx.array]]:
-        """Yield rank 0's arrays, bit for bit, one by one; the others' give shapes and types."""
+        """Yield rank 0's arrays, bit for bit, one by one; the other ranks' only give shapes and types."""
         for name, array in arrays.items():
             bits = array.view(mx.uint16 if array.itemsize == 2 else mx.uint32)
             yield name, self._sum(bits if self.rank == 0 else mx.zeros_like(bits)).view(array.dtype)
@@ -105,6 +105,6 @@ class MlxGroup:
 
     def _gone(self) -> WorkerLostError:
         return WorkerLostError(
-            f"a worker of this run is gone, as rank {self.rank} of {self.world_size} found; nothing was saved since; "
-            "start the same command again to go on from the last checkpoint"
+            f"rank {self.rank} of {self.world_size} lost contact with another worker; nothing was saved since the last "
+            "checkpoint; run the same command again to resume from it"
         )

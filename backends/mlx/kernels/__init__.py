@@ -1,1 +1,1 @@
-"""Arithmetic with backward passes of its own: the head's loss, activation checkpointing."""
+"""Functions with backward passes of their own: the head's loss, activation checkpointing."""

@@ -1,4 +1,4 @@
-"""Keeping little for the backward pass: a step's values are dropped, and computed again when they are needed."""
+"""Activation checkpointing: values are dropped after the forward pass and recomputed in the backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,15 +10,15 @@ Reads = Sequence[tuple[nn.Module, Sequence[str]]]
 
 
 def rebuilt(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns, keeping its arguments and its result alone.
+    """Call a function, keeping only its arguments and its result for the backward pass.
 
-    `mx.checkpoint` silently gives zero gradients to arrays that aren't arguments. `mlx.nn.utils.checkpoint` makes
-    arguments of all arrays of a module, and gives those that a step doesn't read gradients of zeros, which take memory
-    and time; a block has four steps, and each reads a part of its arrays only.
+    `mx.checkpoint` silently gives zero gradients to arrays that aren't arguments. `mlx.nn.utils.checkpoint` passes all
+    arrays of a module as arguments, and those that aren't read get gradients of zeros, which take memory and time; a
+    block has four steps, each of which reads only some of its arrays.
 
     Args:
         reads: modules, and the names of their trained arrays that the function reads.
-        function: of arrays, and of what isn't an array and has no gradient.
+        function: of arrays, and of other arguments, which have no gradient.
         arguments: its arguments.
     """
 
@@ -31,5 +31,5 @@ def rebuilt(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def directly(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns."""
+    """Call a function."""
     return function(*arguments)

@@ -1,7 +1,7 @@
-"""The head's loss in chunks of tokens, so that logits of all tokens are never held at once.
+"""The head's loss in chunks of tokens, so that the logits of all tokens are never held at once.
 
-The chunk's gradient is computed while its logits are there, so they are neither kept for the backward pass nor computed
-again in it. Same values as `mlx.nn.losses.cross_entropy` of the whole, summed.
+A chunk's gradient is computed together with its loss, so that no logits are kept for the backward pass or recomputed
+in it. Same values as the sum of `mlx.nn.losses.cross_entropy`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.arra
         x: (n, h), the type that products are computed in.
         weight: (vocab, h), the head.
         targets: (n,) int32.
-        counted: (n,) bool, the predictions that enter the sum.
+        counted: (n,) bool, the predictions that are summed.
     """
     return _loss_and_gradients(x, weight, targets, counted)[0]  # type: ignore[index]
 
@@ -56,15 +56,15 @@ def _loss_and_gradients(
     weight_gradient = mx.zeros(weight.shape, mx.float32)
     entries = mx.arange(len(weight))
     for rows in _chunks(x, head):
-        # One chunk after the other: without the dependencies nothing keeps MLX from holding all of them at once.
+        # One chunk after the other: without these dependencies MLX might hold all of them at once.
         (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
-        wanted, weighs = targets[rows][:, None], counted[rows].astype(mx.float32)
+        labels, weights = targets[rows][:, None], counted[rows].astype(mx.float32)
         logits = (part @ head.T).astype(mx.float32)
         softmax = mx.softmax(logits, axis=-1)
-        # A row's largest softmax is exp(its largest logit - the logarithm of its sum): so one exp an entry is enough.
+        # A row's largest softmax is exp(its largest logit - its log-sum-exp), so one exp an entry is enough.
         log_sums = logits.max(axis=-1, keepdims=True) - mx.log(softmax.max(axis=-1, keepdims=True))
-        total = total + ((log_sums - mx.take_along_axis(logits, wanted, axis=-1)) * weighs[:, None]).sum()
-        gradient = ((softmax - (entries == wanted)) * weighs[:, None]).astype(x.dtype)
+        total = total + ((log_sums - mx.take_along_axis(logits, labels, axis=-1)) * weights[:, None]).sum()
+        gradient = ((softmax - (entries == labels)) * weights[:, None]).astype(x.dtype)
         x_gradients.append(gradient @ head)
         weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
     return total, mx.concatenate(x_gradients), weight_gradient.astype(weight.dtype)
@@ -76,8 +76,8 @@ def _scaled(
 ) -> tuple[mx.array, ...]:
     _, x_gradient, weight_gradient = outputs
     outer = cotangents[0]
-    nothing = (mx.zeros_like(each) for each in primals[2:])
-    return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *nothing
+    zeros = (mx.zeros_like(each) for each in primals[2:])
+    return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *zeros
 
 
 def _chunks(x: mx.array, head: mx.array) -> Iterator[slice]:

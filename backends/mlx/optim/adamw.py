@@ -1,4 +1,4 @@
-"""AdamW: MLX's own, in two halves, of what decays and of the rest."""
+"""AdamW: MLX's own, in two halves, for parameters with weight decay and for the others."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -11,16 +11,16 @@ from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
 
-_SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names for the moments, and a checkpoint's
+_SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names of the moments, and a checkpoint's
 
 
 class AdamW:
-    """Implements `Update`. All in float32, what is kept rounded once to the parameters' type.
+    """Implements `Update`. All in float32, the moments rounded once to the parameters' type.
 
     Args:
         settings: of the run.
-        parameters: what is trained, by name.
-        table: the parameters' rows, by name.
+        parameters: the trained ones, by name.
+        table: the parameter table.
     """
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
@@ -52,12 +52,12 @@ class AdamW:
             yield from ((f"{name}.{moment}", states[name][slot]) for slot, moment in _SLOTS.items())
 
     def load(self, arrays: Mapping[str, mx.array], updates: int) -> None:
-        """Take the moments."""
+        """Load the moments."""
         for half, names in self._halves:
             for name in names:
                 half.state[name] = {slot: arrays[f"{name}.{moment}"] for slot, moment in _SLOTS.items()}
             half.state["step"] = mx.array(updates, mx.uint64)
 
     def held(self) -> object:
-        """Return what MLX keeps."""
+        """Return MLX's optimizer states."""
         return [half.state for half, _ in self._halves]

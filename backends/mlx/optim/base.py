@@ -1,4 +1,4 @@
-"""What an optimizer's update does in MLX."""
+"""The protocol of an optimizer's update in MLX."""
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -9,16 +9,16 @@ Named = dict[str, mx.array]
 
 
 class Update(Protocol):
-    """Made of (settings, trained arrays by name, the parameters' rows by name)."""
+    """An optimizer's update; created from (settings, trained arrays by name, parameter table)."""
 
     def step(self, lr: float, parameters: Named, gradients: Named) -> Named:
-        """Return float32 parameters after an update by float32 gradients; nothing is computed yet."""
+        """Return float32 parameters after an update by float32 gradients, not evaluated yet."""
 
     def state(self) -> Iterator[tuple[str, mx.array]]:
         """Yield the arrays that `lost.optim.state_shapes` lists."""
 
     def load(self, arrays: Mapping[str, mx.array], updates: int) -> None:
-        """Take them, as they were after so many updates."""
+        """Load the arrays that `state` yields, as they were after `updates` updates."""
 
     def held(self) -> object:
-        """Return all arrays that an update changes, to be computed with it."""
+        """Return all arrays that an update changes, to be evaluated with it."""

@@ -1,1 +1,1 @@
-"""The model on one device, or on many."""
+"""The model on one device, or sharded over several."""

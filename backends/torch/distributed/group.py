@@ -1,4 +1,4 @@
-"""Several processes under torchrun: how they meet, what they tell each other, and what each holds of the model."""
+"""The process group under torchrun: rendezvous and communication between its workers."""
 
 import os
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from lost.storage.arrays import NamedArrays
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
 
-_GREETING = timedelta(seconds=20)
+_TIMEOUT = timedelta(seconds=20)
 
 
 def join() -> "SingleProcess | TorchGroup":
     """Return the workers that torchrun started, or this process alone.
 
-    Under torchrun there is a group even of one: the same path, on one device as on many.
+    Under torchrun even a single process forms a group, so that one device takes the same path as many.
 
     Raises:
         BackendError: they can't reach each other, or another launcher started them.
@@ -35,12 +35,12 @@ def join() -> "SingleProcess | TorchGroup":
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-                # The launcher's own, which stood before this process did: if it doesn't answer, nobody will.
-                dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_GREETING)  # type: ignore[attr-defined]
+                # The launcher's store, which is older than this process: if it doesn't answer, nobody will.
+                dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)  # type: ignore[attr-defined]
             dist.init_process_group(backend)
         except (RuntimeError, ValueError) as error:
             raise BackendError(
-                f"the workers of torchrun can't connect: {error}; expected every one to reach {host}:{port}; see "
+                f"the workers of torchrun can't connect: {error}; expected each to reach {host}:{port}; see "
                 "docs/cluster.md"
             ) from None
     return TorchGroup()
@@ -49,11 +49,11 @@ def join() -> "SingleProcess | TorchGroup":
 class TorchGroup:
     """One of the processes that torchrun started. Implements `lost.distributed.group.Workers`.
 
-    All see the run folder: each reads and writes its own part of a checkpoint. What is said here goes over gloo between
-    CPUs, whatever carries the gradients.
+    All of them see the run folder; each reads and writes its own part of a checkpoint. The methods communicate between
+    CPUs over gloo, whatever backend reduces the gradients.
     """
 
-    sigterm_asks = True  # torchrun kills what hasn't left after 30 seconds
+    sigterm_asks = True  # torchrun kills workers that haven't exited after 30 seconds
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -70,9 +70,9 @@ class TorchGroup:
     def all_gather(self, text: str) -> list[str]:
         """Return everyone's text."""
         with worker_errors(self):
-            found = [""] * self.world_size
-            dist.all_gather_object(found, text, self._group)
-        return found
+            texts = [""] * self.world_size
+            dist.all_gather_object(texts, text, self._group)
+        return texts
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up on any of them."""
@@ -86,19 +86,19 @@ class TorchGroup:
         return box.item()
 
     def spread(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays that all of them bring, each whole, to every one of them."""
-        own = iter(arrays)
+        """Yield, on every worker, the arrays that all workers contribute, each whole."""
+        local = iter(arrays)
         while True:
-            mine = next(own, None)
+            mine = next(local, None)
             with worker_errors(self):
                 heads: list[tuple[str, tuple[int, ...], str] | None] = [None] * self.world_size
                 head = (mine[0], mine[1].shape, mine[1].dtype.name) if mine else None
                 dist.all_gather_object(heads, head, self._group)
             if not any(heads):
                 return
-            for rank, found in enumerate(heads):
-                if found:
-                    name, shape, dtype = found
+            for rank, head in enumerate(heads):
+                if head:
+                    name, shape, dtype = head
                     array = np.empty(shape, _DTYPES[dtype])
                     if mine and rank == self.rank:
                         array = np.ascontiguousarray(mine[1])
@@ -107,7 +107,7 @@ class TorchGroup:
                     yield name, array
 
     def close(self) -> None:
-        """Part once all are done: the one that holds the meeting place must not go first."""
+        """Leave the group once all are done: the worker that hosts the store must not exit first."""
         with worker_errors(self):
             dist.barrier(self._group)
         dist.destroy_process_group()
@@ -115,13 +115,13 @@ class TorchGroup:
 
 @contextmanager
 def worker_errors(workers: Workers) -> Iterator[None]:
-    """Say in words that a worker is gone, where PyTorch's communication fails."""
+    """Turn failures of PyTorch's communication into a WorkerLostError."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error) and "NCCL" not in str(error):
             raise
         raise WorkerLostError(
-            f"a worker of this run is gone, as rank {workers.rank} of {workers.world_size} found; nothing was saved "
-            "since; start the same command again to go on from the last checkpoint"
+            f"rank {workers.rank} of {workers.world_size} lost contact with another worker; nothing was saved since "
+            "the last checkpoint; run the same command again to resume from it"
         ) from error

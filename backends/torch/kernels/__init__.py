@@ -1,1 +1,1 @@
-"""Layers' arithmetic with backward passes of its own: LOST, elementwise functions, the head's loss."""
+"""Functions with backward passes of their own: the LOST layer, elementwise functions, the head's loss."""

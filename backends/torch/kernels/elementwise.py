@@ -1,4 +1,4 @@
-"""RMSNorm and SwiGLU's product, which keep their inputs alone; autograd would keep what they compute on the way."""
+"""RMSNorm and SwiGLU's product, which save only their inputs; autograd would also save intermediate results."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _RmsNorm.apply(x, weight, eps)
-    wide = torch.promote_types(x.dtype, torch.float32)  # elsewhere one kernel does it, and keeps as little
+    wide = torch.promote_types(x.dtype, torch.float32)  # elsewhere one fused kernel, which saves as little
     return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), eps).to(x.dtype)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up (Shazeer, arXiv 2002.05202); the SiLU is computed again in the backward pass.
+    """Return silu(gate) * up (Shazeer, arXiv 2002.05202); the SiLU is recomputed in the backward pass.
 
     Args:
         gate: (..., m).

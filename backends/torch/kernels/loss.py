@@ -1,7 +1,7 @@
-"""The head's loss in chunks of tokens, so that logits of all tokens are never held at once.
+"""The head's loss in chunks of tokens, so that the logits of all tokens are never held at once.
 
-The chunk's gradient is computed while its logits are there: no logits are kept for, or computed again in, the backward
-pass. Same values as `cross_entropy(linear(x, weight), targets, reduction="sum")`; faster than
+A chunk's gradient is computed together with its loss, so that no logits are kept for the backward pass or recomputed
+in it. Same values as `cross_entropy(linear(x, weight), targets, reduction="sum")`; faster than
 `torch.nn.functional.linear_cross_entropy` with its chunks, measured in docs/experiments.md.
 """
 
@@ -40,11 +40,11 @@ def head_scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     """
     weight, wide = weight.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
     nll, likeliest = [], []
-    for part, wanted in _chunks(x, weight, targets):
+    for part, labels in _chunks(x, weight, targets):
         logits = part @ weight.T
-        likeliest.append(logits.argmax(dim=-1) == wanted)
+        likeliest.append(logits.argmax(dim=-1) == labels)
         scores = torch.log_softmax(logits, dim=-1, dtype=wide)
-        nll.append(-scores.gather(1, wanted.clamp(min=0)[:, None])[:, 0].masked_fill_(wanted == IGNORED, 0.0))
+        nll.append(-scores.gather(1, labels.clamp(min=0)[:, None])[:, 0].masked_fill_(labels == IGNORED, 0.0))
     return torch.cat(nll), torch.cat(likeliest)
 
 
@@ -61,32 +61,32 @@ class _HeadLoss(torch.autograd.Function):
         head = weight.to(x.dtype)
         x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
         done = 0
-        for part, wanted in _chunks(x, head, targets):
-            counted, index = (wanted != IGNORED)[:, None], wanted.clamp(min=0)[:, None]
+        for part, labels in _chunks(x, head, targets):
+            counted, index = (labels != IGNORED)[:, None], labels.clamp(min=0)[:, None]
             logits = (part @ head.T).to(wide)
-            top, chosen = logits.amax(1, keepdim=True), logits.gather(1, index)
+            top, score = logits.amax(1, keepdim=True), logits.gather(1, index)
             powers = logits.sub_(top).exp_()
             sums = powers.sum(1, keepdim=True)
-            total += (sums.log() + top - chosen).mul_(counted).sum()
-            # The gradient at the logits is softmax, less one at the target. Rows are divided by their sums after the
-            # products, where they are shorter than the vocabulary.
+            total += (sums.log() + top - score).mul_(counted).sum()
+            # The gradient of the logits is their softmax, minus 1 at the target. Rows are divided by their sums after
+            # the products, where they are shorter than the vocabulary.
             grad = powers.scatter_add_(1, index, -sums).to(x.dtype)
             scales = counted / sums
             x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
             scaled = (part * scales).to(x.dtype)
             if weight.dtype == x.dtype:
-                weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: what is there isn't read
+                weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: ignores the uninitialized values
             elif done:
                 weight_grad += grad.T @ scaled
             else:
                 weight_grad.copy_(grad.T @ scaled)
             done += len(part)
-            del logits, powers, grad  # before the next chunk's are made
+            del logits, powers, grad  # before the next chunk allocates its own
         ctx.save_for_backward(x_grad, weight_grad)
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
         x_grad, weight_grad = ctx.saved_tensors
-        # In place: both belong to this call alone, and a copy of the head's gradient would be the step's peak.
+        # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
         return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None

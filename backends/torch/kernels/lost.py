@@ -1,8 +1,8 @@
-"""The LOST projection's two halves as autograd functions of their own: one product each way, and little kept.
+"""Autograd functions of the LOST projection's two halves: one product each way, and little saved.
 
-Autograd would give the gather's gradient an array as wide as x, and keep weights that are cast to a narrower type. Here
-the first half keeps x alone and adds the channels' gradient where the product's already is; the second keeps its input
-and what `up` is multiplied with. benchmarks/layer_choices.py measures the alternatives.
+Autograd would allocate an array as wide as x for the gather's gradient, and save weights cast to a narrower type. Here
+the first half saves x alone and adds the channels' gradient into the product's; the second saves its input and the
+factor of `up`. benchmarks/layer_choices.py measures the alternatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: F.relu(x).square(),
     "none": lambda x: x,
 }
-# The gradient at x, given the one at the activation's result.
+# The gradient of an activation's input, given that of its output.
 _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": torch.ops.aten.silu_backward,
     "gelu": torch.ops.aten.gelu_backward,
@@ -33,20 +33,20 @@ def narrow_lost(
     """Return (down x, x[channels]) for each layer: (..., rank) and (..., k).
 
     Args:
-        x: (..., in), what all of them read.
+        x: (..., in), the input of all of them.
         downs: (rank, in) each.
         channels: (k,) int32 each.
-        last: whether a checkpointed segment ends here. Its recomputation stops at the last tensor to be kept, which is
-            x for the product below: so the product isn't done twice.
+        last: whether a checkpointed segment ends here. Recomputation stops at the last saved tensor, which for the
+            product below is x: so the product isn't computed twice.
     """
     ranks, counts = [len(each) for each in downs], [len(each) for each in channels]
-    places = _joined(channels).long()
+    indices = _joined(channels).long()
     if last or torch.compiler.is_compiling():
-        kept = x.gather(-1, places.expand(*x.shape[:-1], -1))
+        kept = x.gather(-1, indices.expand(*x.shape[:-1], -1))
         hidden = F.linear(x, _joined(downs).to(x.dtype))
     else:
-        hidden, kept = _Narrow.apply(x, places, counts, *downs)
-    if len(downs) == 1:  # a split would copy, on the way back
+        hidden, kept = _Narrow.apply(x, indices, counts, *downs)
+    if len(downs) == 1:  # a split would copy in the backward pass
         return [(hidden, kept)]
     return list(zip(hidden.split(ranks, -1), kept.split(counts, -1), strict=True))
 
@@ -79,12 +79,12 @@ class _Narrow(torch.autograd.Function):
         x, channels, *downs = ctx.saved_tensors
         hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
         x_grad = hidden_grad @ _joined(downs).to(x.dtype)
-        # A layer has no channel twice, two layers may: one by one this is exact and, on CUDA too, always the same.
-        for places, part in zip(channels.split(ctx.counts), kept_grad.split(ctx.counts, 1), strict=True):
+        # Channels are distinct within a layer, not across layers: one by one this is exact, and deterministic on CUDA.
+        for indices, part in zip(channels.split(ctx.counts), kept_grad.split(ctx.counts, 1), strict=True):
             if x_grad.dtype == torch.float32:
-                x_grad.index_add_(1, places, part)
-            else:  # where that is the slower way (benchmarks/layer_choices.py)
-                x_grad[:, places] += part
+                x_grad.index_add_(1, indices, part)
+            else:  # where index_add_ is slower (benchmarks/layer_choices.py)
+                x_grad[:, indices] += part
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
         return x_grad.view_as(x), None, None, *down_grad.split([len(each) for each in downs])
 

@@ -1,1 +1,1 @@
-"""Optimizer steps on the device."""
+"""Optimizer updates on the device."""

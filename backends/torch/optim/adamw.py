@@ -1,4 +1,4 @@
-"""AdamW: PyTorch's fused update, which looks on the device whether it is to be skipped."""
+"""AdamW: PyTorch's fused update, skipped by a flag on the device."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,8 +18,8 @@ class AdamW:
 
     Args:
         settings: of the run.
-        tensors: what is trained, by name.
-        table: the parameters' rows, by name.
+        tensors: the trained ones, by name.
+        table: the parameter table.
     """
 
     def __init__(
@@ -31,21 +31,21 @@ class AdamW:
         )
 
     def step(self, lr: float, skip: Tensor) -> None:
-        """Move every tensor by its gradient, unless `skip`."""
+        """Update every tensor by its gradient, unless `skip`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        # What PyTorch's own GradScaler sets: the fused update looks at it on the device.
+        # Attributes that PyTorch's GradScaler sets, and the fused update reads on the device.
         self._optimizer.grad_scale, self._optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
         self._optimizer.step()
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments; on CPU views."""
+        """Yield the moments; on CPU, views."""
         for name, tensor in self._tensors.items():
             state = self._optimizer.state[tensor]
             yield from ((f"{name}.{moment}", to_array(state[moment])) for moment in MOMENTS if moment in state)
 
     def load(self, arrays: Iterator[tuple[str, np.ndarray]], updates: int) -> None:
-        """Take the moments; the update counts on the device."""
+        """Load the moments; the step counter is on the device."""
         for tensor in self._tensors.values():
             self._optimizer.state[tensor] = {"step": torch.tensor(float(updates), device=tensor.device)}
         for name, array in arrays:

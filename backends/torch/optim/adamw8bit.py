@@ -1,4 +1,4 @@
-"""AdamW with torchao's 8-bit moments, handed over exactly: codes and scales."""
+"""AdamW with torchao's 8-bit moments, saved and restored exactly by codes and scales."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -20,11 +20,11 @@ class AdamW8bit:
 
     Args:
         settings: of the run.
-        tensors: what is trained, by name.
-        table: the parameters' rows, by name.
+        tensors: the trained ones, by name.
+        table: the parameter table.
 
     Raises:
-        BackendError: there is no torchao.
+        BackendError: torchao isn't installed.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class AdamW8bit:
         )
 
     def step(self, lr: float, skip: Tensor) -> None:
-        """Move every tensor by its gradient, unless `skip`, which it waits for."""
+        """Update every tensor by its gradient, unless `skip`, which is waited for."""
         for group in self._optimizer.param_groups:
-            group["lr"].fill_(lr)  # a tensor, so that the compiled update isn't compiled anew
+            group["lr"].fill_(lr)  # a tensor, so that the update isn't recompiled
         if not skip.item():
             self._optimizer.step()
 
@@ -49,31 +49,31 @@ class AdamW8bit:
             for moment in MOMENTS:
                 if moment in state:
                     value = state[moment]
-                    yield f"{name}.{moment}", to_array(value.dequantize() if _quantised(tensor) else value)
-            if _quantised(tensor) and MOMENTS[0] in state:
+                    yield f"{name}.{moment}", to_array(value.dequantize() if _is_quantized(tensor) else value)
+            if _is_quantized(tensor) and MOMENTS[0] in state:
                 yield f"{name}.{SCALE}", to_array(state[MOMENTS[0]].scale)
 
     def load(self, arrays: Iterator[tuple[str, np.ndarray]], updates: int) -> None:
-        """Take the arrays that `state` yields; the update counts on the CPU."""
+        """Load the arrays that `state` yields; the step counter is on the CPU."""
         for tensor in self._tensors.values():
             self._optimizer.state[tensor] = {"step": torch.tensor(float(updates), device="cpu")}
-        waiting: dict[str, Tensor] = {}  # first moments for their scales, or these for those
+        waiting: dict[str, Tensor] = {}  # first moments whose scales are still to come, or scales without moments
         for name, array in arrays:
             owner, _, kind = name.rpartition(".")
             tensor = self._tensors[owner]
             state, value = self._optimizer.state[tensor], to_tensor(array).to(tensor.device, tensor.dtype, copy=True)
-            if not _quantised(tensor):
+            if not _is_quantized(tensor):
                 state[kind] = value
             elif kind == MOMENTS[1]:
-                state[kind] = _quantise(value, None, signed=False)
+                state[kind] = _quantized(value, None, signed=False)
             elif owner in waiting:
                 values, scale = (value, waiting.pop(owner)) if kind == MOMENTS[0] else (waiting.pop(owner), value)
-                state[MOMENTS[0]] = _quantise(values, scale, signed=True)
+                state[MOMENTS[0]] = _quantized(values, scale, signed=True)
             else:
                 waiting[owner] = value
 
 
-def _quantised(tensor: Tensor) -> bool:
+def _is_quantized(tensor: Tensor) -> bool:
     return is_quantized(tensor.numel())
 
 
@@ -82,14 +82,14 @@ def _torchao() -> Callable[..., torch.optim.Optimizer]:
         from torchao.optim import AdamW8bit
     except ImportError as error:
         raise BackendError(
-            f"optimizer.name = adamw8bit takes torchao: {error}; install it with: pip install torchao; or set "
+            f"optimizer.name = adamw8bit needs torchao: {error}; install it with: pip install torchao; or set "
             "optimizer.name=adamw"
         ) from None
     return AdamW8bit
 
 
-def _quantise(values: Tensor, scale: Tensor | None, signed: bool) -> Tensor:
-    """Return values that were kept in 8 bits as they were kept: with the scales given, or those of their maxima."""
+def _quantized(values: Tensor, scale: Tensor | None, signed: bool) -> Tensor:
+    """Return values quantized exactly as they were before: with the given scales, or those of the blocks' maxima."""
     from torchao.optim.quant_utils import quantize_8bit_with_qmap, scale_tensor
     from torchao.optim.subclass_8bit import OptimState8bit
 
