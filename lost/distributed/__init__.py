@@ -1,1 +1,1 @@
-"""Several processes that train one model, and the launcher that started them."""
+"""The processes that train one model together, and the launcher that started them."""

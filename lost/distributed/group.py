@@ -1,4 +1,4 @@
-"""The processes that train one model together: who writes, what all agree on, which sequences are whose."""
+"""The group of processes that train one model together: communication, agreement, shares of the batch."""
 
 import json
 import os
@@ -8,22 +8,22 @@ from lost import __version__
 from lost.config import Config
 from lost.errors import BackendError, ConfigError
 
-# What launchers set in the environment of each process: the number of processes, or (MLX) this one's among them.
+# Environment variables that launchers set in each process: the number of processes, or (MLX) this one's rank.
 _LAUNCHERS = {"MLX_RANK": "mlx.launch", "WORLD_SIZE": "torchrun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
 
 
 class Workers(Protocol):
-    """The processes of a run, this one among them. Every method must be called by all of them, in the same order.
+    """The processes of a run, as seen by one of them. All of them must call every method, in the same order.
 
-    Where one of them is gone, a method raises WorkerLostError.
+    If another process is gone, methods raise WorkerLostError.
 
     Attributes:
-        rank: this one's number, from 0. Rank 0 decides and speaks.
-        world_size: how many there are.
-        num_readers: how many of them, counted from rank 0, read and write the run folder. Where each holds a copy of
-            the model it is rank 0 alone, and the others get everything from it.
-        sigterm_asks: whether SIGTERM asks for a save. Else it ends this process at once: it is what the launcher sends
-            when another has failed, for which this one might wait forever.
+        rank: this process's number, from 0. Rank 0 decides, and prints.
+        world_size: number of processes.
+        num_readers: number of processes, counted from rank 0, that read and write the run folder. Where each holds a
+            copy of the model it is 1, and the others get everything from rank 0.
+        sigterm_asks: whether SIGTERM requests a save. Otherwise it ends this process at once, because the launcher
+            sends it when another process has failed, for which this one might wait forever.
     """
 
     rank: int
@@ -32,23 +32,23 @@ class Workers(Protocol):
     sigterm_asks: bool
 
     def broadcast(self, text: str) -> str:
-        """Return rank 0's text, whatever the others passed."""
+        """Return rank 0's text on every rank."""
 
     def any(self, flag: bool) -> bool:
-        """Say whether the flag is up on any of them."""
+        """Return whether the flag is set on any rank."""
 
     def all_reduce(self, value: float) -> float:
-        """Return the sum over all, in float64 and the same everywhere."""
+        """Return the sum over all ranks, in float64, identical everywhere."""
 
     def all_gather(self, text: str) -> list[str]:
-        """Return everyone's text, by rank."""
+        """Return every rank's text, in order."""
 
     def close(self) -> None:
-        """Part in good order, once there is nothing more to do together."""
+        """Leave the group in an orderly way, once nothing more is done together."""
 
 
 class SingleProcess:
-    """One process that has everything to itself."""
+    """A group of one process."""
 
     rank, world_size, num_readers = 0, 1, 1
     sigterm_asks = True
@@ -74,76 +74,76 @@ class SingleProcess:
 
 
 def single_process() -> SingleProcess:
-    """Return this process alone.
+    """Return a group of this process alone.
 
     Raises:
-        BackendError: a launcher started several, which would all write to one run folder.
+        BackendError: a launcher started several, which would all write to the same run folder.
     """
     for variable, launcher in _LAUNCHERS.items():
         value = os.environ.get(variable)
         if value is not None and (variable == "MLX_RANK" or value != "1"):
             raise BackendError(
-                f"{variable} = {value}: {launcher} started several processes, and this backend doesn't train under it; "
-                "start it without, or use --backend torch under torchrun, or --backend mlx under "
+                f"{variable} = {value}: {launcher} started several processes, and this backend can't train under it; "
+                "start without it, or use --backend torch under torchrun, or --backend mlx under "
                 "mlx.launch --backend ring"
             )
     return SingleProcess()
 
 
 def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
-    """See that every worker would do the same, before any of them does anything.
+    """Check that all workers have the same version, backend, configuration and data, before any of them starts.
 
     Args:
         workers: all of them call this.
-        config: the run; where its data stands may differ.
+        config: the run; the path of its data may differ.
         data: fingerprint of the prepared set.
-        backend: which computes.
+        backend: its name.
 
     Raises:
-        ConfigError: one of them differs from rank 0, and in what.
+        ConfigError: a worker differs from rank 0; it says in what.
     """
-    own = {
+    local = {
         "version of lost": __version__,
         "backend": backend,
         "configuration": config.replace("data", path=None, mixture=None).model_dump(mode="json"),
         "prepared data": data,
     }
-    shared = json.loads(workers.broadcast(json.dumps(own)))
-    differing = [name for name, value in json.loads(json.dumps(own)).items() if value != shared[name]]
+    shared = json.loads(workers.broadcast(json.dumps(local)))
+    differing = [name for name, value in json.loads(json.dumps(local)).items() if value != shared[name]]
     if workers.any(bool(differing)):
         here = f"the {' and the '.join(differing)} here (rank {workers.rank}) differ from rank 0's" if differing else ""
         raise ConfigError(
-            f"the workers of this run don't agree: {here or 'another rank differs from rank 0, and says in what'}; "
+            f"the workers of this run don't agree: {here or 'another rank differs from rank 0, and reports in what'}; "
             "expected the same command, files and data on every machine; copy them from the first"
         )
 
 
 def local_batch_size(config: Config, count: int) -> tuple[int, int]:
-    """Return (sequences a step, sequences in memory at once) of one of `count` workers.
+    """Return (sequences a step, sequences in memory at once) of each of `count` workers.
 
     Raises:
         ConfigError: the batch can't be divided.
     """
     train = config.train
-    own = train.batch_size // count
-    micro = train.micro_batch_size or max(own, 1)
-    if train.batch_size % count or own % micro:
+    local = train.batch_size // count
+    micro = train.micro_batch_size or max(local, 1)
+    if train.batch_size % count or local % micro:
         raise ConfigError(
             f"train.batch_size = {train.batch_size}, train.micro_batch_size = {train.micro_batch_size}: they don't "
-            f"divide over {count} workers; expected a batch of workers x micro-batches; change one of them"
+            f"divide among {count} workers; expected a multiple of workers x micro_batch_size; change one of them"
         )
-    return own, micro
+    return local, micro
 
 
 def model_shards(config: Config, count: int) -> int:
-    """Return how many of `count` PyTorch workers hold one copy of the model together.
+    """Return how many of `count` PyTorch workers share one copy of the model.
 
     Raises:
         ConfigError: they can't form `train.replicas` groups.
     """
     if count % config.train.replicas:
         raise ConfigError(
-            f"train.replicas = {config.train.replicas}: {count} workers can't form so many equal groups; expected "
-            "a divisor of their number; change one of them"
+            f"train.replicas = {config.train.replicas}: {count} workers can't form that many equal groups; "
+            "expected a divisor of their number; change one of them"
         )
     return count // config.train.replicas

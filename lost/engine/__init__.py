@@ -1,4 +1,4 @@
-"""The seam between the core and the frameworks: what an engine does, and who makes one."""
+"""The seam between the core and the frameworks: the interface of an engine, and the registry of backends."""
 
 from lost.engine.base import Engine, StepResult
 from lost.engine.registry import BACKENDS, backend_module, create_engine, inference_config, resolve_backend

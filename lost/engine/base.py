@@ -1,4 +1,4 @@
-"""The seam: what the core asks of a backend. One optimizer step crosses it, never an array operation."""
+"""The interface of an engine. Whole optimizer steps cross it, never single array operations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class StepResult:
 
 
 class Engine(Protocol):
-    """A model on a device, able to train and to be asked.
+    """A model on a device, for training, evaluation and generation.
 
-    Arrays that cross are numpy: float32, bfloat16 (ml_dtypes) or int32, under the names of the parameter table.
+    Arrays are exchanged as numpy: float32, bfloat16 (ml_dtypes) or int32, under the names of the parameter table.
     """
 
     backend: str
@@ -36,42 +36,42 @@ class Engine(Protocol):
 
     @property
     def guard(self) -> Guard:
-        """What decides which updates are left out."""
+        """Decides which updates are skipped."""
 
     @property
     def first_rows(self) -> Mapping[str, int]:
-        """Where the rows that this worker yields of an array begin, by name; of arrays not listed, at 0."""
+        """The first of the rows that this worker yields of each array, by name; 0 for arrays not listed."""
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter; a missing, unknown or misshapen one is a CheckpointError.
+        """Load every parameter; a missing, unknown or misshapen one is a CheckpointError.
 
-        Of several workers all call this and `load_optimizer_state`. Each brings some of the arrays, whole, and every
-        array is brought by one of the workers that read files.
+        With several workers, all call this and `load_optimizer_state`. Each that reads files contributes some of the
+        arrays, whole, and together they contribute every array once.
         """
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield this worker's rows of every parameter; the arrays may be views, valid until the next step."""
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
-        """Take the arrays that `lost.optim.state_shapes` lists, as they were after so many updates."""
+        """Load the arrays that `lost.optim.state_shapes` lists, as they were after `updates` updates."""
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield its rows of the moments, named as `load_optimizer_state` takes them; nothing before the first step."""
+        """Yield this worker's rows of the optimizer state, named as it is loaded; nothing before the first step."""
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
-        """Do one optimizer step on the mean loss over `predictions`, the count over all workers' micro-batches.
+        """Do one optimizer step on the mean loss over `predictions`, the total of all workers' micro-batches.
 
-        Where the guard says so, on all workers alike, weights and moments stay as they are.
+        Where the guard decides to skip the update, on all workers alike, weights and moments stay unchanged.
         """
 
     def suspects(self) -> list[str]:
-        """Name the parameters whose gradients in the last step weren't finite, else the three largest ones'."""
+        """Return the names of parameters whose last gradients weren't finite, else of the three largest gradients."""
 
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield, for each batch, how likely each of its targets is after what precedes it.
+        """Yield, for each batch, how likely each target is in its context.
 
         The negative log-likelihoods, (b, s) float32, natural log; and whether the target is the likeliest entry of
-        the vocabulary, (b, s) bool. Where the batch doesn't count a prediction, both mean nothing.
+        the vocabulary, (b, s) bool. Both are meaningless where the batch doesn't count a prediction.
         """
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
@@ -81,8 +81,8 @@ class Engine(Protocol):
         """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one."""
 
     def memory(self) -> dict[str, int]:
-        """Return bytes as metrics.jsonl names them.
+        """Return bytes under the names of metrics.jsonl.
 
-        `memory_bytes`, the peak since the engine was made (where the device doesn't count, the process's); and, where
-        they are known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for reuse.
+        `memory_bytes`, the peak since the engine was made (the process's, on devices that don't record one); and, where
+        known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for reuse.
         """

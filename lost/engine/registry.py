@@ -1,4 +1,4 @@
-"""Which backends there are, which one a name means, and an engine of it."""
+"""The registry of backends: resolving names, importing backends, making engines."""
 
 import platform
 import sys
@@ -11,7 +11,7 @@ from lost.config import Config
 from lost.engine.base import Engine
 from lost.errors import BackendError
 
-# Each backend with what installs it. MLX's plain package has no CPU library on Linux.
+# Each backend with the packages to install. MLX's plain package has no CPU library on Linux.
 BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
 
 
@@ -19,18 +19,22 @@ def backend_module(name: str) -> Any:
     """Import a backend: a module with these functions.
 
     `create(config, device, workers)`, an Engine; `available()`, the devices that work here, the fastest first;
-    `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the workers that this process is one
-    of; `input_moments(engine, batches, names)`, for a decomposition that is weighted by what layers read. And a module
+    `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the group of workers that this process
+    belongs to; `input_moments(engine, batches, names)`, for decompositions weighted by what layers read. And a module
     `bench`, which implements `lost.bench.compare.Bench`.
 
     Raises:
-        BackendError: no such backend, or its framework is missing, old or broken, with the command that mends it.
+        BackendError: no such backend, or its framework is missing, old or broken; with the command that fixes it.
     """
     if name not in BACKENDS:
         raise BackendError(f"--backend {name}: no such backend; expected one of auto, {', '.join(BACKENDS)}")
     try:
         return import_module(f"lost.backends.{name}")
-    except (ImportError, OSError, AttributeError) as error:  # OSError: a library it needs; AttributeError: half of it
+    except (
+        ImportError,
+        OSError,
+        AttributeError,
+    ) as error:  # OSError: a missing library; AttributeError: a partial install
         reason = " ".join(str(error).split())
         raise BackendError(
             f"the {name} backend can't be loaded: {reason}; expected a working {name}; install it with: "
@@ -39,27 +43,28 @@ def backend_module(name: str) -> Any:
 
 
 def implementation(key: str, name: str, where: Mapping[str, str], backend: str) -> Any:
-    """Import what a backend computes something with that a configuration chose.
+    """Import a backend's implementation of a registered name.
 
     Args:
         key: of the configuration, for messages.
-        name: what was chosen.
+        name: the chosen value.
         where: `module:Class` by backend.
-        backend: which is asked.
+        backend: the backend's name.
 
     Raises:
-        BackendError: it has none, or it can't be imported.
+        BackendError: the backend has no implementation, or it can't be imported.
     """
-    module, _, found = where.get(backend, "").partition(":")
+    module, _, attribute = where.get(backend, "").partition(":")
     if not module:
-        here = ", ".join(where) or "no backend"
+        others = ", ".join(where) or "no backend"
         raise BackendError(
-            f"{key} = {name}: the {backend} backend can't compute it; expected one that can ({here}); choose another"
+            f"{key} = {name}: the {backend} backend doesn't implement it; expected one that does ({others}); choose "
+            "another"
         )
     try:
-        return getattr(import_module(module), found)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise BackendError(f"{key} = {name}: {where[backend]} can't be imported: {error}; mend the extension") from None
+        raise BackendError(f"{key} = {name}: {where[backend]} can't be imported: {error}; fix the extension") from None
 
 
 def resolve_backend(name: str) -> str:
@@ -78,7 +83,7 @@ def resolve_backend(name: str) -> str:
 def _installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # its parent isn't there
+    except ModuleNotFoundError:  # of the parent package
         return False
 
 
@@ -91,5 +96,5 @@ def inference_config(config: Config) -> Config:
 
 
 def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:
-    """Make an engine with the given backend on the given device; `auto` takes the best there is."""
+    """Make an engine with the given backend on the given device; `auto` takes the best available."""
     return backend_module(resolve_backend(backend)).create(config, device)

@@ -1,7 +1,7 @@
-"""Whether a backend computes the right thing on the device at hand: a tiny model against the numpy reference.
+"""Self-test of a backend on a device: a tiny model compared with the numpy reference.
 
 Logits with and without a cache, the loss, the gradients of every parameter, and three optimizer steps, for each kind of
-projection, in float32 and in bfloat16. Everything is read through the engine, so this is the code that trains.
+projection, in float32 and in bfloat16. All of it goes through the engine: the code that trains is the code tested.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ from lost.optim import optimizer_of, state_shapes
 from lost.optim.adamw import MOMENTS
 from lost.projections import KINDS
 
-# Largest error allowed: of logits and losses absolute, of arrays relative in norm. Seen on an x86 CPU: 3e-6 and 0.14,
-# the latter in one gradient of a model so narrow that roundings to bfloat16's 8 bits don't average out.
+# Largest error allowed: absolute for logits and losses, relative in norm for arrays. Measured on an x86 CPU: 3e-6 and
+# 0.14, the latter in one gradient of a model so narrow that rounding to bfloat16's 8 bits doesn't average out.
 ALLOWED = {
     "float32": dict.fromkeys(("logits", "evaluation", "gradients", "losses", "weights"), 1e-5),
     "bfloat16": {"logits": 0.05, "evaluation": 0.02, "gradients": 0.25, "losses": 0.03, "weights": 0.1},
@@ -45,9 +45,9 @@ class Check:
 
     Attributes:
         kind: of projection.
-        dtype: in which the engine computes; its weights stay float32.
-        quantity: what was compared: logits, evaluation, gradients, or the losses of three steps and the weights after.
-        error: found; of logits and losses absolute, else relative in norm, the worst over all arrays.
+        dtype: of the engine's computation; its weights stay float32.
+        quantity: that was compared: logits, evaluation, gradients, or the losses of three steps and the weights after.
+        error: absolute for logits and losses, else relative in norm, the largest over all arrays.
     """
 
     kind: str
@@ -57,12 +57,12 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is allowed; a NaN never is."""
+        """Whether the error is within the limit; NaN never is."""
         return self.error <= ALLOWED[self.dtype][self.quantity]
 
 
 def self_test(create: Callable[[Config], Engine]) -> Iterator[Check]:
-    """Yield every check of the engines that `create` makes."""
+    """Yield every check, of engines that `create` makes."""
     for kind in KINDS:
         expected = _Expected.of(kind)
         for dtype in ALLOWED:
@@ -71,12 +71,12 @@ def self_test(create: Callable[[Config], Engine]) -> Iterator[Check]:
 
 
 class _Expected:
-    """What the reference computes, in float64 by differences: slow, so it is done once for all devices and types."""
+    """The reference's results, in float64 by finite differences: slow, so computed once for all devices and types."""
 
     @classmethod
     @cache
     def of(cls, kind: str) -> "_Expected":
-        """Return what is expected of a kind of projection."""
+        """Return the expected results for a kind of projection."""
         return cls(
             Config.model_validate(
                 {
@@ -93,7 +93,7 @@ class _Expected:
     def __init__(self, config: Config) -> None:
         self.config, random = config, np.random.default_rng(0)
         size, std = config.model.vocab_size or 0, config.model.initializer_range
-        self.start = {  # what a kind starts at zero would give other arrays gradients of zeros, which test nothing
+        self.start = {  # arrays that start at zero would give others zero gradients, which test nothing
             name: value if value.any() else random.normal(0, std, value.shape).astype(np.float32)
             for name, value in initial_values(config)
         }
@@ -113,14 +113,14 @@ class _Expected:
 
     def _continue(self) -> list[np.ndarray]:
         """Return the log-probabilities of four greedy tokens after the prompt."""
-        tokens, found = list(self.prompt), []
+        tokens, results = list(self.prompt), []
         for _ in range(4):
-            found.append(_log_softmax(reference.logits(self.config, self.weights, np.array([tokens]))[0, -1]))
-            tokens.append(int(found[-1].argmax()))
-        return found
+            results.append(_log_softmax(reference.logits(self.config, self.weights, np.array([tokens]))[0, -1]))
+            tokens.append(int(results[-1].argmax()))
+        return results
 
     def _step(self, number: int, tokens: np.ndarray) -> None:
-        """An update after clipping."""
+        """Apply one update, with clipping."""
         table, optimizer = parameter_table(self.config), optimizer_of(self.config)
         self.losses.append(reference.loss(self.config, self.weights, tokens))
         gradients = reference.gradients(self.config, self.weights, tokens)
@@ -132,7 +132,7 @@ class _Expected:
             self.weights[name] = optimizer.update(table[name], self.weights[name], clipped, state, lr, number)
 
     def errors(self, engine: Engine) -> Iterator[tuple[str, float]]:
-        """Yield what an engine gets wrong, by quantity."""
+        """Yield an engine's errors, by quantity."""
         engine.load(self.start.items())
         yield "logits", self._logits_error(engine)
         losses = []
@@ -150,15 +150,15 @@ class _Expected:
         yield "weights", _worst(moved, self.weights)
 
     def _logits_error(self, engine: Engine) -> float:
-        """Compare the first token, read with the whole prompt, and three more, each read alone with the cache."""
-        found: list[np.ndarray] = []
+        """Compare the first token after the whole prompt, and three more, each computed with the cache."""
+        results: list[np.ndarray] = []
 
         def choose(scores: np.ndarray) -> int:
-            found.append(_log_softmax(scores.astype(np.float64)))
-            return int(self.logits[min(len(found), len(self.logits)) - 1].argmax())  # the same path, whatever it scores
+            results.append(_log_softmax(scores.astype(np.float64)))
+            return int(self.logits[min(len(results), len(self.logits)) - 1].argmax())  # the reference's path
 
         list(engine.generate(self.prompt, choose, len(self.logits)))
-        return max(float(np.abs(own - wanted).max()) for own, wanted in zip(found, self.logits, strict=False))
+        return max(float(np.abs(own - expected).max()) for own, expected in zip(results, self.logits, strict=False))
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
@@ -166,9 +166,9 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
-def _worst(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def _worst(results: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     errors = [
         np.linalg.norm(value.astype(np.float64) - expected[name]) / np.linalg.norm(expected[name])
-        for name, value in found.items()
+        for name, value in results.items()
     ]
-    return float(np.max(errors))  # which is NaN if one of them is
+    return float(np.max(errors))  # NaN if one of them is

@@ -1,4 +1,4 @@
-"""The decomposition that a LOST layer starts from, and its inverse (arXiv 2508.02668, section 3).
+"""The decomposition that initializes a LOST layer, and its inverse (arXiv 2508.02668, section 3).
 
 Only the leading singular triplets are computed, from the eigenvectors of the smaller Gram matrix in float64: a
 fraction of a thin SVD's time, with the same singular values and the same choice of channels.
@@ -12,8 +12,8 @@ import numpy as np
 from lost.errors import UserError
 from lost.method.eigen import leading_eigenvectors
 
-# A squared residual below this share of its column is rounding: such columns count as captured whole, and ties go to
-# the lower channel number, so that every BLAS makes the same choice.
+# A squared residual below this share of its column is rounding error: such columns count as fully captured. Ties go to
+# the lower channel number, so that every BLAS selects the same channels.
 _CAPTURED = 1e-11
 
 
@@ -25,7 +25,7 @@ class Factors:
         down: (rank x in), sqrt(S_r) V_r^T.
         up: (out x (rank + k)), [U_r sqrt(S_r) | values of the kept channels].
         channels: (k,) int32, sorted.
-        rank: columns of `up` that belong to the low-rank pair.
+        rank: number of columns of `up` that belong to the low-rank pair.
     """
 
     down: np.ndarray
@@ -35,7 +35,7 @@ class Factors:
 
 
 def channel_count(in_features: int, density: float, rank: int, align: int = 1) -> int:
-    """Return k = max(1, int(density * in_features)), raised until rank + k is a multiple of `align`, at most all."""
+    """Return k = max(1, int(density * in_features)), raised until rank + k is a multiple of `align`; at most all."""
     count = max(1, int(density * in_features))
     return min(in_features, count + -(rank + count) % align)
 
@@ -57,8 +57,8 @@ def decompose(
         rank: leading singular triplets to keep, 1 to min(out, in).
         density: share of input channels to keep, in (0, 1].
         select: which channels are kept. `l2` (the paper's) and `l1`: those with the largest norm in the complement
-            W - U_r S_r V_r^T; `leverage`: those of which the singular vectors hold least, the smallest norm of a row
-            of V_r; `random`: any.
+            W - U_r S_r V_r^T; `leverage`: those that the singular vectors capture least, by the norm of their row of
+            V_r; `random`: any.
         values: columns of `up` for those channels: `original` ones of W, or the `complement`'s.
         align: round the channel count up so that rank + k is a multiple of this.
         random: draws the channels where `select` is `random`.
@@ -68,7 +68,7 @@ def decompose(
         largest entry of its row of `down` positive.
 
     Raises:
-        UserError: a rank, density, weight, or choice that can't be.
+        UserError: an invalid rank, density, weight or option.
     """
     _check(weight, rank, density, select, values)
     exact = weight.astype(np.float64, copy=False)
@@ -101,7 +101,7 @@ def leading_pair(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]
 def compose(factors: Factors, gamma: float) -> np.ndarray:
     """Return the dense weight (out x in) that a LOST layer without activation applies: the inverse of `decompose`.
 
-    With `values="complement"` and every channel kept, gamma = 0.5 gives back half the weight that was decomposed.
+    With `values="complement"`, every channel kept and gamma = 0.5, this is half the weight that was decomposed.
     """
     basis, sparse = factors.up[:, : factors.rank], factors.up[:, factors.rank :]
     weight = gamma * (basis @ factors.down)
@@ -121,7 +121,7 @@ def _check(weight: np.ndarray, rank: int, density: float, select: str, values: s
     if values not in ("original", "complement"):
         raise UserError(f"values = {values!r}: expected 'original' or 'complement'")
     if not np.isfinite(weight).all():
-        raise UserError("a weight with entries that are not finite can't be decomposed; look where it came from")
+        raise UserError("a weight with entries that are not finite can't be decomposed; check where it came from")
 
 
 def _leading_triplets(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """The leading eigenvectors of a symmetric matrix, by LAPACK's dsyevr, without holding Python's lock.
 
-`scipy.linalg.eigh(subset_by_index=..., driver="evr")` runs the same routine but keeps the interpreter's lock all the
-while, so that two matrices can't be worked on side by side (benchmarks/eigenvectors.py). scipy hands out its
-LAPACK to compiled code through `cython_lapack`; ctypes calls the same pointer, and releases the lock as it does.
+`scipy.linalg.eigh(subset_by_index=..., driver="evr")` runs the same routine but holds the interpreter's lock
+throughout, so that two matrices can't be decomposed concurrently (benchmarks/eigenvectors.py). scipy exposes its LAPACK
+to compiled code through `cython_lapack`; ctypes calls the same pointer, and releases the lock during the call.
 """
 
 import ctypes
@@ -24,12 +24,12 @@ def leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
         (n x count) float64, orthonormal columns, the largest eigenvalue first.
 
     Raises:
-        ArithmeticError: LAPACK gave up, which it does on entries that are not finite.
+        ArithmeticError: LAPACK failed, as it does on entries that are not finite.
     """
     size = len(matrix)
     values, vectors = np.empty(size), np.empty((count, size))
     support = np.empty(2 * max(1, count), np.int32)
-    found, info = ctypes.c_int(0), ctypes.c_int(0)
+    num_found, info = ctypes.c_int(0), ctypes.c_int(0)
 
     def call(work: np.ndarray, work_size: int, integers: np.ndarray, integers_size: int) -> None:
         first, last, order = size - count + 1, size, ctypes.byref(ctypes.c_int(size))
@@ -38,18 +38,18 @@ def leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
             *(order, _pointer(matrix), order),
             *(ctypes.byref(ctypes.c_double(0)), ctypes.byref(ctypes.c_double(0))),
             *(ctypes.byref(ctypes.c_int(first)), ctypes.byref(ctypes.c_int(last)), ctypes.byref(ctypes.c_double(0))),
-            *(ctypes.byref(found), _pointer(values), _pointer(vectors), order, _pointer(support)),
+            *(ctypes.byref(num_found), _pointer(values), _pointer(vectors), order, _pointer(support)),
             *(_pointer(work), ctypes.byref(ctypes.c_int(work_size))),
             *(_pointer(integers), ctypes.byref(ctypes.c_int(integers_size)), ctypes.byref(info)),
         )
 
     work, integers = np.empty(1), np.empty(1, np.int32)
-    call(work, -1, integers, -1)  # a query: LAPACK answers with the sizes it wants
+    call(work, -1, integers, -1)  # a query: LAPACK returns the sizes of the work arrays
     work, integers = np.empty(int(work[0])), np.empty(int(integers[0]), np.int32)
     call(work, len(work), integers, len(integers))
-    if info.value != 0 or found.value != count:
-        raise ArithmeticError(f"LAPACK dsyevr found {found.value} of {count} eigenvectors (info {info.value})")
-    return vectors[::-1].T  # ascending rows of a column-major answer
+    if info.value != 0 or num_found.value != count:
+        raise ArithmeticError(f"LAPACK dsyevr found {num_found.value} of {count} eigenvectors (info {info.value})")
+    return vectors[::-1].T  # rows of a column-major result, in ascending order
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:

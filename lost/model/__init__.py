@@ -1,1 +1,1 @@
-"""The model, framework-free: its parameters and their initial weights, a slow reference, what a checkpoint shows."""
+"""The model, framework-free: parameters, initial weights, a slow reference, inspection of checkpoints."""

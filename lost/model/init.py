@@ -12,10 +12,10 @@ from lost.utils.randomness import normal
 
 
 def initial_values(config: Config, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, value): float32, int32 for channel numbers.
+    """Yield (name, value): float32, int32 for channel indices.
 
-    Values depend on the seed and each parameter's name alone. Decompositions run side by side, and only a few are held
-    at once, so that the peak stays near the size of the model that takes them.
+    Values depend on the seed and each parameter's name alone. Decompositions run concurrently, and only a few are held
+    at once, so that peak memory stays near the size of the model.
 
     Args:
         config: the run, its vocabulary known.
@@ -28,13 +28,13 @@ def initial_values(config: Config, rank: int = 0, world_size: int = 1) -> Iterat
         values = projection.initial(seed, std)
         return [(f"{projection.name}.{suffix}", _stored(value)) for suffix, value in values.items()]
 
-    inside = projections(config)
-    covered = {f"{each.name}.{suffix}" for each in inside for suffix in each.tensors()}
+    layers = projections(config)
+    covered = {f"{each.name}.{suffix}" for each in layers for suffix in each.tensors()}
     others = [parameter for name, parameter in parameter_table(config).items() if name not in covered]
     for parameter in others[rank::world_size]:
         name, is_norm = parameter.name, len(parameter.shape) == 1
         yield name, _stored(np.ones(parameter.shape) if is_norm else normal(seed, name, parameter.shape, std))
-    for values in side_by_side(compute, inside[rank::world_size], world_size):
+    for values in side_by_side(compute, layers[rank::world_size], world_size):
         yield from values
 
 

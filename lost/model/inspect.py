@@ -1,4 +1,4 @@
-"""What the layers of a checkpoint look like: how much of the weight the low rank holds, how much the kept channels."""
+"""Inspection of a checkpoint's layers: how much of each weight the low rank holds, how much the kept channels."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class LayerReport:
         kind: of projection.
         shape: (out, in).
         rank: of the low-rank pair; None for dense.
-        channels: kept input channels; None but for LOST.
+        channels: kept input channels; None except for LOST.
         norm: Frobenius norm of the composed weight, activations taken as the identity.
         spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None for
             dense, 1 for lowrank and cola.
         effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
-        sparse_share: share of the sparse part in the summed squared norms of both parts; None where there is none.
+        sparse_share: the sparse part's share of the sum of both parts' squared norms; None without one.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a YAML file and `--set` overrides to a validated `Config`, with messages that name file, line and key."""
+"""Loading of configurations: a YAML file and `--set` overrides, validated, with errors that name file, line and key."""
 
 import difflib
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def find(name: str) -> Path:
     near = difflib.get_close_matches(name, shipped(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
-        f"no configuration {name!r}: it is neither a file nor a shipped name. {hint}Shipped are {', '.join(shipped())}."
+        f"no configuration {name!r}: it is neither a file nor a shipped name; {hint}shipped are {', '.join(shipped())}"
     )
 
 
@@ -39,13 +39,13 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
     """Read and validate a configuration.
 
     Args:
-        name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: there is only `follows`.
+        name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: `follows` alone.
         overrides: `section.key=value`, the value in YAML; applied in order.
-        follows: where model and projection come from as far as they are not said. Without a name also everything else,
-            but for the data and where to stop.
+        follows: supplies the keys of model and projection that are left out; without a name all others too, except the
+            data and where to stop.
 
     Raises:
-        ConfigError: naming file, line, key and value, all problems at once.
+        ConfigError: with file, line, key and value of all problems at once.
     """
     document = parse(find(str(name))) if name is not None else Document("configuration", {})
     for text in overrides:
@@ -59,7 +59,7 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
 
 
 def validate(values: dict[str, Any], document: Document | None = None) -> Config:
-    """Validate plain values, and check what needs several of them: every projection's rank against its shape."""
+    """Validate plain values, and every projection's rank against its shape."""
     document = document or Document("configuration", values)
     try:
         config = Config.model_validate(values)

@@ -1,4 +1,4 @@
-"""The table of a model's parameters: Hugging Face's names, shapes, and what the optimizer may do with each."""
+"""The table of a model's parameters: Hugging Face's names, shapes, whether each is trained and decays."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     below: int = 0
-    """Where it holds places, what these stay below: as in `Tensor`."""
+    """The limit of its indices, if it holds any: as in `Tensor`."""
 
     @property
     def integer(self) -> bool:
-        """Whether it holds places."""
+        """Whether it holds indices."""
         return self.below > 0
 
     @property
@@ -35,7 +35,7 @@ class Parameter:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay acts on it: on matrices only."""
+        """Whether weight decay applies to it: to matrices only."""
         return self.trained and len(self.shape) > 1
 
     @property
@@ -48,7 +48,7 @@ class Parameter:
 
 
 class Architecture(Protocol):
-    """What a model is built from: a `Config`, or the two sections of one that a checkpoint's config.json holds."""
+    """The description of a model: a `Config`, or the two sections of one in a checkpoint's config.json."""
 
     @property
     def model(self) -> ModelConfig:
@@ -60,7 +60,7 @@ class Architecture(Protocol):
 
 
 def layer_projections(config: Architecture, layer: int) -> list[Projection]:
-    """Return the seven projections of one block, in the order in which a forward pass meets them."""
+    """Return the seven projections of one block, in the order of a forward pass."""
     model = config.model
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
@@ -84,16 +84,16 @@ def projections(config: Config) -> list[Projection]:
     """Return every projection of the model.
 
     Raises:
-        ConfigError: a rank larger than its matrix, or an override for projections that aren't there.
+        ConfigError: a rank larger than its matrix, or an override that matches no projection.
     """
-    found = [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
+    layers = [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
     for pattern in config.projection.overrides:
-        if not any(fnmatch.fnmatchcase(each.name, pattern) for each in found):
+        if not any(fnmatch.fnmatchcase(each.name, pattern) for each in layers):
             raise ConfigError(
                 f"projection.overrides has {pattern!r}, which matches no projection; expected a pattern for names such "
-                f"as {found[0].name}"
+                f"as {layers[0].name}"
             )
-    return found
+    return layers
 
 
 def gate_is_activated(config: Architecture, gate: Projection) -> bool:
@@ -105,7 +105,7 @@ def vocabulary(config: Architecture) -> int:
     """Return the vocabulary's size.
 
     Raises:
-        ConfigError: it was left to the data, and there is none yet.
+        ConfigError: it is taken from the data, and there is none yet.
     """
     if config.model.vocab_size is None:
         raise ConfigError(
@@ -147,5 +147,5 @@ def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
 
 
 def places_of(table: Mapping[str, Parameter]) -> dict[str, int]:
-    """Return what places stay below, of the parameters that hold such, by name."""
+    """Return the limit of indices of each parameter that holds any, by name."""
     return {name: row.below for name, row in table.items() if row.integer}

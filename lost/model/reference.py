@@ -29,13 +29,13 @@ def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, counted
         config: the model.
         parameters: by name.
         tokens: (b, s + 1).
-        counted: (b, s) bool, the predictions that the mean is taken over; None: all.
+        counted: (b, s) bool, the predictions to average over; None: all.
     """
     scores = logits(config, parameters, tokens[:, :-1])
     highest = scores.max(axis=-1, keepdims=True)
     total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
-    chosen = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
-    return float((total - chosen).mean(where=True if counted is None else counted))
+    target_scores = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
+    return float((total - target_scores).mean(where=True if counted is None else counted))
 
 
 def gradients(
@@ -55,13 +55,13 @@ def gradients(
         if not row.trained:
             continue
         result[name], moved[name] = np.empty(row.shape), parameters[name].copy()
-        for place in np.ndindex(row.shape):
+        for index in np.ndindex(row.shape):
             ends = []
             for sign in (1, -1):
-                moved[name][place] = parameters[name][place] + sign * step
+                moved[name][index] = parameters[name][index] + sign * step
                 ends.append(loss(config, moved, tokens, counted))
-            moved[name][place] = parameters[name][place]
-            result[name][place] = (ends[0] - ends[1]) / (2 * step)
+            moved[name][index] = parameters[name][index]
+            result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result
 
 

@@ -1,4 +1,4 @@
-"""How fast each pair of a head's entries turns with the position, one place for the reference and both backends."""
+"""Rotary frequencies, shared by the reference and both backends."""
 
 import math
 
@@ -8,7 +8,7 @@ from lost.config import ModelConfig
 
 
 def frequencies(model: ModelConfig) -> np.ndarray:
-    """Return radians a position for each pair, (head_width / 2,) float64 (Su et al., arXiv 2104.09864).
+    """Return the radians per position of each pair of entries, (head_width / 2,) float64 (Su et al., arXiv 2104.09864).
 
     With `rope_scaling` as transformers computes it: linear (position interpolation, arXiv 2306.15595) and llama3.
     """
@@ -23,5 +23,5 @@ def frequencies(model: ModelConfig) -> np.ndarray:
     assert high is not None
     assert length is not None
     turns = length * plain / (2 * math.pi)  # over the context of pre-training
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 1 where it turns often, 0 where it hardly does
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)  # 1 for many turns, 0 for few
     return plain * (kept + (1 - kept) / scaling.factor)

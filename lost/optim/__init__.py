@@ -17,13 +17,13 @@ def optimizer_of(config: Config) -> Optimizer:
     """Return the optimizer of a run.
 
     Raises:
-        ConfigError: there is none of its name.
+        ConfigError: none has this name.
     """
     return KINDS[config.optimizer.name](config.optimizer)
 
 
 def state_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every array that the optimizer keeps, as a checkpoint names them: `<parameter>.<array>`."""
+    """Return the shapes of the optimizer's arrays, under a checkpoint's names: `<parameter>.<array>`."""
     optimizer = optimizer_of(config)
     trained = {name: row for name, row in parameter_table(config).items() if row.trained}
     return {

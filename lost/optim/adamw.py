@@ -13,7 +13,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW(Optimizer):
-    """Means of gradients and of their squares; decay acts on matrices."""
+    """Running means of gradients and of their squares; decay applies to matrices."""
 
     arrays: ClassVar[tuple[str, ...]] = MOMENTS
     never_negative = (MOMENTS[1],)
@@ -24,7 +24,7 @@ class AdamW(Optimizer):
     def update(
         self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int
     ) -> Array:
-        """Return a weight after an update (algorithm 2)."""
+        """Return the weight after an update (algorithm 2)."""
         first, second = (state[name] for name in MOMENTS)
         first_beta, second_beta = self.settings.betas
         first += (1 - first_beta) * (gradient - first)

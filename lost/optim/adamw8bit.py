@@ -13,10 +13,10 @@ BLOCK = 256  # entries that share a scale
 
 
 class AdamW8bit(AdamW):
-    """Also keeps the scales of the first moments (float32, one a block).
+    """Also saves the scales of the first moments (float32, one a block).
 
-    Those of the second can be read off the values, but the 8-bit map has no -1, so that a block whose largest entry is
-    negative hides its own.
+    Those of the second moments follow from the values. But the signed 8-bit map has no -1, so that the values don't
+    show the scale of a block whose largest entry is negative.
     """
 
     arrays = (*MOMENTS, SCALE)
@@ -28,17 +28,17 @@ class AdamW8bit(AdamW):
         """Refuse weights that aren't float32."""
         if config.train.param_dtype != "float32":
             raise ValueError(
-                f"optimizer.name = adamw8bit with train.param_dtype = {config.train.param_dtype}: needs float32 "
+                f"optimizer.name = adamw8bit with train.param_dtype = {config.train.param_dtype}: it needs float32 "
                 "weights; set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
             )
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the moments, and of the scales where they are kept in 8 bits."""
+        """Return the shapes of the moments, and of the scales if they are quantized."""
         scales = {SCALE: (row.size // BLOCK,)} if is_quantized(row.size) else {}
         return dict.fromkeys(MOMENTS, row.shape) | scales
 
     def bytes(self, row: Parameter, width: int) -> int:
-        """Count a byte an entry and the scales of both moments where these are kept in 8 bits."""
+        """Count a byte an entry, and the scales of both moments, if they are quantized."""
         return 2 * row.size + 2 * 4 * (row.size // BLOCK) if is_quantized(row.size) else 2 * row.size * width
 
 

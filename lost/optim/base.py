@@ -1,4 +1,4 @@
-"""What the core must know about an optimizer: the arrays it keeps, what they take, its update written out in numpy."""
+"""The interface of an optimizer: the arrays it keeps, their size, its update written out in numpy."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,15 +19,15 @@ Array = np.ndarray
 class Optimizer(ABC):
     """An optimizer with its settings.
 
-    To add one: subclass this in a file of its own, write its update for each backend that has it, name these in
-    `updates`, and the class in `lost.optim.KINDS`.
+    To add one: subclass this in a file of its own, write its update for each backend, name these in `updates`, and
+    register the class in `lost.optim.KINDS`.
 
     Attributes:
-        arrays: the names of what it keeps of a parameter, in the order of a checkpoint.
-        never_negative: those of them that are never negative, which `lost verify` looks at.
-        updates: where each backend finds the update, as `module:Class`.
-        by_rows: whether what it keeps of some rows of a parameter is some rows of what it keeps of all of them, so that
-            processes can share it out.
+        arrays: the names of its state's arrays for a parameter, in the order of a checkpoint.
+        never_negative: those of them that are never negative, as `lost verify` checks.
+        updates: each backend's update, as `module:Class`.
+        by_rows: whether the state of some rows of a parameter is the same rows of the whole state, so that it can be
+            sharded by rows.
     """
 
     settings: OptimizerConfig
@@ -38,28 +38,28 @@ class Optimizer(ABC):
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Refuse a configuration that it can't follow, with a ValueError; most follow any."""
+        """Refuse a configuration that it doesn't support, with a ValueError; most support any."""
         return
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what it keeps of a parameter, by name: each array the parameter's own."""
+        """Return the shapes of its arrays for a parameter, by name: by default the parameter's own."""
         return dict.fromkeys(self.arrays, row.shape)
 
     def bytes(self, row: Parameter, width: int) -> int:
-        """Count the bytes that this takes in memory, where an entry of a parameter takes `width`."""
+        """Count the bytes of these arrays in memory, at `width` bytes an entry of a parameter."""
         return width * sum(math.prod(shape) for shape in self.shapes(row).values())
 
     @abstractmethod
     def update(
         self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int
     ) -> Array:
-        """Return a weight after an update; the slow reference of the backends.
+        """Return the weight after an update; the slow reference for the backends.
 
         Args:
-            row: the parameter's.
-            weight: before.
+            row: of the parameter table.
+            weight: before the update.
             gradient: clipped.
-            state: what was kept, zeros before the first update; changed in place.
+            state: the optimizer's arrays, zeros before the first update; changed in place.
             lr: learning rate.
             number: of the update, from 1.
         """

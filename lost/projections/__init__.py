@@ -1,4 +1,4 @@
-"""The ways of storing a projection's weight: one file a kind, all under `Projection`."""
+"""Projections: the ways to store a linear map's weight, one file a kind, all derived from `Projection`."""
 
 from typing import cast
 
@@ -18,7 +18,7 @@ KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost
 def projection(
     name: str, in_features: int, out_features: int, settings: ProjectionSettings, bias: bool = False
 ) -> Projection:
-    """Return the projection `name` as its settings say it is stored."""
+    """Return the projection `name`, of the kind that its settings choose."""
     return KINDS[settings.kind](name, in_features, out_features, settings, bias)
 
 

@@ -1,4 +1,4 @@
-"""The activations that a projection may have inside, in numpy."""
+"""Activations inside projections, in numpy."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the core must know about a projection: its tensors, their first values, what it computes, what it costs."""
+"""The interface of a projection: its tensors, their initial values, what it computes, what it costs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Array = np.ndarray
 class Tensor:
     """Shape of one stored array.
 
-    With `below`, it holds sorted, distinct places from 0 to less than that: int32, never trained, without moments.
+    With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments.
     """
 
     shape: tuple[int, ...]
@@ -26,19 +26,19 @@ class Tensor:
 
     @property
     def integer(self) -> bool:
-        """Whether it holds places."""
+        """Whether it holds indices."""
         return self.below > 0
 
 
 @dataclass(frozen=True)
 class Projection(ABC):
-    """A linear map of `in_features` to `out_features`, or what stands in its place.
+    """A linear map of `in_features` to `out_features`, or its replacement.
 
-    To add a kind: subclass this in a file of its own, with `layers`, and name it in `lost.projections.KINDS`.
+    To add a kind: subclass this in a file of its own, with `layers`, and register it in `lost.projections.KINDS`.
 
     Attributes:
-        layers: where each backend finds the layer that computes it, as `module:Class`; a backend has those of the kinds
-            that come with it in its own `layers.py`.
+        layers: each backend's layer for it, as `module:Class`; those of the built-in kinds are in the backend's own
+            `layers.py`.
     """
 
     layers: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -48,10 +48,10 @@ class Projection(ABC):
     out_features: int
     settings: ProjectionSettings
     bias: bool = False
-    """Whether a vector is added to what comes out, whatever the kind."""
+    """Whether a vector is added to the output, whatever the kind."""
 
     def __post_init__(self) -> None:  # noqa: B027 - most kinds accept any shape
-        """Refuse settings that the shape doesn't allow, with a ConfigError."""
+        """Refuse settings that don't fit the shape, with a ConfigError."""
 
     @property
     def has_activation(self) -> bool:
@@ -59,11 +59,11 @@ class Projection(ABC):
         return False
 
     def dense_weight(self, seed: int, std: float) -> Array:
-        """Return the weight (out x in) that `dense` starts from, float64; `std` where the settings have none."""
+        """Return the weight (out x in) that `dense` starts from, float64; `std` unless the settings have their own."""
         return normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), self.std(std))
 
     def std(self, default: float) -> float:
-        """Return the standard deviation of the dense weight that this projection stands for."""
+        """Return the standard deviation of the dense weight that this projection replaces."""
         own = self.settings.init_std
         return self.in_features**-0.5 if own == "fan_in" else own or default
 
@@ -72,22 +72,22 @@ class Projection(ABC):
         return self._tensors() | ({"bias": Tensor((self.out_features,))} if self.bias else {})
 
     def initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Return first values by suffix: float64 (out x in orientation), int32 for integers. A bias starts at zero.
+        """Return initial values by suffix: float64 (out x in), int32 for indices. A bias starts at zero.
 
         Args:
-            seed: the run's seed; values depend on it and on the parameter's name only.
-            std: standard deviation of the dense weight that this projection stands for, unless its settings have one.
+            seed: the run's; values depend on it and on the parameter's name only.
+            std: standard deviation of the dense weight that this projection replaces, unless its settings have one.
         """
         return self._initial(seed, std) | ({"bias": np.zeros(self.out_features)} if self.bias else {})
 
     def forward(self, x: Array, values: Mapping[str, Array]) -> Array:
-        """Map `x` (..., in_features) to (..., out_features): the slow reference of the backends."""
+        """Map `x` (..., in_features) to (..., out_features): the slow reference for the backends."""
         y = self._forward(x, values)
         return y + values["bias"] if self.bias else y
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of a kind; the bias is not its business, here and below."""
+        """Return the tensors of a kind; the bias is handled here, not in the methods of a kind."""
 
     @abstractmethod
     def _initial(self, seed: int, std: float) -> dict[str, Array]: ...
@@ -97,14 +97,14 @@ class Projection(ABC):
 
     @abstractmethod
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return the weight (out x in) that this map is, without its bias; only where it has no activation."""
+        """Return the equivalent dense weight (out x in), without the bias; only defined without an activation."""
 
     @abstractmethod
     def saved_per_token(self) -> int:
-        """Count the elements a token that training keeps for the backward pass, the input `x` left out."""
+        """Count the elements per token saved for the backward pass, without the input `x`."""
 
     def narrow_per_token(self) -> int:
-        """Count the elements a token of the first half, all that the policy `narrow` keeps where it may."""
+        """Count the elements per token of the first half, which the policy `narrow` saves."""
         return self.out_features
 
     def multiply_adds(self) -> int:

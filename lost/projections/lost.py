@@ -1,8 +1,8 @@
-"""The LOST layer (arXiv 2508.02668): a low-rank pair beside a few whole input channels.
+"""The LOST layer (arXiv 2508.02668): a low-rank pair plus a few whole input channels.
 
     y = gamma B act(down x) + (1 - gamma) sparse x[channels]
 
-Stored with `up = [B | sparse]`, so that one matrix product makes y from r activated features and k raw channels.
+Stored with `up = [B | sparse]`, so that one matrix product computes y from r activated features and k raw channels.
 """
 
 from collections.abc import Mapping
@@ -30,23 +30,23 @@ class Lost(Projection):
 
     @property
     def has_activation(self) -> bool:
-        """Whether there is an activation inside, or on the result."""
+        """Whether there is an activation, inside or on the result."""
         return self.settings.activation != "none"
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Down, up = [B | sparse], the channels' numbers, and gamma if it is learned."""
+        """Down, up = [B | sparse], the channel indices, and gamma if it is learned."""
         rank, kept = self.settings.rank, self.channels
-        found = {
+        tensors = {
             "down": Tensor((rank, self.in_features)),
             "up": Tensor((self.out_features, rank + kept)),
             "channels": Tensor((kept,), below=self.in_features),
         }
-        return found | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
+        return tensors | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Decompose the very weight that `dense` would start from; a random start keeps its channels and their values.
+        """Decompose the weight that `dense` would start from.
 
-        So the two starts differ in the low-rank pair alone.
+        A random start keeps the channels and their values, so that the two starts differ in the low-rank pair alone.
         """
         settings = self.settings
         factors = decompose(
@@ -58,11 +58,12 @@ class Lost(Projection):
             align=settings.align,
             random=generator(seed, f"{self.name}.channels"),
         )
-        found = {"down": factors.down, "up": factors.up, "channels": factors.channels}
+        down, up = factors.down, factors.up
         if settings.start == "random":
-            found["down"], pair = random_pair(self, seed, std)
-            found["up"] = np.concatenate([pair, factors.up[:, settings.rank :]], axis=1)
-        return found | ({"gamma": np.array([settings.gamma])} if settings.learn_gamma else {})
+            down, basis = random_pair(self, seed, std)
+            up = np.concatenate([basis, up[:, settings.rank :]], axis=1)
+        values = {"down": down, "up": up, "channels": factors.channels}
+        return values | ({"gamma": np.array([settings.gamma])} if settings.learn_gamma else {})
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
@@ -82,7 +83,7 @@ class Lost(Projection):
         return compose(Factors(values["down"], values["up"], values["channels"], self.settings.rank), gamma)
 
     def saved_per_token(self) -> int:
-        """The bottleneck before its activation, and the input of `up`; more where autograd is left to itself."""
+        """The bottleneck before its activation, and the input of `up`; more where plain autograd is used."""
         settings, rank = self.settings, self.settings.rank
         more = {"low_rank": 0, "inner": self.channels, "output": self.out_features}[settings.activation_at]
         return 2 * rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)

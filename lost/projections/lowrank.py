@@ -1,4 +1,4 @@
-"""Two thin matrices: y = B A x."""
+"""The plain low-rank projection: two thin matrices, y = B A x."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from lost.utils.randomness import normal
 
 
 def check_rank(projection: Projection) -> None:
-    """Refuse a rank that the matrix can't have."""
+    """Refuse a rank larger than the matrix allows."""
     largest = min(projection.in_features, projection.out_features)
     if projection.settings.rank > largest:
         raise ConfigError(
@@ -20,7 +20,7 @@ def check_rank(projection: Projection) -> None:
 
 
 class LowRank(Projection):
-    """y = up down x, with down (rank x in) and up (out x rank): the field's plain low-rank baseline."""
+    """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -56,11 +56,11 @@ class LowRank(Projection):
 
 
 def random_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:
-    """Return down (rank x in) and up (out x rank), both normal, scaled alike.
+    """Return down (rank x in) and up (out x rank), both normal with the same standard deviation.
 
-    The entries of up @ down have the standard deviation of the dense weight; CoLA's code starts in this form.
+    The entries of up @ down have the standard deviation of the dense weight, as in CoLA's code.
     """
     rank = projection.settings.rank
-    each = (projection.std(std) / rank**0.5) ** 0.5
-    down = normal(seed, f"{projection.name}.down", (rank, projection.in_features), each)
-    return down, normal(seed, f"{projection.name}.up", (projection.out_features, rank), each)
+    factor_std = (projection.std(std) / rank**0.5) ** 0.5
+    down = normal(seed, f"{projection.name}.down", (rank, projection.in_features), factor_std)
+    return down, normal(seed, f"{projection.name}.up", (projection.out_features, rank), factor_std)

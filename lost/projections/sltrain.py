@@ -1,4 +1,4 @@
-"""SLTrain (arXiv 2406.02214): a low-rank weight plus a sparse one with random, fixed places."""
+"""SLTrain (arXiv 2406.02214): a low-rank weight plus a sparse one with random, fixed support."""
 
 from collections.abc import Mapping
 
@@ -11,23 +11,23 @@ from lost.utils.randomness import generator, normal
 
 
 class SlTrain(Projection):
-    """y = (alpha / rank up down + S) x, S zero but for `values` at the row-major places `indices`."""
+    """y = (alpha / rank up down + S) x, S being zero except for `values` at the row-major `indices`."""
 
     def __post_init__(self) -> None:
         check_rank(self)
         if self.settings.start == "svd":
             raise ConfigError(
-                "projection.start = svd: sltrain has a random start only; leave it out, or choose another kind"
+                "projection.start = svd: sltrain only has a random start; leave it out, or choose another kind"
             )
         if self.in_features * self.out_features >= 2**31:
             raise ConfigError(
-                f"{self.name} has {self.in_features * self.out_features} entries; sltrain's places are int32: expected "
-                "less than 2^31; choose another kind for this projection in projection.overrides"
+                f"{self.name} has {self.in_features * self.out_features} entries, and sltrain's indices are int32; "
+                "expected fewer than 2^31; choose another kind for this projection in projection.overrides"
             )
 
     @property
     def kept(self) -> int:
-        """Number of entries of S that aren't zero."""
+        """Number of nonzero entries of S."""
         return max(1, int(self.settings.density * self.in_features * self.out_features))
 
     @property
@@ -36,7 +36,7 @@ class SlTrain(Projection):
         return self.settings.alpha / self.settings.rank
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The pair, the sparse values and their places."""
+        """The pair, the sparse values and their indices."""
         rank = self.settings.rank
         return {
             "down": Tensor((rank, self.in_features)),
@@ -46,8 +46,8 @@ class SlTrain(Projection):
         }
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Down and the values random, up zero: the layer starts as its sparse part, as the paper has it."""
-        places = generator(seed, f"{self.name}.indices").choice(
+        """Down and the values random, up zero: the layer starts as its sparse part, as in the paper."""
+        indices = generator(seed, f"{self.name}.indices").choice(
             self.in_features * self.out_features, self.kept, replace=False, shuffle=False
         )
         std = self.std(std)
@@ -55,7 +55,7 @@ class SlTrain(Projection):
             "down": normal(seed, f"{self.name}.down", (self.settings.rank, self.in_features), std),
             "up": np.zeros((self.out_features, self.settings.rank)),
             "values": normal(seed, f"{self.name}.values", (self.kept,), std),
-            "indices": np.sort(places).astype(np.int32),
+            "indices": np.sort(indices).astype(np.int32),
         }
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
@@ -69,9 +69,9 @@ class SlTrain(Projection):
         return weight
 
     def multiply_adds(self) -> int:
-        """Those of a dense product: the weight is put together once a pass, whatever the number of tokens."""
+        """Those of a dense product: the weight is composed once a pass, whatever the number of tokens."""
         return self.in_features * self.out_features
 
     def saved_per_token(self) -> int:
-        """Nothing beyond the input: the backward pass puts the weight together again."""
+        """Nothing beyond the input: the backward pass composes the weight again."""
         return 0

@@ -157,5 +157,5 @@ def test_a_backend_that_has_none(registered: None, toy: ModuleType, tiny_yaml: P
     config = load_config(tiny_yaml, ["projection.kind=scaled", "model.vocab_size=320"])
     with pytest.raises(BackendError, match="nowhere:Layer can't be imported"):
         create_engine(config, "torch", "cpu")
-    with pytest.raises(BackendError, match=r"the mlx backend can't compute it; expected one that can \(torch\)"):
+    with pytest.raises(BackendError, match=r"the mlx backend doesn't implement it; expected one that does \(torch\)"):
         create_engine(config, "mlx", "cpu")

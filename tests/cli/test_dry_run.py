@@ -117,7 +117,7 @@ def damage(path: Path) -> None:
         (("--out", "tiny.yaml/run"), "could not be written: Not a directory"),
         (
             ("--backend", "mlx", "--out", "new", "--set", "optimizer.name=adamw8bit"),
-            "the mlx backend can't compute it; expected one that can (torch)",
+            "the mlx backend doesn't implement it; expected one that does (torch)",
         ),
     ],
 )

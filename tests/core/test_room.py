@@ -41,5 +41,5 @@ def test_shares(config: Callable[..., Config]) -> None:
     assert local_batch_size(settings, 3) == (4, 2)
     assert local_batch_size(config(train={"batch_size": 12, "micro_batch_size": None}), 3) == (4, 4)
     for count in (4, 5, 24):  # 3 sequences each aren't whole micro-batches; 5 don't divide; 24 are too many
-        with pytest.raises(ConfigError, match=f"divide over {count} workers"):
+        with pytest.raises(ConfigError, match=f"divide among {count} workers"):
             local_batch_size(settings, count)

@@ -167,8 +167,8 @@ def test_what_workers_refuse(
 ) -> None:
     tiny, _ = straight
     for setting, words in (
-        ("train.replicas=3", "2 workers can't form so many equal groups"),
-        ("train.batch_size=2", "they don't divide over 2 workers"),
+        ("train.replicas=3", "2 workers can't form that many equal groups"),
+        ("train.batch_size=2", "they don't divide among 2 workers"),
         ("optimizer.name=adamw8bit", "what it keeps doesn't follow"),
     ):
         done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))

@@ -64,7 +64,7 @@ def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Pat
 
 def test_a_batch_that_cannot_be_divided(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     done = launch(*command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.micro_batch_size=4"))
-    assert "they don't divide over 2 workers" in done.stderr
+    assert "they don't divide among 2 workers" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
