@@ -10,11 +10,10 @@ _OLDEST = (0, 32, 2)
 if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
-from lost.backends.mlx import bench  # noqa: E402
 from lost.backends.mlx.calibration import input_moments  # noqa: E402
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
 from lost.backends.mlx.distributed.group import join  # noqa: E402
 from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
 from lost.backends.mlx.lostify import lostify  # noqa: E402
 
-__all__ = ["available", "bench", "capacity", "create", "input_moments", "join", "lostify", "resolve", "wire"]
+__all__ = ["available", "capacity", "create", "input_moments", "join", "lostify", "resolve", "wire"]

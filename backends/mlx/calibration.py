@@ -8,11 +8,13 @@ import numpy as np
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
 from lost.data.batch import Batch
+from lost.engine import Engine
 from lost.method.calibration import record_inputs
 
 
-def input_moments(engine: MlxEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
+    assert isinstance(engine, MlxEngine)
     modules = dict(engine.model.named_modules())
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
 

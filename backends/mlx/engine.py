@@ -16,7 +16,7 @@ from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Update
 from lost.config import Config
 from lost.data.batch import Batch, check_tokens
-from lost.distributed.group import SingleProcess, local_batch_size
+from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
 from lost.errors import BackendError
@@ -46,7 +46,7 @@ class MlxEngine:
     backend = "mlx"
     first_rows: Mapping[str, int] = {}  # every worker holds the whole model
 
-    def __init__(self, config: Config, device: str = "auto", workers: SingleProcess | MlxGroup | None = None) -> None:
+    def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device, self.workers = config, devices.resolve(device), workers or SingleProcess()
         own, micro_batch = local_batch_size(config, self.workers.world_size)
         memory = budget(config, self.backend, self.device, micro_batch, own).memory
@@ -99,7 +99,7 @@ class MlxEngine:
             for name, array in check_arrays(arrays, shapes, places_of(self._table)):
                 targets[name] = to_mlx(array).astype(targets[name].dtype)
                 mx.eval(targets[name])
-        return iter(targets.items()) if isinstance(self.workers, SingleProcess) else self.workers.spread(targets)
+        return self.workers.spread(targets) if isinstance(self.workers, MlxGroup) else iter(targets.items())
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
@@ -109,7 +109,7 @@ class MlxEngine:
             nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
             total = total + nll
             mx.eval(total, gradients)
-        if not isinstance(self.workers, SingleProcess):
+        if isinstance(self.workers, MlxGroup):
             gradients, total = self.workers.reduce(gradients, total)
         flat, norm = _clip(
             _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")

@@ -8,11 +8,13 @@ from torch import Tensor
 from lost.backends.torch.arrays import to_array
 from lost.backends.torch.engine import TorchEngine
 from lost.data.batch import Batch
+from lost.engine import Engine
 from lost.method.calibration import record_inputs
 
 
-def input_moments(engine: TorchEngine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
+    assert isinstance(engine, TorchEngine)
     layers = {name: engine.model.get_submodule(name) for name in names}
     return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
 

@@ -5,7 +5,7 @@ import re
 import torch
 
 from lost.distributed.launcher import local_rank
-from lost.errors import BackendError
+from lost.errors import BackendError, UserError
 from lost.utils.machine import memory_bytes, process_peak_bytes
 
 
@@ -50,6 +50,15 @@ def capacity(device: str) -> int:
     if device == "mps":
         return torch.mps.recommended_max_memory()
     return memory_bytes() // local_rank()[1]
+
+
+def wire(size: int) -> None:
+    """Refuse: PyTorch wires no memory.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError("--wired-gib: only --backend mlx can wire memory; leave it out")
 
 
 def memory(device: str) -> dict[str, int]:

@@ -10,7 +10,8 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from importlib import import_module
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from lost.bench.options import LayerShape, at_least
 from lost.bench.timing import summarize, time_interleaved
 from lost.config import Config, ProjectionSettings, TrainConfig
 from lost.data.batch import Batch
-from lost.engine import Engine, backend_module
+from lost.engine import Backend, Engine, backend_module
 from lost.errors import ConfigError, UserError
 from lost.model.parameters import parameter_table, projections
 from lost.planning.budget import budget, check_room
@@ -94,14 +95,14 @@ class Target:
     device: str
 
     @property
-    def module(self) -> Any:
+    def module(self) -> Backend:
         """The backend's module."""
         return backend_module(self.backend)
 
     @property
     def bench(self) -> Bench:
         """The backend's benchmarks."""
-        return self.module.bench
+        return cast(Bench, import_module(f"lost.backends.{self.backend}.bench"))
 
 
 def measure(

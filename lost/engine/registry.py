@@ -5,9 +5,10 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from lost.config import Config
+from lost.engine.backend import Backend
 from lost.engine.base import Engine
 from lost.errors import BackendError
 
@@ -15,13 +16,8 @@ from lost.errors import BackendError
 BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
 
 
-def backend_module(name: str) -> Any:
-    """Import a backend: a module with these functions.
-
-    `create(config, device, workers)`, an Engine; `available()`, the devices that work here, the fastest first;
-    `resolve(name)`, a device; `capacity(device)`, its memory in bytes; `join()`, the group of workers that this process
-    belongs to; `input_moments(engine, batches, names)`, for decompositions weighted by what layers read. And a module
-    `bench`, which implements `lost.bench.compare.Bench`.
+def backend_module(name: str) -> Backend:
+    """Import a backend.
 
     Raises:
         BackendError: no such backend, or its framework is missing, old or broken; with the command that fixes it.
@@ -29,12 +25,8 @@ def backend_module(name: str) -> Any:
     if name not in BACKENDS:
         raise BackendError(f"--backend {name}: no such backend; expected one of auto, {', '.join(BACKENDS)}")
     try:
-        return import_module(f"lost.backends.{name}")
-    except (
-        ImportError,
-        OSError,
-        AttributeError,
-    ) as error:  # OSError: a missing library; AttributeError: a partial install
+        return cast(Backend, import_module(f"lost.backends.{name}"))
+    except (ImportError, OSError, AttributeError) as error:  # or a library, or half of an install, is missing
         reason = " ".join(str(error).split())
         raise BackendError(
             f"the {name} backend can't be loaded: {reason}; expected a working {name}; install it with: "

@@ -130,8 +130,6 @@ def ready(asked: Request) -> Ready:
     device, workers = module.resolve(asked.device), module.join()
     check_room(config, name, device, module.capacity(device), workers.world_size)
     if asked.wired_gib is not None:
-        if not hasattr(module, "wire"):
-            raise UserError("--wired-gib: only --backend mlx wires memory; leave it out")
         module.wire(int(asked.wired_gib * 2**30))
     return Ready(config, folder, dataset, source, name, device, workers, asked.fresh, asked.overwrite)
 

@@ -1,0 +1,57 @@
+"""The interface of a backend: what its package `lost.backends.NAME` has at its top."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from lost.config import Config
+from lost.data.batch import Batch
+from lost.distributed.group import Workers
+from lost.engine.base import Engine
+
+
+class Backend(Protocol):
+    """A framework that computes. Besides, it has a module `bench`, which implements `lost.bench.compare.Bench`."""
+
+    def create(self, config: Config, device: str = "auto", workers: Workers | None = None) -> Engine:
+        """Make an engine.
+
+        Args:
+            config: the run, its vocabulary known.
+            device: as the backend names it.
+            workers: what `join` returned; None: this process alone.
+
+        Raises:
+            BackendError: the device isn't here, or can't do what the configuration says.
+        """
+
+    def available(self) -> list[str]:
+        """Return the devices that work here, the fastest first."""
+
+    def resolve(self, name: str) -> str:
+        """Return the device meant by a name, which may be `auto`.
+
+        Raises:
+            BackendError: it isn't here, with what is.
+        """
+
+    def capacity(self, device: str) -> int:
+        """Return the memory of a device in bytes, as far as a run may take it."""
+
+    def join(self) -> Workers:
+        """Return the group of processes that this one belongs to.
+
+        Raises:
+            BackendError: they can't be reached.
+        """
+
+    def wire(self, size: int) -> None:
+        """Keep up to `size` bytes of this process's arrays from being paged out.
+
+        Raises:
+            UserError: this backend or device can't.
+        """
+
+    def input_moments(self, engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
