@@ -61,13 +61,13 @@ def gather() -> None:
 def head(tokens: int, hidden: int, vocab: int) -> None:
     """Compute the head's loss and its gradients in chunks of several sizes: time, and peak memory."""
     x, weight = mx.random.normal((tokens, hidden)), mx.random.normal((vocab, hidden)) * 0.02
-    targets, counted = mx.zeros(tokens, mx.int32), mx.ones(tokens, mx.bool_)
-    mx.eval(x, weight, targets, counted)
+    targets, mask = mx.zeros(tokens, mx.int32), mx.ones(tokens, mx.bool_)
+    mx.eval(x, weight, targets, mask)
 
     def ours(entries: int) -> Callable[[], object]:
         def call() -> object:
             loss.logits_at_once = lambda *place: entries
-            return mx.grad(lambda *arrays: loss.head_loss(*arrays, targets, counted), argnums=(0, 1))(x, weight)
+            return mx.grad(lambda *arrays: loss.head_loss(*arrays, targets, mask), argnums=(0, 1))(x, weight)
 
         return call
 

@@ -151,21 +151,21 @@ class MlxEngine:
         """Return (summed nll, predictions), summed in float64."""
         total, count = 0.0, 0
         for batch in batches:
-            nll, _, counted = self._scores(batch)
-            total += float(to_array(mx.where(counted, nll, 0.0)).sum(dtype=np.float64))
+            nll, _, mask = self._scores(batch)
+            total += float(to_array(mx.where(mask, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
 
     def _scores(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
-        tokens, targets, counted = self._on_device(batch)
-        return *head_scores(self.model.model(tokens).flatten(0, 1), self.model.head, targets), counted
+        tokens, targets, mask = self._on_device(batch)
+        return *head_scores(self.model.model(tokens).flatten(0, 1), self.model.head, targets), mask
 
     def _on_device(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Return tokens (b, s), and targets and whether they count, both (b * s,)."""
         check_tokens(batch.tokens, self._entries)
         tokens, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].reshape(-1)
-        counted = np.ones(targets.shape, bool) if batch.counted is None else batch.counted.reshape(-1)
-        return mx.array(tokens), mx.array(targets), mx.array(counted)
+        mask = np.ones(targets.shape, bool) if batch.mask is None else batch.mask.reshape(-1)
+        return mx.array(tokens), mx.array(targets), mx.array(mask)
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens, through mlx-lm's generation and its key-value caches.
@@ -196,12 +196,12 @@ class MlxEngine:
 
 
 def _micro_step(
-    model: Model, tokens: mx.array, targets: mx.array, counted: mx.array, scale: mx.array, before: Tree | None
+    model: Model, tokens: mx.array, targets: mx.array, mask: mx.array, scale: mx.array, before: Tree | None
 ) -> tuple[mx.array, Tree]:
     """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
 
     def scaled_loss() -> tuple[mx.array, mx.array]:
-        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, counted)
+        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, mask)
         return nll * scale, nll
 
     (_, nll), gradients = nn.value_and_grad(model, scaled_loss)()

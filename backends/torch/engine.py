@@ -159,8 +159,8 @@ class TorchEngine:
         check_tokens(batch.tokens, self._entries)
         tokens = torch.from_numpy(batch.tokens.astype(np.int64))
         targets = tokens[:, 1:].clone()
-        if batch.counted is not None:
-            targets[~torch.from_numpy(batch.counted)] = IGNORED
+        if batch.mask is not None:
+            targets[~torch.from_numpy(batch.mask)] = IGNORED
         return tokens[:, :-1].to(self._device), targets.flatten().to(self._device)
 
     @torch.inference_mode()

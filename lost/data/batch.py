@@ -17,16 +17,16 @@ class Batch:
 
     Attributes:
         tokens: (b, s + 1) int32: the model reads tokens[:, :-1] and predicts tokens[:, 1:].
-        counted: (b, s) bool, the predictions that enter the loss; None: all.
+        mask: (b, s) bool, the predictions that enter the loss; None: all.
     """
 
     tokens: np.ndarray
-    counted: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     @property
     def predictions(self) -> int:
         """Number of predictions that enter the loss."""
-        return int(self.counted.sum()) if self.counted is not None else self.tokens[:, 1:].size
+        return int(self.mask.sum()) if self.mask is not None else self.tokens[:, 1:].size
 
 
 def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
@@ -55,5 +55,5 @@ def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
 
 def stacked(samples: list[Sample]) -> Batch:
     """Return samples as one batch; either all or none have predictions that don't count."""
-    counted = [marks for _, marks in samples if marks is not None]
-    return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(counted) if counted else None)
+    masks = [mask for _, mask in samples if mask is not None]
+    return Batch(np.stack([tokens for tokens, _ in samples]), np.stack(masks) if masks else None)

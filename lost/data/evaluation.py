@@ -33,9 +33,9 @@ def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int) -> Ite
         chosen = whole[start : start + batch_size]
         yield Batch(tokens[chosen[:, None] + np.arange(length + 1)].astype(np.int32))
     if rest := total % length:
-        counted = np.zeros((1, length), bool)
-        counted[:, -rest:] = True
-        yield Batch(tokens[None, total - length : total + 1].astype(np.int32), counted)
+        mask = np.zeros((1, length), bool)
+        mask[:, -rest:] = True
+        yield Batch(tokens[None, total - length : total + 1].astype(np.int32), mask)
 
 
 def example_batches(split: Split, seq_len: int, batch_size: int, limit: int | None = None) -> Iterator[Batch]:

@@ -138,8 +138,8 @@ class ExampleWindows:
         first, end = int(self._firsts[number]), int(self._ends[number])
         start = min(first - 1, self._split.tokens - self._seq_len - 1)  # the last ones have more before them
         places = np.arange(start + 1, start + self._seq_len + 1)
-        counted = (self._mask[places] & IN_LOSS).astype(bool) & (places >= first) & (places < end)
-        return self._split.read(start, self._seq_len + 1), counted
+        mask = (self._mask[places] & IN_LOSS).astype(bool) & (places >= first) & (places < end)
+        return self._split.read(start, self._seq_len + 1), mask
 
     def predictions(self, numbers: np.ndarray) -> int:
         """Count the targets."""

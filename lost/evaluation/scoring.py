@@ -85,8 +85,8 @@ def _batches(requests: Sequence[ScoreRequest], tokens_at_once: int) -> Iterator[
 
 def _padded(requests: Sequence[ScoreRequest]) -> Batch:
     width = max(len(request.tokens) for request in requests)
-    tokens, counted = np.zeros((len(requests), width), np.int32), np.zeros((len(requests), width - 1), bool)
+    tokens, mask = np.zeros((len(requests), width), np.int32), np.zeros((len(requests), width - 1), bool)
     for row, request in enumerate(requests):
         tokens[row, : len(request.tokens)] = request.tokens
-        counted[row, request.targets] = True
-    return Batch(tokens, counted)
+        mask[row, request.targets] = True
+    return Batch(tokens, mask)

@@ -22,24 +22,24 @@ def logits(config: Config, parameters: Mapping[str, Array], tokens: Array) -> Ar
     return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
 
 
-def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, counted: Array | None = None) -> float:
+def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, mask: Array | None = None) -> float:
     """Return the mean negative log-likelihood (natural log) of tokens[:, 1:] given what precedes.
 
     Args:
         config: the model.
         parameters: by name.
         tokens: (b, s + 1).
-        counted: (b, s) bool, the predictions to average over; None: all.
+        mask: (b, s) bool, the predictions to average over; None: all.
     """
     scores = logits(config, parameters, tokens[:, :-1])
     highest = scores.max(axis=-1, keepdims=True)
     total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
     target_scores = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
-    return float((total - target_scores).mean(where=True if counted is None else counted))
+    return float((total - target_scores).mean(where=True if mask is None else mask))
 
 
 def gradients(
-    config: Config, parameters: Mapping[str, Array], tokens: Array, counted: Array | None = None
+    config: Config, parameters: Mapping[str, Array], tokens: Array, mask: Array | None = None
 ) -> dict[str, Array]:
     """Return the loss's gradient for each trained parameter by central differences, entry by entry: for tiny models.
 
@@ -47,7 +47,7 @@ def gradients(
         config: the model.
         parameters: float64, so that the error stays near 1e-9.
         tokens: (b, s + 1).
-        counted: (b, s) bool, the predictions that count; None: all.
+        mask: (b, s) bool, the predictions that count; None: all.
     """
     step, result = 1e-5, {}
     moved = dict(parameters)
@@ -59,7 +59,7 @@ def gradients(
             ends = []
             for sign in (1, -1):
                 moved[name][index] = parameters[name][index] + sign * step
-                ends.append(loss(config, moved, tokens, counted))
+                ends.append(loss(config, moved, tokens, mask))
             moved[name][index] = parameters[name][index]
             result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result

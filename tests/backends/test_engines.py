@@ -68,14 +68,14 @@ def test_accumulation_equals_the_whole_batch(
 
 def test_predictions_that_are_not_counted_do_not_teach(config: Callable[..., Config], started: Start) -> None:
     rows = batches(1, 2)[0].tokens
-    counted = np.zeros((2, 8), bool)
-    counted[:, :5] = True
+    mask = np.zeros((2, 8), bool)
+    mask[:, :5] = True
     short = started(config()), started(config())
-    for engine, batch in zip(short, (Batch(rows, counted), Batch(rows[:, :6])), strict=True):
+    for engine, batch in zip(short, (Batch(rows, mask), Batch(rows[:, :6])), strict=True):
         assert batch.predictions == 10
         assert engine.evaluate([batch])[1] == 10
         engine.step([batch], 10, 0.01)
-    assert short[0].evaluate([Batch(rows, counted)])[0] == pytest.approx(short[1].evaluate([Batch(rows[:, :6])])[0])
+    assert short[0].evaluate([Batch(rows, mask)])[0] == pytest.approx(short[1].evaluate([Batch(rows[:, :6])])[0])
     for (name, first), (_, second) in zip(short[0].optimizer_state(), short[1].optimizer_state(), strict=True):
         np.testing.assert_allclose(first, second, atol=1e-7, err_msg=name)
 

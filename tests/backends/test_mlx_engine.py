@@ -42,14 +42,14 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch
     random = np.random.default_rng(0)
     x = mx.array(random.standard_normal((rows, 24)) * 2, dtype)
     weight = mx.array(random.standard_normal((300, 24)), mx.float32)
-    targets, counted = mx.array(random.integers(0, 300, rows)), mx.arange(rows) % 3 != 0
+    targets, mask = mx.array(random.integers(0, 300, rows)), mx.arange(rows) % 3 != 0
 
     def ours(x: mx.array, weight: mx.array) -> mx.array:
-        return head_loss(x, weight, targets, counted) * 0.5
+        return head_loss(x, weight, targets, mask) * 0.5
 
     def theirs(x: mx.array, weight: mx.array) -> mx.array:
         logits = (x @ weight.astype(dtype).T).astype(mx.float32)
-        return (nn.losses.cross_entropy(logits, targets) * counted).sum() * 0.5
+        return (nn.losses.cross_entropy(logits, targets) * mask).sum() * 0.5
 
     found, found_gradients = mx.value_and_grad(ours, argnums=(0, 1))(x, weight)
     wanted, wanted_gradients = mx.value_and_grad(theirs, argnums=(0, 1))(x, weight)
@@ -59,7 +59,7 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch
         assert own.dtype == other.dtype
         error = mx.linalg.norm((own - other).astype(mx.float32)) - tolerance * mx.linalg.norm(other.astype(mx.float32))
         assert error.item() <= 0
-    total = (head_scores(x, weight, targets)[0] * counted).sum().item() * 0.5
+    total = (head_scores(x, weight, targets)[0] * mask).sum().item() * 0.5
     assert total == pytest.approx(found.item(), rel=1e-5, abs=1e-6)
 
 
@@ -68,12 +68,12 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, vocab, hidden = 4096, 2048, 32
     monkeypatch.setattr(loss, "logits_at_once", lambda *place: rows * vocab // 16)
     x, weight = mx.random.normal((rows, hidden)), mx.random.normal((vocab, hidden))
-    targets, counted = mx.zeros(rows, mx.int32), mx.ones(rows, mx.bool_)
-    mx.eval(x, weight, targets, counted)
+    targets, mask = mx.zeros(rows, mx.int32), mx.ones(rows, mx.bool_)
+    mx.eval(x, weight, targets, mask)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    mx.eval(mx.grad(lambda *arrays: head_loss(*arrays, targets, counted), argnums=(0, 1))(x, weight))
+    mx.eval(mx.grad(lambda *arrays: head_loss(*arrays, targets, mask), argnums=(0, 1))(x, weight))
     assert mx.get_peak_memory() - before < rows * vocab * 4
     mx.clear_cache()
     mx.reset_peak_memory()

@@ -43,9 +43,9 @@ def test_samples_do_not_depend_on_the_batch_shape() -> None:
 def test_evaluation_counts_each_prediction_once(length: int, seq_len: int, batch: int) -> None:
     seen: Counter[int] = Counter()
     for each in evaluation_batches(np.arange(length), seq_len, batch):
-        counted = np.ones_like(each.tokens[:, 1:], bool) if each.counted is None else each.counted
-        seen.update(each.tokens[:, 1:][counted].tolist())
-        assert each.predictions == counted.sum()
+        mask = np.ones_like(each.tokens[:, 1:], bool) if each.mask is None else each.mask
+        seen.update(each.tokens[:, 1:][mask].tolist())
+        assert each.predictions == mask.sum()
         assert len(each.tokens) <= batch
     assert seen == Counter(range(1, length))
 

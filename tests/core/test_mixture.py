@@ -128,7 +128,7 @@ def test_examples_mix_with_examples(sets: list[Path], tmp_path: Path) -> None:
     stream = training_stream(mixture, 24, 0)
     batch = stream.batch(0, 100)
     assert stream.has_mask
-    assert batch.counted is not None
+    assert batch.mask is not None
     assert stream.predictions(0, 100) == batch.predictions < batch.tokens[:, 1:].size
     valid = mixture.split("valid")
     assert valid.loss_mask is not None

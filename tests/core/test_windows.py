@@ -43,9 +43,9 @@ def test_each_target_counts_once_and_examples_are_whole(examples: list[tuple[int
     seen: Counter[int] = Counter()
     for number in range(stream.windows):
         batch = stream.batch(number, 1)
-        assert batch.counted is not None
+        assert batch.mask is not None
         np.testing.assert_array_equal(np.diff(batch.tokens[0]), 1)
-        places = batch.tokens[0, 1:][batch.counted[0]].tolist()
+        places = batch.tokens[0, 1:][batch.mask[0]].tolist()
         seen.update(places)
         assert places, "a window that teaches nothing"
         assert stream.predictions(number, 1) == batch.predictions == len(places)
@@ -63,12 +63,12 @@ def test_windows_are_filled_greedily() -> None:
     split = split_of([(2, 1), (1, 2), (3, 3), (1, 1)])
     assert split.loss_mask is not None
     samples = ExampleWindows(split, split.loss_mask, 8)
-    tokens, counted = samples.read(0)
+    tokens, mask = samples.read(0)
     assert samples.count == 2
-    assert tokens[1:][counted].tolist() == [3, 5, 6]  # the third, with two tokens there, waits for the next window
-    tokens, counted = samples.read(1)
+    assert tokens[1:][mask].tolist() == [3, 5, 6]  # the third, with two tokens there, waits for the next window
+    tokens, mask = samples.read(1)
     assert tokens.tolist() == list(range(6, 15))
-    assert tokens[1:][counted].tolist() == [10, 11, 12, 14]
+    assert tokens[1:][mask].tolist() == [10, 11, 12, 14]
 
 
 def test_a_limit_ends_with_a_window() -> None:

@@ -80,9 +80,9 @@ def test_other_targets_there_change_not_one_bit(small: Config, backend: str) -> 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_marks_on_everything_are_no_marks(small: Config, backend: str) -> None:
     tokens, reports = batch().tokens, []
-    for counted in (None, np.ones((4, 6), bool)):
+    for mask in (None, np.ones((4, 6), bool)):
         engine = started(small, backend)
-        reports.append([engine.step([Batch(tokens, counted)], 24, 1e-2).wait() for _ in range(3)])
+        reports.append([engine.step([Batch(tokens, mask)], 24, 1e-2).wait() for _ in range(3)])
     assert reports[0] == reports[1]
 
 
@@ -94,9 +94,9 @@ def test_a_compiled_step_is_compiled_once(small: Config, monkeypatch: pytest.Mon
     traced, own = [], module.head_loss
     engine, eager = started(small.replace("train", compile=True), "mlx"), started(small, "mlx")
     for count in (7, 5, 3):
-        counted = COUNTED.copy()
-        counted.flat[np.flatnonzero(counted)[count:]] = False
-        part = Batch(batch().tokens, counted)
+        mask = COUNTED.copy()
+        mask.flat[np.flatnonzero(mask)[count:]] = False
+        part = Batch(batch().tokens, mask)
         expected = eager.step([part], count, 1e-2).wait()
         with monkeypatch.context() as patch:
             patch.setattr(module, "head_loss", lambda *arguments: traced.append(1) or own(*arguments))

@@ -11,16 +11,16 @@ import mlx.core as mx
 from lost.planning.budget import logits_at_once
 
 
-def head_loss(x: mx.array, weight: mx.array, targets: mx.array, counted: mx.array) -> mx.array:
+def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
     """Return the summed negative log-likelihood, a float32 scalar, natural log.
 
     Args:
         x: (n, h), the type that products are computed in.
         weight: (vocab, h), the head.
         targets: (n,) int32.
-        counted: (n,) bool, the predictions that are summed.
+        mask: (n,) bool, the predictions that are summed.
     """
-    return _loss_and_gradients(x, weight, targets, counted)[0]  # type: ignore[index]
+    return _loss_and_gradients(x, weight, targets, mask)[0]  # type: ignore[index]
 
 
 def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -48,7 +48,7 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
 
 @mx.custom_function
 def _loss_and_gradients(
-    x: mx.array, weight: mx.array, targets: mx.array, counted: mx.array
+    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     head = weight.astype(x.dtype)
     total = mx.array(0.0)
@@ -58,7 +58,7 @@ def _loss_and_gradients(
     for rows in _chunks(x, head):
         # One chunk after the other: without these dependencies MLX might hold all of them at once.
         (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
-        labels, weights = targets[rows][:, None], counted[rows].astype(mx.float32)
+        labels, weights = targets[rows][:, None], mask[rows].astype(mx.float32)
         logits = (part @ head.T).astype(mx.float32)
         softmax = mx.softmax(logits, axis=-1)
         # A row's largest softmax is exp(its largest logit - its log-sum-exp), so one exp an entry is enough.
