@@ -147,7 +147,7 @@ CASES = [
      "        if ending and progress.guard.in_a_row:\n", "        if False:\n",
      f"{FAULTS}not_finite.py::test_a_run_that_ends_amid_trouble"),
     ("no good checkpoint makes way for a bad one", "lost/checkpoint/store.py",
-     "[each for each in found if not each.progress.guard.in_a_row]", "found",
+     "[each for each in held if not each.progress.guard.in_a_row]", "found",
      f"{FAULTS}not_finite.py::test_a_run_that_ends_amid_trouble"),
     ("no NaN in metrics", "lost/tracking/metrics.py", "json.dumps(finite(row), allow_nan=False)", "json.dumps(row)",
      f"{FAULTS}unreadable.py::test_rows_and_manifests_are_json"),

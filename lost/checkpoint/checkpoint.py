@@ -2,7 +2,7 @@
 
     step-00000500/  manifest.json  model-*.safetensors  optimizer-*.safetensors  config.json  tokenizer files
 
-The manifest holds everything a run needs to go on, and the size and checksum of every other file. No pickle anywhere.
+The manifest holds everything needed to resume the run, and the size and checksum of every other file. No pickle.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,14 +60,14 @@ class Checkpoint:
 
     @property
     def resumable(self) -> bool:
-        """Whether a training can go on from it: it has moments, or needs none yet."""
+        """Whether a training can resume from it: it has moments, or needs none yet."""
         return self.progress.step == 0 or bool(self.array_files(OPTIMIZER))
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the run.
 
         Raises:
-            CheckpointError: what stands there is another one, or has ids that the model can't look up.
+            CheckpointError: it is another one, or has ids that the model can't look up.
             DataError: there is none.
         """
         tokenizer, entries = load_tokenizer(self.path), vocabulary(self.config)

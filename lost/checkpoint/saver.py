@@ -1,6 +1,6 @@
 """Saving of a run beside its training: every worker writes its part, sealed once all parts are on disk.
 
-What is written is copied first, which is all that training waits for; where memory is short, it waits for the whole.
+The state is copied first, which is all that training waits for; where memory is short, it waits for all of it.
 """
 
 import json
@@ -28,7 +28,7 @@ from lost.utils.machine import available_bytes
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that stands.
+    """A finished checkpoint.
 
     Attributes:
         path: its folder.
@@ -140,7 +140,11 @@ class Saver:
                 failpoint("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
         except (StorageError, OSError) as error:  # whatever it is, the others must hear of it
-            return str(error) if writing.partial.exists() else f"it stands, but what comes after it failed: {error}"
+            return (
+                str(error)
+                if writing.partial.exists()
+                else f"the checkpoint is complete, but what comes after it failed: {error}"
+            )
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands, and where its first weights came from: what a manifest says beside the arrays."""
+"""State of a run beside its arrays: progress, and the origin of its initial weights."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from lost.optim.skip_step import GuardState
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run's first weights come from.
+    """Origin of a run's initial weights.
 
     Attributes:
         path: of the checkpoint or folder, as it was then.
@@ -22,17 +22,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         step: optimizer steps done.
-        samples: samples consumed, the place in the data.
+        samples: samples consumed, the position in the data.
         tokens: tokens trained on.
         seconds: time spent training.
         data: fingerprint of the prepared data.
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
         guard: what was skipped, and what is usual.
-        origin: where the first weights come from; None: they are initial values.
+        origin: of the initial weights; None: they were drawn.
     """
 
     step: int = 0

@@ -14,7 +14,7 @@ _NAME = re.compile(r"step-\d{8,}")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return where the checkpoint of a step stands."""
+    """Return the path of the checkpoint of a step."""
     return folder / f"step-{step:08d}"
 
 
@@ -54,19 +54,19 @@ def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
         newest: the step just saved; later ones are leftovers of another life of the run, and neither count nor go.
     """
     remove_stale(folder)
-    found = []
+    held = []
     for path in checkpoints(folder):
         try:
-            found.append(open_checkpoint(path))
+            held.append(open_checkpoint(path))
         except CheckpointError:
             continue  # not ours to judge, so not ours to remove
-    found = [each for each in found if each.progress.step <= newest]
-    good = [each for each in found if not each.progress.guard.in_a_row]
+    held = [each for each in held if each.progress.step <= newest]
+    good = [each for each in held if not each.progress.guard.in_a_row]
     measured = [each for each in good if each.progress.validation_loss is not None]
     best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
     for each in good[:-keep_last]:
         if each is not best and not (keep_every and each.progress.step % keep_every == 0):
             remove_folder(each.path)
-    for each in found:  # saved while updates were being left out: no reason for a good one to go
+    for each in held:  # saved while updates were being left out: no reason for a good one to go
         if each not in good and good and each.progress.step < good[-1].progress.step:
             remove_folder(each.path)

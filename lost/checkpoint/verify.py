@@ -22,12 +22,12 @@ def check_intact(checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: one isn't what was written, or holds what no engine may take.
     """
-    if found := list(problems(checkpoint, values=False)):
-        raise CheckpointError(f"{'; '.join(found)}; this checkpoint is damaged: use another, or restore the file")
+    if texts := list(problems(checkpoint, values=False)):
+        raise CheckpointError(f"{'; '.join(texts)}; this checkpoint is damaged: use another, or restore the file")
 
 
 def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
-    """Yield what is wrong with a checkpoint, all of its files read; of several stages the first that finds anything.
+    """Yield what is wrong with a checkpoint, all of its files read: what the first stage that finds anything finds.
 
     1. The files' bytes are those that were written.
     2. The arrays are every parameter and moment, once, with the shape and type that the configuration says; those that
@@ -38,17 +38,14 @@ def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
         checkpoint: opened.
         values: whether stage 3 is wanted: it says whether a file is worth keeping, not whether it is safe to load.
     """
-    stages = (_bytes, _arrays, _values) if values else (_bytes, _arrays)
-    for stage in stages:
-        found = False
+    for stage in (_bytes, _arrays, _values) if values else (_bytes, _arrays):
+        texts: list[str] = []
         try:
-            for text in stage(checkpoint):
-                found = True
-                yield text
+            texts.extend(stage(checkpoint))
         except LostError as error:
-            found = True
-            yield str(error)
-        if found:
+            texts.append(str(error))
+        yield from texts
+        if texts:
             return
 
 
@@ -63,46 +60,46 @@ def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
     config, model = checkpoint.config, checkpoint.array_files(MODEL)
     table, dtype = parameter_table(config), config.train.param_dtype
     places = places_of(table)
-    found = [*_unlike(read_headers(model), shapes_of(table), dtype, places)]
+    texts = [*_unlike(read_headers(model), shapes_of(table), dtype, places)]
     if checkpoint.progress.step and checkpoint.resumable:
-        found += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
+        texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
     if places:
         for name, array in read_tensors(model):
             if wrong := wrong_places(array, places.get(name, 0)):
-                found.append(f"{name} {wrong}")
-    yield from (f"{checkpoint.path}: {text}" for text in found)
+                texts.append(f"{name} {wrong}")
+    yield from (f"{checkpoint.path}: {text}" for text in texts)
 
 
 def _unlike(
-    found: Mapping[str, Header],
+    headers: Mapping[str, Header],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: str,
     places: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[str]:
     """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
-    for name, header in found.items():
+    for name, header in headers.items():
         wanted = "int32" if name in places else dtype
         if name not in shapes:
             yield f"{name} is no array of this model"
         elif header != Header(wanted, shapes[name]):
             yield f"{name} is {header.dtype} {header.shape}; expected {wanted} {shapes[name]}"
-    if missing := shapes.keys() - found.keys():
+    if missing := shapes.keys() - headers.keys():
         yield f"{len(missing)} arrays are missing, {min(missing)} among them"
 
 
 def _values(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield what is wrong with numbers, with config.json and with the tokenizer."""
-    found = [*_unsound(checkpoint.parameters())]
+    texts = [*_unsound(checkpoint.parameters())]
     if checkpoint.progress.step and checkpoint.resumable:
-        found += _unsound(checkpoint.moments(), optimizer_of(checkpoint.config).never_negative)
+        texts += _unsound(checkpoint.moments(), optimizer_of(checkpoint.config).never_negative)
     try:
         described = parse_json(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))
         meant = model_description(checkpoint.config)
         if {**meant, **described} != meant:  # an older version's lacks the fields that came later
-            found.append(f"{CONFIG} doesn't describe the model of {MANIFEST}")
+            texts.append(f"{CONFIG} doesn't describe the model of {MANIFEST}")
     except (OSError, ValueError, TypeError) as error:
-        found.append(f"{CONFIG} can't be read: {error}")
-    yield from (f"{checkpoint.path}: {text}" for text in found)
+        texts.append(f"{CONFIG} can't be read: {error}")
+    yield from (f"{checkpoint.path}: {text}" for text in texts)
     checkpoint.tokenizer()
 
 

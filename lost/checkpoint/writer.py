@@ -38,7 +38,7 @@ def write(
     tokenizer: Tokenizer,
     part_bytes: int = PART_BYTES,
 ) -> Checkpoint:
-    """Write a checkpoint, in the place of one that is there already.
+    """Write a checkpoint; one that is there already is replaced.
 
     Raises:
         StorageError: the disk refused; nothing older was touched.

@@ -33,7 +33,7 @@ def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
     """See that a model can look up every token: a backend may read foreign memory where it can't.
 
     Raises:
-        DataError: one is beyond the vocabulary of so many entries, or negative.
+        DataError: one is negative, or beyond the vocabulary.
     """
     ids = np.asarray(tokens)
     if ids.size and (ids.min() < 0 or ids.max() >= entries):

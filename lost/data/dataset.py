@@ -74,7 +74,7 @@ class Split:
 
 
 def join_splits(splits: Sequence[Split]) -> Split:
-    """Return splits of one vocabulary as one; end-of-text, which each begins with, stands there once between two."""
+    """Return splits of one vocabulary as one; the end-of-text between two of them is theirs in common."""
     shards, starts, tokens = [], [], 0
     for number, split in enumerate(splits):
         for index, shard in enumerate(split._shards):

@@ -1,4 +1,4 @@
-"""What a `dataset.json` must say: a prepared set may come from a stranger, so nothing in it is taken for granted."""
+"""Schema of a `dataset.json`: a prepared set may come from a stranger, so nothing in it is taken for granted."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +45,7 @@ class TokenizerEntry(_Entry):
 
 
 class Description(_Entry):
-    """A whole `dataset.json`, as far as it is needed to read the set."""
+    """A `dataset.json`, as far as it is needed to read the set."""
 
     tokenizer: TokenizerEntry
     dtype: Literal["uint16", "uint32"]
@@ -63,15 +63,15 @@ def read_description(path: Path, value: dict[str, Any]) -> Description:
         DataError: it describes none.
     """
     try:
-        found = Description.model_validate(value)
+        description = Description.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(
             f"{path}: {where}: {first['msg']}; it describes no prepared set; prepare the data again"
         ) from None
-    width = np.dtype(found.dtype).itemsize
-    for name, split in found.splits.items():
+    width = np.dtype(description.dtype).itemsize
+    for name, split in description.splits.items():
         tokens = sum(file.tokens for file in split.files)
         sizes = all(file.size == file.tokens * width for file in split.files)
         marks = split.targets is None or (split.targets.size == split.tokens >= split.targets.tokens)
@@ -80,4 +80,4 @@ def read_description(path: Path, value: dict[str, Any]) -> Description:
                 f"{path}: the {name} split has {split.tokens} tokens, and its files are not of that size; it describes "
                 "no prepared set; prepare the data again"
             )
-    return found
+    return description

@@ -28,10 +28,10 @@ def evaluation_batches(tokens: np.ndarray, seq_len: int, batch_size: int) -> Ite
         raise DataError(f"there are {len(tokens)} tokens to evaluate; expected at least two; choose a longer text")
     total = len(tokens) - 1
     length = min(seq_len, total)
-    whole = np.arange(total // length) * length
-    for start in range(0, len(whole), batch_size):
-        chosen = whole[start : start + batch_size]
-        yield Batch(tokens[chosen[:, None] + np.arange(length + 1)].astype(np.int32))
+    starts = np.arange(total // length) * length
+    for first in range(0, len(starts), batch_size):
+        together = starts[first : first + batch_size]
+        yield Batch(tokens[together[:, None] + np.arange(length + 1)].astype(np.int32))
     if rest := total % length:
         mask = np.zeros((1, length), bool)
         mask[:, -rest:] = True
@@ -45,7 +45,7 @@ def example_batches(split: Split, seq_len: int, batch_size: int, limit: int | No
         split: a split with targets.
         seq_len: predictions a window; fewer where the split has fewer.
         batch_size: windows a batch.
-        limit: stop after the window with which so many targets are reached; None: all.
+        limit: stop after the window in which this number of targets is reached; None: all.
     """
     assert split.loss_mask is not None
     samples = ExampleWindows(split, split.loss_mask, min(seq_len, split.tokens - 1))

@@ -13,7 +13,7 @@ from lost.errors import DataError
 
 
 class SampleStream(Protocol):
-    """The samples of a run in their order. Where a run stands is one integer: the samples consumed so far."""
+    """The samples of a run in their order. A run's position is one integer: the number of samples consumed."""
 
     @property
     def has_mask(self) -> bool:
@@ -26,7 +26,7 @@ class SampleStream(Protocol):
         """Count the predictions that enter the loss in samples [first, first + count)."""
 
     def epochs(self, samples: int) -> list[float]:
-        """Return how often so many samples go through each set."""
+        """Return how many epochs of each set this number of samples is."""
 
 
 class TrainingStream:
@@ -62,7 +62,7 @@ class TrainingStream:
         return self._samples.predictions(self._windows(first, count))
 
     def epochs(self, samples: int) -> list[float]:
-        """Return how often so many samples go through the set."""
+        """Return how many epochs of the set this number of samples is."""
         return [samples / self.windows]
 
     def _windows(self, first: int, count: int) -> np.ndarray:
@@ -114,12 +114,12 @@ class TextWindows:
 
 
 class ExampleWindows:
-    """Windows that begin with an example and count as many of those that follow as fit in whole.
+    """Windows that begin with an example, and hold as many of those that follow as fit without being cut.
 
-    So a completion is always predicted from its whole prompt. What a window holds after its last whole example is the
-    beginning of the next one, which isn't counted: the next window begins with it. Only an example that is longer than
-    a window is cut, and counted piece by piece. Each target is counted in exactly one window; windows without any are
-    left out.
+    So a completion is always predicted from all of its prompt. What a window holds after its last complete example is
+    the beginning of the next one, which isn't counted: the next window begins with it. Only an example that is longer
+    than a window is cut, and counted piece by piece. Each target is counted in exactly one window; windows without any
+    are left out.
     """
 
     def __init__(self, split: Split, loss_mask: LossMask, seq_len: int) -> None:
@@ -146,7 +146,7 @@ class ExampleWindows:
         return int(self._counts[numbers].sum())
 
     def reaching(self, targets: int | None) -> int:
-        """Return how many windows, from the first, hold so many targets together; None: all of them."""
+        """Return how many windows, from the first, hold this number of targets together; None: all of them."""
         if targets is None:
             return self.count
         return min(int(np.searchsorted(np.cumsum(self._counts), targets)) + 1, self.count)

@@ -2,8 +2,8 @@
 
 The order is a pure function of (seed, position), as that of one set is: samples come in blocks of a fixed length, each
 of which holds exactly as many of every set as its weight says, in an order keyed by (seed, block). So how many of a set
-came before a block is one multiplication, and where a run stands stays one integer. Each set is gone through in its
-own permuted order, again and again, however often the others are.
+came before a block is one multiplication, and a run's position stays one integer. Each set is visited in its own
+permuted order, epoch after epoch, however often the others are.
 """
 
 import hashlib
@@ -115,17 +115,17 @@ class MixedStream:
 
     def predictions(self, first: int, count: int) -> int:
         """Count the predictions that enter the loss in samples [first, first + count)."""
-        places = [self.place(position) for position in range(first, first + count)]
-        return sum(self._streams[source].predictions(number, 1) for source, number in places)
+        drawn = [self.draw(position) for position in range(first, first + count)]
+        return sum(self._streams[source].predictions(number, 1) for source, number in drawn)
 
     def epochs(self, samples: int) -> list[float]:
-        """Return how often so many samples go through each set."""
+        """Return how many epochs of each set this number of samples is."""
         return [
             each.epochs(1)[0] * samples * slots / self._block
             for each, slots in zip(self._streams, self._slots, strict=True)
         ]
 
-    def place(self, position: int) -> tuple[int, int]:
+    def draw(self, position: int) -> tuple[int, int]:
         """Return which set a sample is drawn from, and how many were drawn from it before."""
         block, turn = divmod(position, self._block)
         sources, before = self._turns(block)
@@ -142,7 +142,7 @@ class MixedStream:
         return sources, before
 
     def _sample(self, position: int) -> Sample:
-        source, number = self.place(position)
+        source, number = self.draw(position)
         return self._streams[source].sample(number)
 
 
@@ -159,7 +159,7 @@ def training_stream(dataset: Dataset, seq_len: int, seed: int) -> SampleStream:
 
 
 def open_dataset(data: DataConfig, instead: Path | None = None) -> Dataset:
-    """Open the prepared text of a configuration, or the set that a user names in its place.
+    """Open the prepared text of a configuration, or the set that a user names instead.
 
     Raises:
         DataError: it names none, or one that can't be used.

@@ -1,7 +1,7 @@
-"""The order in which an epoch visits its samples: a keyed permutation that needs no memory and no shuffling pass.
+"""Order of an epoch's samples: a keyed permutation that needs no memory and no shuffling pass.
 
 A Feistel network over the smallest power of four that holds the range, walked until it lands inside (Black and
-Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any position is computed alone, so where a run stands in its
+Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Any position is computed alone, so a run's position in its
 data is one integer, whatever the batch shape or the number of devices.
 """
 

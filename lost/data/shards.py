@@ -24,7 +24,7 @@ _opened: "OrderedDict[ShardFile, io.BufferedReader]" = OrderedDict()  # the one 
 
 @dataclass(eq=False)
 class ShardFile:
-    """A file as `dataset.json` describes it: whole when it was opened first, and looked at again once it has changed.
+    """A file as `dataset.json` describes it: its size checked when it is opened, its bytes once it has changed since.
 
     Attributes:
         path: of the file.
@@ -66,10 +66,10 @@ class ShardFile:
         """Return a handle of the file, once it is known to be what was described."""
         file = _opened.pop(self, None) or self._opened_anew()
         _opened[self] = file
-        found = os.fstat(file.fileno())
-        if (stamp := (found.st_size, found.st_mtime_ns)) != self._stamp:
-            if found.st_size != self.size:
-                raise self._changed(f"is {found.st_size} bytes long") if self._stamp else self._unlike(found.st_size)
+        status = os.fstat(file.fileno())
+        if (stamp := (status.st_size, status.st_mtime_ns)) != self._stamp:
+            if status.st_size != self.size:
+                raise self._changed(f"is {status.st_size} bytes long") if self._stamp else self._unlike(status.st_size)
             if self._stamp:
                 self._check(file)
             self._stamp = stamp
@@ -95,13 +95,13 @@ class ShardFile:
             raise self._changed("no longer holds what was prepared")
 
     def _unlike(self, size: int | None) -> DataError:
-        found = "missing" if size is None else f"{size} bytes long"
-        return DataError(f"{self.path} is {found}; expected {self.size} bytes; prepare the data again")
+        state = "missing" if size is None else f"{size} bytes long"
+        return DataError(f"{self.path} is {state}; expected {self.size} bytes; prepare the data again")
 
     def _changed(self, how: str) -> DataError:
         return DataError(
             f"{self.path} {how}: it was changed while it was being read; expected {self.size} bytes as they were "
-            "prepared; restore it, or prepare the data again, and start again: what was saved before stands"
+            "prepared; restore it, or prepare the data again, and start again: what was saved before is intact"
         )
 
 
@@ -112,7 +112,7 @@ class Row(Protocol):
         """Return how many there are."""
 
     def __getitem__(self, piece: slice, /) -> np.ndarray:
-        """Return those from `piece.start` to `piece.stop`, as far as there are so many."""
+        """Return those from `piece.start` to `piece.stop`, fewer at the end."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class SplitWriter:
         folder: where the shards go.
         split: its name.
         tokenizer: which made the ids.
-        state: to go on from, as `state` returned it; what was written since is dropped.
+        state: to resume from, as `state` returned it; what was written since is dropped.
     """
 
     def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, state: dict[str, Any] | None = None) -> None:
@@ -47,7 +47,7 @@ class SplitWriter:
             self.append(np.array([tokenizer.end_of_text]))
 
     def append(self, ids: np.ndarray, documents: int = 0, size: int = 0) -> None:
-        """Append tokens (n,) of whole documents, so many of them, of `size` bytes."""
+        """Append the tokens (n,) of a number of documents, which are `size` bytes of text."""
         self.documents += documents
         self.bytes += size
         while len(ids):
@@ -65,7 +65,7 @@ class SplitWriter:
                 self._close_shard()
 
     def state(self) -> dict[str, Any]:
-        """Have all that was appended written to disk; return what a writer needs to go on from here."""
+        """Flush all that was appended to disk; return what a writer needs to resume from here."""
         if self._open is not None:
             self._open.flush()
             flush(self._folder / self._files[-1]["name"])

@@ -1,4 +1,4 @@
-"""Learning rate schedules: what share of its peak the rate has, step by step."""
+"""Learning rate schedules: the rate as a share of its peak, step by step."""
 
 import math
 from collections.abc import Callable

@@ -59,7 +59,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} can't be read: {error}; expected JSON lines, whole (.gz and .zst are unpacked)"
+            f"{path} can't be read: {error}; expected complete JSON lines (.gz and .zst are unpacked)"
         ) from None
 
 
@@ -92,9 +92,9 @@ def _text(record: dict[str, Any], key: str) -> str:
 def encode_example(example: Example, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of an example, which end with end-of-text, and their marks, both (n,).
 
-    The text is encoded whole, as mlx-lm does, where that gives the tokens of the prompt first; else the two parts
-    are encoded each alone. So what precedes the answer is always what a prompt alone would be encoded to. An added
-    end-of-text is learned only if the answer has none of its own, which then says where it ends.
+    Prompt and completion are encoded as one text, as mlx-lm does, where that gives the tokens of the prompt first;
+    else each of them alone. So what precedes the completion is always what the prompt alone would be encoded to. An
+    added end-of-text is learned only if the completion has none of its own, which then says where it ends.
     """
     prompt = tokenizer.encode(example.prompt, example.templated)
     ids = tokenizer.encode(example.prompt + example.completion, example.templated)

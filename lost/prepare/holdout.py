@@ -13,7 +13,7 @@ from lost.prepare.sources import Sources
 
 _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
 _LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
-_FEW = 20  # with fewer documents, a whole one would be too large a share to hold out
+_FEW = 20  # with fewer documents, an entire one would be too large a share to hold out
 _MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
 _REMOTE_BYTES = 64 << 20  # of text from elsewhere, that is read twice
 
@@ -37,7 +37,7 @@ class TextStats:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which text is validation: whole documents if there are enough of them, else the end of each document."""
+    """Rule of what is validation text: entire documents if there are enough of them, else the end of each document."""
 
     fraction: float
     largest_hash: int | None

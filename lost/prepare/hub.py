@@ -35,7 +35,7 @@ def is_name(text: str) -> bool:
 
 
 def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Iterator[str]]]:
-    """Return what reads each part of a data set; the parts in their order are the whole.
+    """Return what reads each part of a data set; the parts in their order are the whole set.
 
     Args:
         name: `owner/name`, or `hf://owner/name`; what `load_dataset` takes otherwise may follow `hf://` too.

@@ -1,4 +1,4 @@
-"""The folder that becomes a prepared set: locked, filled beside its place, renamed once it is complete."""
+"""Output folder of `lost prepare`: locked, filled under another name, renamed once it is complete."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ def prepared_set(
     check_output(out, sources, overwrite)
     partial = partial_folder(out)
     with storage(partial):
-        check_folder(partial)  # a link or a file in its place is neither followed nor removed
+        check_folder(partial)  # a link or a file of its name is neither followed nor removed
     with storage(out), locked(partial, log):
         state = read_state(partial, arguments, overwrite)
         try:

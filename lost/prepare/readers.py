@@ -43,7 +43,7 @@ def read(path: Path, text_key: str) -> Iterator[str]:
             texts = _json_lines(path, text_key) if format in _JSON_LINES else _text(path)
         yield from (text for text in texts if text)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}; expected the whole file; fetch it again") from None
+        raise DataError(f"{path} is damaged: {error}; expected a complete file; fetch it again") from None
 
 
 def opened(path: Path) -> BinaryIO:
@@ -125,15 +125,15 @@ def _json_lines(path: Path, text_key: str) -> Iterator[str]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            place = f"{path}:{number}"
+            where = f"{path}:{number}"
             try:
                 record = parse_json(line)
             except ValueError as error:
-                raise DataError(f"{place}: not a JSON object ({error}); expected one object a line") from None
+                raise DataError(f"{where}: not a JSON object ({error}); expected one object a line") from None
             text = record.get(text_key) if isinstance(record, dict) else None
             if not isinstance(text, str):
                 keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise no_text(place, text_key, keys)
+                raise no_text(where, text_key, keys)
             yield clean(text)
 
 
@@ -156,6 +156,6 @@ def _parquet(path: Path, text_key: str) -> Iterator[str]:
         raise DataError(f"{path} is damaged: {reason}; expected a parquet file; fetch it again") from None
 
 
-def no_text(place: str, text_key: str, found: str) -> DataError:
+def no_text(where: str, text_key: str, keys: str) -> DataError:
     """Return the refusal of a record."""
-    return DataError(f"{place}: no text under {text_key!r} (found: {found}); name the field with --text-key")
+    return DataError(f"{where}: no text under {text_key!r} (found: {keys}); name the field with --text-key")

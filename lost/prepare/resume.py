@@ -17,7 +17,7 @@ class PrepareState:
 
     Attributes:
         arguments: all that decides the result, as JSON has it.
-        plan: what was found before anything was encoded.
+        plan: what was decided before anything was encoded.
         position: up to where the text is encoded.
         splits: the writers' states there.
     """

@@ -1,4 +1,4 @@
-"""Documents out of what users have: text, JSON lines and parquet, folders of these, data sets of the hub."""
+"""Sources of documents: text, JSON lines and parquet, folders of these, data sets of the hub."""
 
 import fnmatch
 import hashlib
@@ -34,7 +34,7 @@ class Sources:
 
     Attributes:
         paths: text files (one document each), JSON-lines files (one document a line), parquet files (one document a
-            row), folders (searched whole), and names of data sets, where no such path is here.
+            row), folders (searched all through), and names of data sets, where no such path is here.
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
         text_key: the field of a JSON line, or the column, that holds the text.
@@ -119,8 +119,8 @@ class Sources:
         return self._opened[name]
 
     def _unit(self, path: Path, inside_folder: bool) -> Unit:
-        found = path.stat() if path.exists() else None  # a link inside a folder may lead nowhere
-        stamp = f"{path.absolute()} {found and (found.st_size, found.st_mtime_ns)}"
+        status = path.stat() if path.exists() else None  # a link inside a folder may lead nowhere
+        stamp = f"{path.absolute()} {status and (status.st_size, status.st_mtime_ns)}"
         return Unit(stamp, partial(self._read, path, inside_folder))
 
     def _files(self, folder: Path) -> Iterator[Path]:

@@ -23,7 +23,7 @@ class Tracker:
         Args:
             folder: the run folder.
             config: of the run.
-            settings: what stands under the tracker's name.
+            settings: the value of the tracker's key.
 
         Raises:
             ConfigError: the settings don't suit it.

@@ -1,4 +1,4 @@
-"""log.txt: what a run said and why it ended, with the time; of all its lives, one after the other."""
+"""log.txt: messages of a run and why it ended, with the time; of all its lives, one after the other."""
 
 import os
 import socket

@@ -1,7 +1,7 @@
-"""How a training starts: from what was asked to a run that is ready, and from there to its end.
+"""Start of a training: from what was asked to a run that is ready, and from there to its end.
 
-`ready` checks all that can be checked without writing; `start` takes the run folder's lock, decides where to go on
-from, and trains.
+`ready` checks all that can be checked without writing; `start` takes the run folder's lock, decides what to
+resume from, and trains.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ class Ready:
     overwrite: bool
 
     def engine(self, config: Config | None = None) -> Engine:
-        """Make the engine of the run, or of another configuration in its place."""
+        """Make the engine of the run, or of another configuration."""
         return backend_module(self.backend).create(config or self.config, self.device, self.workers)
 
     def check(self) -> None:
@@ -142,7 +142,7 @@ def start(
     beginning_with: str,
     ended: Callable[[Config, Engine, Result], str],
 ) -> Result:
-    """Train, or go on with, a run that was checked.
+    """Start or resume a run that was checked.
 
     Args:
         run: what `ready` returned.
@@ -172,7 +172,7 @@ def start(
 
 
 def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
-    """Make the run folder ready, and return the checkpoint to go on from; None: initial weights."""
+    """Make the run folder ready, and return the checkpoint to resume from; None: initial weights."""
     point = None
     if run.fresh:
         reset_run_dir(run.config, run.folder, tracker, run.overwrite)

@@ -52,7 +52,7 @@ def train(
     start: Checkpoint | None = None,
     asked: Stop | None = None,
 ) -> Result:
-    """Train from the seed, or go on from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
+    """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
     Args:
         config: the run, its vocabulary known.

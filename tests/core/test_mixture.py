@@ -55,7 +55,7 @@ def test_every_block_has_its_share(sets: list[Path], weights: tuple[float, ...])
     wanted = {Path(name): weight / sum(weights) for name, weight in mixture.weights.items()}
     for share, each in zip(mixture.shares(), mixture.sets, strict=True):
         assert abs(share - wanted[each.path]) <= 0.0001
-    places = [stream.place(position) for position in range(2 * block)]
+    places = [stream.draw(position) for position in range(2 * block)]
     for source, slots in enumerate(mixture.slots):
         assert sum(place[0] == source for place in places[:block]) == slots
         assert [number for which, number in places if which == source] == list(range(2 * slots))
@@ -79,7 +79,7 @@ def test_each_set_is_gone_through_in_its_own_epochs(sets: list[Path]) -> None:
         rows = [
             tuple(stream.batch(position, 1).tokens[0])
             for position in range(3 * windows * 4)
-            if stream.place(position)[0] == source
+            if stream.draw(position)[0] == source
         ]
         split = each.split("train")
         every = Counter(tuple(split.read(number * 8, 9)) for number in range(windows))

@@ -217,7 +217,9 @@ def test_a_checkpoint_that_stands_is_not_called_lost(
     monkeypatch.setattr("lost.storage.failpoints._reached", 0)
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
     assert answer.code == 2
-    assert "saving the checkpoint of step 10: it stands, but what comes after it failed: " in answer.err
+    assert (
+        "saving the checkpoint of step 10: the checkpoint is complete, but what comes after it failed: " in answer.err
+    )
     assert len(state(tmp_path / "run", 10)) > 0
 
 
