@@ -48,8 +48,8 @@ class MlxEngine:
 
     def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device, self.workers = config, devices.resolve(device), workers or SingleProcess()
-        own, micro_batch = local_batch_size(config, self.workers.world_size)
-        memory = budget(config, self.backend, self.device, micro_batch, own).memory
+        local_batch, micro_batch = local_batch_size(config, self.workers.world_size)
+        memory = budget(config, self.backend, self.device, micro_batch, local_batch).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
         self._table, self._entries = parameter_table(config), vocabulary(config)
         self._trained = [name for name, row in self._table.items() if row.trained]

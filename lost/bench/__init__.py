@@ -1,1 +1,1 @@
-"""Speed measured: kinds of projection side by side, a layer and a whole step."""
+"""Benchmarks: kinds of projection compared, in a layer and in a whole step."""

@@ -1,4 +1,4 @@
-"""What a user asks `lost bench` to measure, and whether it can be."""
+"""The options of `lost bench`, validated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from lost.errors import UserError
 from lost.model.load import load_config
 from lost.projections import KINDS
 
-_VOCABULARY = 32000  # the field's, where a configuration leaves it to the data
-_SUITS_A_CPU = (
+_VOCABULARY = 32000  # a usual size, where a configuration takes it from the data
+_CPU_DEFAULTS = (
     *("train.batch_size=4", "train.micro_batch_size=null"),
     *("train.dtype=float32", "train.param_dtype=float32"),
 )
@@ -17,10 +17,10 @@ _SUITS_A_CPU = (
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A layer to measure, and how many tokens go through it at once.
+    """A layer to measure, and the number of tokens that it processes at once.
 
     Raises:
-        UserError: a value that no layer can have.
+        UserError: a value is out of range.
     """
 
     in_features: int = 768
@@ -32,44 +32,44 @@ class LayerShape:
     def __post_init__(self) -> None:
         shape, largest = f"{self.in_features}x{self.out_features}", min(self.in_features, self.out_features)
         if largest < 1:
-            raise UserError(f"--layer-shape {shape}: expected two numbers of 1 or more; such as 768x2048")
+            raise UserError(f"--layer-shape {shape}: expected two numbers of 1 or more, such as 768x2048")
         if not 1 <= self.rank <= largest:
             raise UserError(
                 f"--layer-rank {self.rank}: a layer of {shape} has a rank of at least 1 and at most {largest}; "
                 "change --layer-rank or --layer-shape"
             )
         if not 0 < self.density <= 1:
-            raise UserError(f"--layer-density {self.density}: expected a share, above 0 and at most 1; such as 0.03")
+            raise UserError(f"--layer-density {self.density}: expected a share above 0 and at most 1, such as 0.03")
         at_least("--layer-tokens", self.tokens)
 
 
 def at_least(option: str, value: int | None) -> None:
-    """Refuse a count below 1; None is no count.
+    """Refuse a count below 1; None passes.
 
     Raises:
-        UserError: naming the option.
+        UserError: the message names the option.
     """
     if value is not None and value < 1:
         raise UserError(f"{option} {value}: expected 1 or more; raise it, or leave it out")
 
 
 def kinds_of(text: str) -> list[str]:
-    """Read kinds of projection with commas between.
+    """Parse a comma-separated list of projection kinds.
 
     Raises:
-        UserError: one is unknown or there twice.
+        UserError: a kind is unknown or listed twice.
     """
-    found = [part.strip() for part in text.split(",")]
-    unknown = [kind for kind in found if kind not in KINDS]
+    kinds = [part.strip() for part in text.split(",")]
+    unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(
-            f"--kinds {text}: no such kind as {unknown[0]!r}; expected some of {','.join(KINDS)}, with commas between; "
-            "change it"
+            f"--kinds {text}: there is no kind {unknown[0]!r}; expected some of {','.join(KINDS)}, separated by "
+            "commas; change it"
         )
-    twice = [kind for kind in KINDS if found.count(kind) > 1]
+    twice = [kind for kind in KINDS if kinds.count(kind) > 1]
     if twice:
-        raise UserError(f"--kinds {text}: {twice[0]} is there twice; expected each kind once; remove one")
-    return found
+        raise UserError(f"--kinds {text}: {twice[0]} is listed twice; expected each kind once; remove one")
+    return kinds
 
 
 def settings(
@@ -81,23 +81,23 @@ def settings(
     seq_len: int | None = None,
     checkpoint_activations: str | None = None,
 ) -> Config:
-    """Return the configuration to measure: what is named, over `--set`, over what suits the device, over the file.
+    """Return the configuration to measure: options, before `--set`, before the device's defaults, before the file.
 
-    A CPU gets 4 sequences in float32, any other device one micro-batch as it stands in the file.
+    A CPU gets 4 sequences in float32, other devices one micro-batch of the file.
 
     Raises:
-        UserError: a value that can't be.
+        UserError: a value is out of range.
     """
     at_least("--batch", batch)
     at_least("--seq-len", seq_len)
-    suits = list(_SUITS_A_CPU) if device == "cpu" else []
+    defaults = list(_CPU_DEFAULTS) if device == "cpu" else []
     options = {
         "train.dtype": dtype,
         "data.seq_len": seq_len,
         "train.checkpoint_activations": checkpoint_activations,
     }
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
-    base = load_config(config, [*suits, *overrides, *named])
+    base = load_config(config, [*defaults, *overrides, *named])
     if base.model.vocab_size is None:
         named.append(f"model.vocab_size={_VOCABULARY}")
     if batch:
@@ -105,5 +105,5 @@ def settings(
         if batch <= base.train.micro_batch:
             named.append("train.micro_batch_size=null")
     elif device != "cpu":
-        suits = [f"train.batch_size={base.train.micro_batch}"]
-    return load_config(config, [*suits, *overrides, *named])
+        defaults = [f"train.batch_size={base.train.micro_batch}"]
+    return load_config(config, [*defaults, *overrides, *named])

@@ -1,4 +1,4 @@
-"""The configuration of a run: its sections, checked as they are read."""
+"""The configuration of a run: its sections, validated as they are read."""
 
 from lost.config.schema import (
     Config,

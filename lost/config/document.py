@@ -1,4 +1,4 @@
-"""A YAML document with the place of every key, so that a message names file, line, key and value."""
+"""A YAML document with the position of every key, for messages that name file, line, key and value."""
 
 import difflib
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ _COMMAND_LINE = "--set"
 
 @dataclass
 class Document:
-    """Plain values, and the place where each was written."""
+    """Plain values, and the file and line where each was written."""
 
     source: str
     values: dict[str, Any]
     lines: dict[tuple[str, ...], str] = field(default_factory=dict)
 
-    def place(self, path: tuple[str, ...]) -> str:
+    def location(self, path: tuple[str, ...]) -> str:
         """Return `file:line` of the key, or of the nearest key around it."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
@@ -33,10 +33,12 @@ class Document:
         return self.source
 
     def explain(self, problem: "Problem") -> str:
-        """Word one problem: place, key, value, what was expected."""
+        """Word one problem: location, key, value, what was expected."""
         shown = "" if problem.value is _MISSING else f" = {problem.value!r}"
         key = ".".join(problem.path)
-        return f"{self.place(problem.path)}: {key}{shown}: {problem.text}" if key else f"{self.source}: {problem.text}"
+        if not key:
+            return f"{self.source}: {problem.text}"
+        return f"{self.location(problem.path)}: {key}{shown}: {problem.text}"
 
 
 _MISSING = object()
@@ -52,7 +54,7 @@ class Problem:
 
 
 def problems(error: ValidationError) -> Iterable[Problem]:
-    """Return what is wrong with a configuration, worded for a user."""
+    """Return the problems with a configuration, worded for a user."""
     for entry in error.errors():
         path = tuple(str(part) for part in entry["loc"])
         kind, value, text = entry["type"], entry["input"], entry["msg"]
@@ -86,7 +88,7 @@ def parse(path: Path) -> Document:
     """Read a configuration file, unchecked.
 
     Raises:
-        ConfigError: it is no YAML, or no sections.
+        ConfigError: it isn't YAML, or has no sections.
     """
     try:
         node = compose_yaml(read_bytes(path, DOCUMENT_BYTES, follow=True).decode())
@@ -95,7 +97,7 @@ def parse(path: Path) -> Document:
     document = Document(str(path), {})
     values = _construct(node, (), document) if node is not None else {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {values!r}, not sections; expected {', '.join(Config.model_fields)}.")
+        raise ConfigError(f"{path} holds {values!r} instead of sections; expected {', '.join(Config.model_fields)}")
     document.values = values
     return document
 
@@ -109,11 +111,11 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = str(key_node.value)
-        place = f"{document.source}:{key_node.start_mark.line + 1}"
+        location = f"{document.source}:{key_node.start_mark.line + 1}"
         if key in values:
             first = document.lines[(*path, key)].rpartition(":")[2]
-            raise ConfigError(f"{place}: {'.'.join((*path, key))}: written twice, first in line {first}; remove one")
-        document.lines[(*path, key)] = place
+            raise ConfigError(f"{location}: {'.'.join((*path, key))}: duplicate key, first in line {first}; remove one")
+        document.lines[(*path, key)] = location
         values[key] = _construct(value_node, (*path, key), document)
     return values
 
@@ -122,7 +124,7 @@ def override(document: Document, text: str) -> None:
     """Set a value as `--set section.key=value` says.
 
     Raises:
-        ConfigError: it says nothing that can be set.
+        ConfigError: it isn't an assignment to a key.
     """
     key, equals, raw = text.partition("=")
     path = tuple(key.strip().split("."))
@@ -133,7 +135,7 @@ def override(document: Document, text: str) -> None:
         value = yaml_value(node) if node else None
     except ValueError as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"--set {text:.200}: this can't be read as a YAML value ({reason}); quote it") from None
+        raise ConfigError(f"--set {text:.200}: it can't be read as a YAML value ({reason}); quote it") from None
     section = document.values
     for part in path[:-1]:
         section = section.setdefault(part, {})

@@ -1,4 +1,4 @@
-"""Names that a configuration may choose from, each with what it stands for: one registry a kind of choice.
+"""Registries of the names that a configuration may choose from: one for each kind of choice.
 
 The rooms that implement them register theirs under `KINDS`; so does an extension, a package of its own, either by
 
@@ -19,7 +19,7 @@ _GROUP = "lost.extensions"
 
 
 class Registry(dict[str, T]):
-    """What can be chosen under a key of the configuration, by name.
+    """The options of one configuration key, by name.
 
     Args:
         key: such as `projection.kind`.
@@ -35,15 +35,13 @@ class Registry(dict[str, T]):
             return self[name]
         near = difflib.get_close_matches(name, self, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(
-            f"{self.key} = {name!r}: there is no such one; {hint}known here are {', '.join(self) or 'none'}"
-        )
+        raise ConfigError(f"{self.key} = {name!r}: no such option; {hint}known are {', '.join(self) or 'none'}")
 
     def check(self, name: str) -> str:
-        """Return a name that is known; where nothing is registered yet, any.
+        """Return the name if it is known, or if nothing is registered yet.
 
         Raises:
-            ValueError: it isn't; worded for a configuration's message.
+            ValueError: it isn't known; worded for a configuration's message.
         """
         if self:
             try:
@@ -54,7 +52,7 @@ class Registry(dict[str, T]):
 
 
 def load_extensions() -> None:
-    """Import what is installed under the entry points; each registers what it brings."""
+    """Import the modules of all installed entry points; each registers its options."""
     for each in entry_points(group=_GROUP):
         each.load()
 

@@ -1,7 +1,7 @@
 """Sections of a configuration: what a run is, field by field, with defaults.
 
-Only shapes of values are checked here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
-where Hugging Face has a name.
+Values are checked one by one here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
+where it has one.
 """
 
 import fnmatch
@@ -13,7 +13,7 @@ from lost.config.registry import OPTIMIZERS, PROJECTIONS, SCHEDULES
 
 
 def _no_booleans(value: Any) -> Any:
-    """Refuse `true` where a number is meant: pydantic would read it as 1."""
+    """Refuse `true` for a number: pydantic would read it as 1."""
     if isinstance(value, bool):
         raise ValueError("expected a number, got a boolean")
     return value
@@ -34,13 +34,13 @@ DType = Literal["float32", "bfloat16"]
 
 
 class Section(BaseModel):
-    """Unknown keys refused, infinities refused, immutable."""
+    """A section: immutable, without unknown keys or infinities."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RopeScaling(Section):
-    """Rotary frequencies that are lowered so that positions reach further than in pre-training."""
+    """Lowering of rotary frequencies, for more positions than in pre-training."""
 
     rope_type: Literal["linear", "llama3"]
     """linear: all by `factor`; llama3: the low ones by `factor`, the high ones not, smoothly between."""
@@ -59,7 +59,7 @@ class RopeScaling(Section):
                 "belong to llama3, all three; remove or complete them"
             )
         if low is not None and high is not None and low >= high:
-            raise ValueError(f"low_freq_factor = {low} isn't below high_freq_factor = {high}; choose a lower one")
+            raise ValueError(f"low_freq_factor = {low} isn't below high_freq_factor = {high}; lower it")
         return self
 
 
@@ -71,7 +71,7 @@ class ModelConfig(Section):
     num_hidden_layers: Count
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
-    """Heads that share keys and values (grouped-query attention); None: as many as `num_attention_heads`."""
+    """Number of key and value heads (grouped-query attention); None: `num_attention_heads`."""
     head_dim: Count | None = None
     """Width of an attention head; None: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
@@ -85,14 +85,14 @@ class ModelConfig(Section):
     mlp_bias: bool = False
     """Whether gate, up and down have a bias."""
     use_qk_norm: bool = False
-    """Whether each head's queries and keys are normed before they are rotated (Qwen3)."""
+    """Whether each head's queries and keys are normalized before rotation (Qwen3)."""
     tie_word_embeddings: bool = False
     initializer_range: Positive = 0.02
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
         if self.head_dim is not None and self.head_dim % 2:
-            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary positions turn pairs: choose an even width")
+            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary positions rotate pairs: choose an even width")
         if self.head_dim is None and (self.hidden_size % self.num_attention_heads or self.head_width % 2):
             raise ValueError(
                 f"num_attention_heads = {self.num_attention_heads} doesn't divide hidden_size = {self.hidden_size} "
@@ -112,7 +112,7 @@ class ModelConfig(Section):
 
     @property
     def attention_width(self) -> int:
-        """Width of all heads' queries together."""
+        """Total width of all heads' queries."""
         return self.num_attention_heads * self.head_width
 
     @property
@@ -131,11 +131,11 @@ class ProjectionSettings(Section):
     kind: ProjectionKind = "lost"
     rank: Count = 128
     init_std: Positive | Literal["fan_in"] | None = None
-    """Standard deviation of the dense weight that the start stands for; fan_in: 1/sqrt(inputs); None: the model's
+    """Standard deviation of the dense weight that the start approximates; fan_in: 1/sqrt(inputs); None: the model's
     `initializer_range`."""
     start: Literal["svd", "random"] | None = None
     """Where the low-rank pair comes from: a dense weight's leading singular triplets, or random factors of the same
-    scale. None: as the kind's paper has it, svd for lost and random for the others."""
+    scale. None: as in the kind's paper, svd for lost and random for the others."""
     density: Annotated[Float, Field(gt=0, le=1)] = 0.03
     """Share of input channels that a LOST layer keeps, rounded up to `align`; of entries that sltrain keeps."""
     gamma: Share = 0.7
@@ -146,11 +146,11 @@ class ProjectionSettings(Section):
     activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
     """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
     select: Select = "l2"
-    """How channels are scored: by their column's l2 or l1 norm in what the low rank leaves out, by how little of them
-    the singular vectors hold (leverage), or at random."""
+    """How channels are scored: by the l2 or l1 norm of their column in the low-rank residual, by how little of them the
+    singular vectors capture (leverage), or at random."""
     values: Values = "original"
     align: Count = 32
-    """rank + channels is rounded up to a multiple of this (faster, and quantisable); 1 switches it off."""
+    """rank + channels is rounded up to a multiple of this (faster, and quantizable); 1 disables it."""
     alpha: Positive = 16.0
     """sltrain's weight of the low-rank part, divided by the rank."""
 
@@ -159,7 +159,7 @@ class ProjectionConfig(ProjectionSettings):
     """The settings of all projections, with exceptions by name pattern."""
 
     keep_gate_activation: bool = True
-    """Whether SwiGLU's own SiLU stays although the gate projection has an activation inside."""
+    """Whether SwiGLU keeps its own SiLU if the gate projection has an activation inside."""
     overrides: dict[str, dict[str, Any]] = {}
     """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
 
@@ -186,13 +186,13 @@ class ProjectionConfig(ProjectionSettings):
 
 
 class DataConfig(Section):
-    """Which prepared text, cut how."""
+    """The prepared text, and the length of its windows."""
 
     path: str | None = None
     """Folder written by `lost prepare`."""
     mixture: dict[str, Positive] | None = None
-    """Or several such folders, each with the share of the samples that are drawn from it: `{data/web: 0.7, data/code:
-    0.3}`. Only proportions count."""
+    """Instead of `path`, several such folders, each with its share of the samples: `{data/web: 0.7, data/code: 0.3}`.
+    Only proportions count."""
     seq_len: Count = 256
 
     @model_validator(mode="after")
@@ -210,41 +210,40 @@ class TrainConfig(Section):
     batch_size: Count = 512
     """Sequences an optimizer step, over all devices and micro-batches."""
     micro_batch_size: Count | None = None
-    """Sequences that are in memory at once; None: the whole batch."""
+    """Sequences in memory at once; None: the whole batch."""
     replicas: Count = 1
-    """Under torchrun: copies of the model, each held by as many processes as there are for it (HSDP). MLX's processes
-    each hold a copy."""
+    """Under torchrun: copies of the model, each sharded over an equal number of processes (HSDP). With MLX every
+    process holds a copy."""
     dtype: DType = "float32"
-    """Type in which the model computes."""
+    """Type of computation."""
     param_dtype: DType = "float32"
-    """Type in which weights and moments are kept. bfloat16 here is pure bf16: half the memory, and small updates are
-    lost to rounding."""
+    """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
     compile: bool | None = None
-    """Whether the step is compiled. None: what is usual on the device, which is yes for MLX on Metal, else no."""
+    """Whether the step is compiled. None: the device's default, which is yes for MLX on Metal, else no."""
     checkpoint_activations: Literal["none", "narrow", "full"] = "none"
-    """What the backward pass computes again instead of keeping it. narrow: all that is wider than the projections'
-    bottlenecks, but for each block's two sums; full: everything inside a block. Slower, smaller."""
+    """What the backward pass recomputes instead of saving. narrow: everything wider than the projections' bottlenecks,
+    except the residual stream; full: everything inside a block. Slower, but takes less memory."""
     grad_clip: NotNegative = 1.0
-    """Largest L2 norm of all gradients together; 0 switches clipping off."""
+    """Largest L2 norm of all gradients together; 0 disables clipping."""
     skip_spikes: Annotated[Float, Field(gt=1)] | None = None
-    """Leave out updates whose gradients' norm is over so many times its running mean; None: only those that aren't
-    finite numbers."""
+    """Skip updates whose gradient norm exceeds its running mean by this factor; None: skip only those that aren't
+    finite."""
     max_skipped: Count = 10
-    """Updates left out in a row that stop the run."""
+    """Consecutive skipped updates after which the run stops."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     log_every: Annotated[Int, Field(ge=0)] = 10
     eval_every: Annotated[Int, Field(ge=0)] = 500
     eval_tokens: Count | None = None
-    """Validation tokens an evaluation during training looks at; None: all."""
+    """Validation tokens per evaluation during training; None: all."""
     save_every: Annotated[Int, Field(ge=0)] = 500
     keep_last: Count = 2
-    """Checkpoints to keep; the best stays too, judged where an evaluation fell on the step of a save."""
+    """Checkpoints to keep, besides the best among those with an evaluation at the same step."""
     keep_every: Annotated[Int, Field(ge=0)] = 0
     """Checkpoints at multiples of this step are never pruned."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """What a run does when a checkpoint can't be written: stop, or go on and try again at the next one."""
+    """What to do when a checkpoint can't be written: stop, or continue and try again at the next one."""
     stop_after: Count | None = None
-    """Stop once this step is done, the schedule unchanged; None: at the schedule's end."""
+    """Stop after this step, the schedule unchanged; None: at the schedule's end."""
 
     @model_validator(mode="after")
     def _micro_batches_divide(self) -> "TrainConfig":
@@ -253,7 +252,7 @@ class TrainConfig(Section):
                 f"micro_batch_size = {self.micro_batch} doesn't divide batch_size = {self.batch_size}; choose a divisor"
             )
         if self.param_dtype == "bfloat16" and self.dtype == "float32":
-            raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than their use")
+            raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than computation")
         return self
 
     @property
@@ -263,7 +262,7 @@ class TrainConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101); decay acts on matrices only."""
+    """The optimizer; weight decay applies to matrices only."""
 
     name: Annotated[str, AfterValidator(OPTIMIZERS.check)] = "adamw"
     """adamw8bit: moments in 8 bits, block by block (Dettmers et al., arXiv 2110.02861); PyTorch only, with torchao."""
@@ -274,7 +273,7 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """How the learning rate moves over the run."""
+    """The learning rate's schedule."""
 
     name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
     steps: Count

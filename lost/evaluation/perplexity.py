@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte: token-weighted, over text (or targets) of which every token is predicted once."""
+"""Perplexity and bits per byte: token-weighted, over text (or targets), every token predicted exactly once."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +20,12 @@ from lost.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text.
+    """The evaluation of a model on a text.
 
     Attributes:
         nll: summed negative log-likelihood, natural log.
-        tokens: predictions summed over.
-        batches: batches that the text was evaluated in.
+        tokens: number of predictions in the sum.
+        batches: number of batches.
         bytes: UTF-8 bytes of the text; None when only part of a prepared set was evaluated.
     """
 
@@ -46,13 +46,13 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits that a byte of the text costs: comparable across tokenizers."""
+        """Bits per byte of the text, comparable across tokenizers."""
         return self.nll / math.log(2) / self.bytes if self.bytes else None
 
     @property
     def lineage_perplexity(self) -> float:
-        """Perplexity as the GaLore-lineage scripts print it: their batch counter starts at 1, so the mean loss over N
-        batches comes out N / (N + 1) too small. Only for comparison with papers.
+        """Perplexity as scripts derived from GaLore print it: their batch counter starts at 1, so that the mean loss
+        over N batches is too small by a factor of N / (N + 1). Only for comparison with papers.
         """
         return math.exp(min(self.loss * self.batches / (self.batches + 1), 700.0))
 
@@ -71,10 +71,10 @@ def evaluate(
     Args:
         engine: holds the model.
         tokens: ids, beginning with end-of-text.
-        seq_len: context that a window gives.
-        batch_size: windows at once; changes nothing but speed, memory and `lineage_perplexity`.
-        text_bytes: bytes of the text that the tokens stand for.
-        check: called before each round of batches, by all workers alike; what it raises ends the evaluation.
+        seq_len: tokens in a window.
+        batch_size: windows at once; affects only speed, memory and `lineage_perplexity`.
+        text_bytes: bytes of the text.
+        check: called before each round of batches, on all workers alike; its exceptions end the evaluation.
     """
     batches = evaluation_batches(tokens, seq_len, batch_size)
     return _measured(engine, batches, len(tokens) - 1, text_bytes, check)
@@ -94,7 +94,7 @@ def evaluate_split(
     Args:
         engine: holds the model.
         split: the text, or the examples.
-        seq_len: context that a window gives.
+        seq_len: tokens in a window.
         batch_size: windows at once.
         limit: predictions to stop after (with targets, at the end of the window); None: all.
         check: as in `evaluate`.
@@ -112,13 +112,13 @@ def _measured(
 ) -> Evaluation:
     """Evaluate on batches; `text_bytes` are those of the text that `whole` predictions stand for."""
     counting, workers = _Counted(batches), engine.workers
-    nll, count = engine.evaluate(_dealt(counting, workers, check))
+    nll, count = engine.evaluate(_local_batches(counting, workers, check))
     nll, count = workers.all_reduce(nll), int(workers.all_reduce(count))
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
 def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:
-    """Return the tokens (n,) of a text, end-of-text before them and between documents, and its length in UTF-8 bytes.
+    """Return the tokens (n,) of a text, with end-of-text first and between documents, and its length in UTF-8 bytes.
 
     Raises:
         DataError: there is no text.
@@ -140,11 +140,11 @@ class _Counted:
             yield batch
 
 
-def _dealt(batches: Iterable[Batch], workers: Workers, check: Callable[[], None]) -> Iterator[Batch]:
-    """Yield this worker's batches, one a round: all make as many passes, in the last round some for nothing."""
-    coming = iter(batches)
-    while taken := list(islice(coming, workers.world_size)):
+def _local_batches(batches: Iterable[Batch], workers: Workers, check: Callable[[], None]) -> Iterator[Batch]:
+    """Yield this worker's batches, one a round; in the last round some workers get a batch without predictions."""
+    remaining = iter(batches)
+    while group := list(islice(remaining, workers.world_size)):
         check()
-        first = taken[0]
-        spare = Batch(first.tokens, np.zeros_like(first.tokens[:, 1:], bool))
-        yield taken[workers.rank] if workers.rank < len(taken) else spare
+        tokens = group[0].tokens
+        padding = Batch(tokens, np.zeros_like(tokens[:, 1:], bool))
+        yield group[workers.rank] if workers.rank < len(group) else padding

@@ -1,4 +1,4 @@
-"""Choosing the next token from logits: one implementation for every backend, so equal seeds give equal text."""
+"""Sampling of the next token from logits: one implementation for every backend, so that equal seeds give equal text."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from lost.utils.randomness import generator
 
 
 class Sampler:
-    """Draws from softmax(logits / temperature), cut to the `top_k` likeliest and to the nucleus of mass `top_p`.
+    """Samples from softmax(logits / temperature), restricted to the `top_k` likeliest and the nucleus of mass `top_p`.
 
     Args:
         temperature: 0 takes the likeliest token.
         top_k: 0 keeps all.
-        top_p: smallest set of likeliest tokens with at least this mass (Holtzman et al., arXiv 1904.09751).
-        seed: equal seeds draw equally.
+        top_p: mass of the smallest set of likeliest tokens to keep (Holtzman et al., arXiv 1904.09751).
+        seed: equal seeds give equal samples.
 
     Raises:
         UserError: a value out of range.
@@ -29,7 +29,7 @@ class Sampler:
         self._random = generator(seed, "sampling")
 
     def __call__(self, logits: np.ndarray) -> int:
-        """Return a token number for logits (vocab,)."""
+        """Return a token id for logits (vocab,)."""
         if self.temperature == 0:
             return int(logits.argmax())
         scaled = logits.astype(np.float64) / self.temperature

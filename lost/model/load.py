@@ -67,7 +67,7 @@ def validate(values: dict[str, Any], document: Document | None = None) -> Config
     except ValidationError as error:
         raise ConfigError("\n".join(document.explain(problem) for problem in problems(error))) from None
     except ConfigError as error:
-        raise ConfigError(f"{document.place(('projection',))}: {error}") from None
+        raise ConfigError(f"{document.location(('projection',))}: {error}") from None
     return config
 
 

@@ -1,1 +1,1 @@
-"""What a run will cost before it starts: parameters, FLOPs, memory, disk."""
+"""Estimates of a run's cost before it starts: parameters, FLOPs, memory, disk."""

@@ -1,4 +1,4 @@
-"""What a run costs before it starts: parameters, FLOPs a token, bytes of memory, beside a dense model's."""
+"""The budget of a run: parameters, FLOPs per token and memory, compared with a dense model's."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from lost.optim import optimizer_of
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
 # shapes of benchmarks/head_loss.py. MLX on a CPU loses time below 32 MiB where the vocabulary is large
-# (benchmarks/mlx_choices.py). Accelerators are unmeasured: large products keep them busy, and a Mac's memory is shared.
+# (benchmarks/mlx_choices.py). Unmeasured on accelerators: large products keep them busy, and a Mac's memory is shared.
 _LOGITS = {
     "torch cpu": 1 << 24,
     "torch mps": 1 << 25,
@@ -20,16 +20,16 @@ _LOGITS = {
     "mlx cpu": 1 << 23,
     "mlx gpu": 1 << 24,
 }
-# How far MLX runs ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
+# How far MLX computes ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
 _AHEAD = {"none": 0.4, "narrow": 1.0, "full": 1.5}
-_CAST_ANEW = ("lost", "sltrain")  # kinds of which PyTorch's passes cast the weights anew, and keep no cast ones
+_CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes that training holds at its peak: weights, gradients, both moments, activations of one micro-batch.
 
-    Where the update takes more than the activations did, they stand for it.
+    If the update takes more than the activations, `activations` is the update's.
     """
 
     weights: int
@@ -39,13 +39,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all four."""
         return self.weights + self.gradients + self.moments + self.activations
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Counts of one configuration.
+    """The counts of one configuration.
 
     Attributes:
         parameters: trained parameters of the whole model.
@@ -53,7 +53,7 @@ class Budget:
         embeddings: those of the embedding and, if it isn't tied, the head.
         flops_per_token: forward and backward, two FLOPs a multiply-add; attention over a full window, as in the PaLM
             paper (arXiv 2204.02311, appendix B).
-        memory: estimate of the training's peak, without the framework itself.
+        memory: estimate of training's peak, without the framework itself.
     """
 
     parameters: int
@@ -68,20 +68,20 @@ def budget(
     backend: str = "torch",
     device: str = "cpu",
     micro_batch: int | None = None,
-    own: int | None = None,
+    local_batch: int | None = None,
     shards: int = 1,
     whole_steps: bool = False,
 ) -> Budget:
-    """Count what training a configuration takes; exact but for the memory of activations.
+    """Count what training a configuration takes; exact except for the memory of activations.
 
     Args:
         config: its vocabulary known.
         backend: torch or mlx.
         device: as the backend names it.
-        micro_batch: sequences in memory at once, where it isn't the configuration's.
-        own: sequences a step of this worker, where it isn't the whole batch.
-        shards: workers that hold the model together; the memory is that of one.
-        whole_steps: whether sharded weights and gradients are whole on each until a step's last micro-batch.
+        micro_batch: sequences in memory at once; None: the configuration's.
+        local_batch: sequences per step of this worker; None: the whole batch.
+        shards: workers that share one copy of the model; the memory is that of one worker.
+        whole_steps: whether sharded weights and gradients stay gathered on each worker until a step's last micro-batch.
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
@@ -94,11 +94,11 @@ def budget(
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     activations = _mlx_activations if backend == "mlx" else _torch_activations
-    # MLX holds the sum so far beside the gradients that are added to it.
-    sums = 2 if backend == "mlx" and at_once < (own or config.train.batch_size) else 1
-    # Its update takes new memory for parts of weights and moments, at a time when activations are gone.
+    # MLX holds the sum so far in addition to the gradients that are added to it.
+    sums = 2 if backend == "mlx" and at_once < (local_batch or config.train.batch_size) else 1
+    # Its update allocates new memory for parts of weights and moments, when activations are freed already.
     update = int(1.4 * trained * width) if backend == "mlx" else 0
-    # What a worker holds whole: embedding and head, two blocks at a time, and their gradients; or everything.
+    # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
         computed, block = _BYTES[config.train.dtype], -(-2 * trained // model.num_hidden_layers)
@@ -122,59 +122,59 @@ def budget(
 
 
 def logits_at_once(backend: str, device: str) -> int:
-    """Return how many logits a chunk of the head's loss may have."""
+    """Return the number of logits in a chunk of the head's loss."""
     return _LOGITS[f"{backend} {device.partition(':')[0]}"]
 
 
 def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
-    """Refuse a run whose estimate is more than its device has: out of memory, Metal ends the process without a word.
+    """Refuse a run that doesn't fit its device by this estimate: out of memory, Metal ends the process silently.
 
     Args:
         config: its vocabulary known.
         backend: torch or mlx.
         device: as the backend names it.
         room: the device's memory in bytes.
-        workers: processes that share the batch, one device each; `room` is each one's.
+        workers: processes that share the batch, one device each, with `room` bytes each.
 
     Returns:
         The estimate.
 
     Raises:
-        ConfigError: it doesn't fit, with the numbers and the largest micro-batch that does.
+        ConfigError: it doesn't fit; the message has the numbers, and the largest micro-batch that does.
     """
-    own, micro_batch = local_batch_size(config, workers)
+    local_batch, micro_batch = local_batch_size(config, workers)
     shards = model_shards(config, workers) if backend == "torch" else 1
 
     def memory(size: int) -> Memory:
-        return budget(config, backend, device, size, own, shards).memory
+        return budget(config, backend, device, size, local_batch, shards).memory
 
     needed = memory(micro_batch)
     if needed.total <= room:
         return needed
-    fitting = [size for size in range(1, own) if own % size == 0 and memory(size).total <= room]
+    fitting = [size for size in range(1, local_batch) if local_batch % size == 0 and memory(size).total <= room]
     if fitting:
-        way = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
+        remedy = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
     else:
         policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[config.train.checkpoint_activations]
-        ways = [f"train.checkpoint_activations={policy}" for policy in policies]
-        ways += ["train.dtype=bfloat16"] if config.train.dtype == "float32" else []
-        ways += ["train.param_dtype=bfloat16"] if config.train.param_dtype == "float32" else []
-        way = f"no train.micro_batch_size alone makes it fit; try {', '.join([*ways, 'a smaller model'])}"
+        settings = [f"train.checkpoint_activations={policy}" for policy in policies]
+        settings += ["train.dtype=bfloat16"] if config.train.dtype == "float32" else []
+        settings += ["train.param_dtype=bfloat16"] if config.train.param_dtype == "float32" else []
+        remedy = f"no train.micro_batch_size alone makes it fit; try {', '.join([*settings, 'a smaller model'])}"
     parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
     raise ConfigError(
         f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
-        f"{device} has {_gib(room)}; expected to fit; {way}"
+        f"{device} has {_gib(room)}; expected less; {remedy}"
     )
 
 
 def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
-    """Say whether each PyTorch worker has room for all weights and gradients during a step.
+    """Return whether each PyTorch worker has memory for all weights and gradients during a step.
 
-    Then weights are gathered, and gradients shared out, once a step instead of once a micro-batch and pass.
+    Then weights are all-gathered, and gradients reduce-scattered, once a step rather than in each micro-batch and pass.
     """
-    own, micro_batch = local_batch_size(config, workers)
+    local_batch, micro_batch = local_batch_size(config, workers)
     shards = model_shards(config, workers)
-    return budget(config, "torch", device, micro_batch, own, shards, whole_steps=True).memory.total <= room
+    return budget(config, "torch", device, micro_batch, local_batch, shards, whole_steps=True).memory.total <= room
 
 
 def dense_twin(config: Config) -> Config:
@@ -183,7 +183,7 @@ def dense_twin(config: Config) -> Config:
 
 
 def report(config: Config, backend: str, device: str) -> dict[str, Any]:
-    """Return what `lost plan --json` answers, the dense twin's figures beside the run's own."""
+    """Return the answer of `lost plan --json`: the run's figures and those of its dense twin."""
     own, dense = budget(config, backend, device), budget(dense_twin(config), backend, device)
     return {
         "parameters": {
@@ -202,16 +202,16 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
 
 
 def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
-    """Bytes that PyTorch keeps for the backward pass of one micro-batch, with the head's chunk of logits.
+    """Count the bytes that PyTorch saves for the backward pass of one micro-batch, and the head's chunk of logits.
 
-    Counted from the model as it runs on a CPU without compilation; a test compares it with what autograd keeps.
+    Counted for the model as it runs on a CPU without compilation; a test compares this with what autograd saves.
     """
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy
     norm = own_input * hidden + 4
-    # Bytes a token: what a block keeps whole, what it keeps under `narrow`, and the most that is rebuilt at a time.
+    # Bytes per token: what a block saves, what it saves under `narrow`, and the most that is recomputed at a time.
     whole, narrow, rebuilt = [], [], []
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
@@ -223,7 +223,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         opened = 3  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
         whole.append(2 * (norm + width * hidden) + width * (sum(saved) + attention + opened * inner) + scales)
-        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # whose second halves stand outside
+        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
         rebuilt.append(width * (max(attention, opened * inner) + sum(saved)))
     blocks = {
         "none": whole,
@@ -241,16 +241,16 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 
 
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
-    """Bytes that MLX keeps for the backward pass of one micro-batch, with the head's chunk of logits.
+    """Count the bytes that MLX saves for the backward pass of one micro-batch, and the head's chunk of logits.
 
-    Beyond what PyTorch keeps: attention's softmax, and SiLU's sigmoid, here and inside projections. A test compares
-    this with MLX's peak, on a CPU.
+    In addition to what PyTorch saves: attention's softmax, and SiLU's sigmoid, here and inside projections. A test
+    compares this with MLX's peak, on a CPU.
     """
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     norm = (4 + width) * hidden  # its input in float32, and its output
-    whole, narrow = [], []  # bytes a token that a block keeps under the policies `none` and `narrow`
+    whole, narrow = [], []  # bytes per token that a block saves under the policies `none` and `narrow`
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
         saved = [part.saved_per_token() + (part.settings.rank if part.has_activation else 0) for part in parts]
@@ -260,7 +260,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
         opened = 5 if gate_is_activated(config, parts[4]) else 3  # gate, its sigmoid and SiLU, up, their product
         whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
-        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # whose second halves stand outside
+        narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
     blocks = sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
     token = norm + blocks + int(_AHEAD[policy] * max(whole))
     cast = 0

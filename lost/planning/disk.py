@@ -1,4 +1,4 @@
-"""Whether the disk has room for the checkpoints that a run is going to hold."""
+"""Disk space for the checkpoints that a run is going to hold."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from lost.storage.files import existing, stale_temps
 
 @dataclass(frozen=True)
 class DiskRoom:
-    """What checkpoints will take, and what there is.
+    """The space that checkpoints will take, and the space there is.
 
     Attributes:
-        place: where they go, or the nearest folder around it that exists.
-        checkpoints: how many more than now the run holds at a time, at most.
+        folder: for them, or its nearest parent that exists.
+        checkpoints: the most that the run holds at a time, beyond those there now.
         needed: their bytes.
-        free: bytes there, with those of what the start removes.
-        settings: what makes them so many.
+        free: bytes there, including what the start removes.
+        settings: the reasons for their number.
     """
 
-    place: Path
+    folder: Path
     checkpoints: int
     needed: int
     free: int
@@ -30,28 +30,28 @@ class DiskRoom:
 
     @property
     def shortage(self) -> str:
-        """What there is too little of and what to do, or nothing."""
+        """What is missing and what to do, or nothing."""
         if self.needed <= self.free:
             return ""
         return (
-            f"{self.place} has {_mib(self.free)} free, and the run's checkpoints will take {_mib(self.needed)} more "
+            f"{self.folder} has {_mib(self.free)} free, and the run's checkpoints will take {_mib(self.needed)} more "
             f"({self.checkpoints} of {_mib(self.needed // self.checkpoints)}: {self.settings}); expected room for all "
             "of them; make room, keep fewer, or choose another --out"
         )
 
 
 def disk_room(config: Config, folder: Path, step: int, removed: Sequence[Path] = ()) -> DiskRoom:
-    """Compare what a run's checkpoints will take with what is free where they go. Nothing is written.
+    """Compare the size of a run's checkpoints with the free space. Nothing is written.
 
     Args:
         config: the run, its vocabulary known.
         folder: the run folder; it may not exist yet.
-        step: from which training goes on.
+        step: from which training starts.
         removed: checkpoints that the start removes.
     """
     train, last, target = config.train, config.last_step, folder / "checkpoints"
-    place, going = existing(target), (*removed, *stale_temps(target))
-    free = shutil.disk_usage(place).free + sum(file.lstat().st_size for path in going for file in path.rglob("*"))
+    parent, going = existing(target), (*removed, *stale_temps(target))
+    free = shutil.disk_usage(parent).free + sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     multiples = last // train.keep_every if train.keep_every else 0
     most = train.keep_last + 1 + 1 + multiples
     held = len(checkpoints(target)) - len(removed)
@@ -59,11 +59,11 @@ def disk_room(config: Config, folder: Path, step: int, removed: Sequence[Path] =
     settings = f"train.keep_last = {train.keep_last}, the best one, and the one being written"
     if multiples:
         settings += f"; multiples of train.keep_every = {train.keep_every}"
-    return DiskRoom(place, count, count * array_bytes(config), free, settings)
+    return DiskRoom(parent, count, count * array_bytes(config), free, settings)
 
 
 def _saves(step: int, last: int, every: int) -> int:
-    """Return how many checkpoints are written from one step to another, where there is always one."""
+    """Return how many checkpoints are written between two steps, the last of which always has one."""
     if step >= last or not every:
         return int(step < last)
     return last // every - step // every + (last % every > 0)

@@ -1,1 +1,1 @@
-"""Bytes on disk: files opened safely and written whole, locks, named arrays in safetensors."""
+"""Storage: atomic writes, files opened safely, locks, named arrays in safetensors."""

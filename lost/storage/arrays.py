@@ -1,6 +1,6 @@
-"""Named arrays on their way into a model: of its shapes and types, and with numbers that its layers can index with.
+"""Checks of named arrays before a model loads them: names, shapes, types, and indices in range.
 
-A backend may read memory out of bounds with a channel beyond a layer's width, so none gets that far.
+With an index beyond a layer's width a backend may read memory out of bounds, so none is passed on.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,22 +18,22 @@ _NONE: Mapping[str, int] = MappingProxyType({})
 def fitting(
     arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]], below: Mapping[str, int] = _NONE
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Pass on arrays that fit: each name once, with its shape, a type that backends know, and places in range.
+    """Yield arrays that fit: each name once, with its shape, a type that backends support, and indices in range.
 
     Args:
-        arrays: which; some of those that `shapes` lists, or all.
+        arrays: some of those that `shapes` lists, or all.
         shapes: by name.
-        below: of the arrays that hold places (int32, ascending and distinct, from 0), what these stay below.
+        below: for arrays of indices (int32, ascending and distinct, from 0), their limit, by name.
 
     Raises:
-        CheckpointError: one is unknown, there twice, or doesn't fit.
+        CheckpointError: an array is unknown, duplicated, or doesn't fit.
     """
     seen = set()
     for name, array in arrays:
         if shapes.get(name) != array.shape or name in seen:
             expected = f"{shapes[name]}" if name in shapes else "no such name"
-            found = "is there twice" if name in seen else f"has shape {array.shape}"
-            raise CheckpointError(f"{name} {found}; this model has {expected}: not of this run")
+            problem = "is there twice" if name in seen else f"has shape {array.shape}"
+            raise CheckpointError(f"{name} {problem}; this model has {expected}: not of this run")
         if wrong := wrong_type(array.dtype.name, name in below) or wrong_places(array, below.get(name, 0)):
             raise CheckpointError(f"{name} {wrong}; don't trust it, use another checkpoint")
         seen.add(name)
@@ -43,10 +43,10 @@ def fitting(
 def check_arrays(
     arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]], below: Mapping[str, int] = _NONE
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Pass on arrays that fit, as in `fitting`, and see that none is missing.
+    """Yield arrays that fit, as `fitting`, and check that none is missing.
 
     Raises:
-        CheckpointError: one is missing, unknown, there twice, or doesn't fit.
+        CheckpointError: an array is missing, unknown, duplicated, or doesn't fit.
     """
     missing = set(shapes)
     for name, array in fitting(arrays, shapes, below):
@@ -54,18 +54,18 @@ def check_arrays(
         yield name, array
     if missing:
         raise CheckpointError(
-            f"{len(missing)} arrays are missing, {min(missing)} among them: not whole, or another run's"
+            f"{len(missing)} arrays are missing, {min(missing)} among them: incomplete, or of another run"
         )
 
 
-def wrong_type(dtype: str, places: bool) -> str:
-    """Say what is wrong with an array's type, or nothing."""
-    allowed = ("int32",) if places else FLOATS
+def wrong_type(dtype: str, indices: bool) -> str:
+    """Return what is wrong with an array's type, or ""."""
+    allowed = ("int32",) if indices else FLOATS
     return "" if dtype in allowed else f"is {dtype}; expected {' or '.join(allowed)}"
 
 
 def wrong_places(array: np.ndarray, below: int) -> str:
-    """Say what is wrong with places (k,), or nothing; so where `below` is 0, which means that it holds none."""
+    """Return what is wrong with indices (k,), or ""; `below` is 0 for arrays that hold other values."""
     if below and array.size and ((array[1:] <= array[:-1]).any() or array[0] < 0 or array[-1] >= below):
         return f"doesn't hold ascending numbers below {below}"
     return ""

@@ -1,8 +1,8 @@
-"""Named places where a test makes a run fail. Without the environment variable they cost a look at a string.
+"""Fail points: named points at which tests make a run fail. Inactive without the environment variable.
 
-    LOST_FAIL_POINT=save.file:2=kill@1     the second time that rank 1 comes to save.file, it is killed
+    LOST_FAIL_POINT=save.file:2=kill@1     rank 1 is killed the second time it reaches save.file
 
-Actions: `kill` (SIGKILL, to this process), `term` (SIGTERM, likewise), `full` (the disk refuses).
+Actions: `kill` (SIGKILL to this process), `term` (SIGTERM likewise), `full` (the disk is full).
 """
 
 import errno
@@ -12,22 +12,22 @@ import signal
 
 POINTS = (
     "step.done",  # an optimizer step was taken
-    "evaluation.round",  # a round of an evaluation's batches is about to be
-    "save.begun",  # an empty folder is there
+    "evaluation.round",  # a round of an evaluation's batches is about to begin
+    "save.begun",  # the folder exists, empty
     "save.file",  # a file of arrays was written
     "save.arrays",  # all of one worker's files are on disk
     "save.manifest",  # the manifest was written, the folder has no name yet
-    "save.renamed",  # the checkpoint stands, `latest` points to the one before
+    "save.renamed",  # the checkpoint is complete, `latest` points to the one before
     "save.latest",  # `latest` points to it
-    "prepare.batch",  # a batch's tokens were handed to the shards, and are not noted yet
-    "prune.renamed",  # an old checkpoint has lost its name, and is still there
+    "prepare.batch",  # a batch's tokens were written to the shards, and not recorded yet
+    "prune.renamed",  # an old checkpoint is renamed, and not removed yet
 )
 _PLAN = os.environ.get("LOST_FAIL_POINT", "")
 _reached = 0
 
 
 def failpoint(name: str) -> None:
-    """Fail here, if that was asked for."""
+    """Fail here, if the environment variable says so."""
     if _PLAN:
         _act(name)
 

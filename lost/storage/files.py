@@ -1,4 +1,4 @@
-"""Writing so that a crash at any moment leaves either the old state or the new one, never half of one."""
+"""Atomic writes: a crash at any moment leaves either the old state or the new one."""
 
 import errno
 import fcntl
@@ -18,7 +18,7 @@ from lost.utils.parsing import parse_json
 
 _PARTIAL = ".partial-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What only a defect of ours causes: a handle or a buffer that is none. All other refusals are the disk's, or a share's.
+# Errors that only a defect of ours causes, an invalid handle or buffer. All others come from the disk, or a share.
 _DEFECTS = {None, errno.EBADF, errno.EFAULT, errno.ESPIPE, errno.ENOTTY}
 
 
@@ -26,9 +26,8 @@ _DEFECTS = {None, errno.EBADF, errno.EFAULT, errno.ESPIPE, errno.ENOTTY}
 def atomic_dir(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` on success and disappears on failure.
 
-    Every file in it is flushed to disk before the rename. What an earlier crash left is removed first. With `replace`,
-    a folder that is already there makes way at the last moment; between the two renames there is none, never half of
-    one.
+    Every file in it is flushed to disk before the rename. What an earlier crash left behind is removed first. With
+    `replace`, an existing folder is renamed away at the last moment; between the two renames there is none.
     """
     partial = begin_dir(path)
     try:
@@ -41,7 +40,7 @@ def atomic_dir(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def begin_dir(path: Path) -> Path:
-    """Make an empty folder beside `path` that is to become it; what an earlier crash left there is removed.
+    """Make an empty folder beside `path` that is to become it; what an earlier crash left behind is removed.
 
     Raises:
         StorageError: the disk refused.
@@ -54,19 +53,19 @@ def begin_dir(path: Path) -> Path:
 
 
 def partial_folder(path: Path) -> Path:
-    """Return where a folder stands until it is finished: beside `path`.
+    """Return the path of a folder until it is finished: beside `path`.
 
     Raises:
         StorageError: nothing can be beside it.
     """
-    path = Path(os.path.realpath(path))  # where a link leads: it may be another disk
+    path = Path(os.path.realpath(path))  # a link may lead to another disk
     if path.is_mount():
-        raise StorageError(f"{path} is a mount point, which can't be replaced whole; name a folder inside it")
+        raise StorageError(f"{path} is a mount point, which can't be replaced; name a folder inside it")
     return path.with_name(f"{_PARTIAL}{path.name}")
 
 
 def publish(partial: Path, path: Path, replace: bool = False) -> None:
-    """Give a folder from `begin_dir` its name, everything in it on disk.
+    """Flush a folder from `begin_dir` to disk, and rename it to `path`.
 
     Raises:
         StorageError: the disk refused.
@@ -74,7 +73,7 @@ def publish(partial: Path, path: Path, replace: bool = False) -> None:
     path = Path(os.path.realpath(path))
     with storage(path):
         for file in sorted(partial.rglob("*")):
-            if not file.is_symlink():  # which another command, or a stranger, left there
+            if not file.is_symlink():  # left there by another command, or a stranger
                 flush(file)
         flush(partial)
         before = _renamed(path) if replace and path.exists() else None
@@ -85,7 +84,7 @@ def publish(partial: Path, path: Path, replace: bool = False) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a crash leaves all of it or nothing under its name."""
+    """Remove a folder atomically: after a crash, all of it or nothing has its name."""
     gone = _renamed(path)
     failpoint("prune.renamed")
     remove(gone)  # what can't be removed now, such as an open file on a network share, is removed later
@@ -105,12 +104,12 @@ def remove_stale(folder: Path) -> None:
 
 
 def stale_temps(folder: Path) -> list[Path]:
-    """Return what isn't finished in a folder: being written now, or left by an interrupted write or removal."""
+    """Return the unfinished entries of a folder: being written now, or left by an interrupted write or removal."""
     return sorted(folder.glob(f"{_PARTIAL}*"))
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file, whole or not at all."""
+    """Write a small file atomically."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     with storage(path):
         write_new(partial, text.encode())
@@ -120,26 +119,26 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the system write a file or folder to disk before going on."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(handle)
         if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the data in the drive's cache
-            with suppress(OSError):  # network shares and some drives can't: fsync is what they have
+            with suppress(OSError):  # unsupported on network shares and some drives, which only have fsync
                 fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
     finally:
         os.close(handle)
 
 
 class Seal(TypedDict):
-    """What a file must be: its size in bytes and its SHA-256."""
+    """The size of a file in bytes, and its SHA-256."""
 
     size: int
     sha256: str
 
 
 def seal(content: bytes) -> Seal:
-    """Return the seal of what is about to be written."""
+    """Return the seal of content that is about to be written."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -159,7 +158,7 @@ def digest_error(path: Path, seal: Seal) -> str | None:
 
 
 def sealed_json(value: dict[str, Any]) -> bytes:
-    """Return a JSON document that carries the checksum of its own content."""
+    """Return a JSON document with the checksum of its own content."""
     return (json.dumps({**value, "seal": _digest(value)}, indent=2, allow_nan=False) + "\n").encode()
 
 
@@ -168,7 +167,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is not JSON, or not what was sealed.
+        ValueError: it is not JSON, or its checksum is wrong.
     """
     value = parse_json(read_bytes(path, DOCUMENT_BYTES))
     if not isinstance(value, dict) or value.pop("seal", None) != _digest(value):
@@ -185,7 +184,7 @@ def _digest(value: dict[str, Any]) -> str:
 
 @contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turn a refused write into a message; what only a defect can cause passes."""
+    """Turn a failed write into a StorageError; errors that only a defect can cause pass through."""
     try:
         yield
     except OSError as error:
@@ -194,8 +193,8 @@ def storage(path: Path) -> Iterator[None]:
         full = error.errno in _FULL
         raise StorageError(
             f"{path} could not be written: {error.strerror}{_free(path) if full else ''}. Nothing that was there "
-            f"before is lost. {'Make room' if full else 'Mend that'}, or choose another folder with --out, and run the "
-            "same command again."
+            f"before is lost. {'Free some space' if full else 'Fix that'}, or choose another folder with --out, and "
+            "run the same command again."
         ) from error
 
 
@@ -214,7 +213,7 @@ def existing(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """See, without writing, that a file or folder can be made in the folder `path`, which may not exist yet.
+    """Check, without writing, that something can be created in the folder `path`, which may not exist yet.
 
     Raises:
         StorageError: it can't.

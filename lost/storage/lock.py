@@ -1,4 +1,4 @@
-"""One job a run folder: a lock that the system lets go of when its holder ends, however it ends."""
+"""The lock of a run folder, which admits one job; the system releases it however its holder ends."""
 
 import errno
 import fcntl
@@ -18,34 +18,34 @@ from lost.storage.nofollow import open_read, open_update
 from lost.utils.parsing import parse_json
 
 FILE = ".lock"
-_LONGEST = 1 << 16  # bytes of what another job says of itself
-_PATIENCE = 5.0  # seconds; workers whose launcher was killed take one or two to notice
+_MAX_BYTES = 1 << 16  # of another job's description
+_TIMEOUT = 5.0  # seconds; workers whose launcher was killed need one or two to notice
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextmanager
-def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENCE) -> Iterator[str]:
-    """Hold the lock of a run folder, which is made if need be; yield what it says about this job, the same never twice.
+def locked(folder: Path, warn: Callable[[str], None], timeout: float = _TIMEOUT) -> Iterator[str]:
+    """Hold the lock of a run folder, which is created if necessary; yield its unique description of this job.
 
-    The file stays: removing it would let two jobs lock two files of one name.
+    The file stays: removing it would let two jobs lock two files of the same name.
 
     Args:
-        folder: the run.
-        warn: told where the file system knows no locks.
-        patience: seconds to wait for another job that is about to end.
+        folder: of the run.
+        warn: called if the file system doesn't support locks.
+        timeout: seconds to wait for another job that is about to end.
 
     Raises:
-        RunBusyError: another job holds it, named.
+        RunBusyError: another job holds it; the message names it.
         StorageError: the folder can't be written to.
     """
     with ExitStack() as opened:
         file = opened.enter_context(_open(folder))
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while not (_taken(file.fileno(), folder, warn) and _named(file.fileno(), folder)):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise _busy(folder, _described(file))
             time.sleep(0.1)
-            if not _named(file.fileno(), folder):  # the folder was moved, as one is that has become whole
+            if not _named(file.fileno(), folder):  # the folder was renamed, as when it is finished
                 file = opened.enter_context(_open(folder))
         job = {
             "host": socket.gethostname(),
@@ -62,24 +62,24 @@ def locked(folder: Path, warn: Callable[[str], None], patience: float = _PATIENC
 
 
 def check_free(folder: Path) -> None:
-    """See, without writing, that no job holds the lock of a run folder.
+    """Check, without writing, that no job holds the lock of a run folder.
 
     Raises:
-        RunBusyError: one does, named.
+        RunBusyError: one does; the message names it.
     """
     if job := holder(folder):
         raise _busy(folder, job)
 
 
 def holder(folder: Path) -> str | None:
-    """Return the job that holds the lock of a run folder, in words; None: there is none, or the system can't tell."""
+    """Describe the job that holds the lock of a run folder; None: there is none, or the system can't tell."""
     try:
         file = open_read(folder / FILE)
     except OSError:
         return None
     with file:
         try:
-            # Shared, and for a moment: a file opened for reading can't be locked otherwise on network shares.
+            # A shared lock, briefly: on network shares a file opened for reading can't be locked otherwise.
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _described(file)
@@ -90,7 +90,7 @@ def holder(folder: Path) -> str | None:
 
 def _busy(folder: Path, job: str) -> RunBusyError:
     return RunBusyError(
-        f"{folder} is in use by {job}; expected one job a run folder; wait for it, stop it, or choose another --out"
+        f"{folder} is in use by {job}; expected one job per run folder; wait for it, stop it, or choose another --out"
     )
 
 
@@ -116,14 +116,14 @@ def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        warn(f"{folder} stands on a file system without locks: nothing keeps a second job from writing there too")
+        warn(f"the file system of {folder} has no locks: nothing keeps a second job from writing there too")
     return True
 
 
 def _described(file: BinaryIO) -> str:
     try:
         file.seek(0)
-        job = parse_json(file.read(_LONGEST))
+        job = parse_json(file.read(_MAX_BYTES))
         return f"process {job['pid']} on {job['host']}, started {job['since']} ({job['command']})"
     except (ValueError, KeyError, TypeError):
         return "another job"

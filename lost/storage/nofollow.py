@@ -1,7 +1,7 @@
-"""Files opened as what they must be: regular ones, where they seem to be. No link is followed, no pipe or device read.
+"""Opening regular files only: no link is followed, no pipe or device read.
 
-What stands in a run folder, a prepared set or an unfinished folder may come from a stranger: followed, a link in it
-would lead reads, writes and removals anywhere on this machine.
+The content of a run folder, a prepared set or an unfinished folder may come from a stranger: a link in it, if followed,
+could lead reads, writes and removals anywhere on this machine.
 """
 
 import errno
@@ -12,8 +12,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-DOCUMENT_BYTES = 1 << 26  # the longest JSON document that is read whole: no manifest comes near it
-_LINK = "it is a link, and links are not followed here; put the file itself in its place"
+DOCUMENT_BYTES = 1 << 26  # the longest JSON document that is read: no manifest comes near it
+_LINK = "it is a link, and links are not followed here; replace it by the file itself"
 
 
 def open_read(path: Path, follow: bool = False) -> io.BufferedReader:
@@ -21,7 +21,7 @@ def open_read(path: Path, follow: bool = False) -> io.BufferedReader:
 
     Args:
         path: the file.
-        follow: whether it may be a link: where the user named it.
+        follow: whether it may be a link, as where the user named it.
 
     Raises:
         OSError: it can't be opened, or is a link, a folder, a pipe or a device.
@@ -30,31 +30,31 @@ def open_read(path: Path, follow: bool = False) -> io.BufferedReader:
 
 
 def open_update(path: Path) -> io.FileIO:
-    """Open a regular file for reading and writing, unbuffered, where it stands; it is made if need be.
+    """Open a regular file for reading and writing in place, unbuffered; it is created if necessary.
 
     Raises:
-        OSError: it can't be opened, is no regular file, or has another name elsewhere, where the writes would show too.
+        OSError: it can't be opened, is no regular file, or has another name, under which the writes would show too.
     """
     handle = _opened(path, os.O_RDWR | os.O_CREAT)
     if os.fstat(handle).st_nlink > 1:
         os.close(handle)
-        reason = "it has another name (a hard link), and writes would reach that too; put a copy in its place"
+        reason = "it has another name (a hard link), and writes would change that too; replace it by a copy"
         raise OSError(errno.EMLINK, reason, str(path))
     return os.fdopen(handle, "r+b", buffering=0)
 
 
 def open_new(path: Path) -> io.BufferedWriter:
-    """Open an empty file for writing, in the place of whatever has its name.
+    """Open a new file for writing, replacing whatever has its name.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     remove(path)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write a file in the place of whatever has its name.
+    """Write a new file, replacing whatever has its name.
 
     Raises:
         OSError: it can't be written.
@@ -68,7 +68,7 @@ def read_bytes(path: Path, limit: int | None = None, follow: bool = False) -> by
 
     Args:
         path: the file.
-        limit: the most bytes it may have; None: any number.
+        limit: the most bytes it may have; None: unlimited.
         follow: as in `open_read`.
 
     Raises:
@@ -81,7 +81,7 @@ def read_bytes(path: Path, limit: int | None = None, follow: bool = False) -> by
 
 
 def read_inside(path: Path, folder: Path, limit: int | None = None) -> bytes:
-    """Read a file of another tool's folder, as `read_bytes` does; it may be a link, where that stays inside.
+    """Read a file of another tool's folder, as `read_bytes` does; it may be a link within the folder.
 
     Raises:
         OSError: as `read_bytes`, or the link leads out of the folder.
@@ -91,9 +91,9 @@ def read_inside(path: Path, folder: Path, limit: int | None = None) -> bytes:
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """See that a file, if it is there, is a regular one inside a folder of another tool, by links or without.
+    """Check that a file, if it exists, is a regular one inside another tool's folder, also through links.
 
-    The hub's cache is such a folder: its snapshots are links to the blobs beside them, and these count as inside.
+    The hub's cache is such a folder: its snapshots are links to the blobs beside them, which count as inside.
 
     Raises:
         OSError: it is elsewhere, or no regular file.
@@ -101,13 +101,13 @@ def check_inside(path: Path, folder: Path) -> None:
     target, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not target.is_relative_to(home) and target.parent != blobs:
-        raise OSError(errno.ELOOP, "it is a link out of its folder, and those are not followed", str(path))
+        raise OSError(errno.ELOOP, "it is a link out of its folder, which is not followed", str(path))
     with suppress(FileNotFoundError):
         open_read(path, follow=True).close()
 
 
 def check_updatable(path: Path) -> None:
-    """See, without writing, that `open_update` would open a file, as far as it is there.
+    """Check, without writing, that `open_update` would open a file, if it exists.
 
     Raises:
         OSError: it wouldn't.
@@ -117,17 +117,17 @@ def check_updatable(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """See that a folder, if anything has its name, is one and no link.
+    """Check that whatever has a folder's name, if anything, is a folder and no link.
 
     Raises:
         OSError: it is something else.
     """
     try:
         mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):  # it isn't there; nor, in the second case, what would be around it
+    except (FileNotFoundError, NotADirectoryError):  # neither it nor, in the second case, its parent exists
         return
     if not stat.S_ISDIR(mode):
-        reason = _LINK.replace("file", "folder") if stat.S_ISLNK(mode) else "it is no folder"
+        reason = _LINK.replace("file", "folder") if stat.S_ISLNK(mode) else "it is not a folder"
         raise OSError(errno.ENOTDIR, reason, str(path))
 
 
@@ -140,16 +140,16 @@ def is_folder(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link itself, or a folder with all that is in it, as far as the system lets it."""
+    """Remove a file, a link itself, or a folder with its contents, as far as the system permits."""
     if is_folder(path):
-        shutil.rmtree(path, ignore_errors=True)  # which follows no link either
+        shutil.rmtree(path, ignore_errors=True)  # follows no links either
     else:
         with suppress(OSError):
             os.unlink(path)
 
 
 def _opened(path: Path, flags: int, follow: bool = False) -> int:
-    """Open a regular file. Not blocking: opening a pipe would wait for whoever writes to it."""
+    """Open a regular file. Non-blocking: opening a pipe would wait for its writer."""
     try:
         handle = os.open(path, flags | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), 0o666)
     except OSError as error:
@@ -158,5 +158,5 @@ def _opened(path: Path, flags: int, follow: bool = False) -> int:
         raise error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a regular file; put one in its place", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file; replace it by one", str(path))
     return handle

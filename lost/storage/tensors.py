@@ -1,7 +1,7 @@
-"""Named arrays in safetensors files: written in parts of bounded size, joined as they are read; also bfloat16.
+"""Named arrays in safetensors files of bounded size, bfloat16 included.
 
-An array may lie in several files, some rows in each: what each of several workers holds. The file's metadata then says
-under `first_rows` where they begin.
+An array may be split by rows over several files, one for each worker. A file's metadata then lists under `first_rows`
+the first row of each array that it holds.
 """
 
 import json
@@ -37,11 +37,11 @@ def write_tensors(
     """Write `<stem>-00001.safetensors` and so on to disk, a new file once one holds `part_bytes`; read each back.
 
     Args:
-        folder: where to.
-        stem: how file names begin.
-        arrays: what; those without entries are left out.
-        part_bytes: size of a file, exceeded by less than an array.
-        first_rows: where the rows begin of which an array holds some, by name.
+        folder: to write to.
+        stem: of the file names.
+        arrays: to write; empty ones are left out.
+        part_bytes: size of a file, exceeded by less than one array.
+        first_rows: the first row of each array of which only some rows are given, by name.
 
     Returns:
         Each file's name with the size and checksum of its bytes.
@@ -80,14 +80,14 @@ def write_tensors(
 
 @dataclass(frozen=True)
 class Header:
-    """What files say of an array before it is read: its type by numpy's name, and its shape, all rows together."""
+    """An array as the files' headers describe it: numpy's name of its type, and its shape, all rows together."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read_headers(files: list[Path]) -> dict[str, Header]:
-    """Return what files say of their arrays, none of which is read.
+    """Return the headers of all arrays, without reading these.
 
     Raises:
         CheckpointError: as `read_tensors`.
@@ -108,10 +108,10 @@ def read_tensors(files: list[Path], rank: int = 0, world_size: int = 1) -> Itera
         CheckpointError: a file that is not safetensors, a type that no backend writes, or rows that are missing.
     """
     with ExitStack() as stack:
-        places = _opened(files, stack)
-        for name in list(places)[rank::world_size]:
-            _header(name, places[name])
-            yield name, _together(name, places[name])
+        arrays = _opened(files, stack)
+        for name in list(arrays)[rank::world_size]:
+            _header(name, arrays[name])
+            yield name, _joined(name, arrays[name])
 
 
 @dataclass(frozen=True)
@@ -124,28 +124,30 @@ class _Part:
 
 
 def _opened(files: list[Path], stack: ExitStack) -> dict[str, list[_Part]]:
-    """Open files until the stack is left; return the parts of each array in the order of their rows."""
+    """Open files until the stack is closed; return the parts of each array in the order of their rows."""
     parts: dict[str, list[_Part]] = {}
     for path in files:
         with _readable(path):
-            open_read(path).close()  # no link, no device: the library would take either
+            open_read(path).close()  # no link, no device: the library would open either
             opened = stack.enter_context(safetensors.safe_open(path, "np"))
             rows = parse_json((opened.metadata() or {}).get(_ROWS, "{}"))
             for name in opened.offset_keys():
                 first = rows.get(name, 0)
                 if type(first) is not int or first < 0:
-                    raise CheckpointError(f"{path}: {name} begins at row {first!r}; expected a number; {_OTHER}")
+                    raise CheckpointError(
+                        f"{path}: {name} begins at row {first!r}; expected a whole number from 0; {_OTHER}"
+                    )
                 parts.setdefault(name, []).append(_Part(first, path, opened))
     return {name: sorted(each, key=lambda part: (part.first, part.path)) for name, each in parts.items()}
 
 
 def _header(name: str, parts: list[_Part]) -> Header:
-    """See that parts make one array, and say what it is."""
+    """Check that parts make one array, and return its header."""
     end, kinds = 0, set()
     for part in parts:
         with _readable(part.path):
-            found = part.opened.get_slice(name)
-            dtype, shape = found.get_dtype(), tuple(found.get_shape())
+            array = part.opened.get_slice(name)
+            dtype, shape = array.get_dtype(), tuple(array.get_shape())
         where = f"{part.path}: {name}"
         if dtype not in _DTYPES:
             raise CheckpointError(f"{where} has type {dtype}; expected one of {', '.join(_DTYPES)}; {_OTHER}")
@@ -161,7 +163,7 @@ def _header(name: str, parts: list[_Part]) -> Header:
     return Header(_DTYPES[dtype], (end, *rest))
 
 
-def _together(name: str, parts: list[_Part]) -> np.ndarray:
+def _joined(name: str, parts: list[_Part]) -> np.ndarray:
     arrays: list[np.ndarray] = []
     for part in parts:
         with _readable(part.path):

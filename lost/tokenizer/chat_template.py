@@ -1,6 +1,6 @@
-"""How a conversation becomes text: by the tokenizer's own chat template, else by a plain one.
+"""Chat templates, which turn a conversation into text: the tokenizer's own, else a plain one.
 
-A template splits each conversation in two: what is given, and the last answer, which is to be learned.
+A template splits each conversation in two: the given part, and the last answer, which is to be learned.
 """
 
 import json
@@ -19,10 +19,10 @@ _CONFIG = "tokenizer_config.json"
 
 
 class Template(Protocol):
-    """Makes text of conversations.
+    """Turns conversations into text.
 
     Attributes:
-        special_tokens: whether special tokens are written out in the text.
+        special_tokens: whether the text contains special tokens, written out.
     """
 
     special_tokens: bool
@@ -41,8 +41,8 @@ def template_of(tokenizer: Tokenizer) -> Template:
     """Return the tokenizer's own template, or the plain one.
 
     Raises:
-        DataError: its own is not a template.
-        MissingPackageError: it has one, and the library that fills them in isn't installed.
+        DataError: its own isn't a valid template.
+        MissingPackageError: it has one, and jinja2, which renders it, isn't installed.
     """
     if not tokenizer.chat_template:
         return PlainTemplate()
@@ -50,16 +50,16 @@ def template_of(tokenizer: Tokenizer) -> Template:
 
 
 def question(tokenizer: Tokenizer, text: str) -> np.ndarray:
-    """Return the ids (n,) of what a user says, up to where the assistant's answer begins."""
+    """Return the ids (n,) of a user's message, up to where the assistant's answer begins."""
     template = template_of(tokenizer)
     return tokenizer.encode(template.question([{"role": "user", "content": text}]), template.special_tokens)
 
 
 class PlainTemplate:
-    """`<|user|>`, a line break, what is said, a line break; and so on: ordinary text, without new special tokens.
+    """`<|user|>`, a line break, the message, a line break, and so on: ordinary text, without special tokens.
 
-    The lines are those of Tulu (Wang et al., arXiv 2306.04751). The answer ends with the end-of-text token. A prompt
-    and its completion stay as they are, one after the other.
+    The format of Tulu (Wang et al., arXiv 2306.04751). The answer ends with the end-of-text token. A prompt and its
+    completion are just concatenated.
     """
 
     special_tokens = False
@@ -68,8 +68,8 @@ class PlainTemplate:
         """Return the text of messages, up to where the assistant's answer begins."""
         if tools is not None:
             raise DataError(
-                "there are tools, and the tokenizer has no chat template that says how to write them; expected "
-                "messages alone; remove the tools, or use a tokenizer with a template"
+                "there are tools, and the tokenizer has no chat template that formats them; expected messages alone; "
+                "remove the tools, or use a tokenizer with a template"
             )
         for message in messages:
             role, content = message.get("role"), message.get("content")
@@ -83,24 +83,24 @@ class PlainTemplate:
 
     def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
         """Return the text before the last message's content, and that content."""
-        self.question(messages, tools)  # all of them are checked
+        self.question(messages, tools)  # checks all of them
         return self.question(messages[:-1], tools), messages[-1]["content"]
 
     def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return both as they are."""
-        self.question((), tools)  # which there may not be
+        self.question((), tools)  # refuses tools
         return prompt, answer
 
 
 class JinjaTemplate:
-    """A Hugging Face chat template, filled in as transformers does (`utils/chat_template_utils.py`), in a sandbox.
+    """A Hugging Face chat template, rendered as in transformers (`utils/chat_template_utils.py`), in a sandbox.
 
     Args:
-        source: the template, or a list of named ones, of which `default` is taken.
-        names: what the template may mention, such as `bos_token` and `eos_token`.
+        source: the template, or a list of named ones, of which `default` is used.
+        names: variables of the template, such as `bos_token` and `eos_token`.
 
     Raises:
-        DataError: it is not a template.
+        DataError: it isn't a valid template.
     """
 
     special_tokens = True
@@ -118,19 +118,19 @@ class JinjaTemplate:
             ) from None
         self._names = {name: text for name, text in names.items() if name.endswith("_token")}
         unfit = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-        self._refusals = (error_class, *unfit)  # all that a template's own code can raise
+        self._refusals = (error_class, *unfit)  # that a template's own code can raise
 
     def question(self, messages: Sequence[Message], tools: Any = None) -> str:
         """Return the text of messages, up to where the assistant's answer begins."""
-        return self._filled(messages, tools, True)
+        return self._rendered(messages, tools, True)
 
     def split(self, messages: Sequence[Message], tools: Any = None) -> tuple[str, str]:
         """Return the text before the last message's content, and from there to the end."""
-        before, whole = self.question(messages[:-1], tools), self._filled(messages, tools, False)
+        before, whole = self.question(messages[:-1], tools), self._rendered(messages, tools, False)
         if not whole.startswith(before):
             raise DataError(
-                "the tokenizer's chat template doesn't leave a conversation as it was when an answer is added, so that "
-                "the answer can't be told from the rest; expected one that only adds; change the template"
+                "the tokenizer's chat template changes a conversation when an answer is added, so that the answer "
+                "can't be told from the rest; expected a template that only appends; change it"
             )
         return before, whole[len(before) :]
 
@@ -138,13 +138,13 @@ class JinjaTemplate:
         """Return the text before and from an answer to a prompt, as a conversation of the two."""
         return self.split([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], tools)
 
-    def _filled(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
+    def _rendered(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
         try:
             return self._template.render(
                 messages=messages, tools=tools, documents=None, add_generation_prompt=answer, **self._names
             )
         except self._refusals as error:
             raise DataError(
-                f"the tokenizer's chat template refuses a conversation: {error}; expected messages that it knows; "
+                f"the tokenizer's chat template rejects a conversation: {error}; expected messages that it supports; "
                 "correct them"
             ) from None

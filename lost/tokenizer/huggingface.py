@@ -1,7 +1,7 @@
 """Hugging Face's `tokenizer.json`, read by their `tokenizers` library.
 
-Which token ends a text stands beside it, in `tokenizer_config.json`; so does a chat template. Padding, truncation and
-the tokens that a post-processor would put around a text are left out: documents are packed.
+The end-of-text token and a chat template come from `tokenizer_config.json` beside it. Padding, truncation and the
+tokens that a post-processor would put around a text are left out: documents are packed.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ class JsonTokenizer(Tokenizer):
 
     Args:
         content: the file's.
-        config: what `tokenizer_config.json` says: `eos_token`, and what else is to be kept with a model.
+        config: of `tokenizer_config.json`: `eos_token`, and what else is saved with a model.
         source: where it comes from, in messages.
 
     Raises:
-        DataError: it is no such file, or doesn't have the token.
+        DataError: it isn't such a file, or doesn't have the token.
     """
 
     FILE = "tokenizer.json"
@@ -44,23 +44,23 @@ class JsonTokenizer(Tokenizer):
             document = parse_json(content)
             document.update(padding=None, truncation=None)
             self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
-        except Exception as error:  # the library raises nothing more precise
+        except Exception as error:  # the library raises nothing more specific
             raise DataError(
                 f"{source} is not a tokenizer.json: {error}; expected the file that Hugging Face's tokenizers write"
             ) from None
         end_of_text = self._processor.token_to_id(self._end_of_text)
         if end_of_text is None:
             raise DataError(
-                f"{source} has no token {self._end_of_text!r}, which is to separate documents; expected one of its "
-                "own; name it with --end-of-text"
+                f"{source} has no token {self._end_of_text!r} to separate documents; expected one that it has; name "
+                "it with --end-of-text"
             )
-        # Also where the file has it among its ordinary tokens, it never is to come out of text.
+        # Even if it is an ordinary token of the file, text must never be encoded to it.
         self._processor.add_special_tokens([tokenizers.AddedToken(self._end_of_text, special=True, normalized=False)])
         self._find_special(document["model"])
         if end_of_text in self._broken_up(self._end_of_text):  # one character can't be cut
             raise DataError(
-                f"{source} turns the text {self._end_of_text!r} into the token that is to separate documents; expected "
-                "one that no text becomes; name another with --end-of-text"
+                f"{source} encodes the text {self._end_of_text!r} to the token that is to separate documents; expected "
+                "one that no text is encoded to; name another with --end-of-text"
             )
         self.end_of_text = end_of_text
         self.vocab_size = max(self._processor.get_vocab(with_added_tokens=True).values()) + 1
@@ -80,17 +80,17 @@ class JsonTokenizer(Tokenizer):
         Raises:
             DataError: no end-of-text token is known, or a file is damaged.
         """
-        found = _config(file.with_name(CONFIG))
-        kept = {name: text for name in _NAMED_TOKENS if (text := _content(found.get(name)))}
+        stored = _config(file.with_name(CONFIG))
+        kept = {name: text for name in _NAMED_TOKENS if (text := _content(stored.get(name)))}
         if end_of_text := end_of_text or kept.get("eos_token") or _well_known(content):
             kept["eos_token"] = end_of_text
         else:
             raise DataError(
-                f"{file} doesn't say which token ends a text: {CONFIG} beside it names no eos_token, and it has none "
+                f"{file} doesn't say which token ends a text: {CONFIG} beside it has no eos_token, and it has none "
                 f"of {', '.join(_WELL_KNOWN)}; expected one; name it with --end-of-text"
             )
-        chat = _text(file.with_name(_TEMPLATE)) or found.get("chat_template")
-        # The plain class takes tokenizer.json as it is; a model's own may build another one of it.
+        chat = _text(file.with_name(_TEMPLATE)) or stored.get("chat_template")
+        # The generic class uses tokenizer.json as it is; a model's own class may rebuild it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **kept} | ({"chat_template": chat} if chat else {})
         return cls(content, config, str(file))
 
@@ -106,13 +106,13 @@ class JsonTokenizer(Tokenizer):
             yield ids if special_tokens or self._special.isdisjoint(ids) else self._broken_up(text)
 
     def _ids(self, text: str) -> list[int]:
-        (found,) = self._processor.encode_batch_fast([text], add_special_tokens=False)  # the one without offsets
-        return found.ids
+        (encoding,) = self._processor.encode_batch_fast([text], add_special_tokens=False)  # doesn't compute offsets
+        return encoding.ids
 
     def _broken_up(self, text: str) -> list[int]:
-        """Return the ids of text with every special token cut after its first character.
+        """Return the ids of text with every special token split after its first character.
 
-        Some models (Unigram, WordLevel) have them among their own pieces, and so find them in text all the same.
+        Some models (Unigram, WordLevel) have special tokens among their own pieces, and so find them in text anyway.
         """
         return [token for part in self._inside.split(text) for token in self._ids(part)]
 
@@ -121,13 +121,13 @@ class JsonTokenizer(Tokenizer):
         return self._processor.decode(list(ids), skip_special_tokens=True)
 
     def _find_special(self, model: Mapping[str, Any]) -> None:
-        """Note the special tokens, but for the one that stands for unknown characters: that may come out of text."""
+        """Find the special tokens, except the one for unknown characters, to which text may be encoded."""
         unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
         added = self._processor.get_added_tokens_decoder()
         tokens = {number: each.content for number, each in added.items() if each.special and number not in unknown}
         self._special = frozenset(tokens)
-        places = (f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in tokens.values())
-        self._inside = re.compile("|".join(places))
+        splits = (f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in tokens.values())
+        self._inside = re.compile("|".join(splits))
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str | None:
-    """Return what a file beside the tokenizer says, or None where there is none."""
+    """Return the text of a file beside the tokenizer, or None if it doesn't exist."""
     try:
         return read_inside(path, path.parent, DOCUMENT_BYTES).decode()
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def _text(path: Path) -> str | None:
 
 
 def _content(token: Any) -> str | None:
-    """Return a token's text: it stands there alone, or in an object with its properties."""
+    """Return a token's text, which is given alone or in an object with its properties."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 

@@ -1,4 +1,4 @@
-"""The environment that Hugging Face's chat templates expect, with jinja2, which is optional."""
+"""The jinja2 environment of Hugging Face's chat templates; jinja2 is an optional package."""
 
 import json
 from datetime import datetime
@@ -14,22 +14,22 @@ def library() -> ModuleType:
     Raises:
         MissingPackageError: it isn't installed.
     """
-    return need("jinja2", "chat", "filling in a chat template")
+    return need("jinja2", "chat", "rendering a chat template")
 
 
 def compiled(source: str) -> Any:
-    """Return a `jinja2.Template` in a sandbox, with the functions and settings that transformers gives to them.
+    """Return a sandboxed `jinja2.Template`, with the functions and settings of transformers.
 
     Raises:
         MissingPackageError: jinja2 isn't installed.
-        jinja2.TemplateError: it is no template.
+        jinja2.TemplateError: it isn't a valid template.
     """
     jinja2 = library()
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant says, for those who ask; here it changes nothing."""
+        """`{% generation %}` marks the assistant's part; here it has no effect."""
 
         tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
 
@@ -40,13 +40,15 @@ def compiled(source: str) -> Any:
     def refuse(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    made.filters["tojson"] = _to_json
-    made.globals["raise_exception"] = refuse
-    made.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return made.from_string(source)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(source)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **settings: Any) -> str:
-    """Return JSON without the escapes that Jinja's own filter puts in for HTML."""
+    """Return JSON without the HTML escapes of Jinja's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **settings)

@@ -1,6 +1,6 @@
-"""Sentencepiece models. Those trained here are BPE with byte fallback: text goes to ids and back unchanged.
+"""Sentencepiece models. Those trained here are BPE with byte fallback, which encode and decode text losslessly.
 
-The one exception is sentencepiece's own sign for a space, U+2581, which comes back as a space.
+The one exception is sentencepiece's own sign for a space, U+2581, which is decoded as a space.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from lost.utils.machine import cores
 
 
 class PieceTokenizer(Tokenizer):
-    """A sentencepiece model, whose end of sentence (eos) is the end-of-text token. Its control symbols never are text.
+    """A sentencepiece model, whose end of sentence (eos) is the end-of-text token. Text never encodes to controls.
 
     Args:
         model: the file's content.
         source: where it comes from, in messages.
 
     Raises:
-        DataError: it is no such model, or has no end-of-text token.
+        DataError: it isn't such a model, or has no end-of-text token.
     """
 
     FILE = "tokenizer.model"
@@ -77,11 +77,11 @@ class PieceTokenizer(Tokenizer):
 def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:
     """Train a BPE tokenizer with byte fallback.
 
-    Nothing is normalised and no space is put in front, so that decoding gives back the text to the byte, and the
-    Hugging Face conversion gives the same ids.
+    Text isn't normalized and gets no leading space, so that decoding restores it byte by byte, and the Hugging Face
+    conversion gives the same ids.
 
     Raises:
-        DataError: the text is too small for such a vocabulary.
+        DataError: the text is too short for this vocabulary.
     """
     model = io.BytesIO()
     try:
@@ -99,7 +99,7 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:
             max_sentence_length=1 << 16,
             unk_id=0,
             eos_id=1,
-            bos_id=-1,  # one separator is enough, and an untrained one would be used as a prefix by evaluators
+            bos_id=-1,  # one separator is enough, and evaluators would use an untrained token as a prefix
             pad_id=-1,
             minloglevel=2,
             num_threads=cores(),

@@ -1,1 +1,1 @@
-"""What any part may use: optional packages, facts about the machine, random numbers, threads, safe text."""
+"""Utilities: optional packages, facts about the machine, random numbers, threads, parsing, safe text."""

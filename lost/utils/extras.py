@@ -1,4 +1,4 @@
-"""Packages that only some users need: imported where they are used, named with the extra that brings them."""
+"""Optional packages: imported where they are used, with an error that names the extra to install."""
 
 from importlib import import_module
 from types import ModuleType
@@ -11,8 +11,8 @@ def need(module: str, extra: str, what: str) -> ModuleType:
 
     Args:
         module: its import name.
-        extra: of this distribution, that brings it.
-        what: what it is needed for, the subject of the message.
+        extra: of this distribution, that includes it.
+        what: what it is needed for; the subject of the message.
 
     Raises:
         MissingPackageError: it isn't installed.
@@ -21,6 +21,6 @@ def need(module: str, extra: str, what: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{what} takes the package {module.partition('.')[0]}: {error}; install it with: "
+            f"{what} needs the package {module.partition('.')[0]}: {error}; install it with: "
             f"pip install 'lost-pretrain[{extra}]'"
         ) from None

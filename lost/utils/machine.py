@@ -1,4 +1,4 @@
-"""What the operating system says about this machine, frameworks aside."""
+"""Facts about this machine from the operating system, without any framework."""
 
 import os
 import platform
@@ -14,16 +14,16 @@ def cores() -> int:
 
 
 def memory_bytes() -> int:
-    """Return the machine's memory, all of it: what is in use isn't subtracted."""
+    """Return the machine's total memory, used or not."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def available_bytes() -> int:
-    """Return the memory that processes can still take; where the system doesn't tell, half of all."""
-    told = Path("/proc/meminfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return found[0] if found else memory_bytes() // 2
+    """Return the memory that processes can still take; half of the total where the system doesn't report it."""
+    file = Path("/proc/meminfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return available[0] if available else memory_bytes() // 2
 
 
 def process_peak_bytes() -> int:
@@ -33,10 +33,10 @@ def process_peak_bytes() -> int:
 
 
 def processor_name() -> str:
-    """Return the processor's name as its maker gives it, or its architecture where the system doesn't tell."""
+    """Return the processor's name, or its architecture where the system doesn't report the name."""
     if sys.platform == "darwin":
-        told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        return told.stdout.strip() or platform.machine()
+        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        return done.stdout.strip() or platform.machine()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()

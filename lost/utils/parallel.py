@@ -1,4 +1,4 @@
-"""Decompositions side by side, one thread of BLAS each (benchmarks/eigenvectors.py), their results in order."""
+"""Concurrent decompositions, each with one BLAS thread (benchmarks/eigenvectors.py), their results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +18,9 @@ def side_by_side(compute: Callable[[T], R], items: Iterable[T], num_processes: i
     """Yield what `compute` returns for each item, in order; only a few results are held at once.
 
     Args:
-        compute: what to do with an item, in a thread.
-        items: what to work on.
-        num_processes: processes that share this machine's cores for the same work.
+        compute: called with each item, in a thread.
+        items: to compute.
+        num_processes: processes that share this machine's cores for this work.
     """
     workers = max(1, min(_MOST_WORKERS, cores() // num_processes))
     running: deque[Future[R]] = deque()

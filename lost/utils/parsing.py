@@ -1,4 +1,4 @@
-"""JSON and YAML from outside: one reader each, whose only error is a ValueError that says what is wrong."""
+"""Safe parsing of untrusted JSON and YAML, whose only error is a ValueError that says what is wrong."""
 
 import json
 import math
@@ -14,7 +14,7 @@ def parse_json(content: bytes | str) -> Any:
     """Read a JSON document.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it isn't JSON, or is nested too deeply.
     """
     try:
         return json.loads(content)
@@ -23,7 +23,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """Return a value in which every number that JSON has no word for (NaN, infinities) is None."""
+    """Return a value with None in place of numbers that JSON can't express (NaN, infinities)."""
     if isinstance(value, dict):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -32,35 +32,35 @@ def finite(value: Any) -> Any:
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """Read a YAML document as nodes, which know their lines. Aliases are refused: a few of them hold gigabytes.
+    """Read a YAML document as nodes, which know their lines. Aliases are refused: a few can expand to gigabytes.
 
     Raises:
-        ValueError: it is none, too long, nested too deeply, or has an alias; the message has the line.
+        ValueError: it isn't YAML, too long, nested too deeply, or has an alias; the message has the line.
     """
     if len(text) > _YAML_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters; expected at most {_YAML_CHARACTERS:,}")
     try:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            place = f"line {event.start_mark.line + 1 if event.start_mark else 1}"
+            line = f"line {event.start_mark.line + 1 if event.start_mark else 1}"
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{place}: *{event.anchor} is an alias; expected the value itself; write it out")
+                raise ValueError(f"{line}: *{event.anchor} is an alias; expected the value itself; write it out")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
             if depth > _YAML_DEPTH:
-                raise ValueError(f"{place}: nested more than {_YAML_DEPTH} deep")
+                raise ValueError(f"{line}: nested more than {_YAML_DEPTH} deep")
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
 
 
 def yaml_value(node: yaml.Node) -> Any:
-    """Return what a node stands for.
+    """Return a node's value.
 
     Raises:
-        ValueError: it stands for nothing, such as an impossible date.
+        ValueError: it has none, such as an impossible date.
     """
     try:
         return yaml.SafeLoader("").construct_object(node, deep=True)

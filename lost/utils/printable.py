@@ -1,11 +1,11 @@
-"""Text that others wrote (names, keys, commands) as it may be shown: nothing in it steers a terminal or hides."""
+"""Escaping of untrusted text (names, keys, commands) for display: nothing in it can control a terminal or hide."""
 
 
 def printable(text: str) -> str:
-    """Return text in which every character that isn't shown as itself is escaped; line ends and tabs stay.
+    """Return text with every unprintable character escaped, except line ends and tabs.
 
-    Escaped are control characters, halves of surrogate pairs (bytes of a file name that aren't UTF-8), marks that turn
-    the direction of writing, and the like.
+    These are control characters, lone surrogates (bytes of a file name that aren't UTF-8), marks that change the
+    direction of writing, and the like.
     """
     if text.isascii() and text.isprintable():
         return text

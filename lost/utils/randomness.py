@@ -1,4 +1,4 @@
-"""Random values that depend on a seed and a name, never on a framework, a device or the order of drawing."""
+"""Random values keyed by a seed and a name, independent of framework, device and order of drawing."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
 
 def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> np.ndarray:
-    """Return normal values of mean 0 as float64: any backend, world size or rank draws the same bytes."""
+    """Return normal values of mean 0 in float64, identical for every backend, world size and rank."""
     values = generator(seed, name).standard_normal(shape)
     values *= std
     return values

@@ -114,7 +114,7 @@ def test_a_tracker_that_is_unknown(lost: Lost, tiny_yaml: Path, prepared: Datase
     run = tmp_path / "run"
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--set", "tracking.diary=true")
     assert answer.code == 2
-    assert "tracking = 'diary': there is no such one" in answer.err
+    assert "tracking = 'diary': no such option" in answer.err
     assert not run.exists()
 
 

@@ -131,9 +131,9 @@ def test_what_is_measured(tiny_yaml: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--kinds", "dense,lots"), "--kinds dense,lots: no such kind as 'lots'; expected some of dense,"),
-        (("--kinds", ""), "no such kind as ''"),
-        (("--kinds", "lost,dense,lost"), "--kinds lost,dense,lost: lost is there twice; expected each kind once"),
+        (("--kinds", "dense,lots"), "--kinds dense,lots: there is no kind 'lots'; expected some of dense,"),
+        (("--kinds", ""), "there is no kind ''"),
+        (("--kinds", "lost,dense,lost"), "--kinds lost,dense,lost: lost is listed twice; expected each kind once"),
         (("--layer-rank", 800), "--layer-rank 800: a layer of 768x2048 has a rank of at least 1 and at most 768"),
         (("--layer-shape", "768"), "--layer-shape 768: expected inputs x outputs, such as 768x2048"),
         (("--layer-shape", "0x9"), "--layer-shape 0x9: expected two numbers of 1 or more"),

@@ -166,7 +166,7 @@ def test_refused_for_another_job(lost: Lost, run: Path) -> None:
         assert f"{run} is in use by process {os.getpid()} on " in answer.err
         assert (run / ".lock").read_text() == text
     assert lost("train", run, "--dry-run").code == 0
-    with locked(run, print, patience=0):
+    with locked(run, print, timeout=0):
         pass
 
 

@@ -73,7 +73,7 @@ def test_refused_values(tiny_yaml: Path, override: str, named: str) -> None:
 def test_duplicate_keys_are_caught(tiny_yaml: Path) -> None:
     edited(tiny_yaml, "  steps: 20", "  steps: 20\n  steps: 30")
     message = refusal(tiny_yaml)
-    assert "schedule.steps: written twice" in message
+    assert "schedule.steps: duplicate key" in message
     assert f"{tiny_yaml}:23" in message
 
 

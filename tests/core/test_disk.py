@@ -57,7 +57,7 @@ def test_too_little(config: Callable[..., Config], tmp_path: Path, free: Callabl
     assert disk_room(settings, tmp_path / "a" / "run", 0).shortage == ""
     free(needed - 1)
     room = disk_room(settings, tmp_path / "a" / "run", 0)
-    assert room.place == tmp_path
+    assert room.folder == tmp_path
     assert f"{tmp_path} has " in room.shortage
     assert "4 of " in room.shortage
     assert "train.keep_last = 2" in room.shortage

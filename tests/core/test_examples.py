@@ -174,12 +174,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_templates_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for template, named in (
         ("{% for %}", "can't be read"),
-        ("{{ raise_exception('no systems here') }}", "refuses a conversation: no systems here"),
+        ("{{ raise_exception('no systems here') }}", "rejects a conversation: no systems here"),
         ("{{ messages | length }}", "so that the answer can't be told from the rest"),
-        ("{{ messages[0].__class__.__mro__ }}", "refuses a conversation"),
-        ("{{ 1 // 0 }}", "refuses a conversation"),
-        ("{{ range(10000000) }}", "refuses a conversation"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses a conversation"),
+        ("{{ messages[0].__class__.__mro__ }}", "rejects a conversation"),
+        ("{{ 1 // 0 }}", "rejects a conversation"),
+        ("{{ range(10000000) }}", "rejects a conversation"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "rejects a conversation"),
     ):
         tokenizer = load_tokenizer(saved(tmp_path / "tokenizer", template, END))
         with pytest.raises(DataError, match=named):

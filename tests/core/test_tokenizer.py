@@ -111,7 +111,7 @@ def test_special_tokens_among_the_pieces_of_a_model_are_text_too(tmp_path: Path)
     text = "a</s>b<pad></s></s>"
     assert "".join(tokenizer.decode([token]) for token in tokenizer.encode(text)) == text
     assert tokenizer.encode("a\u4f60").tolist()[-1] == 0  # a character that it doesn't know
-    with pytest.raises(DataError, match="turns the text 'a' into the token"):
+    with pytest.raises(DataError, match="encodes the text 'a' to the token"):
         load_tokenizer(saved(tmp_path, made), "a")
 
 

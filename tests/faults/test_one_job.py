@@ -69,7 +69,7 @@ def test_a_lock_that_was_moved_away_is_none(tmp_path: Path) -> None:
             time.sleep(0.3)
             folder.rename(tmp_path / "whole")
         entered.result()
-    with pytest.raises(RunBusyError), locked(folder, print, patience=0):
+    with pytest.raises(RunBusyError), locked(folder, print, timeout=0):
         pass
     waiting.__exit__(None, None, None)
 

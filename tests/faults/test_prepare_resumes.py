@@ -229,7 +229,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
 
 
 def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.prepare.output.locked", partial(locked, patience=0))
+    monkeypatch.setattr("lost.prepare.output.locked", partial(locked, timeout=0))
     with (
         locked(tmp_path / ".partial-out", print, 0),
         pytest.raises(RunBusyError, match="is in use by process"),
