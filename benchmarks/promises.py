@@ -91,7 +91,7 @@ CASES = [
     ("an export misses no key", "backends/torch/reader.py",
      "for kind, names in report.items() if names}:", "for kind, names in ()}:", REFUSED),
     ("an export's token ids are ours", "lost/interop/to_hf/check.py",
-     "!= list(found):\n", "!= list(found) and False:\n", REFUSED),
+     "!= list(ids):\n", "!= list(ids) and False:\n", REFUSED),
     ("workers leave with their launcher", "lost/distributed/launcher.py",
      "        while os.getppid() == parent:\n", "        while True:\n",
      f"{FAULTS}one_job.py::test_workers_leave_with_their_launcher"),

@@ -43,12 +43,12 @@ def import_folder(request: Request, as_json: bool) -> None:
     from lost.evaluation.perplexity import text_tokens
     from lost.interop.from_hf import open_folder
     from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_dense
-    from lost.interop.rewrite import check_place, follow
+    from lost.interop.rewrite import check_destination, follow
 
     for option in ("density", "calibrate"):
         if getattr(request, option) is not None and request.rank is None:
             raise UserError(f"--{option} without --rank: it says how to decompose; expected --rank too, or neither")
-    check_place(request.out, request.source, request.overwrite)
+    check_destination(request.out, request.source, request.overwrite)
     imported = open_folder(request.source)
     for remark in imported.remarks:
         note(remark)

@@ -17,7 +17,7 @@ def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engi
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:
-        note(f"passed over: {reason}")
+        note(f"skipped: {reason}")
     engine = create_engine(inference_config(checkpoint.config), backend, device)
     engine.load(checkpoint.parameters())
     return checkpoint, engine

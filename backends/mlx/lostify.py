@@ -26,7 +26,7 @@ def lostify(
     """Replace linear layers of a model by LOST layers, in place; biases and types stay.
 
     Args:
-        module: any model with `nn.Linear` layers; quantised ones, and other subclasses, are left alone.
+        module: any model with `nn.Linear` layers; quantized ones, and other subclasses, are left alone.
         rank: of the low-rank pair; smaller layers get the largest rank they can have.
         density: share of input channels to keep; rank and channels together are rounded up to a multiple of 32.
         gamma: weight of the low-rank part.

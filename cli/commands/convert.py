@@ -95,7 +95,7 @@ def convert(
         )
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:
-        note(f"passed over: {reason}")
+        note(f"skipped: {reason}")
     if to == "lost":
         _rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite, as_json)
     else:

@@ -17,7 +17,7 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
 
     checkpoint, rejected = find_checkpoint(path)
     for reason in rejected:
-        note(f"passed over: {reason}")
+        note(f"skipped: {reason}")
     parameters = dict(checkpoint.parameters())
     layers = list(inspect_layers(checkpoint.config, parameters))
     trained = sum(array.size for array in parameters.values() if array.dtype.kind != "i")

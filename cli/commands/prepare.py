@@ -75,7 +75,7 @@ def prepare(
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
     from lost.tokenizer import load_tokenizer
-    from lost.training.run_dir import tokenizer_place
+    from lost.training.run_dir import tokenizer_path
     from lost.utils.machine import cores
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
@@ -98,7 +98,7 @@ def prepare(
         if workers:
             raise UserError("--workers was given with --examples, which one process encodes; leave it out")
         train_files, valid_files = example_files(text, valid, valid_fraction)
-        own = load_tokenizer(tokenizer_place(tokenizer), end_of_text)
+        own = load_tokenizer(tokenizer_path(tokenizer), end_of_text)
         with screen.live():
             splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite, screen.message)
         answer(as_json, *described(out, splits))
@@ -114,7 +114,7 @@ def prepare(
             splits = prepare_text(
                 sources,
                 out,
-                load_tokenizer(tokenizer_place(tokenizer), end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
+                load_tokenizer(tokenizer_path(tokenizer), end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
                 held_out or share,
                 screen,
                 overwrite,

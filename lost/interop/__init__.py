@@ -1,1 +1,1 @@
-"""Models to and from other libraries, and checkpoints re-written."""
+"""Conversion: models to and from other libraries, and checkpoints to another type or file size."""

@@ -1,4 +1,4 @@
-"""A checkpoint re-written: in another type, without the optimizer's state, in files of another size."""
+"""Rewriting of checkpoints: in another type, without the optimizer state, in files of another size."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,22 +25,22 @@ def rewrite(
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
 ) -> Checkpoint:
-    """Write `source` anew as the checkpoint `path`, and compare every array of it with the source's.
+    """Write `source` as the checkpoint `path`, and compare every array with the source's.
 
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` follows, and `dtype` where
-            it would be finer than the weights. None: as they are.
-        weights_only: leave out the moments; training can't go on from the result.
+        dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` and `dtype` follow. None:
+            unchanged.
+        weights_only: leave out the moments; training can't resume from the result.
         part_bytes: start a new file once one holds this much.
-        overwrite: replace a checkpoint that is there.
+        overwrite: replace an existing checkpoint.
 
     Raises:
-        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        CheckpointError: something is at `path`, or the written arrays aren't the intended ones.
         StorageError: the disk refused.
     """
-    check_place(path, source.path, overwrite)
+    check_destination(path, source.path, overwrite)
     moments = () if weights_only else source.moments()
     written = checkpoint.write(
         path,
@@ -56,45 +56,45 @@ def rewrite(
     return written
 
 
-def check_place(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse to write where something is, but for a checkpoint that is to be replaced.
+def check_destination(path: Path, source: Path, overwrite: bool) -> None:
+    """Refuse a path that exists, unless it is a checkpoint to be replaced.
 
     Raises:
         CheckpointError: something is at `path`.
     """
     if path.resolve() == source.resolve():
-        raise CheckpointError(f"{path} is the source itself; expected another place")
+        raise CheckpointError(f"{path} is the source itself; choose another folder")
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(
-            f"{path} is already there; expected a new folder; choose another"
-            f"{': it is no checkpoint' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
+            f"{path} already exists{' and is not a checkpoint' if overwrite else ''}; expected a new folder; choose "
+            f"another{'' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
         )
 
 
 def cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield arrays in another type, but for numbers of channels."""
+    """Yield arrays in another type, except indices."""
     for name, array in arrays:
         yield name, array.astype(NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
 
 
 def follow(config: Config, dtype: DType | None) -> Config:
-    """Return the configuration of weights in another type."""
+    """Return the configuration for weights in another type."""
     if dtype is None:
         return config
     computed = "bfloat16" if dtype == "bfloat16" else config.train.dtype
     return config.replace("train", param_dtype=dtype, dtype=computed)
 
 
-def compare(meant: NamedArrays, found: NamedArrays) -> None:
-    """Refuse what isn't what was meant, to the byte.
+def compare(intended: NamedArrays, written: NamedArrays) -> None:
+    """Check that written arrays equal the intended ones, byte by byte.
 
     Raises:
         CheckpointError: arrays differ.
     """
-    wanted, got = _digests(meant), _digests(found)
-    if differing := sorted(name for name in wanted | got if wanted.get(name) != got.get(name)):
+    expected, actual = _digests(intended), _digests(written)
+    if differing := sorted(name for name in expected | actual if expected.get(name) != actual.get(name)):
         raise CheckpointError(
-            f"{len(differing)} arrays, {differing[0]} among them, were not written as meant; remove the result and "
+            f"{len(differing)} arrays, {differing[0]} among them, were not written correctly; remove the result and "
             "convert again, to another disk if this repeats"
         )
 

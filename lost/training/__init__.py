@@ -1,1 +1,1 @@
-"""A run: how it starts, the loop, its folder, signals, checks before and after."""
+"""Training: the start of a run, the loop, the run folder, signals, checks before and after."""

@@ -1,4 +1,4 @@
-"""What a training checks before it starts, and nothing of what it changes: `lost train --dry-run`."""
+"""`lost train --dry-run`: all checks of a start, without changing anything."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from lost.training.start import Ready
 
 @dataclass(frozen=True)
 class DryRun:
-    """How a training would start.
+    """How training would start.
 
     Attributes:
         devices: each worker's.
         memory: the estimate of one worker's peak.
         room: the memory of its device in bytes.
         tokens: of the training text.
-        epochs: how often the run goes through it, from its first step to its last; of a mixture, through each set.
-        start: the checkpoint to go on from; None: step 0.
+        epochs: passes over it, from the run's first step to its last; of a mixture, over each set.
+        start: the checkpoint to resume from; None: step 0.
         removed: checkpoints that the start would remove.
-        disk: room for checkpoints.
+        disk: space for checkpoints.
         steps: optimizer steps to go.
     """
 
@@ -46,7 +46,7 @@ class DryRun:
 
 
 def miniature(config: Config) -> Config:
-    """Return a configuration whose engine takes no memory, and can be made wherever the whole one could."""
+    """Return a configuration whose engine takes little memory, and can be made wherever the full one can."""
     return Config(
         model=ModelConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8),
         projection=ProjectionConfig(kind="dense"),
@@ -58,34 +58,34 @@ def miniature(config: Config) -> Config:
 
 
 def check_start(run: Ready, tracker: Tracker) -> DryRun | None:
-    """Check what a training would meet. Nothing is written.
+    """Check everything that a start needs. Nothing is written.
 
     Args:
         run: what would start.
         tracker: told what a start would say of the run folder.
 
     Returns:
-        What was found; None on all workers but rank 0.
+        How training would start; None on all workers but rank 0.
 
     Raises:
-        UserError: the training would not start, on this worker or another.
+        UserError: training wouldn't start, on this worker or another.
     """
-    workers, found = run.workers, None
+    workers, outcome = run.workers, None
     devices = workers.all_gather(run.device)
     refusal: UserError | None = None
     try:
         if workers.rank == 0:
-            found = _found(run, devices, tracker)
+            outcome = _check_folder(run, devices, tracker)
     except UserError as error:
         refusal = error
     if workers.any(refusal is not None):
         raise refusal or UserError(
-            "another worker refuses this training, and says why; expected all of them to be able to start; see there"
+            "another worker can't start, and reports why; expected all of them to start; see its message"
         )
-    return found
+    return outcome
 
 
-def _found(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
+def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     """Check the run folder and its disk."""
     config, folder, dataset = run.config, run.folder, run.dataset
     check_free(folder)

@@ -1,7 +1,7 @@
-"""Weights that a new run begins with, taken from elsewhere: `lost train --init-from`.
+"""`lost train --init-from`: a new run that starts with the weights of another model.
 
-They become the run's checkpoint of step 0, so that from there on it is a run like any other: it resumes without the
-place that they came from, and every worker reads its part.
+They become the run's checkpoint of step 0, and from there on it is a run like any other: it resumes without the source
+of the weights, and every worker reads its part.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
 from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
 
-# What the run's model may differ in from the weights': the length of the context, and what only initial values follow.
+# What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
 _FREE = {
     *(f"model.{key}" for key in ("max_position_embeddings", "rope_theta", "initializer_range")),
     *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
@@ -34,15 +34,15 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model to begin with.
+    """The model to start with.
 
     Attributes:
         path: the checkpoint, or the folder of another tool.
-        step: of the training that made it; None: unknown.
+        step: of its training; None: unknown.
         config: its model and projections, and how it was trained.
-        tokenizer: the one that its ids mean.
+        tokenizer: of its token ids.
         parameters: yields its arrays by name.
-        remarks: what a user should know of how it was read.
+        remarks: on how it was read, for the user.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a checkpoint, the newest whole one of a run, or a Hugging Face folder.
+    """Open a checkpoint, the newest intact one of a run, or a Hugging Face folder.
 
     Raises:
         CheckpointError: it is none of these, or damaged.
@@ -67,27 +67,27 @@ def open_source(path: Path) -> Source:
         return Source(path.resolve(), None, folder.config, folder.tokenizer, folder.parameters, folder.remarks)
     if not ours:
         raise CheckpointError(
-            f"--init-from {path}: there are no weights; expected a run, a checkpoint, or a folder with a Hugging Face "
+            f"--init-from {path}: it holds no weights; expected a run, a checkpoint, or a folder with a Hugging Face "
             f"model ({checkpoint.CONFIG} and safetensors); name one"
         )
-    found, rejected = find_checkpoint(path)
-    remarks = [f"passed over: {reason}" for reason in rejected]
-    return Source(found.path.resolve(), found.progress.step, found.config, found.tokenizer(), found.parameters, remarks)
+    held, rejected = find_checkpoint(path)
+    remarks = [f"skipped: {reason}" for reason in rejected]
+    return Source(held.path.resolve(), held.progress.step, held.config, held.tokenizer(), held.parameters, remarks)
 
 
 def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[Config, Source | None]:
-    """Return the configuration that a run follows where its own says nothing, and what it begins with.
+    """Return the configuration that supplies what the run's own leaves out, and the model to start with.
 
     Args:
-        path: what --init-from names.
-        folder: the run folder; where it has checkpoints they are gone on from, and the source isn't opened.
-        fresh: whether they are not.
+        path: of --init-from.
+        folder: the run folder; if it has checkpoints the run is resumed, and the source isn't opened.
+        fresh: whether to start over even so.
         configured: whether the run has a configuration of its own.
 
     Raises:
         CheckpointError: there are no weights.
-        ConfigError: the folder's run didn't begin with these.
-        UserError: the start would remove them, or nothing says how to train.
+        ConfigError: the folder's run started with other weights.
+        UserError: the start would remove the weights, or nothing says how to train.
     """
     held = [] if fresh else checkpoints(folder / "checkpoints")
     if held:
@@ -96,13 +96,12 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
     source = open_source(path)
     if source.path.is_relative_to(folder.resolve()):
         raise UserError(
-            f"--init-from {path} is in {folder}, whose checkpoints a new run there would replace; expected another "
-            "--out; choose one"
+            f"--init-from {path} is in {folder}, whose checkpoints a new run there would replace; choose another --out"
         )
     if source.step is None and not configured:
         raise UserError(
-            f"--init-from {path}: it says nothing of how to train; expected a configuration; name one, which may leave "
-            "out model and projection"
+            f"--init-from {path}: it doesn't say how to train; expected a configuration; name one, which may leave out "
+            "model and projection"
         )
     return source.config, source
 
@@ -112,21 +111,21 @@ def _check_origin(held: list[Path], named: Path, folder: Path) -> None:
         try:
             origin = open_checkpoint(path).progress.origin
         except CheckpointError:
-            continue  # said where the run goes on
+            continue  # reported when the run is resumed
         if origin is None or not Path(origin.path).is_relative_to(named.resolve()):
-            begun = f"began with {origin.path}" if origin else "didn't begin with other weights"
+            started = f"started with {origin.path}" if origin else "didn't start with other weights"
             raise ConfigError(
-                f"--init-from {named}: the run in {folder} {begun}; expected the same; leave it out to go on, choose "
-                "another --out, or begin again with --fresh --overwrite"
+                f"--init-from {named}: the run in {folder} {started}; expected the same; leave it out to resume, "
+                "choose another --out, or start over with --fresh --overwrite"
             )
         return
 
 
 def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
-    """See that a run can begin with these weights.
+    """Check that a run can start with these weights.
 
     Raises:
-        ConfigError: its model is another one; every difference is named.
+        ConfigError: its model is another one; the message names every difference.
         DataError: its data has another tokenizer.
     """
     changes = differences(source.config, config)
@@ -135,8 +134,8 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
     ]
     if others:
         raise ConfigError(
-            f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; what "
-            "the configuration leaves out follows the weights: remove these keys from it, or the sections"
+            f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; keys "
+            "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
     if dataset.tokenizer.fingerprint != source.tokenizer.fingerprint:
         raise DataError(
@@ -175,13 +174,13 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
 
 
 class _Digest:
-    """SHA-256 of arrays that pass by: names, types, shapes and bytes."""
+    """SHA-256 of a stream of arrays: names, types, shapes and bytes."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays as they come."""
+        """Yield the arrays unchanged."""
         for name, array in arrays:
             self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
             self._hash.update(array.tobytes())
@@ -189,5 +188,5 @@ class _Digest:
 
     @property
     def hexadecimal(self) -> str:
-        """Of all that have passed."""
+        """The digest of all arrays so far."""
         return self._hash.hexdigest()

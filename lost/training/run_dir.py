@@ -1,4 +1,4 @@
-"""A run folder: where a training starts, what may differ when it goes on, which checkpoint a command means."""
+"""The run folder: where training starts, what may change on resuming, which checkpoint a command means."""
 
 import errno
 import os
@@ -20,10 +20,10 @@ from lost.tracking.metrics import FILE as METRICS
 CONFIG = "config.yaml"
 LATEST = "latest"
 
-# What may change when a run goes on: none of it changes what is computed, but for rounding.
+# What may change when a run is resumed: none of it changes the results, except for rounding.
 MUTABLE_KEYS = {
     "data.path",
-    "data.mixture",  # folders: other data, or other weights, are refused by the fingerprint
+    "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
     *(
@@ -34,12 +34,12 @@ MUTABLE_KEYS = {
 
 
 def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
-    """Return the checkpoint to go on from, or None for a new run.
+    """Return the checkpoint to resume from, or None for a new run.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
-        ConfigError: the folder's run has another configuration; every difference is named.
-        DataError: not the data that the folder's run was trained on.
+        CheckpointError: there are checkpoints, and none is intact.
+        ConfigError: the folder's run has another configuration; the message names every difference.
+        DataError: the folder's run was trained on other data.
     """
     start = starting_point(config, folder, dataset, tracker)
     if start:
@@ -50,19 +50,19 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
 
 
 def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
-    """Return the checkpoint that a training would go on from, or None for a new run; nothing is changed.
+    """Return the checkpoint that training would resume from, or None for a new run; nothing is changed.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole, or the newest has no optimizer state.
-        ConfigError: the folder's run has another configuration; every difference is named.
-        DataError: not the data that the folder's run was trained on.
+        CheckpointError: there are checkpoints, and none is intact, or the newest has no optimizer state.
+        ConfigError: the folder's run has another configuration; the message names every difference.
+        DataError: the folder's run was trained on other data.
     """
     start, rejected = newest_valid(folder / "checkpoints")
     for reason in rejected:
-        tracker.message(f"passed over: {reason}")
+        tracker.message(f"skipped: {reason}")
     if start is None and rejected:
         raise CheckpointError(
-            f"{folder} has checkpoints, but none is whole; restore one, or begin again with --fresh --overwrite"
+            f"{folder} has checkpoints, but none is intact; restore one, or start over with --fresh --overwrite"
         )
     if start:
         _check_agreement(start, config, folder, dataset, tracker)
@@ -70,15 +70,15 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Trac
 
 
 def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: bool) -> None:
-    """Make a run folder ready for a new run.
+    """Prepare a run folder for a new run.
 
     Raises:
-        CheckpointError: it holds checkpoints, and overwriting them was not asked for.
+        CheckpointError: it holds checkpoints, and --overwrite wasn't given.
     """
     held = checkpoints_to_remove(folder, overwrite)
     if held:
         tracker.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
-    remove(folder / LATEST)  # first: what it names is about to go
+    remove(folder / LATEST)  # first: the checkpoint that it names is about to be removed
     for path in held:
         remove_folder(path)
     for name in (METRICS, CONFIG):
@@ -89,7 +89,7 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     """Return the checkpoints that a new run would remove; nothing is changed.
 
     Raises:
-        CheckpointError: there are some, and overwriting them was not asked for.
+        CheckpointError: there are some, and --overwrite wasn't given.
     """
     held = checkpoints(folder / "checkpoints")
     if held and not overwrite:
@@ -101,27 +101,27 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
 
 
 def check_data(dataset: Dataset, workers: Workers) -> None:
-    """Read every shard on each machine, a process some, before anything is trained on a damaged one.
+    """Read every shard, shared among the processes of each machine, so that nothing is trained on a damaged one.
 
     Raises:
-        DataError: a shard is not what was written.
+        DataError: a shard isn't as it was written.
     """
     faults = list(dataset.faults(*local_rank()))
     if workers.any(bool(faults)):
-        what = "; ".join(faults) or "another worker found a damaged shard, and says which"
+        what = "; ".join(faults) or "another worker found a damaged shard, and reports which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
 
 
 def check_shared_dir(folder: Path, job: str, workers: Workers) -> None:
-    """See that every worker which is to read and write a run folder looks at the one that rank 0 has locked.
+    """Check that every worker that reads and writes a run folder sees the one that rank 0 has locked.
 
     Args:
-        folder: as this worker's command names it.
-        job: what rank 0 wrote into the lock; the others' doesn't count.
+        folder: in this worker's command.
+        job: what rank 0 wrote into the lock; ignored on other ranks.
         workers: all of them call this.
 
     Raises:
-        StorageError: one of them looks elsewhere.
+        StorageError: a worker sees another folder.
     """
     job, file = workers.broadcast(job), folder / LOCK
     reads = workers.rank < workers.num_readers
@@ -130,18 +130,18 @@ def check_shared_dir(folder: Path, job: str, workers: Workers) -> None:
     except OSError:
         seen = False
     if workers.any(not seen):
-        here = "here" if not seen else "on another"
+        differing = "this one" if not seen else "another"
         raise StorageError(
-            f"{folder} is not the same folder on all {workers.world_size} workers (found {here}: rank {workers.rank}); "
-            "expected one that all machines share; name it with --out"
+            f"{folder} is not the same folder on all {workers.world_size} workers ({differing} differs; this is rank "
+            f"{workers.rank}); expected one that all machines share; name it with --out"
         )
 
 
 def config_file(folder: Path) -> Path | None:
-    """Return the configuration of a run folder; None: it is no run folder.
+    """Return the path of a run folder's configuration; None: it isn't a run folder.
 
     Raises:
-        ConfigError: what stands there under its name is no file, or a link.
+        ConfigError: something else has its name, such as a folder or a link.
     """
     path = folder / CONFIG
     if not os.path.lexists(path):
@@ -154,16 +154,16 @@ def config_file(folder: Path) -> Path | None:
 
 
 def check_run_folder(folder: Path, resumes: bool) -> None:
-    """See, without writing, that the files of a run can be written in its folder, and read where it goes on.
+    """Check, without writing, that the files of a run can be written to its folder, and read if it is resumed.
 
     Raises:
         StorageError: they can't.
     """
-    for place in (folder, folder / "checkpoints"):
-        check_writable(place)
+    for each in (folder, folder / "checkpoints"):
+        check_writable(each)
     with storage(folder / LOCK):
         check_updatable(folder / LOCK)
-    for name in (METRICS, CONFIG, LATEST):  # each new one takes the place of the old one
+    for name in (METRICS, CONFIG, LATEST):  # each is replaced by a new file
         with storage(folder / name):
             if is_folder(folder / name):
                 raise OSError(errno.EISDIR, "it is a folder; remove it", str(folder / name))
@@ -172,7 +172,7 @@ def check_run_folder(folder: Path, resumes: bool) -> None:
 
 
 def write_config(config: Config, folder: Path) -> None:
-    """Have a folder hold the resolved configuration, by which it is known as a run: after all that a start needs."""
+    """Write the resolved configuration, which marks the folder as a run; called once the run can start."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in (folder, folder / "checkpoints"):
         remove_stale(each)
@@ -180,29 +180,29 @@ def write_config(config: Config, folder: Path) -> None:
 
 
 def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
-    """Return the verified checkpoint meant by a checkpoint folder, or the newest whole one of a run folder.
+    """Return the verified checkpoint in a checkpoint folder, or the newest intact one of a run folder.
 
     Returns:
-        The checkpoint, and why newer ones of the run were passed over.
+        The checkpoint, and why newer ones of the run were skipped.
 
     Raises:
-        CheckpointError: there is none, or the one named is damaged.
+        CheckpointError: there is none, or the named one is damaged.
     """
     if (path / MANIFEST).exists() or path.name.startswith("step-"):
         checkpoint = open_checkpoint(path)
         check_intact(checkpoint)
         return checkpoint, []
-    found, rejected = newest_valid(path / "checkpoints")
-    if found is None:
+    newest, rejected = newest_valid(path / "checkpoints")
+    if newest is None:
         why = f": {'; '.join(rejected)}" if rejected else ""
         raise CheckpointError(
             f"{path} holds no usable checkpoint{why}; expected a run folder or a checkpoint written by `lost train`"
         )
-    return found, rejected
+    return newest, rejected
 
 
-def tokenizer_place(path: Path) -> Path:
-    """Return where the tokenizer meant by a path stands: that of a run is in its newest whole checkpoint."""
+def tokenizer_path(path: Path) -> Path:
+    """Return the path of a tokenizer: of a run it is in the newest intact checkpoint."""
     return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
 
 
@@ -211,24 +211,24 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
     if refused := fixed_differences(start.config, config):
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; choose another "
-            "--out, restore the values, or begin again with --fresh --overwrite"
+            "--out, restore the values, or start over with --fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
     if not start.resumable:
         raise CheckpointError(
             f"{start.path} holds no optimizer state (it was written by `lost convert --weights-only`): it can be "
-            "evaluated, but training can't go on from it; expected a whole checkpoint; use the one it was made from"
+            "evaluated, but training can't resume from it; expected a complete checkpoint; use the original one"
         )
     if start.progress.data != dataset.fingerprint:
         raise DataError(
             f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, other text or other "
-            "weights); expected the same; name it with --data, or choose another --out"
+            "proportions); expected the same; name it with --data, or choose another --out"
         )
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """Return what two configurations differ in: the key, and a few words with both values."""
+    """Return the differences of two configurations: by key, a text with both values."""
     before, after = _flat(old), _flat(new)
     return {
         key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}"
@@ -238,7 +238,7 @@ def differences(old: Config, new: Config) -> dict[str, str]:
 
 
 def fixed_differences(old: Config, new: Config) -> list[str]:
-    """Return those differences that a run may not be resumed with."""
+    """Return the differences with which a run can't be resumed."""
     fixed = {
         key: text
         for key, text in differences(old, new).items()

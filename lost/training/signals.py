@@ -1,4 +1,4 @@
-"""Ctrl-C, a closed terminal, SIGTERM: the first asks the run to stop after its step and save, the second leaves."""
+"""Handling of Ctrl-C, SIGTERM and a closed terminal: the first signal saves and stops, the second stops at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ from lost.errors import InterruptedAtOnceError
 
 
 class Stop:
-    """Whether the run is asked to stop.
+    """A request to stop the run.
 
     Attributes:
-        requested: a first signal came.
-        nothing_to_save: no step was done yet, so that there is nothing to wait for, be it the compilation's end.
+        requested: whether a first signal was received.
+        nothing_to_save: no step is done yet, so that a signal stops at once, even during compilation.
     """
 
     def __init__(self) -> None:
@@ -22,22 +22,22 @@ class Stop:
 
 @contextmanager
 def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -> Iterator[Stop]:
-    """Yield what says whether a stop was requested; handlers are restored afterwards.
+    """Handle signals, and yield the request to stop; the previous handlers are restored afterwards.
 
     Args:
-        announce: told of the first signal.
-        sigterm_asks: whether SIGTERM is such a request; else it ends the process at once, as ever.
+        announce: called with a message on the first signal.
+        sigterm_asks: whether SIGTERM is such a request; else it ends the process at once, as usual.
     """
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if stop.nothing_to_save:
-            raise InterruptedAtOnceError(f"{name}: left before the first step was done; there is nothing new to save")
+            raise InterruptedAtOnceError(f"{name}: stopped before the first step was done; nothing new to save")
         if stop.requested:
-            raise InterruptedAtOnceError("left at once, on the second signal; what was saved before stands")
+            raise InterruptedAtOnceError("stopped at once, on the second signal; what was saved before is intact")
         stop.requested = True
-        announce(f"{name}: saving after this step; again to leave at once")
+        announce(f"{name}: saving after this step; send it again to stop at once")
 
     caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if sigterm_asks else [])}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

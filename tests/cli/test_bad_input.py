@@ -176,7 +176,7 @@ def test_damaged_checkpoint(lost: Lost, run: Path) -> None:
             assert "doesn't have the checksum it was written with" in answer.err
     answer = lost("train", run)
     assert answer.code == 2
-    assert "none is whole" in answer.err
+    assert "none is intact" in answer.err
 
 
 def test_backends_and_devices(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_refused_for_damage(lost: Lost, run: Path, prepared: Dataset, tmp_path: 
     damage(run / "checkpoints" / "step-00000010" / "model-00001.safetensors")
     answer = lost("train", run, "--dry-run")
     assert answer.code == 2
-    assert "none is whole" in answer.err
+    assert "none is intact" in answer.err
 
 
 def test_refused_for_memory(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

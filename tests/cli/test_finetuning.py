@@ -204,10 +204,10 @@ def test_what_does_not_fit_is_refused(
         (("--set", "model.hidden_size=64"), "model.hidden_size = 64, was 32"),
         (("--set", "model.vocab_size=400"), "model.vocab_size = 400, was 320"),
         (("--data", tmp_path / "other"), "prepared with another tokenizer"),
-        (("--init-from", tmp_path / "nowhere"), "there are no weights"),
-        (("--init-from", tmp_path / "data"), "there are no weights"),
+        (("--init-from", tmp_path / "nowhere"), "it holds no weights"),
+        (("--init-from", tmp_path / "data"), "it holds no weights"),
         (("--out", base["lost"], "--fresh", "--overwrite"), "whose checkpoints a new run there would replace"),
-        (("--out", base["lost"]), "didn't begin with other weights"),
+        (("--out", base["lost"]), "didn't start with other weights"),
     ):
         done = lost(*command, *changed)
         assert done.code == 2, changed
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused(
         assert not (tuning / "run").exists()
     assert "no configuration" in lost("train", "--init-from", base["lost"], "--data", tuning / "data").err
     assert lost(*command, "--set", "train.stop_after=1").code == 0
-    assert "began with" in lost(*arguments(tuning, base["dense"], "run")).err
+    assert "started with" in lost(*arguments(tuning, base["dense"], "run")).err
 
 
 def test_damaged_weights_are_refused(lost: Callable, base: dict[str, Path], tuning: Path, tmp_path: Path) -> None:

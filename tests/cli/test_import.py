@@ -133,11 +133,11 @@ def test_rounds_to_bfloat16_when_asked(lost: Callable, folder: Path, tmp_path: P
         ({"architectures": [["LlamaForCausalLM"]]}, "not supported; expected one of"),
         ({"rope_scaling": "linear"}, "rope_scaling = 'linear': expected an object"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5: not supported"),
-        ({"quantization_config": {"bits": 4}}, "the weights are quantised"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantized"),
         ({"intermediate_size": 72}, "mlp.gate_proj.weight has shape (64, 32), not (72, 32)"),
         ({"num_hidden_layers": 1}, "9 arrays are not of this architecture"),
         ({"attention_bias": True}, "8 arrays are missing, model.layers.0.self_attn.k_proj.bias among them"),
-        ({"tie_word_embeddings": True}, "lm_head.weight is not model.embed_tokens.weight"),
+        ({"tie_word_embeddings": True}, "lm_head.weight differs from model.embed_tokens.weight"),
     ],
 )
 def test_models_that_are_refused(lost: Callable, folder: Path, tmp_path: Path, changes: dict, message: str) -> None:
@@ -202,7 +202,7 @@ def test_shards_and_their_index(lost: Callable, folder: Path) -> None:
     write(**{"model.other.weight": names[0]})
     assert f"{names[0]} doesn't hold model.other.weight" in refused(lost, folder)
     index.write_text("{}")
-    assert "is no index of weights" in refused(lost, folder)
+    assert "is not an index of weights" in refused(lost, folder)
     write()
     assert lost("convert", folder, folder.parent / "out", "--from", "hf").code == 0
     found = dict(open_checkpoint(folder.parent / "out").parameters())
@@ -223,7 +223,7 @@ def test_files_that_are_missing_or_broken(lost: Callable, folder: Path, tmp_path
     assert "is not JSON" in refused(lost, folder)
     (folder / "config.json").unlink()
     assert "has no readable config.json" in refused(lost, folder)
-    assert "is no folder" in refused(lost, tmp_path / "nowhere")
+    assert "is not a folder" in refused(lost, tmp_path / "nowhere")
 
 
 def load_file_bytes(content: bytes, folder: Path) -> dict[str, np.ndarray]:
@@ -252,4 +252,4 @@ def test_options_that_do_not_go_together(lost: Callable, folder: Path, text: Pat
     (folder.parent / "out").mkdir()
     answer = lost("convert", folder, folder.parent / "out", "--from", "hf")
     assert answer.code == 2
-    assert "is already there" in answer.err
+    assert "already exists" in answer.err

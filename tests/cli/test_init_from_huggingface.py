@@ -62,4 +62,4 @@ def test_a_folder_of_transformers_is_tuned(lost: Callable, tmp_path: Path) -> No
                              "--json").out)  # fmt: skip
     assert answer["text"] in ("the weight", "of")
     bare = lost("train", *command[2:], "--fresh", "--overwrite")
-    assert (bare.code, "it says nothing of how to train" in bare.err) == (2, True)
+    assert (bare.code, "it doesn't say how to train" in bare.err) == (2, True)

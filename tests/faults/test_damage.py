@@ -1,4 +1,4 @@
-"""Files that are not what was written: refused by name, passed over on resume, never executed."""
+"""Files that are not what was written: refused by name, skipped on resume, never executed."""
 
 import pickle
 import shutil
@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert "step-00000020" in refused.err
     again = lost("train", whole / "tiny.yaml", "--data", prepared.path, "--out", run)
     assert again.code == 0, again.err
-    assert "passed over: " in again.out
+    assert "skipped: " in again.out
     assert "step-00000020" in again.out
     assert "from step 10" in again.out
     found, meant = (open_checkpoint(each / "checkpoints" / "step-00000020") for each in (run, whole / "run"))

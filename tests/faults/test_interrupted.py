@@ -121,7 +121,7 @@ def test_damaged_newest_checkpoint_is_passed_over(
     newest.write_bytes(content)
     answer = lost(*arguments, tmp_path / "b")
     assert answer.code == 0, answer.err
-    assert "passed over: " in answer.out
+    assert "skipped: " in answer.out
     assert "from step 10" in answer.out
     assert state(tmp_path / "a", 20) == state(tmp_path / "b", 20)
 
@@ -297,7 +297,7 @@ def test_second_signal_leaves_at_once(
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
         assert process.stderr
-        assert process.stderr.read().startswith("lost: left at once")
+        assert process.stderr.read().startswith("lost: stopped at once")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -315,7 +315,7 @@ def test_before_the_first_step_there_is_nothing_to_wait_for(
         process.send_signal(number)
         assert process.wait(timeout=20) == 130
         assert process.stderr
-        assert "left before the first step was done; there is nothing new to save" in process.stderr.read()
+        assert "stopped before the first step was done; nothing new to save" in process.stderr.read()
     assert "nothing new to save" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 

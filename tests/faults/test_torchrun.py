@@ -188,7 +188,7 @@ def test_dry_run(torchrun: Torchrun, straight: tuple[Path, Path], prepared: Data
     done = torchrun(2, *command(tiny, prepared, one, "optimizer.lr=1"), "--dry-run")
     assert done.returncode == 1
     assert done.stderr.count("optimizer.lr = 1.0, was 0.01") == 1
-    assert "another worker refuses this training, and says why" in done.stderr
+    assert "another worker can't start, and reports why" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
 
 

@@ -66,8 +66,8 @@ def test_bad_input(lost: Callable, exported: tuple[Checkpoint, Path], tmp_path: 
     mine.mkdir()
     (mine / "config.json").write_text('{"thesis": "years"}')
     for arguments, wrong in (
-        ((path, mine, "--to", "hf"), "is already there; expected a new folder"),
-        ((path, mine, "--to", "hf", "--overwrite"), "it is no export"),
+        ((path, mine, "--to", "hf"), "already exists; expected a new folder"),
+        ((path, mine, "--to", "hf", "--overwrite"), "is not an export"),
         ((path, out, "--to", "dense"), "have an activation inside"),
         ((path, out, "--to", "hf", "--weights-only"), "never hold an optimizer's state"),
         ((tmp_path, out, "--to", "hf"), "holds no usable checkpoint"),

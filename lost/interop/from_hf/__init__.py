@@ -1,4 +1,4 @@
-"""Models of others: dense Llama-family folders, as transformers and mlx-lm write them, read as dense `lost` models."""
+"""Import of dense Llama-family models, from folders that transformers or mlx-lm wrote."""
 
 from lost.interop.from_hf.folder import Imported, open_folder
 

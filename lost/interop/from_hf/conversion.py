@@ -1,4 +1,4 @@
-"""A model of another library written as a `lost` checkpoint: as it is, or its projections decomposed to LOST layers."""
+"""Conversion of imported models to checkpoints: unchanged, or with projections decomposed to LOST layers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.folder import Imported
-from lost.interop.rewrite import NUMPY, cast, check_place, compare, follow
+from lost.interop.rewrite import NUMPY, cast, check_destination, compare, follow
 from lost.method.compress import LayerFit, approximate, fitting_rank, layer_fit, stored
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
@@ -19,10 +19,10 @@ from lost.storage.tensors import PART_BYTES
 from lost.utils.parallel import side_by_side
 
 InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]
-"""Projections' names to the second moments of their inputs: what a backend measures on a calibration text."""
+"""Maps projections' names to the second moments of their inputs, as a backend measures them on a calibration text."""
 
 _MOMENTS_BYTES = 1 << 30  # of second moments held at once; each further gigabyte takes another pass over the text
-# Projections that read what another one does.
+# Projections with the same input as another one.
 _READS_WITH = {
     "self_attn.k_proj": "self_attn.q_proj",
     "self_attn.v_proj": "self_attn.q_proj",
@@ -37,20 +37,20 @@ def write_dense(
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
 ) -> Checkpoint:
-    """Write a folder's model as a dense checkpoint of step 0, and compare every array of it with the source's.
+    """Write a folder's model as a dense checkpoint of step 0, and compare every array with the source's.
 
     Args:
         imported: the source.
         path: a folder that doesn't exist yet.
-        dtype: of the weights; None: as they are.
+        dtype: of the weights; None: unchanged.
         part_bytes: start a new file once one holds this much.
-        overwrite: replace a checkpoint that is there.
+        overwrite: replace an existing checkpoint.
 
     Raises:
-        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        CheckpointError: something is at `path`, or the written arrays aren't the intended ones.
         StorageError: the disk refused.
     """
-    check_place(path, imported.path, overwrite)
+    check_destination(path, imported.path, overwrite)
     config = follow(imported.config, dtype)
     arrays = cast(imported.parameters(), dtype)
     written = checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes)
@@ -67,40 +67,40 @@ def write_decomposed(
     input_moments: InputMoments | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> tuple[Checkpoint, list[LayerFit]]:
-    """Write a folder's model with LOST layers, without activation, that come near its projections.
+    """Write a folder's model with LOST layers, without activation, that approximate its projections.
 
     Args:
         imported: the source.
         path: a folder that doesn't exist yet.
-        config: what `decomposed_config` made of the source's.
+        config: from `decomposed_config`.
         part_bytes: start a new file once one holds this much.
-        overwrite: replace a checkpoint that is there.
-        input_moments: what the projections' inputs are weighted with; None: not at all.
+        overwrite: replace an existing checkpoint.
+        input_moments: weights the approximation by the projections' inputs; None: unweighted.
         log: receives progress messages.
 
     Returns:
         The checkpoint, and how well each projection fits.
 
     Raises:
-        CheckpointError: something is at `path`, or what was written isn't what was meant.
+        CheckpointError: something is at `path`, or the written arrays aren't the intended ones.
         StorageError: the disk refused.
     """
-    check_place(path, imported.path, overwrite)
+    check_destination(path, imported.path, overwrite)
     fits: list[LayerFit] = []
     arrays = _decomposed(imported, config, input_moments, fits, log)
     return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), fits
 
 
 def decomposed_config(config: Config, rank: int, density: float) -> Config:
-    """Return a dense configuration with LOST layers instead.
+    """Return a dense configuration with its projections replaced by LOST layers.
 
     Args:
         config: with dense projections.
-        rank: of every projection, or the largest that it can have.
+        rank: of every projection, or the largest that it allows.
         density: share of input channels to keep.
 
     Raises:
-        UserError: a rank or density that can't be.
+        UserError: the rank or density is out of range.
     """
     if rank < 1 or not 0 < density <= 1:
         raise UserError(f"rank = {rank}, density = {density}: expected a rank of at least 1, a density in (0, 1]")
@@ -108,8 +108,8 @@ def decomposed_config(config: Config, rank: int, density: float) -> Config:
     for each in layer_projections(config, 0):
         if (fitting := fitting_rank(rank, each.out_features, each.in_features)) < rank:
             overrides[f"*.{_part(each.name)}"] = {"rank": fitting}
-    chosen = {"kind": "lost", "rank": rank, "density": density, "activation": "none", "values": "complement"}
-    return config.replace("projection", **chosen, overrides=overrides)
+    settings = {"kind": "lost", "rank": rank, "density": density, "activation": "none", "values": "complement"}
+    return config.replace("projection", **settings, overrides=overrides)
 
 
 def _decomposed(
@@ -142,11 +142,10 @@ def _split(
     imported: Imported, dtype: np.dtype, moments: Mapping[str, np.ndarray], projection: Projection
 ) -> tuple[str, dict[str, np.ndarray], LayerFit]:
     name, settings = projection.name, projection.settings
-    weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_reader(name))
+    weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_measured(name))
     if not (np.isfinite(weight).all() and (moment is None or np.isfinite(moment).all())):
         raise CheckpointError(
-            f"{imported.path}: {name} or what it reads has values that aren't finite; expected numbers; get the files "
-            "anew"
+            f"{imported.path}: {name} or its inputs have values that aren't finite; download the files again"
         )
     values = stored(approximate(weight, settings, moment), dtype)
     return name, values, layer_fit(name, weight, values, settings.gamma, moment)
@@ -158,11 +157,11 @@ def _blocks_at_once(model: ModelConfig) -> int:
 
 
 def _part(name: str) -> str:
-    """Return self_attn.q_proj of model.layers.0.self_attn.q_proj."""
+    """Return, for example, self_attn.q_proj for model.layers.0.self_attn.q_proj."""
     return ".".join(name.split(".")[-2:])
 
 
-def _reader(name: str) -> str:
-    """Return the projection whose inputs are measured for this one."""
+def _measured(name: str) -> str:
+    """Return the projection whose inputs are measured for this one too."""
     part = _part(name)
     return name.removesuffix(part) + _READS_WITH.get(part, part)

@@ -1,4 +1,4 @@
-"""A folder's config.json as our model section: what it says exactly, or a refusal."""
+"""A folder's config.json as a model section, refused unless it can be followed exactly."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _REQUIRED = (
     "rms_norm_eps",
 )
 _OPTIONAL = ("num_key_value_heads", "head_dim", "tie_word_embeddings", "initializer_range")
-# What sets the architectures apart from a plain Llama; None: as the folder's own field of that name says.
+# What distinguishes the architectures from a plain Llama; None: as in the folder's own field of that name.
 SUPPORTED: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": None, "mlp_bias": None},
     "MistralForCausalLM": {},
@@ -34,12 +34,12 @@ SUPPORTED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What a config.json says.
+    """The content of a config.json.
 
     Attributes:
         architecture: one of `SUPPORTED`.
-        model: our section.
-        remarks: what differs from what it says, and why.
+        model: the section of our configuration.
+        remarks: on differences from the config.json.
     """
 
     architecture: str
@@ -51,7 +51,7 @@ def read_description(folder: Path) -> Description:
     """Read a folder's config.json.
 
     Raises:
-        CheckpointError: there is none, or a model that can't be run exactly as it says.
+        CheckpointError: there is none, or it describes a model that can't be run exactly.
     """
     path = folder / FILE
     try:
@@ -61,19 +61,19 @@ def read_description(folder: Path) -> Description:
             f"{folder} has no readable {FILE} ({error.strerror}); expected a model's folder as transformers writes it"
         ) from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}; get the file anew") from None
+        raise CheckpointError(f"{path} is not JSON: {error}; download the file again") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} holds {type(raw).__name__}; expected an object with the model's fields")
     architecture = _architecture(path, raw)
     if missing := [key for key in _REQUIRED if raw.get(key) is None]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; expected the fields of a {architecture}")
     if (act := raw.get("hidden_act", "silu")) != "silu":
-        raise CheckpointError(f"{path}: hidden_act = {act!r}: expected 'silu', the only one that is supported")
+        raise CheckpointError(f"{path}: hidden_act = {act!r}: expected 'silu', the only supported one")
     for key in ("quantization_config", "quantization"):
         if raw.get(key):
             raise CheckpointError(
-                f"{path}: {key}: the weights are quantised; expected float32, float16 or bfloat16 ones; take the "
-                "unquantised model, or dequantise it with the tool that made it"
+                f"{path}: {key}: the weights are quantized; expected float32, float16 or bfloat16; use the unquantized "
+                "model, or dequantize it with the tool that made it"
             )
     own = {key: raw[key] for key in (*_REQUIRED, *_OPTIONAL) if raw.get(key) is not None}
     for key, value in SUPPORTED[architecture].items():
@@ -81,12 +81,12 @@ def read_description(folder: Path) -> Description:
     own |= _rope(path, raw)
     try:
         model = ModelConfig.model_validate(own)
-        # Within its window a sliding attention is a full one, and longer sequences are refused everywhere.
+        # Within its window, sliding attention is full attention, and longer sequences are refused everywhere.
         reach = _window(architecture, raw) or model.max_position_embeddings
         limited = ModelConfig.model_validate({**own, "max_position_embeddings": reach})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
-        raise CheckpointError(f"{path} describes no model that can be: {problems}; get the file anew") from None
+        raise CheckpointError(f"{path} describes an impossible model: {problems}; download the file again") from None
     if limited.max_position_embeddings >= model.max_position_embeddings:
         return Description(architecture, model, [])
     remark = (
@@ -110,7 +110,7 @@ def _rope(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         if not isinstance(given := raw.get(key) or {}, dict):
-            raise CheckpointError(f"{path}: {key} = {given!r}: expected an object; get the file anew")
+            raise CheckpointError(f"{path}: {key} = {given!r}: expected an object; download the file again")
         if any(isinstance(each, dict) for each in given.values()):
             raise CheckpointError(
                 f"{path}: {key} differs between kinds of layers ({', '.join(given)}): not supported; expected one for "

@@ -1,4 +1,4 @@
-"""A folder of another library as a dense `lost` model: configuration, arrays one at a time, tokenizer."""
+"""A folder of another library, opened as a dense model: configuration, arrays one at a time, tokenizer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lost.interop.from_hf.weights import Weights, check_shapes
 from lost.model.parameters import EMBEDDING, HEAD, parameter_table
 from lost.tokenizer import Tokenizer, load_tokenizer
 
-_SEQ_LEN = 2048  # of the window that `lost eval` takes unless the model's own is shorter
+_SEQ_LEN = 2048  # of the windows in `lost eval`, unless the model's context is shorter
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Imported:
     Attributes:
         path: the folder.
         architecture: as its config.json names it.
-        config: with dense projections, its vocabulary known. The folder says nothing of training: sections other than
-            `model` and `projection` hold what evaluating takes and stand-ins, for a training to replace.
+        config: with dense projections, its vocabulary known. The folder doesn't describe training: sections other than
+            `model` and `projection` hold values for evaluation and placeholders, which a training replaces.
         tokenizer: the folder's.
-        remarks: what a user should know of how it was read.
+        remarks: on how it was read, for the user.
         weights: its arrays.
     """
 
@@ -46,18 +46,18 @@ class Imported:
 def open_folder(folder: Path) -> Imported:
     """Open a folder that transformers or mlx-lm wrote: config.json, safetensors, a tokenizer.
 
-    Names and shapes of all arrays are checked here; their values are read when they are asked for. Nothing is executed.
+    Names and shapes of all arrays are checked here; their values are read on demand. Nothing is executed.
 
     Args:
         folder: of a dense LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM.
 
     Raises:
-        CheckpointError: a model that can't be run exactly as it is meant, or files that are missing or broken.
-        DataError: there is no tokenizer, or not one of this model.
+        CheckpointError: the model can't be run exactly, or files are missing or damaged.
+        DataError: there is no tokenizer, or it isn't this model's.
     """
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder} is no folder; expected one with a model of {', '.join(SUPPORTED)}, downloaded beforehand"
+            f"{folder} is not a folder; expected one with a model of {', '.join(SUPPORTED)}; download it first"
         )
     description = read_description(folder)
     weights = Weights(folder)
@@ -71,12 +71,12 @@ def open_folder(folder: Path) -> Imported:
             "schedule": {"steps": 1},
         }
     )
-    meant = {name: row.shape for name, row in parameter_table(config).items()}
-    found = dict(weights.shapes)
-    if model.tie_word_embeddings and HEAD in found:
+    expected = {name: row.shape for name, row in parameter_table(config).items()}
+    shapes = dict(weights.shapes)
+    if model.tie_word_embeddings and HEAD in shapes:
         _check_tied(folder, weights)
-        del found[HEAD]
-    check_shapes(folder, found, meant)
+        del shapes[HEAD]
+    check_shapes(folder, shapes, expected)
     return Imported(
         folder, description.architecture, config, _tokenizer(folder, model.vocab_size), description.remarks, weights
     )
@@ -85,8 +85,8 @@ def open_folder(folder: Path) -> Imported:
 def _check_tied(folder: Path, weights: Weights) -> None:
     if EMBEDDING in weights.shapes and not np.array_equal(weights.read(HEAD), weights.read(EMBEDDING)):
         raise CheckpointError(
-            f"{folder}: tie_word_embeddings = true, and {HEAD} is not {EMBEDDING}; expected one of them alone, or "
-            "equals; correct config.json"
+            f"{folder}: tie_word_embeddings = true, and {HEAD} differs from {EMBEDDING}; expected only one of them, "
+            "or equal ones; correct config.json"
         )
 
 
@@ -96,6 +96,6 @@ def _tokenizer(folder: Path, entries: int | None) -> Tokenizer:
     if tokenizer.vocab_size > entries:
         raise DataError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} entries and its model {entries}; expected no more "
-            "than the model's; take the tokenizer that belongs to it"
+            "than the model's; use the tokenizer that belongs to it"
         )
     return tokenizer

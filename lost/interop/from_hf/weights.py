@@ -1,6 +1,6 @@
-"""The arrays of a folder: one safetensors file, or those that an index names. Only headers are read until asked for.
+"""The arrays of a folder: one safetensors file, or those that an index names, read on demand.
 
-Pickled checkpoints are refused: reading one runs what it says.
+Pickled checkpoints are refused: reading one can run any code.
 """
 
 from collections.abc import Iterable
@@ -26,10 +26,10 @@ class Weights:
 
     Attributes:
         shapes: of every array.
-        dtype: bfloat16 where all arrays have it, else float32, which holds what float16 does.
+        dtype: bfloat16 if all arrays have it, else float32, which also holds float16 exactly.
 
     Raises:
-        CheckpointError: no weights, pickled ones, a missing or broken file, or numbers of another type.
+        CheckpointError: no weights, pickled ones, a missing or damaged file, or an unsupported type.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,13 +46,13 @@ class Weights:
                 types.add(part.get_dtype())
                 if part.get_dtype() not in _DTYPES:
                     raise CheckpointError(
-                        f"{path}: {name} has type {part.get_dtype()}; expected one of {', '.join(_DTYPES)}; take the "
-                        "unquantised model"
+                        f"{path}: {name} has type {part.get_dtype()}; expected one of {', '.join(_DTYPES)}; use the "
+                        "unquantized model"
                     )
                 self._homes[name], self.shapes[name] = (path, opened), tuple(part.get_shape())
         if missing := sorted(set(listed) - set(self._homes)):
             raise CheckpointError(
-                f"{listed[missing[0]]} doesn't hold {missing[0]}, which {_INDEX} says it does; get both anew"
+                f"{listed[missing[0]]} doesn't hold {missing[0]}, which {_INDEX} says it does; download both again"
             )
         self.dtype: DType = "bfloat16" if types == {"BF16"} else "float32"
 
@@ -62,45 +62,45 @@ class Weights:
         try:
             array: np.ndarray = opened.get_tensor(name)
         except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"{path} can't be read: {error}; get the file anew") from None
+            raise CheckpointError(f"{path} can't be read: {error}; download the file again") from None
         return array if self.dtype == "bfloat16" else array.astype(np.float32, copy=False)
 
 
 def _derived(name: str) -> bool:
-    """Return whether an array follows from config.json; old folders hold some."""
+    """Return whether an array can be computed from config.json; old folders hold some."""
     return name.endswith("rotary_emb.inv_freq")
 
 
-def check_shapes(folder: Path, found: dict[str, tuple[int, ...]], meant: dict[str, tuple[int, ...]]) -> None:
-    """Refuse arrays that don't make the model which config.json describes.
+def check_shapes(folder: Path, shapes: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse arrays that aren't those of the model that config.json describes.
 
     Raises:
         CheckpointError: one is missing, unknown or misshapen.
     """
-    wrong = [
-        f"{name} has shape {found[name]}, not {meant[name]}"
-        for name in meant
-        if found.get(name, meant[name]) != meant[name]
+    misshapen = [
+        f"{name} has shape {shapes[name]}, not {expected[name]}"
+        for name in expected
+        if shapes.get(name, expected[name]) != expected[name]
     ]
     problems = [
-        *_named("missing", meant.keys() - found.keys()),
-        *_named("not of this architecture", found.keys() - meant.keys()),
-        *wrong[:3],
+        *_counted("missing", expected.keys() - shapes.keys()),
+        *_counted("not of this architecture", shapes.keys() - expected.keys()),
+        *misshapen[:3],
     ]
     if problems:
         raise CheckpointError(
-            f"{folder}: its arrays don't make the model of its config.json: {'; '.join(problems)}; get both anew, or "
-            "correct config.json"
+            f"{folder}: its arrays aren't those of the model in its config.json: {'; '.join(problems)}; download both "
+            "again, or correct config.json"
         )
 
 
-def _named(what: str, names: Iterable[str]) -> list[str]:
+def _counted(what: str, names: Iterable[str]) -> list[str]:
     names = sorted(names)
     return [f"{len(names)} arrays are {what}, {names[0]} among them"] if names else []
 
 
 def _listed(folder: Path) -> dict[str, Path]:
-    """Return where each array is by the folder's index; nothing where one file holds all."""
+    """Return the file of each array by the folder's index, or nothing if one file holds all."""
     if (folder / _SINGLE).exists():
         return {}
     index = folder / _INDEX
@@ -110,16 +110,16 @@ def _listed(folder: Path) -> dict[str, Path]:
     except FileNotFoundError:
         _refuse(folder)
     except OSError as error:
-        raise CheckpointError(f"{index} can't be read: {error.strerror}; get the file anew") from None
+        raise CheckpointError(f"{index} can't be read: {error.strerror}; download the file again") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights ({error!r}); get the file anew") from None
+        raise CheckpointError(f"{index} is not an index of weights ({error!r}); download the file again") from None
     for name, path in files.items():
         if path.parent != folder or Path(listed[name]).name != listed[name]:
             raise CheckpointError(f"{index} names {listed[name]!r}, a file outside its folder; don't trust it")
     missing = sorted({path.name for path in files.values() if not path.exists()})
     if missing or not files:
         what = f"{len(missing)} of the files are missing: {', '.join(missing)}" if missing else "it names no files"
-        raise CheckpointError(f"{index}: {what}; expected every shard beside it; get them, and try again")
+        raise CheckpointError(f"{index}: {what}; expected every shard beside it; download them")
     return files
 
 
@@ -127,8 +127,8 @@ def _refuse(folder: Path) -> None:
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
-            f"{folder / pickled[0]} is a pickled checkpoint, which can run any code as it is read: refused; expected "
-            f"{_SINGLE}; take the model's safetensors, or have transformers write them with "
+            f"{folder / pickled[0]} is a pickled checkpoint, which can run any code when it is read: refused; expected "
+            f"{_SINGLE}; use the model's safetensors, or write them with transformers' "
             "save_pretrained(..., safe_serialization=True)"
         )
     raise CheckpointError(f"{folder} holds no weights; expected {_SINGLE}, or {_INDEX} with its files")
@@ -139,4 +139,4 @@ def _opened(path: Path, folder: Path) -> Any:
         check_inside(path, folder)
         return safetensors.safe_open(path, "np")
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read as safetensors: {error}; get the file anew") from None
+        raise CheckpointError(f"{path} can't be read as safetensors: {error}; download the file again") from None

@@ -1,1 +1,1 @@
-"""A checkpoint as other programs open it: transformers, mlx-lm, and what is built on them."""
+"""Export of checkpoints for transformers, mlx-lm, and what is built on them."""

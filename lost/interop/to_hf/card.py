@@ -1,4 +1,4 @@
-"""The model card: what an exported model is, what it was trained on and how, what was measured, how to open it."""
+"""The model card of an export: the model, its training data and recipe, measurements, how to open it."""
 
 import json
 import math
@@ -100,20 +100,20 @@ def _training(run: Path, source: Checkpoint) -> list[str]:
 
 def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     """Return the last figures that the run reported up to the exported step."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if (run / METRICS).exists():
         for line in _lines(run / METRICS):
             try:
                 row = parse_json(line)
-                found |= row if row["step"] <= source.progress.step else {}
+                figures |= row if row["step"] <= source.progress.step else {}
             except (ValueError, TypeError, KeyError):
-                continue  # cut off by a crash, or not a row: `lost verify` says so
+                continue  # truncated by a crash, or not a row: `lost verify` reports it
     elif source.progress.validation_loss is not None:
         loss = source.progress.validation_loss
-        found = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        figures = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
     names = {"loss": "training loss", "validation_loss": "validation loss", "perplexity": "validation perplexity"}
     names["bits_per_byte"] = "bits per byte of the validation text"
-    return {shown: f"{found[key]:.4f}" for key, shown in names.items() if isinstance(found.get(key), int | float)}
+    return {shown: f"{figures[key]:.4f}" for key, shown in names.items() if isinstance(figures.get(key), int | float)}
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Whether an exported folder is what it should be: other programs read it afresh, and must agree with our engine."""
+"""Verification of an export: other programs open the folder, and must agree with our engine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from lost.tokenizer import Tokenizer
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
 _POSITIONS = 64
-_TOLERANCE = 1e-4  # of the largest score: what float32 rounding leaves in a deep model, a tenth of bfloat16's
+_TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a tenth of bfloat16's
 
-# What tokenizers stumble over.
+# Texts that tokenizers often get wrong.
 AWKWARD = (
     "",
     " ",
@@ -38,7 +38,7 @@ AWKWARD = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What another program makes of a folder.
+    """The results of another program for a folder.
 
     Attributes:
         scores: logits, (n, vocab) float32.
@@ -65,31 +65,31 @@ class Agreement:
 
 
 def installed_readers() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the readers that can be used here, with their versions, and why the others can't."""
-    found, missing = {}, {}
+    """Return the versions of the readers that can be used here, and why the others can't."""
+    versions, missing = {}, {}
     for name, module in READERS.items():
         try:
-            found[name] = import_module(module).VERSION
-        except (ImportError, OSError, AttributeError) as error:  # as for backends: missing, or half of it
+            versions[name] = import_module(module).VERSION
+        except (ImportError, OSError, AttributeError) as error:  # as for backends: missing, or partly installed
             missing[name] = " ".join(str(error).split())
-    return found, missing
+    return versions, missing
 
 
 def check_folder(
     folder: Path, reader: str, tokens: Sequence[int], ours: np.ndarray, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> Agreement:
-    """Have a reader open a folder.
+    """Open a folder with a reader, and compare its results with ours.
 
     Args:
         folder: exported.
         reader: one of `READERS`.
-        tokens: what it is asked about.
+        tokens: to run the model on.
         ours: log-probabilities (n, vocab) after each of them.
         tokenizer: the run's.
         texts: to be tokenized.
 
     Raises:
-        ExportError: it can't, or doesn't agree.
+        ExportError: it can't open it, or doesn't agree.
     """
     module = import_module(READERS[reader])
     try:
@@ -99,15 +99,15 @@ def check_folder(
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ExportError(
-            f"{reader} {module.VERSION} can't open what was exported: {type(error).__name__}: {reason}; expected it "
-            "to; nothing was kept; try another version of it, or report this"
+            f"{reader} {module.VERSION} can't open what was exported: {type(error).__name__}: {reason}; nothing was "
+            "kept; try another version of it, or report this"
         ) from error
     name = f"{reader} {module.VERSION}"
-    for text, found in zip(texts, reading.ids, strict=True):
-        if (wanted := tokenizer.encode(text).tolist()) != list(found):
+    for text, ids in zip(texts, reading.ids, strict=True):
+        if (expected := tokenizer.encode(text).tolist()) != list(ids):
             raise ExportError(
-                f"{name} gives {text[:60]!r} the token ids {_around(found, wanted)}, and the run's tokenizer "
-                f"{_around(wanted, found)}; expected the same; nothing was kept"
+                f"{name} gives {text[:60]!r} the token ids {_around(ids, expected)}, and the run's tokenizer "
+                f"{_around(expected, ids)}; expected the same; nothing was kept"
             )
     difference = compare(ours, log_probabilities(reading.scores), f"{name}'s")
     return Agreement(name, difference, len(texts))
@@ -117,7 +117,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
     """Return the largest difference between two models' log-probabilities.
 
     Raises:
-        ExportError: it is more than rounding.
+        ExportError: it exceeds rounding errors.
     """
     difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(ours).max())
     if not difference <= _TOLERANCE * largest:
@@ -129,7 +129,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
 
 
 def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backend: str = "auto") -> np.ndarray:
-    """Return our log-probabilities (n, vocab) after each token: in float32, with the cache, on a CPU."""
+    """Return our log-probabilities (n, vocab) after each token, computed in float32 with the cache on a CPU."""
     exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32")
     engine = create_engine(exact, backend, "cpu")
     engine.load(arrays)
@@ -139,7 +139,7 @@ def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backe
 
 
 def _recite(tokens: Sequence[int], scores: list[np.ndarray]) -> Callable[[np.ndarray], int]:
-    """Return a choice of the next token that is always the given one, and that notes what it chose from."""
+    """Return a function that always chooses the next given token, and records the logits."""
 
     def choose(logits: np.ndarray) -> int:
         scores.append(logits.copy())
@@ -149,14 +149,14 @@ def _recite(tokens: Sequence[int], scores: list[np.ndarray]) -> Callable[[np.nda
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Return them for logits (n, vocab), float64: engines may leave out what all logits have in common."""
+    """Return log-probabilities of logits (n, vocab), float64: engines may leave out a constant common to all logits."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=-1, keepdims=True)
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
 def probe(tokenizer: Tokenizer, texts: Sequence[str], positions: int) -> list[int]:
-    """Return tokens to ask a model about: end-of-text, and the beginnings of some texts."""
+    """Return tokens to compare models on: end-of-text, and the beginnings of some texts."""
     tokens = [tokenizer.end_of_text]
     for text in reversed(texts):
         tokens += tokenizer.encode(text).tolist()[:16]

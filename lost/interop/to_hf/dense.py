@@ -1,4 +1,4 @@
-"""A model of linear projections as a dense one: each of them merged into the matrix that it is."""
+"""Merging of linear projections into dense matrices."""
 
 from collections.abc import Iterator
 
@@ -12,16 +12,16 @@ from lost.storage.arrays import NamedArrays
 
 
 def dense_twin(config: Config) -> Config:
-    """Return the configuration of the dense model that computes the same.
+    """Return the configuration of the equivalent dense model.
 
     Raises:
-        ConfigError: a projection has an activation inside, so that no matrix is equal to it.
+        ConfigError: a projection has an activation inside, so that no matrix is equivalent to it.
     """
-    bent = [each for each in projections(config) if each.has_activation]
-    if bent:
+    nonlinear = [each for each in projections(config) if each.has_activation]
+    if nonlinear:
         raise ConfigError(
-            f"--to dense: {len(bent)} projections have an activation inside, {bent[0].name} among them "
-            f"({bent[0].settings.activation}), so no matrix computes the same; expected projection.activation = none "
+            f"--to dense: {len(nonlinear)} projections have an activation inside, {nonlinear[0].name} among them "
+            f"({nonlinear[0].settings.activation}), so no matrix is equivalent; expected projection.activation = none "
             "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
         )
     return budget.dense_twin(config)

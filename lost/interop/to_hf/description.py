@@ -1,8 +1,8 @@
-"""config.json of an exported folder: Llama's, and for layers that aren't plain matrices how each is stored.
+"""config.json of an exported folder: Llama's, with a description of layers that aren't plain matrices.
 
 One folder serves transformers (`auto_map`) and mlx-lm (`model_file`). Where every layer is a plain matrix it needs
-neither: it is a Llama or a Qwen3, and opens without any code of ours. A Qwen2 is written as a Llama whose outputs of
-attention have a bias of zero: transformers reads every tokenizer beside a Qwen2 as Qwen2's own.
+neither: it is a Llama or a Qwen3, and opens without code of ours. A Qwen2 is written as a Llama with a zero bias in
+attention's outputs: transformers reads every tokenizer beside a Qwen2 as Qwen2's own.
 """
 
 import re
@@ -20,7 +20,7 @@ from lost.projections.lost import Lost
 from lost.projections.sltrain import SlTrain
 from lost.storage.arrays import NamedArrays
 
-VERSION = "lost_version"  # the key by which a folder is known to be an export of ours
+VERSION = "lost_version"  # the key that marks a folder as an export of ours
 _TEMPLATES = Path(__file__).parent / "templates"
 _AUTO_MAP = {
     "AutoConfig": "configuration_lost.LostConfig",
@@ -42,14 +42,14 @@ _GATE, _NORMED = "mlp.gate_proj", ("self_attn.q_proj", "self_attn.k_proj")
 
 
 def is_plain(config: Config) -> bool:
-    """Whether the model is one that other programs know."""
+    """Whether other programs support the model without code of ours."""
     return architecture(config) is not None
 
 
 def architecture(config: Config) -> str | None:
-    """Return the class that transformers and mlx-lm have for the model.
+    """Return the class of transformers and mlx-lm for the model.
 
-    None: there is none, for want of plain matrices or of these biases and norms together.
+    None: there is none, because not all layers are plain matrices, or for this combination of biases and norms.
     """
     model, layers = config.model, range(config.model.num_hidden_layers)
     if any(each.settings.kind != "dense" for layer in layers for each in layer_projections(config, layer)):
@@ -60,7 +60,7 @@ def architecture(config: Config) -> str | None:
 
 
 def code_files() -> dict[str, bytes]:
-    """Return the modules that a folder needs whose layers aren't plain matrices, by name."""
+    """Return the modules for a folder whose layers aren't plain matrices, by file name."""
     names = {f"{target.partition('.')[0]}.py" for target in _AUTO_MAP.values()} | {_MODEL_FILE}
     return {name: (_TEMPLATES / name).read_bytes() for name in sorted(names)}
 
@@ -81,7 +81,7 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
     else:
         kind = {"architectures": ["LostForCausalLM"], "model_type": "lost"}
         kind |= {"auto_map": _AUTO_MAP, "model_file": _MODEL_FILE, "projections": stored_layers(config)}
-        kind |= {"attention_bias": False, "mlp_bias": False}  # each layer of `projections` says it for itself
+        kind |= {"attention_bias": False, "mlp_bias": False}  # given by each layer of `projections`
     scaling = model.rope_scaling.model_dump(mode="json", exclude_none=True) if model.rope_scaling else None
     rope = {"rope_theta": model.rope_theta, **(scaling or {"rope_type": "default"})}
     return kind | {
@@ -96,7 +96,7 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "dtype": dtype,
-        "torch_dtype": dtype,  # the same, for readers that don't know the new name
+        "torch_dtype": dtype,  # the same, for older readers
         VERSION: lost.__version__,
     }
 
@@ -107,37 +107,37 @@ def generation_config(end_of_text: int) -> dict[str, Any]:
 
 
 def stored_layers(config: Config) -> dict[str, dict[str, Any]]:
-    """Return how each projection is stored, all choices resolved.
+    """Return how each projection is stored, with defaults resolved.
 
-    Under `mlp.up_proj` stands what most blocks have, under `layers.3.mlp.up_proj` what a block has of its own.
+    `mlp.up_proj` is for most blocks, `layers.3.mlp.up_proj` for a block that differs.
     """
-    found: dict[str, dict[str, Any]] = {}
+    stored: dict[str, dict[str, Any]] = {}
     by_part: dict[str, list[dict[str, Any]]] = {}
     for layer in range(config.model.num_hidden_layers):
         for projection in layer_projections(config, layer):
             by_part.setdefault(_part(projection), []).append(_stored(config, projection))
     for part, layers in by_part.items():
-        found[part] = max(layers, key=layers.count)
-        found |= {f"layers.{n}.{part}": each for n, each in enumerate(layers) if each != found[part]}
-    return found
+        stored[part] = max(layers, key=layers.count)
+        stored |= {f"layers.{n}.{part}": each for n, each in enumerate(layers) if each != stored[part]}
+    return stored
 
 
 def renamed(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, Any]]:
     """Yield arrays under an export's names.
 
-    Thin matrices are linear layers of their own there, with a `weight`. Where queries and keys are normed, and layers
-    aren't plain, the norm and the layer are parts of one: so attention itself can be the library's.
+    There, thin matrices are linear layers of their own, with a `weight`. If queries and keys are normed and layers
+    aren't plain, norm and layer are parts of one module, so that the library's own attention can be used.
     """
     plain, model = is_plain(config), config.model
     together = model.use_qk_norm and not plain
     for name, array in arrays:
-        place = f"{name}.weight" if name.endswith((".down", ".up")) else name
+        target = f"{name}.weight" if name.endswith((".down", ".up")) else name
         if together:
-            place = re.sub(r"\.([qk])_proj\.", r".\1_proj.linear.", place)
-            place = re.sub(r"\.([qk])_norm\.", r".\1_proj.norm.", place)
-        yield place, array
+            target = re.sub(r"\.([qk])_proj\.", r".\1_proj.linear.", target)
+            target = re.sub(r"\.([qk])_norm\.", r".\1_proj.norm.", target)
+        yield target, array
         if plain and model.attention_bias == "qkv" and name.endswith(".v_proj.bias"):
-            yield place.replace(".v_proj.", ".o_proj."), np.zeros(model.hidden_size, array.dtype)
+            yield target.replace(".v_proj.", ".o_proj."), np.zeros(model.hidden_size, array.dtype)
 
 
 def _part(projection: Projection) -> str:

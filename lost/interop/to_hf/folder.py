@@ -1,4 +1,4 @@
-"""An exported folder: written whole, opened by the programs it is for, and kept only if they agree with our engine."""
+"""Export of a folder: written, opened by the programs it is for, and kept only if they agree with our engine."""
 
 import json
 from collections.abc import Iterable
@@ -34,11 +34,11 @@ class Export:
 
     Attributes:
         path: the folder.
-        plain: whether it is a Llama that needs no code of ours.
+        plain: whether it opens without code of ours.
         dtype: of the weights.
         bytes: of all files.
-        agreements: the readers that opened it, and agreed.
-        missing: the readers that aren't here, and why.
+        agreements: the readers that opened it and agreed.
+        missing: the readers that can't be used here, and why.
     """
 
     path: Path
@@ -58,23 +58,23 @@ def export(
     overwrite: bool = False,
     backend: str = "auto",
 ) -> Export:
-    """Write a checkpoint as a folder for transformers and mlx-lm, and have those of them that are installed open it.
+    """Write a checkpoint as a folder for transformers and mlx-lm, and check it with those that are installed.
 
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
         form: `hf` and `mlx-lm` are the same folder; `dense` merges every projection into a plain matrix first.
-        dtype: of the weights; None: as they are.
+        dtype: of the weights; None: unchanged.
         part_bytes: start a new file once one holds this much.
-        overwrite: replace an earlier export that is there.
-        backend: whose log-probabilities the others' are compared with.
+        overwrite: replace an earlier export.
+        backend: computes the log-probabilities to compare with.
 
     Raises:
         CheckpointError: something is at `path`.
-        ConfigError: projections that can't be merged.
-        DataError: a tokenizer that others can't have.
+        ConfigError: projections can't be merged.
+        DataError: the tokenizer can't be exported.
         ExportError: a reader doesn't agree. Nothing is left at `path`.
-        MissingPackageError: what writes a tokenizer.json isn't installed.
+        MissingPackageError: the package that writes tokenizer.json isn't installed.
         StorageError: the disk refused.
     """
     _check_free(path, overwrite)
@@ -128,12 +128,12 @@ def write(
 
 
 def _name_parts(folder: Path, names: Iterable[str]) -> None:
-    """Give weight files the names that Hugging Face's libraries look for, and several an index."""
+    """Rename weight files as Hugging Face's libraries expect, with an index if there are several."""
     parts = sorted(names)
     if len(parts) == 1:
         (folder / parts[0]).rename(folder / _WEIGHTS)
         return
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     size = 0
     for part in parts:
         stem, _, suffix = part.rpartition(".")
@@ -141,8 +141,8 @@ def _name_parts(folder: Path, names: Iterable[str]) -> None:
         (folder / part).rename(folder / renamed_part)
         size += (folder / renamed_part).stat().st_size
         with safetensors.safe_open(folder / renamed_part, "np") as opened:
-            places |= dict.fromkeys(opened.keys(), renamed_part)
-    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+            weight_map |= dict.fromkeys(opened.keys(), renamed_part)
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / f"{_WEIGHTS}.index.json").write_bytes(_json(index))
 
 
@@ -151,14 +151,14 @@ def _check_free(path: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise CheckpointError(
-            f"{path} is already there; expected a new folder; choose another, or, to replace an export, add --overwrite"
+            f"{path} already exists; expected a new folder; choose another, or, to replace an export, add --overwrite"
         )
     try:
         ours = VERSION in json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         ours = False
     if not ours:
-        raise CheckpointError(f"{path} is already there; expected a new folder; choose another: it is no export")
+        raise CheckpointError(f"{path} already exists and is not an export; expected a new folder; choose another")
 
 
 def _json(value: Any) -> bytes:

@@ -1,8 +1,8 @@
-"""A sentencepiece model's file, as far as a tokenizer.json needs it.
+"""Parsing of a sentencepiece model's file, for conversion to tokenizer.json.
 
-The file is a protocol buffer. The reader that comes with sentencepiece refuses to run with any protobuf older than the
-one it was made with, which differs by release; what is needed here has not changed since the format was published
-(sentencepiece_model.proto).
+The file is a protocol buffer. The parser that comes with sentencepiece refuses to run with a protobuf older than the
+one it was generated with, which differs by release; the fields needed here have not changed since the format was
+published (sentencepiece_model.proto).
 """
 
 import struct
@@ -24,8 +24,8 @@ class Piece:
 
     Attributes:
         text: with U+2581 for spaces.
-        score: pieces of a higher one are joined first.
-        kind: `UNKNOWN`, `CONTROL`, `USER_DEFINED`, `BYTE`, or a normal one.
+        score: pieces with higher scores are merged first.
+        kind: `UNKNOWN`, `CONTROL`, `USER_DEFINED`, `BYTE`, or another for normal pieces.
     """
 
     text: str
@@ -35,16 +35,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class PieceModel:
-    """What is in a `tokenizer.model`.
+    """The content of a `tokenizer.model`.
 
     Attributes:
         pieces: by token id.
         kind: `BPE`, or another.
-        unknown: id of the piece for what has none.
-        byte_fallback: whether such characters are given byte by byte.
-        characters: the compiled map by which characters are normalised; empty: none is.
-        dummy_prefix: whether a space is put in front of a text.
-        collapse_spaces: whether several spaces become one, and those at the ends none.
+        unknown: id of the piece for unknown characters.
+        byte_fallback: whether these are encoded byte by byte.
+        characters: the compiled map that normalizes characters; empty: they aren't normalized.
+        dummy_prefix: whether a text gets a leading space.
+        collapse_spaces: whether runs of spaces become one, and leading and trailing ones are removed.
     """
 
     pieces: list[Piece]
@@ -74,11 +74,11 @@ def read_pieces(content: bytes) -> PieceModel:
 
 
 def _piece(content: bytes) -> Piece:
-    found = dict(_fields(content))
-    text, score = found[_TEXT], found.get(_SCORE, bytes(4))
+    fields = dict(_fields(content))
+    text, score = fields[_TEXT], fields.get(_SCORE, bytes(4))
     assert isinstance(text, bytes)
     assert isinstance(score, bytes)
-    return Piece(text.decode(), struct.unpack("<f", score)[0], int(found.get(_KIND, _NORMAL)))
+    return Piece(text.decode(), struct.unpack("<f", score)[0], int(fields.get(_KIND, _NORMAL)))
 
 
 def _last(parts: list[tuple[int, int | bytes]], field: int) -> bytes:
@@ -86,26 +86,26 @@ def _last(parts: list[tuple[int, int | bytes]], field: int) -> bytes:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield number and value of a message's fields: integers as such, all else as bytes."""
-    place = 0
+    """Yield number and value of a message's fields: integers as such, all others as bytes."""
+    offset = 0
 
     def number() -> int:
-        nonlocal place
+        nonlocal offset
         value = shift = 0
         while True:
-            byte = content[place]
-            place += 1
+            byte = content[offset]
+            offset += 1
             value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return value
 
-    while place < len(content):
+    while offset < len(content):
         key = number()
         field, wire = key >> 3, key & 7
         if wire == 0:
             yield field, number()
             continue
         length = {1: 8, 5: 4}.get(wire) or number()
-        yield field, content[place : place + length]
-        place += length
+        yield field, content[offset : offset + length]
+        offset += length

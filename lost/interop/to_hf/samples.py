@@ -1,4 +1,4 @@
-"""Real text of a run: the beginning of its own validation data, where that is on this machine."""
+"""Sample texts of a run: the beginning of its validation data, if that is on this machine."""
 
 from lost.config import Config
 from lost.data.dataset import VALID
@@ -10,7 +10,7 @@ _TOKENS = 50_000
 
 
 def validation_texts(config: Config, tokenizer: Tokenizer) -> list[str]:
-    """Return documents of the run's validation data; none where it isn't here, or isn't its tokenizer's."""
+    """Return documents of the run's validation data; none if it isn't here, or has another tokenizer."""
     try:
         dataset = open_dataset(config.data)
         if dataset.tokenizer.fingerprint != tokenizer.fingerprint:

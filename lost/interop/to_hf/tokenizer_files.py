@@ -1,4 +1,4 @@
-"""The tokenizer as Hugging Face's `tokenizers` reads it: tokenizer.json made from a sentencepiece model."""
+"""Export of the tokenizer for Hugging Face's `tokenizers`: a sentencepiece model converted to tokenizer.json."""
 
 import json
 from typing import Any
@@ -14,28 +14,28 @@ _SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
 def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
-    """Return the files by which other programs know a run's tokenizer. Nothing is put around a text.
+    """Return the tokenizer files of an export, which add no tokens around a text.
 
-    A tokenizer.json stays as it is. Beside a sentencepiece model stands one that gives the same ids; special tokens
-    that are written out in a text are text to it, as they are to sentencepiece.
+    A tokenizer.json is unchanged. A sentencepiece model is accompanied by one that gives the same ids and, like
+    sentencepiece, treats special tokens that are written out in a text as text.
 
     Args:
         tokenizer: the run's.
-        positions: the model has, the longest text it takes.
+        positions: of the model, which limit the length of a text.
 
     Raises:
-        DataError: a sentencepiece model that isn't BPE.
+        DataError: the sentencepiece model isn't BPE.
         MissingPackageError: `tokenizers` isn't installed.
     """
     if isinstance(tokenizer, PieceTokenizer):
         model = read_pieces(tokenizer.files[PieceTokenizer.FILE])
-        content = _converted(need("tokenizers", "hf", "making a tokenizer.json"), model)
+        content = _converted(need("tokenizers", "hf", "writing tokenizer.json"), model)
         own = {"eos_token": model.pieces[tokenizer.end_of_text].text, "split_special_tokens": True}
     else:
         content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # takes tokenizer.json as it is; a model's own may change it
-        "bos_token": own["eos_token"],  # what stands before a text in training; evaluators begin with it
+        "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json as it is; a model's own class may change it
+        "bos_token": own["eos_token"],  # precedes every text in training; evaluators prepend it
         "pad_token": own["eos_token"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
@@ -63,9 +63,9 @@ def _converted(tokenizers: Any, model: PieceModel) -> bytes:
 def _bpe(tokenizers: Any, model: PieceModel) -> Any:
     if model.kind != BPE:
         raise DataError(
-            "the run's sentencepiece model is not BPE: other tools would cut some texts elsewhere (where a unigram "
-            "model has equally likely cuts, say); expected a BPE model, as `lost prepare` trains it; such a run can't "
-            "be exported"
+            "the run's sentencepiece model is not BPE: other tools would split some texts differently (as where a "
+            "unigram model has equally likely splits); expected a BPE model, as `lost prepare` trains it; such a run "
+            "can't be exported"
         )
     return tokenizers.models.BPE(
         {piece.text: number for number, piece in enumerate(model.pieces)},
@@ -77,15 +77,15 @@ def _bpe(tokenizers: Any, model: PieceModel) -> Any:
 
 
 def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
-    """Return the pairs that make a piece, in the order in which sentencepiece joins them: the highest score first."""
+    """Return the pairs that merge into a piece, in sentencepiece's order: the highest score first."""
     numbers = {piece.text: n for n, piece in enumerate(pieces) if piece.kind not in (UNKNOWN, CONTROL, BYTE)}
-    found = []
+    merges = []
     for whole, number in numbers.items():
         for cut in range(1, len(whole)):
             left, right = whole[:cut], whole[cut:]
             if left in numbers and right in numbers:
-                found.append((-pieces[number].score, numbers[left], numbers[right], left, right))
-    return [(left, right) for *_, left, right in sorted(found)]
+                merges.append((-pieces[number].score, numbers[left], numbers[right], left, right))
+    return [(left, right) for *_, left, right in sorted(merges)]
 
 
 def _normalizer(tokenizers: Any, model: PieceModel) -> Any:
