@@ -1,1 +1,1 @@
-"""The command line: one file a command; frameworks are imported inside the functions, so that `--help` is quick."""
+"""The command line: one file a command. Frameworks are imported inside functions, so that `--help` is fast."""

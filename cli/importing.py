@@ -1,4 +1,4 @@
-"""`lost convert --from hf`: a model of another library as a checkpoint of ours, dense or decomposed."""
+"""`lost convert --from hf`: importing another library's model as a checkpoint, dense or decomposed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from lost.method.compress import LayerFit
     from lost.storage.arrays import NamedArrays
 
-_HELD_OUT = 10  # one part in so many of a calibration text is kept for measuring
+_HELD_OUT = 10  # a tenth of a calibration text is held out for measuring
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, as the options of `lost convert` name it."""
+    """The options of `lost convert`."""
 
     source: Path
     out: Path
@@ -47,26 +47,28 @@ def import_folder(request: Request, as_json: bool) -> None:
 
     for option in ("density", "calibrate"):
         if getattr(request, option) is not None and request.rank is None:
-            raise UserError(f"--{option} without --rank: it says how to decompose; expected --rank too, or neither")
+            raise UserError(f"--{option} without --rank: it only affects decomposition; add --rank, or leave it out")
     check_destination(request.out, request.source, request.overwrite)
     imported = open_folder(request.source)
     for remark in imported.remarks:
         note(remark)
     config = imported.config
-    target = None  # to decompose to
+    target = None  # the decomposed model's configuration
     if request.rank is not None:
         density = ProjectionSettings().density if request.density is None else request.density
         target = decomposed_config(follow(config, request.dtype), request.rank, density)
-    shown, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
+    calibration, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
     if request.calibrate:
         tokens, _ = text_tokens(imported.tokenizer, request.calibrate)
-        kept = len(tokens) // _HELD_OUT
-        shown, measured = (tokens[:-kept], tokens[-kept:]) if kept > 1 and not request.text else (tokens, None)
+        held_out = len(tokens) // _HELD_OUT
+        calibration = tokens
+        if held_out > 1 and not request.text:
+            calibration, measured = tokens[:-held_out], tokens[-held_out:]
     if request.text:
         measured, measured_bytes = text_tokens(imported.tokenizer, request.text)
 
     engine = before = after = None
-    if shown is not None or measured is not None:
+    if calibration is not None or measured is not None:
         engine = _engine(config, imported.parameters(), request)
     if engine and measured is not None:
         before = _measure(engine, config, measured, measured_bytes)
@@ -75,11 +77,11 @@ def import_folder(request: Request, as_json: bool) -> None:
     if target is None:
         written = write_dense(imported, request.out, request.dtype, *rest)
     else:
-        measure = _input_moments(engine, config, shown) if engine and shown is not None else None
-        written, layers = write_decomposed(imported, request.out, target, *rest, measure, note)
-        del measure
+        moments = _input_moments(engine, config, calibration) if engine and calibration is not None else None
+        written, layers = write_decomposed(imported, request.out, target, *rest, moments, note)
+        del moments
     if engine and measured is not None:
-        del engine  # and what holds it, before there is another
+        del engine  # before the next one is made
         after = _measure(
             _engine(written.config, written.parameters(), request), written.config, measured, measured_bytes
         )
@@ -103,7 +105,7 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
 
 
 def _input_moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
-    """Return what maps projections' names to their inputs' second moments over a text."""
+    """Return a function from projections' names to the second moments of their inputs over a text."""
     from lost.data.evaluation import evaluation_batches
     from lost.engine import backend_module
 

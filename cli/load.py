@@ -1,4 +1,4 @@
-"""From a path on the command line to a model that can be asked."""
+"""Loading of a model for the commands that evaluate it or generate with it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engine]":
-    """Load the weights of a checkpoint, or of a run's newest whole one."""
+    """Load the weights of a checkpoint, or of a run's newest intact one."""
     from lost.cli.render.output import note
     from lost.engine import create_engine, inference_config
     from lost.training.run_dir import find_checkpoint
@@ -23,18 +23,18 @@ def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engi
     return checkpoint, engine
 
 
-def context_of(model: "ModelConfig", asked: int | None, default: int) -> int:
-    """Return how many tokens the model is to read at once.
+def context_of(model: "ModelConfig", requested: int | None, default: int) -> int:
+    """Return the number of tokens that the model reads at once.
 
     Raises:
-        UserError: more than it has positions for.
+        UserError: it exceeds the model's positions.
     """
     from lost.errors import UserError
 
     positions = model.max_position_embeddings
-    if asked and asked > positions:
+    if requested and requested > positions:
         raise UserError(
-            f"--context {asked}: the model has {positions} positions (max_position_embeddings); expected no more; "
+            f"--context {requested}: the model has {positions} positions (max_position_embeddings); expected no more; "
             "lower it, or leave it out"
         )
-    return asked or default
+    return requested or default

@@ -1,6 +1,6 @@
-"""The `lost` command: its sub-commands, how errors are worded, and the exit codes.
+"""The `lost` command: its sub-commands, error messages and exit codes.
 
-0 done, 1 failed, 2 the user's input, 130 interrupted (what was done is saved).
+0 success, 1 failure, 2 wrong input, 130 interrupted (progress is saved).
 """
 
 import sys
@@ -42,10 +42,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: bool = typer.Option(False, "--debug", help="Show tracebacks. May stand anywhere on the line."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks. May be given anywhere on the line."),
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    """Take what stands before the command; `main` reads --debug itself."""
+    """Accept options before the command; `main` reads --debug itself."""
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def _run() -> None:
         _fail(str(error), error.exit_code)
     except InterruptedAtOnceError as error:
         _fail(str(error), error.exit_code)
-    except Exception as error:  # a defect: say so in one line, and how to see more
+    except Exception as error:  # a defect: reported in one line, with how to see more
         if debug:
             raise
         _fail(f"{type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)", 1)

@@ -1,4 +1,4 @@
-"""`lost bench`: how fast the kinds of projection are here, and how much memory they take."""
+"""`lost bench`: speed and memory of the kinds of projection on this machine."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lost.bench.options import LayerShape
 
-_Column = tuple[str, str, Callable[[Any], str]]  # its title, the key of its values, how one is written
+_Column = tuple[str, str, Callable[[Any], str]]  # title, key of the values, formatting
 
 _TIMES: list[_Column] = [
     ("ms", "seconds", lambda times: f"{times['median'] * 1e3:.2f}"),
@@ -24,14 +24,14 @@ _TIMES: list[_Column] = [
 
 def bench(
     config: ConfigName = "llama_60m",
-    layer: Annotated[bool, typer.Option("--layer", help="Measure one layer, forward and backward, alone.")] = False,
-    model: Annotated[bool, typer.Option("--model", help="Measure whole optimizer steps alone; neither: both.")] = False,
-    kinds: Annotated[str, typer.Option(help="What to compare, with commas between.")] = "dense,cola,sltrain,lost",
+    layer: Annotated[bool, typer.Option("--layer", help="Measure only one layer, forward and backward.")] = False,
+    model: Annotated[bool, typer.Option("--model", help="Measure only whole optimizer steps; default: both.")] = False,
+    kinds: Annotated[str, typer.Option(help="Kinds to compare, separated by commas.")] = "dense,cola,sltrain,lost",
     backend: Backend = "auto",
     device: Device = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
-        typer.Option(help="Type in which is computed; default: the configuration's, on a CPU float32."),
+        typer.Option(help="Type of computation; default: the configuration's, on a CPU float32."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Model: sequences a step; default: one micro-batch, on a CPU 4.")
@@ -39,7 +39,7 @@ def bench(
     seq_len: Annotated[int | None, typer.Option(help="Model: tokens a sequence; default: the configuration's.")] = None,
     checkpoint_activations: Annotated[
         Literal["none", "narrow", "full"] | None,
-        typer.Option(help="Model: what the backward pass computes again; default: the configuration's."),
+        typer.Option(help="Model: what the backward pass recomputes; default: the configuration's."),
     ] = None,
     layer_shape: Annotated[
         str | None, typer.Option(metavar="INxOUT", help="Layer: its inputs and outputs; default: 768x2048.")
@@ -48,7 +48,8 @@ def bench(
     layer_density: Annotated[float | None, typer.Option(help="Layer: its density; default: 0.03.")] = None,
     layer_tokens: Annotated[int | None, typer.Option(help="Layer: tokens at once; default: 1024.")] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Timed rounds, one turn each kind; default: 25 of the layer, 5 of the model.")
+        int | None,
+        typer.Option(help="Timed rounds, each with every kind once; default: 25 of the layer, 5 of the model."),
     ] = None,
     overrides: Overrides = [],
     as_json: AsJson = False,
@@ -56,7 +57,7 @@ def bench(
     """Compare kinds of projection on this machine.
 
     One layer, forward and backward, and one whole optimizer step of a model on random tokens: time, throughput, memory.
-    The kinds take turns, in a new order each round, after rounds that aren't timed; medians and quartiles are shown.
+    Every round times each kind once, in random order, after untimed rounds; medians and quartiles are shown.
     """
     import sys
 
@@ -79,13 +80,13 @@ def bench(
         _refuse("--model", {f"layer_{name}": value for name, value in of_layer.items()})
     if not (both or model):
         _refuse("--layer", of_model)
-    chosen, shape = kinds_of(kinds), _shape(**of_layer)
+    compared, shape = kinds_of(kinds), _shape(**of_layer)
     name = resolve_backend(backend)
     target = Target(name, backend_module(name).resolve(device))
     value = measure(
         target,
         settings(config, overrides, target.device, dtype, **of_model),
-        chosen,
+        compared,
         shape if both or layer else None,
         config if both or model else None,
         rounds,
@@ -99,19 +100,18 @@ def bench(
 
 
 def _refuse(only: str, options: dict[str, Any]) -> None:
-    """Refuse options of the part that is left out."""
+    """Refuse options of the part that isn't measured."""
     from lost.errors import UserError
 
     for name, value in options.items():
         if value is not None:
             raise UserError(
-                f"--{name.replace('_', '-')} {value} was given with {only} alone, where it does nothing; expected it "
-                f"for the other part; leave it out, or leave {only} out"
+                f"--{name.replace('_', '-')} {value} has no effect with {only} alone; leave one of them out"
             )
 
 
 def _shape(shape: str | None, rank: int | None, density: float | None, tokens: int | None) -> "LayerShape":
-    """Return the layer's shape, defaults where nothing is named."""
+    """Return the layer's shape, with defaults for options that are left out."""
     from lost.bench.options import LayerShape
     from lost.errors import UserError
 
@@ -119,13 +119,13 @@ def _shape(shape: str | None, rank: int | None, density: float | None, tokens: i
     if shape is not None:
         numbers = shape.split("x")
         if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
-            raise UserError(f"--layer-shape {shape}: expected inputs x outputs, such as 768x2048; write it so")
+            raise UserError(f"--layer-shape {shape}: expected INxOUT, such as 768x2048")
         named |= {"in_features": int(numbers[0]), "out_features": int(numbers[1])}
     return LayerShape(**{name: value for name, value in named.items() if value is not None})
 
 
 def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
-    """Yield what a person sees."""
+    """Yield the answer for a terminal."""
     from lost.cli.render.output import count, size
 
     versions = ", ".join(f"{name} {version}" for name, version in value["versions"].items())
@@ -157,12 +157,12 @@ def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
         yield _table(model["results"], [*_TIMES, *more])
         yield f"peak: {model['peak_memory_is']}"
     rows = [row for part in (value["layer"], value["model"]) if part for row in part["results"].values()]
-    kept = "; saved: kept from the forward pass for the backward pass"
-    yield f"times: median and quartiles{kept if any(row['saved_bytes'] is not None for row in rows) else ''}"
+    saved = "; saved: bytes kept from the forward for the backward pass"
+    yield f"times: median and quartiles{saved if any(row['saved_bytes'] is not None for row in rows) else ''}"
 
 
 def _table(results: dict[str, dict[str, Any]], columns: list[_Column]) -> "Table":
-    """Return a table of one row a kind, without the columns that aren't known here."""
+    """Return a table with one row a kind, without columns whose values are unknown."""
     from rich import box
     from rich.table import Table
 

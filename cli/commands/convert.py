@@ -1,4 +1,4 @@
-"""`lost convert`: a checkpoint in another form, or another library's model as a checkpoint."""
+"""`lost convert`: checkpoints in another form, and imports of other libraries' models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,60 +20,62 @@ def convert(
     to: Annotated[
         Literal["lost", "hf", "mlx-lm", "dense"],
         typer.Option(
-            help="lost: a checkpoint of our own. hf, mlx-lm: one folder for both, layers as they are. dense: a plain "
-            "Llama, each layer merged into one matrix, which takes layers without activation."
+            help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
+            "each layer merged into one matrix; only for layers without activation."
         ),
     ] = "lost",
     source_kind: Annotated[
-        Literal["lost", "hf"], typer.Option("--from", help="What SRC is: ours, or a dense Llama-family model.")
+        Literal["lost", "hf"], typer.Option("--from", help="Type of SRC: lost, or a dense Llama-family model.")
     ] = "lost",
     rank: Annotated[
-        int | None, typer.Option(help="With --from hf: decompose projections to LOST layers of this rank.", min=1)
+        int | None, typer.Option(help="With --from hf: decompose projections into LOST layers of this rank.", min=1)
     ] = None,
     density: Annotated[
         float | None, typer.Option(help="With --rank: share of input channels to keep; default 0.03.", min=0, max=1)
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="With --rank: text on whose activations the decomposition is to err little.")
+        Path | None, typer.Option(help="With --rank: calibration text, on whose activations the error is minimized.")
     ] = None,
     text: Annotated[
         Path | None,
         typer.Option(help="With --from hf: text to measure perplexity on; default: the end of --calibrate."),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the numbers; default: as they are.")
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the weights; default: unchanged.")
     ] = None,
     weights_only: Annotated[
         bool,
         typer.Option(
-            "--weights-only", help="--to lost: without the optimizer's state, a third of the size, for use only."
+            "--weights-only", help="--to lost: without the optimizer state, a third of the size; can't be resumed."
         ),
     ] = False,
-    part_mib: Annotated[int, typer.Option(help="Begin a new file after this many MiB.", min=1)] = 1024,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier conversion made.")] = False,
+    part_mib: Annotated[int, typer.Option(help="Start a new file after this many MiB.", min=1)] = 1024,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
+    ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Re-write a checkpoint, export it, or read another library's model.
+    """Rewrite or export a checkpoint, or import another library's model.
 
-    Re-written: in another type, without the optimizer's state, in files of another size; read back and compared, array
-    by array, before success is reported. Exported: transformers and mlx-lm, as far as they are installed, open the
-    folder and must agree with our engine on log-probabilities and token ids, else nothing is left. A run needs no
-    conversion to move between PyTorch and MLX.
+    A checkpoint is rewritten in another type, without the optimizer state, or in files of another size, and every array
+    is read back and compared. An exported folder is opened by transformers and mlx-lm, if installed, which must agree
+    with our engine on log-probabilities and token ids; otherwise nothing is kept. A run needs no conversion to move
+    between PyTorch and MLX.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
-    It becomes a dense checkpoint, or with --rank one with LOST layers that come near its projections.
+    It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers.
     """
     from lost.errors import UserError
 
     if source_kind == "hf":
         if to != "lost":
             raise UserError(
-                f"--from hf with --to {to}: a folder is imported first; leave --to out, then export the result"
+                f"--from hf with --to {to}: not supported in one step; leave --to out, then export the result"
             )
         if weights_only:
-            raise UserError("--weights-only with --from hf: a folder holds no optimizer's state; leave it out")
+            raise UserError("--weights-only with --from hf: the folder holds no optimizer state; leave it out")
         from lost.cli.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
@@ -81,7 +83,7 @@ def convert(
         return
     for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
     if given := [name for name, value in for_imports.items() if value is not None]:
-        raise UserError(f"{', '.join(given)} without --from hf: SRC is taken for a checkpoint of ours; add --from hf")
+        raise UserError(f"{', '.join(given)} without --from hf: only imports are decomposed or measured; add --from hf")
     if device != "auto" or (backend != "auto" and to == "lost"):
         option = f"--device {device}" if device != "auto" else f"--backend {backend}"
         expected = "exports are compared on the CPU" if to != "lost" else "nothing is computed"
@@ -90,9 +92,7 @@ def convert(
     from lost.training.run_dir import find_checkpoint
 
     if weights_only and to != "lost":
-        raise UserError(
-            f"--weights-only with --to {to}: exported folders never hold an optimizer's state; leave it out"
-        )
+        raise UserError(f"--weights-only with --to {to}: exported folders never hold an optimizer state; leave it out")
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:
         note(f"skipped: {reason}")

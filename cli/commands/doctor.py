@@ -1,4 +1,4 @@
-"""`lost doctor`: what is installed, which devices work and whether they compute the right thing, what is missing."""
+"""`lost doctor`: installed packages, working devices, a self-test, and what is missing."""
 
 from collections.abc import Iterator
 from importlib import metadata
@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "mlx", "mlx-lm", "numpy", "scipy", "safetensors", "sentenc
 
 def doctor(
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Also compute a tiny model on each device, against numpy; a minute.")
+        bool, typer.Option("--self-test", help="Also test a tiny model on each device against numpy; takes a minute.")
     ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -21,9 +21,9 @@ def doctor(
 ) -> None:
     """Report what works on this machine.
 
-    What is installed, which devices work, what is missing and the command that adds it. --self-test compares logits,
-    gradients and three optimizer steps with a reference in numpy, in float32 and bfloat16, on every device, or on those
-    that --backend and --device name.
+    Lists installed packages, working devices, and what is missing with the command that installs it. --self-test
+    compares logits, gradients and three optimizer steps with a numpy reference, in float32 and bfloat16, on every
+    device, or on those that --backend and --device name.
     """
     import os
     import platform
@@ -35,7 +35,7 @@ def doctor(
     from lost.utils.machine import memory_bytes
 
     if not self_test and (backend, device) != ("auto", "auto"):
-        raise UserError("--backend and --device say what --self-test tests; expected it too; add --self-test")
+        raise UserError("--backend and --device only have an effect with --self-test; add it, or leave them out")
     memory = memory_bytes()
     backends: dict[str, Any] = {}
     for name in BACKENDS:
@@ -70,31 +70,31 @@ def doctor(
             lines.append(f"backend {name}: {entry['reason']}")
     passed = True
     if self_test:
-        checks = list(_self_test(_places(backends, backend, device), as_json))
+        checks = list(_self_test(_targets(backends, backend, device), as_json))
         passed = all(check["passed"] for check in checks)
         value |= {"self_test": checks}
-        lines.append("self-test: " + ("passed" if passed else "FAILED; docs/mac.md says what that can mean"))
+        lines.append("self-test: " + ("passed" if passed else "FAILED; see docs/mac.md"))
     lines.append("ready to train" if works else "no backend works: nothing can be trained yet")
     answer(as_json, value, lines)
     if not works or not passed:
         raise typer.Exit(1)
 
 
-def _places(backends: dict[str, Any], backend: str, device: str) -> list[tuple[str, str]]:
+def _targets(backends: dict[str, Any], backend: str, device: str) -> list[tuple[str, str]]:
     """Return the (backend, device) pairs to test."""
     from lost.engine import backend_module
 
     if backend == "auto":
-        chosen = [name for name, entry in backends.items() if entry["works"]]
+        names = [name for name, entry in backends.items() if entry["works"]]
     else:
-        backend_module(backend)  # which says what is wrong with it
-        chosen = [backend]
-    pairs = [(name, kind) for name in chosen for kind in backends[name]["devices"]]
+        backend_module(backend)  # raises what is wrong with it
+        names = [backend]
+    pairs = [(name, kind) for name in names for kind in backends[name]["devices"]]
     return [pair for pair in pairs if pair[1] == device] if device != "auto" else pairs
 
 
-def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[str, Any]]:
-    """Test each place, showing each line as it comes, and yield the checks."""
+def _self_test(targets: list[tuple[str, str]], as_json: bool) -> Iterator[dict[str, Any]]:
+    """Test each (backend, device), print each result as it arrives, and yield the checks."""
     from dataclasses import asdict
     from itertools import groupby
 
@@ -103,25 +103,25 @@ def _self_test(places: list[tuple[str, str]], as_json: bool) -> Iterator[dict[st
     from lost.engine.selftest import ALLOWED, self_test
     from lost.errors import UserError
 
-    if not places:
+    if not targets:
         raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")
     show = note if as_json else print
-    for place in places:
-        where = {"backend": place[0], "device": place[1]}
-        checks = self_test(lambda config, to=place: create_engine(config, *to))  # type: ignore[misc]
+    for target in targets:
+        where = {"backend": target[0], "device": target[1]}
+        checks = self_test(lambda config, to=target: create_engine(config, *to))  # type: ignore[misc]
         try:
             for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
-                found = list(group)
-                errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in found)
+                results = list(group)
+                errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in results)
                 wrong = [
-                    f"{each.quantity} at most {ALLOWED[dtype][each.quantity]}" for each in found if not each.passed
+                    f"{each.quantity} at most {ALLOWED[dtype][each.quantity]}" for each in results if not each.passed
                 ]
                 verdict = f"FAILED: {', '.join(wrong)}" if wrong else "ok"
-                show(f"{' '.join(place)}  {kind:8} {dtype:9} {errors}  {verdict}")
-                yield from ({**where, **asdict(check), "passed": check.passed} for check in found)
-        except Exception as error:  # whatever a device throws: it is what this command is there to report
+                show(f"{' '.join(target)}  {kind:8} {dtype:9} {errors}  {verdict}")
+                yield from ({**where, **asdict(check), "passed": check.passed} for check in results)
+        except Exception as error:  # whatever the device raises: this command is there to report it
             reason = f"{type(error).__name__}: {error}"
-            show(f"{' '.join(place)}  FAILED: {reason}")
+            show(f"{' '.join(target)}  FAILED: {reason}")
             yield {**where, "reason": reason, "passed": False}
 
 

@@ -10,22 +10,31 @@ from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
 
 def evaluate(
     path: RunOrCheckpoint,
-    data: Annotated[Path | None, typer.Option(help="Prepared set (its validation split); default: the run's.")] = None,
-    text: Annotated[Path | None, typer.Option(help="Text instead: a file (.jsonl: many), or a folder.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared set, whose validation split is used; default: the run's.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text instead: a file (.jsonl: many documents) or a folder.")
+    ] = None,
     lineage: Annotated[
-        bool, typer.Option("--lineage", help="Also the perplexity as GaLore's descendants compute it (too low).")
+        bool,
+        typer.Option("--lineage", help="Also print perplexity as scripts derived from GaLore compute it (too low)."),
     ] = False,
     tasks: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness instead.")
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Run tasks of lm-evaluation-harness instead.")
     ] = None,
-    include_path: Annotated[Path | None, typer.Option(help="With --tasks: a folder of own tasks, as YAML.")] = None,
-    limit: Annotated[int | None, typer.Option(help="With --tasks: documents of each; default: all.", min=1)] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="With --tasks: a folder with your own tasks, as YAML.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --tasks: number of documents of each task; default: all.", min=1)
+    ] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option(help="With --tasks: examples before each question; default: the task's.", min=0)
+        int | None, typer.Option(help="With --tasks: number of few-shot examples; default: the task's.", min=0)
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="Tokens read at once; default: data.seq_len, for tasks max_position_embeddings.", min=1),
+        typer.Option(help="Tokens read at once; default: data.seq_len; for tasks, max_position_embeddings.", min=1),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; default: the run's.", min=1)] = None,
     backend: Backend = "auto",
@@ -34,9 +43,9 @@ def evaluate(
 ) -> None:
     """Measure perplexity and bits per byte.
 
-    Every token of the text is predicted exactly once; the mean is over tokens; nothing is padded. On examples made by
-    `lost prepare --examples` only what is to be learned counts: completions, not prompts. With --tasks, run tasks of
-    lm-evaluation-harness on the model instead.
+    Every token of the text is predicted exactly once, and the mean is over tokens, without padding. On examples from
+    `lost prepare --examples`, only what is to be learned counts: completions, not prompts. With --tasks, runs tasks of
+    lm-evaluation-harness instead.
     """
     from lost.cli.load import context_of, load_model
     from lost.cli.render.output import answer
@@ -48,11 +57,13 @@ def evaluate(
     from lost.evaluation.perplexity import evaluate_split, text_tokens
 
     if data and text:
-        raise UserError("--data and --text were both given; expected one of them")
+        raise UserError("--data and --text were both given; leave one of them out")
     if tasks is not None and (data or text or lineage):
-        raise UserError("--tasks was given with --data, --text or --lineage; they don't go together; leave one out")
+        raise UserError("--tasks can't be combined with --data, --text or --lineage; leave one of them out")
     if tasks is None and (include_path or limit or num_fewshot is not None):
-        raise UserError("--include-path, --limit and --num-fewshot go with --tasks; name the tasks, or leave them out")
+        raise UserError(
+            "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
+        )
     checkpoint, engine = load_model(path, backend, device)
     model = checkpoint.config.model
     if tasks is not None:
@@ -93,6 +104,6 @@ def evaluate(
         value |= {"lineage_perplexity": result.lineage_perplexity, "lineage_batches": result.batches}
         lines.append(
             f"lineage perplexity {result.lineage_perplexity:.3f}: the mean loss times N/(N+1), N = {result.batches} "
-            f"batches of {size}, as GaLore's descendants print it; only for comparison with papers"
+            f"batches of {size}, as scripts derived from GaLore print it; only for comparison with papers"
         )
     answer(as_json, value, lines)

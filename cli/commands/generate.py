@@ -1,4 +1,4 @@
-"""`lost generate`: a continuation of a prompt, token by token."""
+"""`lost generate`: continue a prompt."""
 
 from typing import Annotated
 
@@ -11,20 +11,20 @@ def generate(
     path: RunOrCheckpoint,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     chat: Annotated[
-        bool, typer.Option("--chat", help="The prompt is what a user says: put it as in fine-tuning on messages.")
+        bool, typer.Option("--chat", help="Format the prompt as a user's message, as in fine-tuning on messages.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Draw from the K likeliest; 0: from all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that have this mass together.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Equal seeds draw equally.", min=0)] = 0,
+    top_k: Annotated[int, typer.Option(help="Sample from the K likeliest tokens; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
     backend: Backend = "auto",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt.
 
-    Text appears as it is made, and ends early when the model ends it. With --chat only the answer is printed.
+    Text is printed as it is generated, until the model ends it. With --chat, only the answer is printed.
     """
     from itertools import takewhile
 
@@ -34,7 +34,7 @@ def generate(
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question
 
-    prompt = clean(prompt)  # what the shell gave may be no text
+    prompt = clean(prompt)  # the shell's arguments may not be valid text
     sampler = Sampler(temperature, top_k, top_p, seed)
     checkpoint, engine = load_model(path, backend, device)
     tokenizer = checkpoint.tokenizer()
@@ -50,10 +50,10 @@ def generate(
     if max_tokens > room:
         note(f"stopping after {room} tokens: the model has no more positions")
     if len(begin) + min(max_tokens, room) > checkpoint.config.data.seq_len:
-        note(f"longer than the {checkpoint.config.data.seq_len} tokens the model was trained on: expect it to wander")
-    # The model may have more entries than its tokenizer: those were never trained and stand for nothing.
-    drawn = engine.generate(begin, lambda logits: sampler(logits[: tokenizer.vocab_size]), min(max_tokens, room))
-    ids = takewhile(lambda token: token != tokenizer.end_of_text, drawn)
+        note(f"longer than the {checkpoint.config.data.seq_len} tokens the model was trained on: quality may drop")
+    # The model may have more entries than its tokenizer, which are untrained and have no meaning.
+    generated = engine.generate(begin, lambda logits: sampler(logits[: tokenizer.vocab_size]), min(max_tokens, room))
+    ids = takewhile(lambda token: token != tokenizer.end_of_text, generated)
     if as_json:
         tokens = list(ids)
         text = "".join(tokenizer.stream(tokens, begin))

@@ -1,13 +1,13 @@
-"""`lost inspect`: what a checkpoint holds."""
+"""`lost inspect`: show the layers of a checkpoint."""
 
 from lost.cli.options import AsJson, RunOrCheckpoint
 
 
 def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
-    """Show what a checkpoint holds.
+    """Show a checkpoint layer by layer.
 
-    Layer by layer. spectrum: share of the layer's squared singular values that its leading `rank` ones hold
-    (activations taken as the identity). sparse: share of the sparse part in the layer's squared norm.
+    spectrum: the leading `rank` singular values' share of all squared ones (activations taken as the identity).
+    sparse: the sparse part's share of the layer's squared norm.
     """
     from dataclasses import asdict
 
@@ -27,7 +27,7 @@ def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
     lines = [
         f"{checkpoint.path}: step {checkpoint.progress.step}, {count(checkpoint.progress.tokens)} tokens seen, "
         f"{count(trained)} parameters, {size(stored)} in {len(checkpoint.files)} files",
-        *([f"began with the weights of {origin.path}"] if origin else []),
+        *([f"started with the weights of {origin.path}"] if origin else []),
         "",
         *table(
             ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],

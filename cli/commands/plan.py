@@ -1,4 +1,4 @@
-"""`lost plan`: what a run costs, before it starts."""
+"""`lost plan`: the cost of a run before it starts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +16,13 @@ def plan(
     device: Device = "auto",
     memory_gib: Annotated[
         float | None,
-        typer.Option(help="Plan for a device where a run may take this much, instead of one here.", min=0, max=1e6),
+        typer.Option(help="Plan for a device with this much memory, instead of one of this machine.", min=0, max=1e6),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count what a run will cost.
+    """Estimate the cost of a run.
 
-    Parameters, FLOPs a token and memory, beside the dense model's; refuses what can't fit the device.
+    Parameters, FLOPs per token and memory, compared with the dense model's. Fails if the run doesn't fit the device.
     """
     from lost.cli.render.output import answer, count, size, table
     from lost.data.mixture import open_dataset, with_data
@@ -32,22 +32,22 @@ def plan(
     from lost.planning.budget import check_room, report
 
     if memory_gib is not None and device != "auto":
-        raise UserError("--memory-gib and --device were both given; expected one of them")
+        raise UserError("--memory-gib and --device were both given; leave one of them out")
     settings = load_config(config, overrides)
     if data or (settings.model.vocab_size is None and (settings.data.path or settings.data.mixture)):
         settings = with_data(settings, open_dataset(settings.data, data))
     if memory_gib is not None:
         name = resolve_backend(backend)
-        place, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
+        device_name, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
     else:
-        name, place, room = _room(backend, device)
-    value = report(settings, name, place)
+        name, device_name, room = _target(backend, device)
+    value = report(settings, name, device_name)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
     rows = [
         ["parameters", *map(count, totals), f"{totals[0] / totals[1]:.2f}"],
-        ["FLOPs a token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
+        ["FLOPs per token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
     ]
     parts = value["parameters"]
@@ -60,11 +60,11 @@ def plan(
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
     answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
-    check_room(settings, name, place, room)
+    check_room(settings, name, device_name, room)
 
 
-def _room(backend: str, device: str) -> tuple[str, str, int]:
-    """Return the backend and the device that a training here would take, and the device's memory in bytes."""
+def _target(backend: str, device: str) -> tuple[str, str, int]:
+    """Return the backend and device that training here would use, and the device's memory in bytes."""
     from lost.engine import backend_module, resolve_backend
     from lost.errors import BackendError
     from lost.utils.machine import memory_bytes
@@ -76,5 +76,5 @@ def _room(backend: str, device: str) -> tuple[str, str, int]:
         if (backend, device) != ("auto", "auto"):
             raise
         return "torch", "cpu", memory_bytes()  # counting needs no framework
-    place = module.resolve(device)
-    return name, place, module.capacity(place)
+    resolved = module.resolve(device)
+    return name, resolved, module.capacity(resolved)

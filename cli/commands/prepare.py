@@ -1,4 +1,4 @@
-"""`lost prepare`: text in, token shards out."""
+"""`lost prepare`: turn text into token shards."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,45 +27,47 @@ def prepare(
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Use this tokenizer.model, tokenizer.json, or that of a folder or run, instead.")
+        Path | None,
+        typer.Option(help="Use this tokenizer.model or tokenizer.json, or that of a folder or run, instead."),
     ] = None,
     end_of_text: Annotated[
-        str | None, typer.Option(help="Token of the tokenizer.json that separates documents, where it says none.")
+        str | None, typer.Option(help="Token that separates documents, if the tokenizer.json doesn't define one.")
     ] = None,
-    valid: Annotated[list[str], typer.Option(help="Validation text of its own; may be repeated.")] = [],
+    valid: Annotated[list[str], typer.Option(help="Separate validation text; may be repeated.")] = [],
     valid_fraction: Annotated[
-        float | None, typer.Option(help=f"Otherwise, the share of the text to hold out; default {_VALID_FRACTION}.")
+        float | None, typer.Option(help=f"Otherwise, the fraction of the text to hold out; default {_VALID_FRACTION}.")
     ] = None,
     valid_split: Annotated[
-        str | None, typer.Option(help="Split of hub data sets for validation; without --valid, of those in TEXT.")
+        str | None, typer.Option(help="Validation split of hub data sets: those of --valid, else those of TEXT.")
     ] = None,
-    include: Annotated[list[str], typer.Option(help="In folders, take only names like this: '*.py'.")] = [],
-    exclude: Annotated[list[str], typer.Option(help="In folders, leave out names like this.")] = [],
-    text_key: Annotated[str, typer.Option(help="Field of a JSON line, or column, that holds the text.")] = "text",
+    include: Annotated[list[str], typer.Option(help="In folders, use only names that match, such as '*.py'.")] = [],
+    exclude: Annotated[list[str], typer.Option(help="In folders, skip names that match.")] = [],
+    text_key: Annotated[str, typer.Option(help="Field of a JSON line, or column, with the text.")] = "text",
     examples: Annotated[
-        bool, typer.Option("--examples", help="The JSON lines are examples to fine-tune on; needs --tokenizer.")
+        bool, typer.Option("--examples", help="The JSON lines are examples for fine-tuning; needs --tokenizer.")
     ] = False,
     config: Annotated[str | None, typer.Option(help="Subset of hub data sets, such as en.")] = None,
     split: Annotated[str, typer.Option(help="Split of hub data sets.")] = "train",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of hub data sets.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that encode; default: one a core. The result is the same.", min=1)
+        int | None,
+        typer.Option(help="Processes for encoding; default: one per core. Doesn't affect the result.", min=1),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a set that is already there, or the beginning of another.")
+        bool, typer.Option("--overwrite", help="Replace an existing set, or an unfinished one.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn text into token shards.
 
-    A text file is one document, so is a JSON line and a row of a parquet file; .gz and .zst are unpacked. Documents are
-    packed end to end, nothing is padded. Text named by --valid is not trained on, also where TEXT holds it.
+    A text file is one document, and so is a JSON line or a row of a parquet file; .gz and .zst are decompressed.
+    Documents are packed end to end, without padding. Text of --valid is never trained on, even if TEXT contains it.
 
-    With --examples, lines hold a prompt and a completion, messages, or a text, as mlx-lm reads them, and only the
-    completion or the last answer is learned. A folder stands for the train.jsonl and valid.jsonl in it.
+    With --examples, lines hold a prompt and a completion, messages, or a text, in mlx-lm's format, and only the
+    completion or the last answer is learned. A folder stands for its train.jsonl and valid.jsonl.
 
-    The folder appears only when it is complete. Interrupted, the same command goes on where it was (with --examples, it
-    begins anew).
+    The folder appears only when it is complete. If interrupted, run the same command again to resume (with --examples,
+    it starts over).
     """
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
@@ -81,9 +83,11 @@ def prepare(
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):
         if first is not None and second:
             names = "--vocab-size and --tokenizer" if second is tokenizer else "--valid-fraction and --valid[-split]"
-            raise UserError(f"{names} were both given; expected one of them")
+            raise UserError(f"{names} were both given; leave one of them out")
     if end_of_text is not None and tokenizer is None:
-        raise UserError("--end-of-text was given without --tokenizer: one trained here has its own; leave it out")
+        raise UserError(
+            "--end-of-text has no effect without --tokenizer: a tokenizer trained here has its own; leave it out"
+        )
     named = Path(text[0]).resolve() if Path(text[0]).exists() else Path(text[0])
     out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
@@ -94,9 +98,11 @@ def prepare(
                 "--examples needs --tokenizer: that of the model to be tuned; name its checkpoint or folder"
             )
         if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split:
-            raise UserError("options that choose text out of folders or data sets don't go with --examples; leave them")
+            raise UserError(
+                "options that select text from folders or data sets have no effect with --examples; leave them out"
+            )
         if workers:
-            raise UserError("--workers was given with --examples, which one process encodes; leave it out")
+            raise UserError("--workers has no effect with --examples, which a single process encodes; leave it out")
         train_files, valid_files = example_files(text, valid, valid_fraction)
         own = load_tokenizer(tokenizer_path(tokenizer), end_of_text)
         with screen.live():
@@ -122,10 +128,10 @@ def prepare(
                 screen.message,
             )
     except KeyboardInterrupt:
-        raise InterruptedAtOnceError("interrupted; the same command goes on where it was") from None
+        raise InterruptedAtOnceError("interrupted; run the same command again to resume") from None
     if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
         note(
-            f"left out, because they are not text: {', '.join(path.name for path in skipped[:3])}"
+            f"skipped, because they are not text: {', '.join(path.name for path in skipped[:3])}"
             f"{f' and {len(skipped) - 3} more' if len(skipped) > 3 else ''}"
         )
     answer(as_json, *described(out, splits))
@@ -139,7 +145,7 @@ def check_hub_options(
     revision: str | None,
     valid_split: str | None,
 ) -> None:
-    """See that options about data sets of the hub have one to speak of.
+    """Check that options for data sets of the hub apply to one.
 
     Raises:
         UserError: they don't.
@@ -148,20 +154,20 @@ def check_hub_options(
 
     if sources.remote and valid_split and held_out and not held_out.remote:
         raise UserError(
-            "--valid-split was given, and the text of --valid is local: it chooses a part of a data set; leave it out"
+            "--valid-split was given, but the text of --valid is local: it selects a split of a data set; leave it out"
         )
     if sources.remote or (held_out and held_out.remote):
         return
     given = {"--config": config, "--split": split != "train", "--revision": revision, "--valid-split": valid_split}
     if names := [name for name, value in given.items() if value]:
         raise UserError(
-            f"{', '.join(names)} given, and all text is local: they choose a part of a data set of the Hugging Face "
+            f"{', '.join(names)} given, but all text is local: they select a part of a data set of the Hugging Face "
             "hub; name one, such as hf://owner/name, or leave them out"
         )
 
 
 def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str, Any], list[str]]":
-    """Return what the command answers: the counts of both splits, as a value and as lines."""
+    """Return the command's answer: the counts of both splits, as JSON and as lines."""
     from lost.cli.render.output import count
 
     value: dict[str, Any] = {"path": str(out)}
@@ -180,7 +186,7 @@ def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str
 
 
 def example_files(text: list[str], valid: list[str], fraction: float | None) -> tuple[list[Path], list[Path]]:
-    """Return the files to learn from and those for validation; a folder stands for what mlx-lm looks for in it.
+    """Return the files for training and for validation; a folder stands for the files that mlx-lm expects in it.
 
     Raises:
         UserError: a folder without train.jsonl.

@@ -1,4 +1,4 @@
-"""`lost train`: start or go on with a run."""
+"""`lost train`: start or resume a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,40 +17,37 @@ def train(
     config: Annotated[
         str | None,
         typer.Argument(
-            metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to go on with.", show_default=False
+            metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to resume.", show_default=False
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="Begin a new run with the weights of a run, a checkpoint or a Hugging Face folder."),
+        typer.Option(help="Start a new run with the weights of a run, a checkpoint or a Hugging Face folder."),
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     overrides: Overrides = [],
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin again at step 0 instead of resuming.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --fresh: remove the checkpoints that are there.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over at step 0 instead of resuming.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --fresh: remove existing checkpoints.")] = False,
     wired_gib: Annotated[
-        float | None, typer.Option(help="On a Mac: memory that MLX may keep from being paged out.", min=0, max=2048)
+        float | None, typer.Option(help="On a Mac: memory that MLX may keep resident.", min=0, max=2048)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all that a start needs, say what was found, and change nothing.")
+        bool, typer.Option("--dry-run", help="Check everything that a start needs, and change nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start or resume a run.
 
-    It resumes by itself when the run folder holds checkpoints and the configuration agrees. Ctrl-C saves and leaves
-    with exit code 130; the same command goes on from there.
+    A run resumes automatically if its folder holds checkpoints of the same configuration. Ctrl-C saves and exits with
+    code 130; run the same command again to resume.
 
-    With --init-from a new run begins at step 0 with weights from elsewhere: its own data, schedule and optimizer, whose
-    moments are empty. Model and projection follow the weights where CONFIG doesn't say them; without CONFIG everything
-    but the data does.
+    With --init-from, a new run starts at step 0 with other weights: it has its own data, schedule and optimizer state.
+    Keys of model and projection that CONFIG leaves out follow the weights; without CONFIG everything but the data does.
 
-    With --dry-run the configuration, the data (every byte), the device, memory, the run folder and the room for its
+    With --dry-run, the configuration, the data (every byte), the device, memory, the run folder and the disk space for
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
     from lost.cli.render.dry_run import answer_dry_run
@@ -62,10 +59,10 @@ def train(
     run = ready(Request(config, data, out, init_from, overrides, backend, device, wired_gib, fresh, overwrite))
     screen = TrainingScreen(run.config.last_step, as_json, quiet=run.workers.rank > 0)
     engine = run.engine(miniature(run.config) if dry_run else None)
-    run.check()  # all before anything in the folder is touched
+    run.check()  # before anything in the folder is touched
     if dry_run:
-        if found := check_start(run, screen):
-            answer_dry_run(found, run, as_json)
+        if outcome := check_start(run, screen):
+            answer_dry_run(outcome, run, as_json)
         run.workers.close()
         return
     result = start(run, engine, screen, screen.live, describe(run.config, engine), ending)
@@ -82,13 +79,13 @@ def train(
         "interrupted": result.interrupted,
     }
     if run.workers.rank == 0:
-        answer(as_json, value, [])  # a person has read it above
+        answer(as_json, value, [])  # as text it was shown above
     if result.interrupted:
         raise typer.Exit(130)
 
 
 def describe(config: "Config", engine: "Engine") -> str:
-    """Return one line that says what is about to be trained."""
+    """Return one line that describes what is about to be trained."""
     from lost.cli.render.output import count
     from lost.planning.budget import budget, dense_twin
 
@@ -102,7 +99,7 @@ def describe(config: "Config", engine: "Engine") -> str:
 
 
 def ending(config: "Config", engine: "Engine", result: "Result") -> str:
-    """Return one line that says how a training ended."""
+    """Return one line that describes how training ended."""
     from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"

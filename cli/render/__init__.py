@@ -1,1 +1,1 @@
-"""What commands show: answers, progress, streams that never fail."""
+"""Output of commands: answers, progress, streams that never fail."""

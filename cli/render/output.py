@@ -1,4 +1,4 @@
-"""What a command prints: one JSON object, or lines for a person."""
+"""Printing of answers, as one JSON object or as lines, and formatting of numbers."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def note(text: str) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """Return aligned lines: the first column to the left, the others to the right."""
+    """Return a table as lines, the first column aligned left, the others right."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     return [
@@ -46,7 +46,7 @@ def count(number: float) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a number with so many digits after the point, or that it isn't finite."""
+    """Return a number with `digits` decimals, or "not finite"."""
     return "not finite" if value is None else f"{value:.{digits}f}"
 
 

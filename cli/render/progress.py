@@ -73,7 +73,7 @@ class PreparationScreen:
 
     def __init__(self, on_stderr: bool) -> None:
         self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[found]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[counts]}"))
         self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
         self._tasks: dict[str, Any] = {}
         self._began, self._first, self._shown = 0.0, 0, 0.0
@@ -97,11 +97,11 @@ class PreparationScreen:
             self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
     def __call__(self, phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
-        """Take note of where a phase stands: bytes done, bytes in all or 0 if that isn't known, what they hold."""
+        """Show the progress of a phase: bytes done, bytes in all (0 if unknown), documents and tokens in them."""
         now = time.monotonic()
         if phase not in self._tasks:
             self._finish()
-            self._tasks[phase] = self._bar.add_task(phase, total=total or None, found="")
+            self._tasks[phase] = self._bar.add_task(phase, total=total or None, counts="")
             self._began, self._first, self._shown = now, done, 0.0 if self._console.is_terminal else now
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)
@@ -109,15 +109,15 @@ class PreparationScreen:
         if now - self._shown < every and not done == total > 0:
             return
         self._shown = now
-        found = f"{documents:,} documents  " if documents else ""
-        found += f"{count(tokens)} tokens  " if tokens else ""
+        counts = f"{documents:,} documents  " if documents else ""
+        counts += f"{count(tokens)} tokens  " if tokens else ""
         if now > self._began:
-            found += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
+            counts += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
         if self._console.is_terminal:
-            self._bar.update(self._tasks[phase], completed=done, found=found)
+            self._bar.update(self._tasks[phase], completed=done, counts=counts)
         else:
             share = f"{done / total:.0%}  " if total else ""
-            self._console.print(f"{phase}: {share}{found}", markup=False)
+            self._console.print(f"{phase}: {share}{counts}", markup=False)
 
 
 class EvaluationScreen:

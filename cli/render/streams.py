@@ -1,6 +1,6 @@
-"""Standard output and error that never fail: a closed terminal, a closed pipe or a full disk behind them ends no run.
+"""Standard streams that never fail: a closed terminal, a closed pipe or a full disk behind them ends no run.
 
-What can't be written is dropped, and remembered, so that a command whose answer was lost says so at its end.
+Output that can't be written is dropped and the error kept, so that a command whose answer was lost reports it.
 """
 
 import errno
@@ -14,13 +14,13 @@ from lost.errors import OutputError
 
 
 class TolerantStream:
-    """A text stream whose errors are swallowed. After the first one, all that goes to its descriptor is dropped.
+    """A text stream that never raises. After the first error, everything written to its descriptor is dropped.
 
     Args:
-        stream: the one to write to.
+        stream: to write to.
 
     Attributes:
-        error: the first one; None: all was written.
+        error: the first one; None: everything was written.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -29,7 +29,7 @@ class TolerantStream:
 
     @property
     def unread(self) -> bool:
-        """Whether nobody misses what was dropped: the pipe's reader left, or the terminal was closed."""
+        """Whether nobody reads the output any more: the pipe's reader exited, or the terminal was closed."""
         return self.error is not None and (self._terminal or self.error.errno == errno.EPIPE)
 
     def write(self, text: str) -> int:
@@ -39,7 +39,7 @@ class TolerantStream:
         except UnicodeEncodeError:
             encoding = self._stream.encoding or "ascii"
             self.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except RuntimeError:  # a signal came while the stream was being written to, and has something to say
+        except RuntimeError:  # a signal handler prints while the stream is being written to
             with suppress(OSError, ValueError):
                 os.write(self._stream.fileno(), text.encode(errors="backslashreplace"))
         except (OSError, ValueError) as error:  # ValueError: it was closed
@@ -64,7 +64,7 @@ class TolerantStream:
         return getattr(self._stream, name)
 
     def _drop(self, error: OSError | ValueError) -> None:
-        """Let the descriptor lead nowhere, also for what others write to it, and what is buffered still."""
+        """Redirect the descriptor to nowhere, also for other writers and for what is still buffered."""
         if self.error is None:
             self.error = error if isinstance(error, OSError) else OSError(errno.EBADF, str(error))
         with suppress(OSError, ValueError):
@@ -75,15 +75,16 @@ class TolerantStream:
 
 @contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Have nothing that is printed fail.
+    """Make printing never fail.
 
-    Descriptors that the shell closed (`>&-`) lead nowhere: else the next file to be opened would get what is printed.
+    Descriptors that the shell closed (`>&-`) are redirected to nowhere: otherwise the next file opened would get the
+    output.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (TolerantStream(each or open(os.devnull, "w")) for each in before)  # noqa: SIM115
     try:
@@ -95,15 +96,15 @@ def tolerant_output() -> Iterator[None]:
 
 
 def check_written() -> None:
-    """See that all that was printed on standard output so far has been written, unless nobody reads it any more.
+    """Check that standard output has been written completely, unless nobody reads it any more.
 
     Raises:
-        OutputError: it wasn't.
+        OutputError: it hasn't.
     """
     sys.stdout.flush()
     stream = sys.stdout
     if isinstance(stream, TolerantStream) and stream.error and not stream.unread:
         raise OutputError(
-            f"standard output could not be written: {stream.error.strerror}; expected room for the answer; redirect it "
-            "elsewhere, and ask again: nothing else was lost"
+            f"standard output could not be written: {stream.error.strerror}; only the answer is lost; redirect it "
+            "elsewhere, and run the command again"
         )

@@ -245,7 +245,7 @@ def test_examples_in_a_folder_and_what_prepare_refuses(
     tokenizer = ("--tokenizer", prepared.path)
     for bad, words in (
         ((examples,), "--examples needs --tokenizer"),
-        ((examples, *tokenizer, "--text-key", "x"), "don't go with --examples"),
+        ((examples, *tokenizer, "--text-key", "x"), "have no effect with --examples"),
         ((tmp_path, *tokenizer), "holds no train.jsonl"),
         ((tmp_path / "missing.jsonl", *tokenizer), "can't be read"),
         ((examples, *tokenizer, "--valid-fraction", "2"), "expected a share in (0, 1)"),

@@ -154,7 +154,7 @@ def test_no_such_task(lost: Lost, run: Path, folder: Path, only_own: None) -> No
         (("--tasks", "own_text", "--include-path", "nowhere"), "--include-path nowhere is not a folder"),
         (("--tasks", "own_text", "--include-path", "EMPTY"), "holds no task"),
         (("--tasks", " , "), "names no task"),
-        (("--tasks", "own_text", "--lineage"), "don't go together"),
+        (("--tasks", "own_text", "--lineage"), "--tasks can't be combined with"),
         (("--limit", 3), "go with --tasks"),
         (("--num-fewshot", 0), "go with --tasks"),
         (("--context", 65), "the model has 64 positions"),

@@ -213,7 +213,10 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
         1,
     )
     (tmp_path / "kill.py").write_text(script)
-    for name, code, words in (("SIGKILL", 1, "processes that encode is gone"), ("SIGINT", 130, "goes on where it was")):
+    for name, code, words in (
+        ("SIGKILL", 1, "processes that encode is gone"),
+        ("SIGINT", 130, "run the same command again to resume"),
+    ):
         out = tmp_path / name
         arguments = ["prepare", texts, "--out", out, "--vocab-size", 320, "--workers", 2]
         done = subprocess.run(
