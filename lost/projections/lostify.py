@@ -85,7 +85,7 @@ class LostifyReport:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.layers)} layers swapped: {self.parameters_before:,} parameters before, "
+            f"{len(self.layers)} layers converted: {self.parameters_before:,} parameters before, "
             f"{self.parameters_after:,} after"
         )
 

@@ -105,7 +105,7 @@ def test_trains_and_counts(backend: str, fresh: bool) -> None:
     halves = [(64, 64), (32, 64), (32, 64), (64, 64), (128, 64), (128, 64), (64, 128)]
     saved = 2 * sum(m * n - (16 * n + 32 * m) for m, n in halves)
     assert report.parameters_before - report.parameters_after == saved
-    assert str(report) == f"14 layers swapped: {count(make()):,} parameters before, {count(model):,} after"
+    assert str(report) == f"14 layers converted: {count(make()):,} parameters before, {count(model):,} after"
     losses = losses_of(model, 20)
     assert losses[-1] < 0.6 * losses[0]
 
