@@ -20,7 +20,7 @@ from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
 from lost.errors import BackendError
-from lost.model.parameters import parameter_table, places_of, vocabulary
+from lost.model.parameters import index_limits, parameter_table, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
@@ -96,7 +96,7 @@ class MlxEngine:
         """Yield arrays in the shapes and types of `targets`; of several workers, rank 0's."""
         if self.workers.rank == 0:
             shapes = {name: target.shape for name, target in targets.items()}
-            for name, array in check_arrays(arrays, shapes, places_of(self._table)):
+            for name, array in check_arrays(arrays, shapes, index_limits(self._table)):
                 targets[name] = to_mlx(array).astype(targets[name].dtype)
                 mx.eval(targets[name])
         return self.workers.spread(targets) if isinstance(self.workers, MlxGroup) else iter(targets.items())

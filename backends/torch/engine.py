@@ -21,7 +21,7 @@ from lost.data.batch import Batch, check_tokens, with_last
 from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepResult
 from lost.engine.registry import implementation
-from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
 from lost.planning.budget import fits_whole
@@ -76,7 +76,7 @@ class TorchEngine:
         """Take every parameter, cast to the run's `param_dtype`."""
         with torch.no_grad():
             gathered = self._layout.gather(parameters)
-            for name, array in check_arrays(gathered, shapes_of(self._table), places_of(self._table)):
+            for name, array in check_arrays(gathered, shapes_of(self._table), index_limits(self._table)):
                 self._held[name].copy_(to_tensor(self._layout.local_rows(name, array)))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from lost.checkpoint.state import TrainState
 from lost.config import Config
 from lost.errors import CheckpointError
-from lost.model.parameters import parameter_table, places_of, shapes_of, vocabulary
+from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import state_shapes
 from lost.storage.arrays import fitting
 from lost.storage.files import Seal, read_sealed_json
@@ -48,7 +48,7 @@ class Checkpoint:
             CheckpointError: a file that can't be read, or an array that no model of this configuration has.
         """
         table = parameter_table(self.config)
-        return fitting(read_tensors(self.array_files(MODEL), reader, readers), shapes_of(table), places_of(table))
+        return fitting(read_tensors(self.array_files(MODEL), reader, readers), shapes_of(table), index_limits(table))
 
     def moments(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the optimizer's moments, of several readers each some; none if it was written without them.

@@ -7,9 +7,9 @@ import numpy as np
 
 from lost.checkpoint.checkpoint import CONFIG, MANIFEST, MODEL, OPTIMIZER, Checkpoint, model_description
 from lost.errors import CheckpointError, LostError
-from lost.model.parameters import parameter_table, places_of, shapes_of
+from lost.model.parameters import index_limits, parameter_table, shapes_of
 from lost.optim import optimizer_of, state_shapes
-from lost.storage.arrays import NamedArrays, wrong_places
+from lost.storage.arrays import NamedArrays, wrong_indices
 from lost.storage.files import digest_error
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import Header, read_headers, read_tensors
@@ -59,13 +59,13 @@ def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield what is wrong with the arrays, of which only those that hold places are read."""
     config, model = checkpoint.config, checkpoint.array_files(MODEL)
     table, dtype = parameter_table(config), config.train.param_dtype
-    places = places_of(table)
+    places = index_limits(table)
     texts = [*_unlike(read_headers(model), shapes_of(table), dtype, places)]
     if checkpoint.progress.step and checkpoint.resumable:
         texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
     if places:
         for name, array in read_tensors(model):
-            if wrong := wrong_places(array, places.get(name, 0)):
+            if wrong := wrong_indices(array, places.get(name, 0)):
                 texts.append(f"{name} {wrong}")
     yield from (f"{checkpoint.path}: {text}" for text in texts)
 

@@ -146,6 +146,6 @@ def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
     return {name: row.shape for name, row in table.items()}
 
 
-def places_of(table: Mapping[str, Parameter]) -> dict[str, int]:
+def index_limits(table: Mapping[str, Parameter]) -> dict[str, int]:
     """Return the limit of indices of each parameter that holds any, by name."""
     return {name: row.below for name, row in table.items() if row.integer}

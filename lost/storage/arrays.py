@@ -34,7 +34,7 @@ def fitting(
             expected = f"{shapes[name]}" if name in shapes else "no such name"
             problem = "is there twice" if name in seen else f"has shape {array.shape}"
             raise CheckpointError(f"{name} {problem}; this model has {expected}: not of this run")
-        if wrong := wrong_type(array.dtype.name, name in below) or wrong_places(array, below.get(name, 0)):
+        if wrong := wrong_type(array.dtype.name, name in below) or wrong_indices(array, below.get(name, 0)):
             raise CheckpointError(f"{name} {wrong}; don't trust it, use another checkpoint")
         seen.add(name)
         yield name, array
@@ -64,7 +64,7 @@ def wrong_type(dtype: str, indices: bool) -> str:
     return "" if dtype in allowed else f"is {dtype}; expected {' or '.join(allowed)}"
 
 
-def wrong_places(array: np.ndarray, below: int) -> str:
+def wrong_indices(array: np.ndarray, below: int) -> str:
     """Return what is wrong with indices (k,), or ""; `below` is 0 for arrays that hold other values."""
     if below and array.size and ((array[1:] <= array[:-1]).any() or array[0] < 0 or array[-1] >= below):
         return f"doesn't hold ascending numbers below {below}"

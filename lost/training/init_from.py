@@ -18,7 +18,7 @@ from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.interop.rewrite import cast
 from lost.model.load import load_config
-from lost.model.parameters import parameter_table, places_of, shapes_of
+from lost.model.parameters import index_limits, parameter_table, shapes_of
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, replace_text, storage
 from lost.storage.tensors import write_tensors
@@ -161,7 +161,8 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
     table = parameter_table(config)
     digest = _Digest()
     arrays = cast(
-        digest.passing(check_arrays(source.parameters(), shapes_of(table), places_of(table))), config.train.param_dtype
+        digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
+        config.train.param_dtype,
     )
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
