@@ -1,4 +1,4 @@
-"""What several tests need: a tiny model, a small prepared set, the command line called in this process."""
+"""Shared fixtures: a tiny model, a small prepared set, the command line called in this process."""
 
 import ctypes
 import random

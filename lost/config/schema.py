@@ -295,7 +295,7 @@ class ScheduleConfig(Section):
 
 
 def _settings(value: Any) -> Any:
-    """Return the settings that `NAME: true` stands for: none."""
+    """Return empty settings for `NAME: true`."""
     return {} if value is True else value
 
 
@@ -309,8 +309,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig
     tracking: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
-    """Who else is told how the run goes, beside metrics.jsonl and log.txt: trackers by name, each with its settings, or
-    `true` where it needs none."""
+    """Trackers by name, besides metrics.jsonl and log.txt, each with its settings, or `true` if it needs none."""
 
     @model_validator(mode="after")
     def _the_optimizer_agrees(self) -> "Config":
@@ -333,7 +332,7 @@ class Config(Section):
         return min(self.schedule.steps, self.train.stop_after or self.schedule.steps)
 
     def replace(self, section: str, **changes: Any) -> "Config":
-        """Return a copy in which fields of one section are changed, validated anew."""
+        """Return a copy with changed fields in one section, validated again."""
         raw = self.model_dump()
         raw[section].update(changes)
         return Config.model_validate(raw)

@@ -1,4 +1,4 @@
-"""The interface of a backend: what its package `lost.backends.NAME` has at its top."""
+"""The interface of a backend, the package `lost.backends.NAME`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ from lost.engine.base import Engine
 
 
 class Backend(Protocol):
-    """A framework that computes. Besides, it has a module `bench`, which implements `lost.bench.compare.Bench`."""
+    """The functions of a backend; it also has a module `bench`, which implements `lost.bench.compare.Bench`."""
 
     def create(self, config: Config, device: str = "auto", workers: Workers | None = None) -> Engine:
         """Make an engine.
@@ -23,7 +23,7 @@ class Backend(Protocol):
             workers: what `join` returned; None: this process alone.
 
         Raises:
-            BackendError: the device isn't here, or can't do what the configuration says.
+            BackendError: the device isn't available, or doesn't support the configuration.
         """
 
     def available(self) -> list[str]:
@@ -33,11 +33,11 @@ class Backend(Protocol):
         """Return the device meant by a name, which may be `auto`.
 
         Raises:
-            BackendError: it isn't here, with what is.
+            BackendError: it isn't available; the message names those that are.
         """
 
     def capacity(self, device: str) -> int:
-        """Return the memory of a device in bytes, as far as a run may take it."""
+        """Return the memory of a device in bytes that a run may take."""
 
     def join(self) -> Workers:
         """Return the group of processes that this one belongs to.

@@ -90,7 +90,7 @@ class Tasks:
             raise
         except Exception as error:  # tasks are other people's YAML and Python, which may raise anything
             raise UserError(
-                f"lm-eval failed on {', '.join(self._tasks)}: {_said(error)}; expected tasks that lm-eval "
+                f"lm-eval failed on {', '.join(self._tasks)}: {_brief(error)}; expected tasks that lm-eval "
                 f"{version('lm_eval')} can run; fix the task, or leave it out; --debug shows where"
             ) from error
         return {
@@ -163,12 +163,12 @@ def _load(manager: Any, name: str) -> Any:
         return manager.load([name])
     except Exception as error:  # from the hub, the data's library, or the task's own code
         raise DataError(
-            f"task {name} can't be loaded: {_said(error)}; expected a task that lm-eval {version('lm_eval')} can run, "
+            f"task {name} can't be loaded: {_brief(error)}; expected a task that lm-eval {version('lm_eval')} can run, "
             "with its data on this machine or a network to download it; correct its YAML, or choose another"
         ) from error
 
 
-def _said(error: Exception) -> str:
+def _brief(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

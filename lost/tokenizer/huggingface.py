@@ -69,7 +69,7 @@ class JsonTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "JsonTokenizer":
-        """Make one of a file, with what stands beside it.
+        """Load a file, with the configuration and chat template beside it.
 
         Args:
             file: its path.

@@ -43,15 +43,15 @@ class PieceTokenizer(Tokenizer):
         if self.end_of_text < 0:
             raise DataError(
                 f"{source} has no end-of-text token (eos), which separates documents; expected a model trained with "
-                "eos_id >= 0; train one anew by leaving --tokenizer out"
+                "eos_id >= 0; leave --tokenizer out to train a new one"
             )
 
     @classmethod
     def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "PieceTokenizer":
-        """Make one of a file.
+        """Load a file.
 
         Raises:
-            DataError: it is no such model, or another end-of-text token is asked for than it has.
+            DataError: it isn't such a model, or `end_of_text` is given.
         """
         if end_of_text is not None:
             raise DataError(

@@ -62,7 +62,7 @@ def check_start(run: Ready, tracker: Tracker) -> DryRun | None:
 
     Args:
         run: what would start.
-        tracker: told what a start would say of the run folder.
+        tracker: receives the messages of a start about the run folder.
 
     Returns:
         How training would start; None on all workers but rank 0.

@@ -1,4 +1,4 @@
-"""What every engine must do, whatever computes: accumulation, precision, state out and in, generation."""
+"""Tests that every engine must pass: accumulation, precision, saving and loading of state, generation."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""LOST layers in models of others: transformers', mlx-lm's, one's own; counted, kept, refused."""
+"""`lostify` on models of transformers and mlx-lm, and on a module of one's own."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What is MLX's own: the chunked loss, memory and its estimate, frozen channels, devices, a missing or old package."""
+"""The MLX engine: the chunked loss, memory and its estimate, frozen channels, devices, a missing or old package."""
 
 from collections.abc import Callable
 

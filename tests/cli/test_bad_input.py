@@ -1,4 +1,4 @@
-"""What users get wrong: each answered in words, with exit code 2 and nothing lost."""
+"""Wrong input: each case gets a message and exit code 2, and nothing is lost."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""`lost convert --from hf`: what it answers, that the result is used like any checkpoint, and what it refuses."""
+"""`lost convert --from hf`: its answer, the use of its result like any checkpoint, and refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What `lost prepare` shows of its progress."""
+"""The progress that `lost prepare` shows."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`lost eval --tasks` as a user meets it; the figures themselves: tests/parity/test_lm_eval.py."""
+"""`lost eval --tasks` on the command line; its figures are tested in tests/parity/test_lm_eval.py."""
 
 import functools
 import json

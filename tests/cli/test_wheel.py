@@ -1,4 +1,4 @@
-"""What ships: the wheel, installed with nothing else of this tree, knows every subpackage and configuration."""
+"""The wheel, installed with nothing else of this tree, knows every subpackage and configuration."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which backend `auto` means, and what is said where one can't be loaded."""
+"""The registry of backends: resolution of `auto`, and messages where a backend can't be loaded."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""How `lost bench` takes turns, and what it compares speeds with."""
+"""Interleaved timing, and the ratios of `lost bench`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How many checkpoints a run has yet to find room for, and whether there is any."""
+"""Disk space for a run's checkpoints: their number, and whether they fit."""
 
 from collections import namedtuple
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What an exported folder holds, as far as numpy can say: merged layers, described layers, converted tokenizers."""
+"""Exported folders, checked in numpy: merged layers, described layers, converted tokenizers."""
 
 import io
 import json

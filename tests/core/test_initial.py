@@ -1,4 +1,4 @@
-"""First values: the same whatever the order, the machine's threads, or the kind of projection."""
+"""Initial values: the same whatever the order, the machine's threads, or the kind of projection."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What users compare: perplexity, bits per byte, the log's rows; and the budget's arithmetic."""
+"""Figures that users compare: perplexity, bits per byte, the log's rows; and the budget's arithmetic."""
 
 import json
 import math

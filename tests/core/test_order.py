@@ -1,4 +1,4 @@
-"""The data order: a permutation, keyed, and the same wherever it is asked."""
+"""The data order: a keyed permutation, the same everywhere."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Choosing tokens: greedy, cut, and distributed as asked."""
+"""Sampling: greedy, truncated, and with the requested distribution."""
 
 import numpy as np
 import pytest

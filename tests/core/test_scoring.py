@@ -1,4 +1,4 @@
-"""Rows of any lengths against the numpy reference; who shares a batch with whom changes nothing."""
+"""Score requests of any length against the numpy reference, however they are batched."""
 
 from collections.abc import Callable
 

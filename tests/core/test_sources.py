@@ -1,4 +1,4 @@
-"""Where text comes from: every format gives the same documents, damage and missing packages are named."""
+"""Sources of text: every format gives the same documents, damage and missing packages are named."""
 
 import gzip
 import json

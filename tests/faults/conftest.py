@@ -1,4 +1,4 @@
-"""What several tests of faults need."""
+"""Helpers and fixtures of the fault tests."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Whatever world sizes, batch splits and restarts a run has seen: each epoch visits every sample exactly once."""
+"""Every sample exactly once an epoch, across world sizes, batch splits and restarts."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable

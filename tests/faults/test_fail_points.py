@@ -1,4 +1,4 @@
-"""Killed with kill -9 at named places of a save: the newest whole checkpoint is found, and the run ends the same."""
+"""Killed with kill -9 at fail points of a save: the newest intact checkpoint is found, and the run ends the same."""
 
 import json
 import os

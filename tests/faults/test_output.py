@@ -1,4 +1,4 @@
-"""Nobody reads what a run prints: the terminal was closed, the pipe's reader left, the disk behind it is full."""
+"""Output that nobody reads: a closed terminal, a pipe whose reader exited, a full disk behind it."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""Whatever keeps a checkpoint from being read, or the disk from being written to: named, and nothing else is lost."""
+"""Unreadable checkpoints and unwritable disks: named in the message, and nothing else is lost."""
 
 import errno
 import io

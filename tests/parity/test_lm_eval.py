@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness asked of our engines, against its own Hugging Face model on the same weights."""
+"""Tasks of lm-evaluation-harness on our engines, against its own Hugging Face model on the same weights."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What isn't to be learned leaves no trace: both backends and the numpy reference on windows of examples."""
+"""Tokens that aren't learned have no effect: both backends and the numpy reference on windows of examples."""
 
 from collections.abc import Callable
 
