@@ -63,7 +63,7 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
         CheckpointError: something is at `path`.
     """
     if path.resolve() == source.resolve():
-        raise CheckpointError(f"{path} is the source itself; choose another folder")
+        raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(
             f"{path} already exists{' and is not a checkpoint' if overwrite else ''}; expected a new folder; choose "

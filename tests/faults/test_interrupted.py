@@ -55,7 +55,7 @@ def test_killed_and_resumed_is_bit_identical(
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert max(losses(killed)) >= 37
-    assert verify(killed).faults == []
+    assert verify(killed).problems == []
     again = subprocess.run(
         command(tiny_yaml, prepared, killed, *on), check=True, capture_output=True, text=True, timeout=300
     )
@@ -64,7 +64,7 @@ def test_killed_and_resumed_is_bit_identical(
     assert losses(killed) == losses(straight)
     assert len(losses(killed)) == STEPS
     assert state(killed) == state(straight)
-    assert verify(killed).faults == verify(killed).remarks == []
+    assert verify(killed).problems == verify(killed).remarks == []
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(
