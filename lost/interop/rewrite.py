@@ -30,8 +30,8 @@ def rewrite(
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` and `dtype` follow. None:
-            unchanged.
+        dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` follows, and with
+            bfloat16 also its `dtype`. None: unchanged.
         weights_only: leave out the moments; training can't resume from the result.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an existing checkpoint.
