@@ -3,7 +3,6 @@
 import ctypes
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,19 +117,6 @@ def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Answer(int(code) if code is not None else 0, printed.out, printed.err)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def torchrun() -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run python with these arguments in several processes under torchrun, as one host would."""
-
-    def run(processes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "--no-python"]
-        return subprocess.run(
-            [sys.executable, *launcher, sys.executable, *arguments], capture_output=True, text=True, timeout=300
-        )
-
-    return run
 
 
 TINY_YAML = """\

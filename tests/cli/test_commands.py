@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
@@ -35,10 +35,10 @@ def run(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimizer: {lr: 1e-2}\n"
         "schedule: {steps: 40, warmup_steps: 4}\n"
     )
-    command = [sys.executable, "-m", "lost", "train", config, "--data", prepared.path, "--device", "cpu"]
+    command = ["-m", "lost", "train", config, "--data", prepared.path, "--device", "cpu"]
     command += ["--set", f"model.vocab_size={prepared.tokenizer.vocab_size + 200}"]
-    done = subprocess.run(command, cwd=from_here, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    with chdir(from_here):
+        done = run_python(*command, cold=True, check=True)
     assert "step 40/40" in done.stdout  # plain lines in a pipe
     assert "\x1b[" not in done.stdout
     return from_here / "runs" / "tiny"

@@ -1,7 +1,6 @@
 """The core knows no framework and no command line: shown in fresh interpreters."""
 
-import subprocess
-import sys
+from processes import run_python
 
 CORE = """
 import importlib, pathlib, sys
@@ -27,13 +26,9 @@ assert not heavy, heavy
 """
 
 
-def run(program: str) -> None:
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
-
-
 def test_core_imports_no_framework_and_no_command_line() -> None:
-    run(CORE)
+    run_python("-c", CORE, cold=True, check=True)
 
 
 def test_command_line_starts_light() -> None:
-    run(LIGHT)
+    run_python("-c", LIGHT, cold=True, check=True)

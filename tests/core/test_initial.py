@@ -1,11 +1,10 @@
 """Initial values: the same whatever the order, the machine's threads, or the kind of projection."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from processes import run_python
 
 from lost.config import Config
 from lost.method.decompose import Factors, compose
@@ -107,5 +106,5 @@ def test_starting_a_1b_model_takes_less_than_twice_its_memory() -> None:
         "config = load_config('llama_1b'); TorchEngine(config, 'cpu').load(initial_values(config))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / budget(config).memory.weights)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = run_python("-c", program, cold=True, check=True)
     assert float(done.stdout) < 2

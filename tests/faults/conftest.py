@@ -3,30 +3,15 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_python
 
 from lost.data.dataset import Dataset
 from lost.storage.files import read_sealed_json, seal
-
-
-@pytest.fixture(scope="session")
-def wait_for_step() -> Callable[["subprocess.Popen[str]", int], None]:
-    """Read what a run prints until a step is done."""
-
-    def wait(process: "subprocess.Popen[str]", step: int) -> None:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith(f"step {step}/"):
-                return
-        raise AssertionError(f"the run ended before step {step}")
-
-    return wait
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +19,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text
     """A run of 20 steps, with its checkpoints of steps 10 and 20."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "tiny.yaml").write_text(tiny_text)
-    arguments = ["-m", "lost", "train", folder / "tiny.yaml", "--data", prepared.path, "--out", folder / "run"]
-    subprocess.run([sys.executable, *map(str, arguments)], check=True, capture_output=True)
+    command = ["train", folder / "tiny.yaml", "--data", prepared.path, "--out", folder / "run"]
+    run_python("-m", "lost", *command, check=True)
     return folder
 
 

@@ -2,13 +2,12 @@
 
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_python
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
@@ -126,9 +125,7 @@ def test_nothing_is_unpickled_on_the_way(whole: Path, prepared: Dataset, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(whole / "run", run)
     for command in (["eval", run, "--device", "cpu"], ["train", run, "--data", prepared.path]):
-        arguments = [sys.executable, "-c", UNPICKLED, *map(str, command)]
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
+        done = run_python("-c", UNPICKLED, *command, check=True)
         before, _, after = done.stdout.partition("---")
         assert "FOUND A CLASS" in before  # the hook hears
         assert "FOUND A CLASS" not in after

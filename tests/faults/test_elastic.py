@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python, wait_until
 
 from lost.data.dataset import Dataset
 
@@ -45,18 +45,16 @@ def train(config: Path, data: Dataset, out: Path) -> list[str]:
     ]
 
 
-def wait_for(run: Path, words: str, times: int, then_steps: int) -> None:
+def wait_for(run: Path, words: str, times: int, then_steps: int, agent: "subprocess.Popen[bytes]") -> None:
     """Wait until a sentence stands in the log so often, and some more steps are done."""
-    until, steps = time.monotonic() + 180, None
-    while time.monotonic() < until:
-        log = (run / "log.txt").read_text() if (run / "log.txt").exists() else ""
-        if log.count(words) >= times:
-            done = len(rows(run))
-            steps = done if steps is None else steps
-            if done >= steps + then_steps // 20:
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"{words!r} didn't come {times} times, or no steps after it")
+    wait_until(lambda: (run / "log.txt").exists() and (run / "log.txt").read_text().count(words) >= times, agent)
+    done = len(rows(run))
+    wait_until(lambda: len(rows(run)) >= done + then_steps // 20, agent)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("localhost", port)) == 0
 
 
 def rows(run: Path) -> list[dict]:
@@ -84,22 +82,20 @@ def test_a_machine_leaves_and_another_joins(
         return started[-1]
 
     first = agent()
-    time.sleep(2)
+    wait_until(lambda: answers(port), first)  # where they meet
     second = agent()
-    wait_for(run, "and 1 more", 1, 60)
+    wait_for(run, "and 1 more", 1, 60, first)
     second.send_signal(signal.SIGKILL)
-    wait_for(run, "resuming", 1, 60)
+    wait_for(run, "resuming", 1, 60, first)
     agent()
-    wait_for(run, "and 1 more", 2, 60)
-    first.wait(timeout=300)
+    wait_for(run, "and 1 more", 2, 60, first)
+    wait_until(lambda: first.poll() is not None)
     log = (run / "log.txt").read_text()
     assert "the launcher" in log  # whose worker left with it
     assert "stopped at step" in log  # all saved what they had when the new one came
     assert f"done at step {STEPS}" in log
     straight = tmp_path / "straight"
-    subprocess.run(
-        [sys.executable, *train(tiny_yaml, prepared, straight)], check=True, capture_output=True, timeout=300
-    )
+    run_python(*train(tiny_yaml, prepared, straight), check=True)
     found, expected = rows(run), rows(straight)
     assert [row["samples"] for row in found] == [row["samples"] for row in expected]
     np.testing.assert_allclose([row["loss"] for row in found], [row["loss"] for row in expected], rtol=0, atol=1e-4)

@@ -1,14 +1,12 @@
 """Killed with kill -9 at fail points of a save: the newest intact checkpoint is found, and the run ends the same."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_python, torchrun
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
@@ -43,8 +41,7 @@ def state(run: Path, step: int = 30) -> dict[str, bytes]:
 def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> Path:
     folder = tmp_path_factory.mktemp("straight")
     (folder / "tiny.yaml").write_text(tiny_text)
-    arguments = command(folder / "tiny.yaml", prepared, folder / "run")
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+    run_python(*command(folder / "tiny.yaml", prepared, folder / "run"), check=True)
     return folder
 
 
@@ -56,10 +53,9 @@ def test_every_point_of_a_save_is_tried() -> None:
 
 @pytest.mark.parametrize("point", RESUMES_FROM)
 def test_killed_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
-    arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
-    environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=kill"}
-    assert subprocess.run(arguments, env=environment, capture_output=True, timeout=300).returncode == -9
-    again = lost(*arguments[3:])
+    arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
+    assert run_python(*arguments, LOST_FAIL_POINT=f"{point}=kill").returncode == -9
+    again = lost(*arguments[2:])
     assert f"from step {RESUMES_FROM[point]}" in again.out, again.err
     assert state(tmp_path / "run") == state(straight / "run")
     left = tmp_path / "run" / "checkpoints"
@@ -70,49 +66,41 @@ def test_killed_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_pat
 @pytest.mark.parametrize("point", ["save.file:3", "save.manifest:2", "prune.renamed:1"])
 def test_told_to_stop_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     """SIGTERM while step 20 is being saved: that save is finished, the step under way too, and saved."""
-    arguments = [sys.executable, *command(straight / "tiny.yaml", prepared, tmp_path / "run")]
-    environment = {**os.environ, "LOST_FAIL_POINT": f"{point}=term"}
-    stopped = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
+    stopped = run_python(*arguments, LOST_FAIL_POINT=f"{point}=term")
     assert stopped.returncode == 130, stopped.stderr
     last = (tmp_path / "run" / "latest").read_text().strip()
     step = open_checkpoint(tmp_path / "run" / last).progress.step
     assert 20 < step < 30
     assert f"stopped at step {step}" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{step:08d}"]
-    again = lost(*arguments[3:])
+    again = lost(*arguments[2:])
     assert f"from step {step}" in again.out, again.err
     assert state(tmp_path / "run") == state(straight / "run")
 
 
 @pytest.mark.parametrize("point", ["save.file:3=kill@1", "save.manifest:2=kill@0"])
-def test_a_worker_killed_in_a_save(
-    torchrun: Callable[..., Any], straight: Path, prepared: Dataset, tmp_path: Path, point: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def test_a_worker_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
     torchrun(2, *command(straight / "tiny.yaml", prepared, tmp_path / "straight"))
-    monkeypatch.setenv("LOST_FAIL_POINT", point)
-    assert torchrun(2, *arguments).returncode != 0
-    monkeypatch.delenv("LOST_FAIL_POINT")
+    assert torchrun(2, *arguments, LOST_FAIL_POINT=point).returncode != 0
     again = torchrun(2, *arguments)
     assert "from step 10" in again.stdout, again.stderr
     assert state(tmp_path / "run") == state(tmp_path / "straight")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000030"]
 
 
-def test_a_disk_that_is_full_on_one_worker(
-    torchrun: Callable[..., Any], straight: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_on_one_worker(straight: Path, prepared: Dataset, tmp_path: Path) -> None:
     """Rank 1's disk refuses at step 20: the run stops in words and keeps step 10, or goes on if asked to."""
     arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
-    monkeypatch.setenv("LOST_FAIL_POINT", "save.file:3=full@1")
-    stopped = torchrun(2, *arguments)
+    fault = {"LOST_FAIL_POINT": "save.file:3=full@1"}
+    stopped = torchrun(2, *arguments, **fault)
     assert stopped.stderr.count("saving the checkpoint of step 20: rank 1: ") >= 2  # both say so
     assert "No space left on device" in stopped.stderr
     left = tmp_path / "run" / "checkpoints"
     assert [path.name for path in left.iterdir()] == ["step-00000010"]
     assert len(state(tmp_path / "run", 10)) > 0
-    goes_on = torchrun(2, *arguments, "--fresh", "--overwrite", "--set", "train.on_save_error=continue")
+    goes_on = torchrun(2, *arguments, "--fresh", "--overwrite", "--set", "train.on_save_error=continue", **fault)
     assert "Training goes on" in goes_on.stdout
     assert "done at step 30" in goes_on.stdout
     assert [path.name for path in left.iterdir()] == ["step-00000030"]

@@ -4,14 +4,12 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run_python, start_python, wait_for_line, wait_for_step
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
@@ -22,12 +20,11 @@ from lost.training.signals import stop_on_signal
 from lost.training.verify import verify
 
 Lost = Callable[..., object]
-WaitForStep = Callable[[subprocess.Popen[str], int], None]
 STEPS = 60
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out),
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out),
             "--set", f"schedule.steps={STEPS}", "--set", "train.eval_every=20", *more]  # fmt: skip
 
 
@@ -43,22 +40,38 @@ def state(run: Path, step: int = STEPS) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in (*checkpoint.parameters(), *checkpoint.moments())}
 
 
+# A step that takes minutes, as one does that is compiled first, or has thousands of micro-batches.
+ENDLESS = """
+import sys, time
+from lost.backends.torch.engine import TorchEngine
+from lost.cli.main import main
+step, calls, endless = TorchEngine.step, [], int(sys.argv.pop(1))
+def slow(*arguments):
+    calls.append(1)
+    if len(calls) == endless:
+        print("inside", flush=True)
+        time.sleep(10_000)
+    return step(*arguments)
+TorchEngine.step = slow
+main()
+"""
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_killed_and_resumed_is_bit_identical(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str
-) -> None:
-    """60 steps straight, against 60 steps killed with kill -9 at step 37 and resumed from the checkpoint at 30."""
+def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str) -> None:
+    """60 steps straight, against 60 steps killed with kill -9 at step 37 and resumed from the checkpoint at 30.
+
+    Each in a process that starts cold, with a hash seed and addresses of its own.
+    """
     straight, killed, on = tmp_path / "straight", tmp_path / "killed", ("--backend", backend)
-    subprocess.run(command(tiny_yaml, prepared, straight, *on), check=True, capture_output=True, timeout=300)
-    with subprocess.Popen(command(tiny_yaml, prepared, killed, *on), stdout=subprocess.PIPE, text=True) as process:
+    run_python(*command(tiny_yaml, prepared, straight, *on), cold=True, check=True)
+    with start_python(*command(tiny_yaml, prepared, killed, *on), cold=True) as process:
         wait_for_step(process, 37)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert max(losses(killed)) >= 37
     assert verify(killed).problems == []
-    again = subprocess.run(
-        command(tiny_yaml, prepared, killed, *on), check=True, capture_output=True, text=True, timeout=300
-    )
+    again = run_python(*command(tiny_yaml, prepared, killed, *on), cold=True, check=True)
     assert "from step 30" in again.stdout
     assert f"on {backend} cpu" in again.stdout
     assert losses(killed) == losses(straight)
@@ -71,16 +84,13 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
-    environment = {**os.environ, "LOST_FAIL_POINT": "step.done:13=term"}
-    stopped = subprocess.run(
-        command(tiny_yaml, prepared, run), env=environment, capture_output=True, text=True, timeout=300
-    )
+    stopped = run_python(*command(tiny_yaml, prepared, run), LOST_FAIL_POINT="step.done:13=term")
     assert stopped.returncode == 130
     assert "SIGTERM: saving after this step" in stopped.stdout
     assert "stopped at step 13: " in stopped.stdout
     assert max(losses(run)) == 13
     for out in (run, straight):
-        assert lost(*command(tiny_yaml, prepared, out)[3:]).code == 0
+        assert lost(*command(tiny_yaml, prepared, out)[2:]).code == 0
     assert state(run) == state(straight)
     assert losses(run) == losses(straight)
 
@@ -154,15 +164,12 @@ def test_disk_full_while_saving(
 def test_really_full_disk(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """The system itself refuses the write: a limit on file sizes stands for a full disk, and needs no privileges."""
     run = tmp_path / "run"
-    subprocess.run(
-        command(tiny_yaml, prepared, run, "--set", "train.stop_after=10"), check=True, capture_output=True, timeout=300
-    )
+    run_python(*command(tiny_yaml, prepared, run, "--set", "train.stop_after=10"), check=True)
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "sys.argv[0] = 'lost'; from lost.cli.main import main; main()"
     )
-    arguments = command(tiny_yaml, prepared, run)[3:]
-    answer = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, timeout=300)
+    answer = run_python("-c", limited, *command(tiny_yaml, prepared, run)[2:])
     assert answer.returncode == 2, answer.stderr
     assert "could not be written: File too large" in answer.stderr
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000010"]
@@ -179,7 +186,7 @@ def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
         "    try: metrics.write({'step': 2, 'loss': 3.5})\n"
         "    except Exception as error: print(type(error).__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = run_python("-c", limited, tmp_path)
     assert done.stdout == "StorageError\n", done.stderr
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1}, {"step": 2, "loss": 3.5}]
@@ -244,19 +251,14 @@ def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) ->
         "    if phase == 'encoding': print('there', flush=True); time.sleep(600)\n"
         "prepare(Sources([Path(sys.argv[1])]), Path(sys.argv[2]), 320, 0.1, progress)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", stall, str(text_folder), str(out)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with start_python("-c", stall, text_folder, out) as process:
         assert process.stdout
         assert process.stdout.readline() == "there\n"
         process.kill()
     assert not out.exists()
     assert len(list(tmp_path.iterdir())) == 1  # the half-made folder, under its temporary name
-    done = subprocess.run(
-        [sys.executable, "-m", "lost", "prepare", str(text_folder), "--out", str(out), "--vocab-size", "320",
-         "--valid-fraction", "0.1"], capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    sizes = ("--vocab-size", "320", "--valid-fraction", "0.1")
+    run_python("-m", "lost", "prepare", text_folder, "--out", out, *sizes, cold=True, check=True)
     assert list(tmp_path.iterdir()) == [out]
     assert list(Dataset(out).faults()) == []
 
@@ -285,17 +287,13 @@ def test_diverged_run_stops_in_words(lost: Lost, tiny_yaml: Path, prepared: Data
     assert "expected finite numbers" in answer.err
 
 
-def test_second_signal_leaves_at_once(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
-) -> None:
-    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=4000")
-    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_for_step(process, 1)
-        process.send_signal(signal.SIGINT)  # inside a step of 2,000 micro-batches
-        assert process.stdout
-        assert any("SIGINT: saving after this step" in line for line in process.stdout)
+def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    with start_python("-c", ENDLESS, 2, *command(tiny_yaml, prepared, tmp_path / "run")[2:]) as process:
+        wait_for_line(process, "inside")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        wait_for_line(process, "SIGINT: saving after this step")
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
         assert process.stderr
         assert process.stderr.read().startswith("lost: stopped at once")
 
@@ -304,16 +302,10 @@ def test_second_signal_leaves_at_once(
 def test_before_the_first_step_there_is_nothing_to_wait_for(
     tiny_yaml: Path, prepared: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """A step that takes minutes, as one does that is compiled first."""
-    slow = command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.batch_size=100000")
-    with subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if "parameters" in line:
-                break
-        time.sleep(1)
+    with start_python("-c", ENDLESS, 1, *command(tiny_yaml, prepared, tmp_path / "run")[2:]) as process:
+        wait_for_line(process, "inside")
         process.send_signal(number)
-        assert process.wait(timeout=20) == 130
+        assert process.wait() == 130
         assert process.stderr
         assert "stopped before the first step was done; nothing new to save" in process.stderr.read()
     assert "nothing new to save" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]

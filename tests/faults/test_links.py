@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import run_python
 
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
@@ -131,8 +130,7 @@ def test_a_pipe_is_not_waited_for(run: Path, prepared: Dataset, place: str) -> N
     (newest / place).unlink(missing_ok=True)
     os.mkfifo(newest / place)
     for command in (["verify", run], ["train", run, "--data", prepared.path]):
-        arguments = [sys.executable, "-m", "lost", *map(str, command)]
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)  # without its code: for ever
+        done = run_python("-m", "lost", *command)
         assert done.returncode in (0, 2), done.stderr
         assert "defect" not in done.stderr
     assert "not a regular file" in done.stdout + done.stderr

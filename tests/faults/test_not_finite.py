@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import torchrun
 
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.checkpoint import open_checkpoint
@@ -105,9 +106,7 @@ def test_too_many_in_a_row_stop_the_run_and_name_the_parameter(
         assert [path.name for path in (tmp_path / out / "checkpoints").iterdir()] == ["step-00000010"]
 
 
-def test_one_spoilt_worker_spoils_no_one(
-    torchrun: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path
-) -> None:
+def test_one_spoilt_worker_spoils_no_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """NaN on rank 1 alone: both leave that update out, and stay together."""
     script = (
         "import os, sys; from lost.backends.torch.engine import TorchEngine; from lost.cli.main import main\n"

@@ -2,20 +2,18 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import STDOUT
 
 import pytest
+from processes import run_python, start_python, torchrun_command, wait_for_step, wait_until
 
 from lost.data.dataset import Dataset
 from lost.errors import RunBusyError, StorageError
 from lost.storage.lock import locked
-
-WaitForStep = Callable[[subprocess.Popen[str], int], None]
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
@@ -25,19 +23,20 @@ def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
 
 
 def test_a_second_job_is_refused_and_a_dead_ones_lock_does_not_block(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:
-    arguments = [sys.executable, *command(tiny_yaml, prepared, tmp_path / "run")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as first:
+    arguments = command(tiny_yaml, prepared, tmp_path / "run")
+    with start_python(*arguments) as first:
         wait_for_step(first, 13)
         before = (tmp_path / "run" / "config.yaml").stat().st_mtime_ns
-        for more in ((), ("--fresh", "--overwrite")):
-            second = subprocess.run([*arguments, *more], capture_output=True, text=True, timeout=120)
-            assert second.returncode == 2
-            assert f"is in use by process {first.pid} on " in second.stderr
+        others = [start_python(*arguments, *more) for more in ((), ("--fresh", "--overwrite"))]
+        for other in others:  # side by side: each waits for seconds before it gives up
+            with other:
+                assert f"is in use by process {first.pid} on " in other.communicate()[1]
+            assert other.returncode == 2
         assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
         first.kill()
-    third = subprocess.run([*arguments, "--set", "train.stop_after=20"], capture_output=True, text=True, timeout=120)
+    third = run_python(*arguments, "--set", "train.stop_after=20")
     assert "resuming" in third.stdout, third.stderr
 
 
@@ -47,7 +46,7 @@ def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from lost.storage.lock import locked\n"
         "with locked(Path(sys.argv[1]), print): print('held', flush=True); time.sleep(1.5)"
     )
-    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with start_python("-c", holder, tmp_path) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         with locked(tmp_path, print) as own:
@@ -75,30 +74,22 @@ def test_a_lock_that_was_moved_away_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-def test_workers_leave_with_their_launcher(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
-) -> None:
+def test_workers_leave_with_their_launcher(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """kill -9 of torchrun: its workers are gone seconds later, say why, and the next job starts at once."""
     run = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    arguments = [sys.executable, *command(tiny_yaml, prepared, run)]
-    with subprocess.Popen(
-        [*launcher, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    arguments = command(tiny_yaml, prepared, run)
+    with start_python(*torchrun_command(2), *arguments, cold=True) as process:
         wait_for_step(process, 13)
         assert len(workers(run)) == 2
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        until = time.monotonic() + 10
-        while workers(run) and time.monotonic() < until:
-            time.sleep(0.1)
-        left = workers(run)
-        for number in left:
-            os.kill(number, signal.SIGKILL)
-        assert left == []
+        process.kill()
+        try:
+            wait_until(lambda: not workers(run))
+        finally:
+            for number in workers(run):
+                os.kill(number, signal.SIGKILL)
     words = f"stopped: the launcher (process {process.pid}) is gone; what was saved before is intact"
     assert words in (run / "log.txt").read_text()
-    done = subprocess.run([*arguments, "--set", "train.stop_after=20"], capture_output=True, text=True, timeout=120)
+    done = run_python(*arguments, "--set", "train.stop_after=20")
     assert "stopped by train.stop_after = 20" in done.stdout, done.stderr
 
 
@@ -115,19 +106,13 @@ def workers(run: Path) -> list[int]:
     return found
 
 
-def test_sigterm_to_the_launcher_saves_on_all_workers(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
-) -> None:
+def test_sigterm_to_the_launcher_saves_on_all_workers(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """What a cluster sends before it takes a machine away."""
     run = tmp_path / "run"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    with subprocess.Popen(
-        [*launcher, sys.executable, *command(tiny_yaml, prepared, run)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
+    with start_python(*torchrun_command(2), *command(tiny_yaml, prepared, run), cold=True, stderr=STDOUT) as process:
         wait_for_step(process, 13)
         process.send_signal(signal.SIGTERM)
-        rest = process.communicate(timeout=60)[0]
+        rest = process.communicate()[0]
     assert "SIGTERM: saving after this step" in rest
     step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
     assert (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import start_python
 
 from lost.checkpoint import open_checkpoint
 from lost.cli.render.streams import TolerantStream, tolerant_output
@@ -23,7 +24,7 @@ EACH_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def command(config: Path, data: Dataset, out: Path, backend: str, steps: int) -> list[str]:
-    found = [sys.executable, "-m", "lost", "train", config, "--data", data.path, "--out", out, "--backend", backend]
+    found = ["-m", "lost", "train", config, "--data", data.path, "--out", out, "--backend", backend]
     return [*map(str, found), "--set", f"schedule.steps={steps}", "--set", "train.save_every=0"]
 
 
@@ -36,7 +37,7 @@ def test_a_closed_terminal_saves(tiny_yaml: Path, prepared: Dataset, tmp_path: P
         os.close(os.open(os.ttyname(theirs), os.O_RDWR))
 
     with subprocess.Popen(
-        command(tiny_yaml, prepared, run, backend, 5000),
+        [sys.executable, *command(tiny_yaml, prepared, run, backend, 100_000)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=take_the_terminal,
     ) as process:  # fmt: skip
         os.close(theirs)
@@ -47,17 +48,15 @@ def test_a_closed_terminal_saves(tiny_yaml: Path, prepared: Dataset, tmp_path: P
         assert process.wait() == 130
     (saved,) = (run / "checkpoints").iterdir()
     step = open_checkpoint(saved).progress.step
-    assert 0 < step < 5000
+    assert 0 < step < 100_000
     assert f"stopped at step {step}" in (run / "log.txt").read_text()
 
 
 @EACH_BACKEND
 def test_a_reader_that_leaves_ends_no_run(tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str) -> None:
     """As in `lost train | head -2`."""
-    with subprocess.Popen(
-        command(tiny_yaml, prepared, tmp_path / "run", backend, 30),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    ) as process:  # fmt: skip
+    arguments = command(tiny_yaml, prepared, tmp_path / "run", backend, 30)
+    with start_python(*arguments, cold=True, PYTHONUNBUFFERED="1") as process:
         assert process.stdout
         assert process.stderr
         process.stdout.readline()
@@ -74,7 +73,7 @@ def test_a_full_disk_behind_the_output_ends_no_run(
     tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str
 ) -> None:
     with open("/dev/full", "w") as full:
-        arguments = command(tiny_yaml, prepared, tmp_path / "run", backend, 30)
+        arguments = [sys.executable, *command(tiny_yaml, prepared, tmp_path / "run", backend, 30)]
         assert subprocess.run(arguments, stdout=full, stderr=full).returncode == 0
     assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000030").progress.step == 30
 
@@ -91,7 +90,7 @@ def test_an_answer_that_is_lost_is_said(whole: Path) -> None:
 
 def test_closed_descriptors_take_no_file_of_ours(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """As a shell leaves them after `>&- 2>&-`: what is printed must not end in the file that is opened next."""
-    words = " ".join(command(tiny_yaml, prepared, tmp_path / "run", "torch", 10))
+    words = " ".join([sys.executable, *command(tiny_yaml, prepared, tmp_path / "run", "torch", 10)])
     assert subprocess.run(["sh", "-c", f"exec {words} >&- 2>&- <&-"]).returncode == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 11))

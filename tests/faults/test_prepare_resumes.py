@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from processes import Done, run_python
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
@@ -49,17 +48,12 @@ def texts(tmp_path: Path, text_folder: Path) -> Path:
     return folder
 
 
-def command(
-    folder: Path, out: Path, *more: object, fail: str = "", seconds: float = 0
-) -> "subprocess.CompletedProcess[str]":
+def command(folder: Path, out: Path, *more: object, fail: str = "", seconds: float = 0) -> Done:
     """Prepare in another process, in small batches and shards, with a state noted every so many seconds."""
     script = out.parent / "small.py"
     script.write_text(SMALL)
     arguments = ["prepare", folder, "--out", out, "--vocab-size", 320, "--workers", 1, *more]
-    return subprocess.run(
-        [sys.executable, str(script), str(seconds), *map(str, arguments)],
-        env={**os.environ, "LOST_FAIL_POINT": fail}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return run_python(script, seconds, *arguments, LOST_FAIL_POINT=fail)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -219,10 +213,7 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
     ):
         out = tmp_path / name
         arguments = ["prepare", texts, "--out", out, "--vocab-size", 320, "--workers", 2]
-        done = subprocess.run(
-            [sys.executable, str(tmp_path / "kill.py"), "0", *map(str, arguments)], env={**os.environ, "KILL": name},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        done = run_python(tmp_path / "kill.py", 0, *arguments, KILL=name)
         assert done.returncode == code, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr

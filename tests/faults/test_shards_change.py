@@ -2,14 +2,13 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import start_python, wait_for_step
 
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
@@ -17,7 +16,6 @@ from lost.errors import DataError
 from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
-WaitForStep = Callable[["subprocess.Popen[str]", int], None]
 SPOIL = {
     "cut short": lambda path: os.truncate(path, 4096),
     "flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
@@ -35,18 +33,12 @@ def data(prepared: Dataset, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("spoil", SPOIL.values(), ids=SPOIL)
-def test_in_training(
-    wait_for_step: WaitForStep, tiny_yaml: Path, data: Path, tmp_path: Path, lost: Lost, backend: str, spoil: Any
-) -> None:
+def test_in_training(tiny_yaml: Path, data: Path, tmp_path: Path, lost: Lost, backend: str, spoil: Any) -> None:
     arguments = ["train", tiny_yaml, "--data", data, "--out", tmp_path / "run", "--backend", backend]
-    command = [sys.executable, "-m", "lost", *map(str, arguments), "--set", "schedule.steps=2000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start_python("-m", "lost", *arguments, "--set", "schedule.steps=100000") as process:
         wait_for_step(process, 12)
         spoil(data / "train-00000.bin")
-        assert process.stdout
-        assert process.stderr
-        process.stdout.read()
-        errors = process.stderr.read()
+        errors = process.communicate()[1]
     assert process.returncode == 2, errors
     assert str(data / "train-00000.bin") in errors
     assert "changed while it was being read" in errors

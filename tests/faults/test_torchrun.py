@@ -1,19 +1,17 @@
 """Several processes under torchrun: the same run at every world size, checkpoints that any of them reads."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import run_python, torchrun
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 
-Torchrun = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 100
 
 
@@ -34,17 +32,17 @@ def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_t
     """A configuration, and the run of one process without torchrun."""
     folder = tmp_path_factory.mktemp("straight")
     (folder / "tiny.yaml").write_text(tiny_text)
-    arguments = command(folder / "tiny.yaml", prepared, folder / "run")
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=300)
+    run_python(*command(folder / "tiny.yaml", prepared, folder / "run"), check=True)
     return folder / "tiny.yaml", folder / "run"
 
 
 @pytest.mark.parametrize(("world", "more"), [(1, ()), (2, ()), (4, ()), (4, ("train.replicas=2",))])
 def test_every_world_size_trains_the_same_run(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, world: int, more: tuple[str]
+    straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, world: int, more: tuple[str]
 ) -> None:
     tiny, one = straight
-    done = torchrun(world, *command(tiny, prepared, tmp_path / "run", *more))
+    cold = world == 2  # one of them as a cluster starts it
+    done = torchrun(world, *command(tiny, prepared, tmp_path / "run", *more), cold=cold)
     assert f"done at step {STEPS}" in done.stdout, done.stderr
     assert done.stdout.count("parameters") == 1  # one of them speaks
     expected, found = losses(one), losses(tmp_path / "run")
@@ -63,7 +61,7 @@ CRAMPED = (
 
 
 def test_without_room_blocks_are_gathered_one_by_one(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+    straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
     tiny, one = straight
     done = torchrun(2, "-c", CRAMPED, *command(tiny, prepared, tmp_path / "run", "train.stop_after=20")[2:])
@@ -83,7 +81,6 @@ def test_without_room_blocks_are_gathered_one_by_one(
 )
 def test_policies_and_types_work_as_on_one_device(
     lost: Callable[..., Any],
-    torchrun: Torchrun,
     straight: tuple[Path, Path],
     prepared: Dataset,
     tmp_path: Path,
@@ -122,7 +119,7 @@ print("equal")
 
 
 def test_what_any_world_size_saved_any_other_loads(
-    lost: Callable[..., Any], torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+    lost: Callable[..., Any], straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
     """One after the other in every direction: arrays to the bit, losses as if nobody had changed."""
     tiny, one = straight
@@ -148,7 +145,7 @@ def test_what_any_world_size_saved_any_other_loads(
 
 
 def test_resume_at_the_same_world_size_is_bit_exact(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
+    straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
     tiny, _ = straight
     for run, stops in (("straight", (40,)), ("resumed", (13, 20, 40))):
@@ -162,9 +159,7 @@ def test_resume_at_the_same_world_size_is_bit_exact(
     assert losses(tmp_path / "straight") == losses(tmp_path / "resumed")
 
 
-def test_what_workers_refuse(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
-) -> None:
+def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     tiny, _ = straight
     for setting, words in (
         ("train.replicas=3", "2 workers can't form that many equal groups"),
@@ -176,7 +171,7 @@ def test_what_workers_refuse(
         assert not (tmp_path / "run").exists()
 
 
-def test_dry_run(torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+def test_dry_run(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     """One answers for all; where rank 0 refuses, all leave."""
     tiny, one = straight
     done = torchrun(2, *command(tiny, prepared, tmp_path / "run"), "--dry-run", "--json")
@@ -192,9 +187,7 @@ def test_dry_run(torchrun: Torchrun, straight: tuple[Path, Path], prepared: Data
     assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
 
 
-def test_workers_that_see_different_folders(
-    torchrun: Torchrun, straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
-) -> None:
+def test_workers_that_see_different_folders(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     tiny, _ = straight
     script = (
         "import os, sys; from lost.cli.main import main\n"

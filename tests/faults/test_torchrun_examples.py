@@ -1,12 +1,10 @@
 """Fine-tuning by two processes is that by one, although what they have to learn is unevenly spread."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from processes import run_python, torchrun
 
 from lost.checkpoint import TrainState, checkpoint_path, open_checkpoint, write
 from lost.config import Config
@@ -28,9 +26,7 @@ def rows(run: Path) -> list[dict]:
     return [row for line in (run / "metrics.jsonl").read_text().splitlines() if "loss" in (row := json.loads(line))]
 
 
-def test_two_workers_tune_as_one(
-    torchrun: Callable[..., "subprocess.CompletedProcess[str]"], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
-) -> None:
+def test_two_workers_tune_as_one(prepared: Dataset, tiny_yaml: Path, tmp_path: Path) -> None:
     config: Config = load_config(tiny_yaml, ["model.vocab_size=320"])
     base = write(checkpoint_path(tmp_path / "base" / "checkpoints", 0), initial_values(config), (), config,
                  TrainState(data=prepared.fingerprint), prepared.tokenizer).path  # fmt: skip
@@ -49,7 +45,7 @@ def test_two_workers_tune_as_one(
         places = ("--init-from", str(base), "--data", str(tmp_path / "data"), "--out", str(tmp_path / run))
         return ["-m", "lost", "train", str(tmp_path / "new.yaml"), *places, "--backend", "torch", "--device", "cpu"]
 
-    subprocess.run([sys.executable, *command("one")], check=True, capture_output=True, timeout=300)
+    run_python(*command("one"), check=True)
     done = torchrun(2, *command("two"))
     assert "done at step 10" in done.stdout, done.stderr
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")

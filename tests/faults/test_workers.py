@@ -4,17 +4,17 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import STDOUT
 
 import pytest
+from processes import Done, Started, run_command, run_python, wait_for_step
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 
-WaitForStep = Callable[[subprocess.Popen[str], int], None]
 LAUNCH = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring", "--", sys.executable]
 
 
@@ -27,8 +27,8 @@ def losses(run: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, timeout=120)
+def launch(*arguments: str) -> Done:
+    return run_command(*LAUNCH, *arguments)
 
 
 def workers(out: Path) -> Iterator[tuple[int, int]]:
@@ -46,9 +46,7 @@ def workers(out: Path) -> Iterator[tuple[int, int]]:
 def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     evaluated = ("--set", "train.eval_every=10")
-    subprocess.run(
-        [sys.executable, *command(tiny_yaml, prepared, one, *evaluated)], check=True, capture_output=True, timeout=120
-    )
+    run_python(*command(tiny_yaml, prepared, one, *evaluated), check=True)
     # Begun by two, killed nowhere, gone on with by two: what rank 0 read from disk, the other gets from it.
     for more in (("--set", "train.stop_after=13"), ()):
         done = launch(*command(tiny_yaml, prepared, two, *evaluated, *more))
@@ -76,25 +74,21 @@ def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path:
         "main()"
     )
     run = tmp_path / "run"
-    subprocess.run([sys.executable, *command(tiny_yaml, prepared, run)], check=True, capture_output=True, timeout=120)
+    run_python(*command(tiny_yaml, prepared, run), check=True)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = launch("-c", script, *command(tiny_yaml, prepared, run, "--fresh", "--overwrite")[2:])
     assert "the configuration here (rank 1) differ from rank 0's" in done.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_ctrl_c_saves_and_stops_all(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
-) -> None:
+def test_ctrl_c_saves_and_stops_all(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """One of them sees the signal; all stop after the same step, and rank 0 saves it."""
     run = tmp_path / "run"
-    with subprocess.Popen(
-        [*LAUNCH, *command(tiny_yaml, prepared, run, "--set", "schedule.steps=100000")],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ) as launcher:  # fmt: skip
+    started = [*LAUNCH, *command(tiny_yaml, prepared, run, "--set", "schedule.steps=100000")]
+    with Started(started, STDOUT) as launcher:
         wait_for_step(launcher, 13)
         os.kill(dict(workers(run))[1], signal.SIGINT)
-        rest = launcher.communicate(timeout=60)[0]
+        rest = launcher.communicate()[0]
     assert "stopped at step" in rest
     step = int(rest.rpartition("stopped at step ")[2].partition(":")[0])
     assert (run / "checkpoints" / f"step-{step:08d}" / "manifest.json").exists()
@@ -102,10 +96,7 @@ def test_ctrl_c_saves_and_stops_all(
 
 def test_one_host_is_no_group(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     alone = [word if word != "2" else "1" for word in LAUNCH]
-    done = subprocess.run(
-        [*alone, *command(tiny_yaml, prepared, tmp_path / "run", "--set", "schedule.steps=3")],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = run_command(*alone, *command(tiny_yaml, prepared, tmp_path / "run", "--set", "schedule.steps=3"))
     assert "done at step 3" in done.stdout, done.stderr
 
 
@@ -128,15 +119,15 @@ def test_a_backend_that_trains_alone_refuses_a_launcher(
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 @pytest.mark.parametrize("lost_rank", [0, 1])
 def test_a_lost_worker_ends_the_run_and_harms_nothing(
-    wait_for_step: WaitForStep, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
 ) -> None:
     run, long = tmp_path / "run", ("--set", "schedule.steps=100000", "--set", "train.keep_last=1000")
     started = [*LAUNCH, *command(tiny_yaml, prepared, run, *long)]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+    with Started(started, STDOUT) as launcher:
         wait_for_step(launcher, 13)
         os.kill(dict(workers(run))[lost_rank], signal.SIGKILL)
         try:
-            launcher.communicate(timeout=60)  # until the other has left as well
+            launcher.communicate()  # until the other has left as well
         finally:
             left = [number for _, number in workers(run)]
             for number in (*left, launcher.pid):

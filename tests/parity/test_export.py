@@ -1,12 +1,12 @@
 """Exported folders, opened by transformers and by mlx-lm: the same logits, the same tokens, the same ids as ours."""
 
+import contextlib
 import json
 import os
 import runpy
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import pytest
 import torch
 from mlx_lm.generate import generate_step
 from mlx_lm.utils import load
+from processes import run_command, wait_until
 from transformers import LlamaForCausalLM
 
 from lost.checkpoint import Checkpoint, TrainState, write
@@ -154,8 +155,7 @@ def test_transformers(exported: tuple[Checkpoint, Path], logits: Callable, tmp_p
 def test_another_transformers(exported: tuple[Checkpoint, Path], logits: Callable, tmp_path: Path) -> None:
     (tmp_path / "tokens.json").write_text(json.dumps(TOKENS))
     command = [str(OTHER_PYTHON), str(OPENER), str(exported[1]), str(tmp_path / "tokens.json"), str(tmp_path / "work")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*command, check=True)
     report = json.loads(done.stdout)
     import transformers
 
@@ -209,7 +209,7 @@ def test_mlx_lm_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> Non
         answer = ask(f"http://localhost:{port}/v1/completions", question, server)
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait()
     assert answer["usage"]["completion_tokens"] == 6
     tokenizer = exported[0].tokenizer()
     engine = engine_of(exported[0])
@@ -220,14 +220,15 @@ def test_mlx_lm_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> Non
 
 def ask(address: str, question: dict, server: subprocess.Popen) -> dict:
     request = urllib.request.Request(address, json.dumps(question).encode(), {"Content-Type": "application/json"})
-    for _ in range(240):
-        assert server.poll() is None, "the server left"
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)
-        except urllib.error.URLError:
-            time.sleep(0.25)
-    raise AssertionError("the server never answered")
+    answers = []
+
+    def answered() -> bool:
+        with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(request) as answer:
+            answers.append(json.load(answer))
+        return bool(answers)
+
+    wait_until(answered, server)
+    return answers[0]
 
 
 def test_parts_and_bfloat16(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
