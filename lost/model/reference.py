@@ -15,9 +15,20 @@ Array = np.ndarray
 
 def logits(config: Config, parameters: Mapping[str, Array], tokens: Array) -> Array:
     """Return (b, s, vocab) for tokens (b, s), in the parameters' own precision."""
-    x = parameters[EMBEDDING][tokens]
-    for layer in range(config.model.num_hidden_layers):
-        x = _block(config, parameters, layer, x)
+    return _scores(config, _layers(config), parameters, parameters[EMBEDDING][tokens])
+
+
+def _layers(config: Config) -> list[list[Projection]]:
+    """Return the projections of every block."""
+    return [layer_projections(config, layer) for layer in range(config.model.num_hidden_layers)]
+
+
+def _scores(
+    config: Config, layers: list[list[Projection]], parameters: Mapping[str, Array], x: Array, first: int = 0
+) -> Array:
+    """Return the logits of what goes into block `first`."""
+    for layer in range(first, len(layers)):
+        x = _block(config, parameters, layer, layers[layer], x)
     x = _norm(x, parameters[FINAL_NORM], config.model.rms_norm_eps)
     return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
 
@@ -31,10 +42,13 @@ def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, mask: A
         tokens: (b, s + 1).
         mask: (b, s) bool, the predictions to average over; None: all.
     """
-    scores = logits(config, parameters, tokens[:, :-1])
+    return _mean_loss(logits(config, parameters, tokens[:, :-1]), tokens[:, 1:], mask)
+
+
+def _mean_loss(scores: Array, targets: Array, mask: Array | None) -> float:
     highest = scores.max(axis=-1, keepdims=True)
     total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
-    target_scores = np.take_along_axis(scores, tokens[:, 1:, None].astype(np.int64), axis=-1)[..., 0]
+    target_scores = np.take_along_axis(scores, targets[..., None].astype(np.int64), axis=-1)[..., 0]
     return float((total - target_scores).mean(where=True if mask is None else mask))
 
 
@@ -50,24 +64,33 @@ def gradients(
         mask: (b, s) bool, the predictions that count; None: all.
     """
     step, result = 1e-5, {}
-    moved = dict(parameters)
+    moved, layers = dict(parameters), _layers(config)
+    inputs = [parameters[EMBEDDING][tokens[:, :-1]]]  # of every block: what comes before a parameter stays as it is
+    for layer, each in enumerate(layers):
+        inputs.append(_block(config, parameters, layer, each, inputs[-1]))
     for name, row in parameter_table(config).items():
         if not row.trained:
             continue
         result[name], moved[name] = np.empty(row.shape), parameters[name].copy()
+        first = 0 if name == EMBEDDING else len(layers)
+        if name.startswith("model.layers."):
+            first = int(name.split(".")[2])
         for index in np.ndindex(row.shape):
             ends = []
             for sign in (1, -1):
                 moved[name][index] = parameters[name][index] + sign * step
-                ends.append(loss(config, moved, tokens, mask))
+                x = moved[EMBEDDING][tokens[:, :-1]] if first == 0 else inputs[first]
+                ends.append(_mean_loss(_scores(config, layers, moved, x, first), tokens[:, 1:], mask))
             moved[name][index] = parameters[name][index]
             result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result
 
 
-def _block(config: Config, parameters: Mapping[str, Array], layer: int, x: Array) -> Array:
+def _block(
+    config: Config, parameters: Mapping[str, Array], layer: int, projections: list[Projection], x: Array
+) -> Array:
     prefix, eps = f"model.layers.{layer}", config.model.rms_norm_eps
-    q, k, v, o, gate, up, down = layer_projections(config, layer)
+    q, k, v, o, gate, up, down = projections
 
     def apply(projection: Projection, x: Array) -> Array:
         return projection.forward(
