@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lost.config import Config
 from lost.data.dataset import Dataset
@@ -25,6 +26,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if sys.platform == "linux":
     # MLX's own BLAS is slow on Linux. PyTorch's stands in for it, as long as it's there before MLX is imported.
     ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
+
+# On a busy machine an example takes long; that says nothing of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 _WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low"
 

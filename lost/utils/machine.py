@@ -7,6 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+_THREADS_WAIT = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
+
+
+def sleep_at_barriers() -> None:
+    """Have OpenMP's threads sleep while they wait for each other, unless the user said how they should wait.
+
+    By default they spin, and where another process wants the cores, that keeps the thread waited for from running:
+    training is then several times slower (benchmarks/results/busy_machine.md). How many threads there are, and so
+    every sum, stays the same. To be called before PyTorch is imported, which reads this once.
+    """
+    if not _THREADS_WAIT & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
 
 def cores() -> int:
     """Return how many processor cores this process may use."""

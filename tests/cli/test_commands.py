@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -164,6 +165,15 @@ def test_doctor(lost: Lost) -> None:
     assert value["ready"]
     assert "cpu" in value["backends"]["torch"]["devices"]
     assert value["packages"]["numpy"] == np.__version__
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch brings another OpenMP, which prints nothing")
+@pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_sleep_at_barriers(own: dict[str, str], policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch's OpenMP itself tells when it is loaded; what the user chose is left alone."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    done = run_python("-m", "lost", "doctor", cold=True, OMP_DISPLAY_ENV="true", **own)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
 
 
 def test_self_test(lost: Lost) -> None:

@@ -38,7 +38,7 @@ def test_truncated_matrix_and_kept_channels_exactly(gamma: float) -> None:
     np.testing.assert_allclose(compose(factors, gamma), expected, atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(out=st.integers(2, 24), inside=st.integers(2, 24), calibrated=st.booleans(), gamma=st.floats(0.05, 0.95))
 def test_full_rank_is_the_weight(out: int, inside: int, calibrated: bool, gamma: float) -> None:
     weight, moment = weight_and_moment(out, inside)

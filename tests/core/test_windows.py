@@ -30,7 +30,7 @@ def split_of(examples: list[tuple[int, int]]) -> Split:
 LENGTHS = some.lists(some.tuples(some.integers(0, 12), some.integers(1, 12)), min_size=4, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, some.integers(2, 20))
 def test_each_target_counts_once_and_examples_are_whole(examples: list[tuple[int, int]], seq_len: int) -> None:
     split = split_of(examples)
