@@ -40,7 +40,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -189,6 +189,7 @@ def _server() -> socket.socket:
     """Start the fork server of this process, which leaves when this process does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, str(_HERE / "forkserver.py"), str(theirs.fileno())]
-    subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's BLAS would start threads when it's imported
+    subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
     theirs.close()
     return ours
