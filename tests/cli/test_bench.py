@@ -135,7 +135,7 @@ def test_what_is_measured(tiny_yaml: Path) -> None:
         (("--kinds", ""), "there is no kind ''"),
         (("--kinds", "lost,dense,lost"), "--kinds lost,dense,lost: lost is listed twice; expected each kind once"),
         (("--layer-rank", 800), "--layer-rank 800: a layer of 768x2048 has a rank of at least 1 and at most 768"),
-        (("--layer-shape", "768"), "--layer-shape 768: expected inputs x outputs, such as 768x2048"),
+        (("--layer-shape", "768"), "--layer-shape 768: expected INxOUT, such as 768x2048"),
         (("--layer-shape", "0x9"), "--layer-shape 0x9: expected two numbers of 1 or more"),
         (("--layer-density", 0), "--layer-density 0.0: expected a share"),
         (("--layer-tokens", 0), "--layer-tokens 0: expected 1 or more"),
