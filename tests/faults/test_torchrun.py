@@ -164,7 +164,7 @@ def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp
     for setting, words in (
         ("train.replicas=3", "2 workers can't form that many equal groups"),
         ("train.batch_size=2", "they don't divide among 2 workers"),
-        ("optimizer.name=adamw8bit", "what it keeps doesn't follow"),
+        ("optimizer.name=adamw8bit", "its state can't be split by rows"),
     ):
         done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))
         assert words in done.stderr
