@@ -43,7 +43,7 @@ CASES = [
      f"{FAULTS}fail_points.py::test_killed_in_a_save"),
     ("a damaged checkpoint is skipped", "lost/checkpoint/store.py",
      "            check_intact(checkpoint)\n", "            pass\n", f"{FAULTS}damage.py::test_a_damaged_checkpoint"),
-    ("a damaged shard is refused", "lost/training/run_dir.py", "faults = list(dataset.faults(*local_rank()))", "faults = []",
+    ("a damaged shard is refused", "lost/training/run_dir.py", "damaged = list(dataset.problems(*local_rank()))", "damaged = []",
      f"{FAULTS}damage.py::test_a_damaged_shard"),
     ("SIGTERM in training saves", "lost/training/trainer.py",
      "interrupted = stop() and progress.step < last", "interrupted = False",

@@ -41,22 +41,22 @@ class Checkpoint:
     tokenizer_fingerprint: str
     files: dict[str, Seal]
 
-    def parameters(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter; of several readers each some.
+    def parameters(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every parameter; each of several processes some of them.
 
         Raises:
             CheckpointError: a file that can't be read, or an array that no model of this configuration has.
         """
         table = parameter_table(self.config)
-        return fitting(read_tensors(self.array_files(MODEL), reader, readers), shapes_of(table), index_limits(table))
+        return fitting(read_tensors(self.array_files(MODEL), rank, world_size), shapes_of(table), index_limits(table))
 
-    def moments(self, reader: int = 0, readers: int = 1) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the optimizer's moments, of several readers each some; none if it was written without them.
+    def moments(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the optimizer's moments, each of several processes some of them; none if it was written without them.
 
         Raises:
             CheckpointError: as `parameters`.
         """
-        return fitting(read_tensors(self.array_files(OPTIMIZER), reader, readers), state_shapes(self.config))
+        return fitting(read_tensors(self.array_files(OPTIMIZER), rank, world_size), state_shapes(self.config))
 
     @property
     def resumable(self) -> bool:

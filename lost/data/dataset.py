@@ -167,12 +167,12 @@ class Dataset:
         loss_mask = open_loss_mask(self.path, entry.targets.model_dump()) if entry.targets else None
         return Split(name, *counts, self.tokenizer.vocab_size, shards, starts, loss_mask)
 
-    def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
-        """Yield what is wrong with shards whose bytes are not the ones that were written; of several readers, some."""
+    def problems(self, rank: int = 0, world_size: int = 1) -> Iterator[str]:
+        """Yield what is wrong with shards whose bytes are not the ones that were written; each of several processes reads some."""
         splits = self._splits.values()
         files = [file for entry in splits for file in entry.files]
         files += [entry.targets for entry in splits if entry.targets]
-        for file in files[reader::readers]:
+        for file in files[rank::world_size]:
             path = self.path / file.name
             if fault := digest_error(path, Seal(size=file.size, sha256=file.sha256)):
                 yield f"{path} {fault}"

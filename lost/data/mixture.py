@@ -82,9 +82,9 @@ class Mixture(Dataset):
         """Open a split: that of every set, one after the other, without regard to the weights."""
         return join_splits([each.split(name) for each in self.sets])
 
-    def faults(self, reader: int = 0, readers: int = 1) -> Iterator[str]:
-        """Yield what is wrong with shards; of several readers, some."""
-        return chain.from_iterable(each.faults(reader, readers) for each in self.sets)
+    def problems(self, rank: int = 0, world_size: int = 1) -> Iterator[str]:
+        """Yield what is wrong with shards; each of several processes reads some."""
+        return chain.from_iterable(each.problems(rank, world_size) for each in self.sets)
 
     def settings(self) -> dict[str, Any]:
         """Return what names it in a configuration."""

@@ -76,7 +76,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
-def faults(path: Path, config: Config) -> Iterator[str]:
+def problems(path: Path, config: Config) -> Iterator[str]:
     """Yield what is wrong with a metrics.jsonl, each kind of fault once, where it is met first.
 
     Every line is a JSON object with a step. Of those that report a loss, steps ascend, and tokens and samples are those

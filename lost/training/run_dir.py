@@ -106,9 +106,9 @@ def check_data(dataset: Dataset, workers: Workers) -> None:
     Raises:
         DataError: a shard isn't as it was written.
     """
-    faults = list(dataset.faults(*local_rank()))
-    if workers.any(bool(faults)):
-        what = "; ".join(faults) or "another worker found a damaged shard, and reports which"
+    damaged = list(dataset.problems(*local_rank()))
+    if workers.any(bool(damaged)):
+        what = "; ".join(damaged) or "another worker found a damaged shard, and reports which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
 
 

@@ -139,7 +139,7 @@ class _Run:
         self.tracker = Trackers(tracker, refused=self._refused)
         if engine.workers.rank == 0:
             others = {name: TRACKERS[name].of_run(folder, config, each) for name, each in config.tracking.items()}
-            self.tracker = Trackers(tracker, MetricsFile(folder), others=others, refused=self._refused)
+            self.tracker = Trackers(MetricsFile(folder), tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
         self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)

@@ -53,7 +53,7 @@ def verify(path: Path) -> VerifyReport:
     """
     report = VerifyReport()
     if (path / DESCRIPTION).exists():
-        report.checked[path] = list(Dataset(path).faults())
+        report.checked[path] = list(Dataset(path).problems())
     elif (path / MANIFEST).exists():
         _check(path, report)
     elif (path / CONFIG).exists() or checkpoints(path / "checkpoints"):
@@ -86,7 +86,7 @@ def _check_run(folder: Path, report: VerifyReport) -> None:
     config, problems = _configuration(folder, newest)
     if newest:
         problems += [problem for each in opened for problem in _wrong_position(each, newest)]
-        problems += metrics.faults(folder / metrics.FILE, newest.config)  # without a checkpoint they are started over
+        problems += metrics.problems(folder / metrics.FILE, newest.config)  # without a checkpoint they are started over
     if not held:
         report.remarks.append(f"{folder} has no checkpoint yet: the next start begins at step 0")
     problems += _latest(folder, [path for path in held if not report.checked[path]], held, report.remarks)
@@ -158,7 +158,7 @@ def _data(config: Config, opened: Sequence[Checkpoint], remarks: list[str]) -> I
         return
     try:
         dataset = open_dataset(config.data)
-        yield from dataset.faults()
+        yield from dataset.problems()
     except DataError as error:
         yield str(error)
         return

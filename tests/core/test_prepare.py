@@ -207,7 +207,7 @@ def test_damaged_sets(text_folder: Path, tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[10] ^= 1
     shard.write_bytes(content)
-    assert "doesn't have the checksum" in next(Dataset(tmp_path / "out").faults())
+    assert "doesn't have the checksum" in next(Dataset(tmp_path / "out").problems())
     shard.write_bytes(content[:-2])
     with pytest.raises(DataError, match="bytes long; expected"):
         Dataset(tmp_path / "out").split("train")

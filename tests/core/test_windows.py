@@ -100,9 +100,9 @@ def test_marks_on_disk(prepared: Dataset, tmp_path: Path) -> None:
     assert len(before) == split.tokens
     assert split.loss_mask.bytes == 3 * len(" of itthe weight")
     assert split.loss_mask.tokens == targets["tokens"] == int((split.loss_mask.mask & IN_LOSS).sum())
-    assert list(dataset.faults()) == []
+    assert list(dataset.problems()) == []
     (out / "train.marks").write_bytes(before[:-1] + b"\0")
-    assert [fault for fault in dataset.faults() if "train.marks" in fault]
+    assert [fault for fault in dataset.problems() if "train.marks" in fault]
     (out / "train.marks").write_bytes(before[:-1])
     with pytest.raises(DataError, match=r"train.marks is \d+ bytes long"):
         dataset.split(TRAIN)

@@ -258,7 +258,7 @@ def test_killed_prepare_leaves_no_half_set(text_folder: Path, tmp_path: Path) ->
     sizes = ("--vocab-size", "320", "--valid-fraction", "0.1")
     run_python("-m", "lost", "prepare", text_folder, "--out", out, *sizes, cold=True, check=True)
     assert list(tmp_path.iterdir()) == [out]
-    assert list(Dataset(out).faults()) == []
+    assert list(Dataset(out).problems()) == []
 
 
 def test_killed_while_saving_leaves_the_last_good_checkpoint(

@@ -137,7 +137,7 @@ def test_overwrite_goes_on_too(texts: Path, tmp_path: Path) -> None:
     done = command(texts, out, "--overwrite")
     assert "documents were encoded already" in done.stdout
     assert contents(out) != before
-    assert list(Dataset(out).faults()) == []
+    assert list(Dataset(out).problems()) == []
 
 
 def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
