@@ -168,7 +168,7 @@ class Dataset:
         return Split(name, *counts, self.tokenizer.vocab_size, shards, starts, loss_mask)
 
     def problems(self, rank: int = 0, world_size: int = 1) -> Iterator[str]:
-        """Yield what is wrong with shards whose bytes are not the ones that were written; each of several processes reads some."""
+        """Yield what is wrong with shards: bytes that aren't those written. Each of several processes reads some."""
         splits = self._splits.values()
         files = [file for entry in splits for file in entry.files]
         files += [entry.targets for entry in splits if entry.targets]
