@@ -59,7 +59,7 @@ main()
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset, tmp_path: Path, backend: str) -> None:
-    """60 steps straight, against 60 steps killed as by kill -9 at step 37 and resumed from the checkpoint at 30.
+    """60 steps straight, against 60 steps killed as by kill -9 at step 37 and resumed from the last checkpoint.
 
     Each in a process that starts cold, with a hash seed and addresses of its own.
     """
@@ -67,10 +67,10 @@ def test_killed_and_resumed_is_bit_identical(tiny_yaml: Path, prepared: Dataset,
     run_python(*command(tiny_yaml, prepared, straight, *on), cold=True, check=True)
     fault = {"LOST_FAIL_POINT": "step.done:37=kill"}
     assert run_python(*command(tiny_yaml, prepared, killed, *on), cold=True, **fault).returncode == -signal.SIGKILL
-    assert max(losses(killed)) > 30  # what the checkpoint knows nothing of
+    assert max(losses(killed)) > 30  # which no checkpoint knows of
     assert verify(killed).problems == []
     again = run_python(*command(tiny_yaml, prepared, killed, *on), cold=True, check=True)
-    assert "from step 30" in again.stdout
+    assert any(f"from step {step}" in again.stdout for step in (20, 30))  # the save of step 30 may not be finished
     assert f"on {backend} cpu" in again.stdout
     assert losses(killed) == losses(straight)
     assert len(losses(killed)) == STEPS

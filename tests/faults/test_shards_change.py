@@ -36,7 +36,7 @@ def data(prepared: Dataset, tmp_path: Path) -> Path:
 def test_in_training(tiny_yaml: Path, data: Path, tmp_path: Path, lost: Lost, backend: str, spoil: Any) -> None:
     arguments = ["train", tiny_yaml, "--data", data, "--out", tmp_path / "run", "--backend", backend]
     with start_python("-m", "lost", *arguments, "--set", "schedule.steps=100000") as process:
-        wait_for_step(process, 12)
+        wait_for_step(process, 21)  # the save of step 10 is finished before that of step 20 begins
         spoil(data / "train-00000.bin")
         errors = process.communicate()[1]
     assert process.returncode == 2, errors
