@@ -38,6 +38,8 @@ CASES = [
     ("kill -9 in a save: the one before is there", "lost/checkpoint/saver.py", '                failpoint("save.manifest")\n',
      '                any(map(remove, self._folder.glob("step-*")))\n                failpoint("save.manifest")\n',
      f"{FAULTS}fail_points.py::test_killed_in_a_save"),
+    ("an error waits for the save before it", "lost/training/trainer.py", "            run.finish_saving(wait=True)\n",
+     "            pass\n", f"{FAULTS}interrupted.py::test_an_error_waits_for_the_save_before_it"),
     ("kill -9 in a save: nothing is left over", "lost/storage/files.py",
      "    for path in stale_temps(folder):\n", "    for path in ():\n",
      f"{FAULTS}fail_points.py::test_killed_in_a_save"),

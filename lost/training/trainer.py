@@ -20,7 +20,7 @@ from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepResult
-from lost.errors import DivergedError, StorageError
+from lost.errors import DivergedError, LostError, StorageError
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
@@ -71,8 +71,10 @@ def train(
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
-    except DivergedError:
-        run.finish_saving(wait=True)  # of a step before
+    except LostError as error:
+        # A save of a step before is still good. Several workers finish it together, so only if all of them are here.
+        if isinstance(error, DivergedError) or engine.workers.world_size == 1:
+            run.finish_saving(wait=True)
         raise
     finally:
         run.tracker.close()

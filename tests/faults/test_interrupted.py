@@ -4,22 +4,25 @@ import errno
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from processes import run_python, start_python, wait_for_line
 
-from lost.checkpoint import open_checkpoint
+from lost.checkpoint import open_checkpoint, saver
 from lost.data.dataset import Dataset
+from lost.data.loader import TrainingStream
 from lost.engine import BACKENDS
-from lost.errors import StorageError
+from lost.errors import DataError, StorageError
 from lost.tracking.metrics import MetricsFile
 from lost.training.signals import stop_on_signal
 from lost.training.verify import verify
 
-Lost = Callable[..., object]
+Lost = Callable[..., Any]
 STEPS = 60
 
 
@@ -283,6 +286,30 @@ def test_diverged_run_stops_in_words(lost: Lost, tiny_yaml: Path, prepared: Data
                   "--set", "optimizer.weight_decay=1", "--set", "schedule.warmup_steps=0")  # fmt: skip
     assert answer.code == 1
     assert "expected finite numbers" in answer.err
+
+
+def test_an_error_waits_for_the_save_before_it(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data fails while the checkpoint of step 10 is on its way to the disk: it is finished."""
+    write, read = saver.write_tensors, TrainingStream.batch
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        time.sleep(0.5)
+        return write(*arguments, **more)
+
+    def fail(stream: TrainingStream, first: int, count: int) -> Any:
+        if first >= 40:
+            raise DataError("the share is gone")
+        return read(stream, first, count)
+
+    monkeypatch.setattr(saver, "write_tensors", slow)
+    monkeypatch.setattr(TrainingStream, "batch", fail)
+    sets = ("--set", "train.save_every=10", "--set", "train.batch_size=4")
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch", *sets)
+    assert (answer.code, "the share is gone" in answer.err) == (2, True)
+    assert verify(tmp_path / "run").problems == []
+    assert (tmp_path / "run" / "checkpoints" / "step-00000010").exists()
 
 
 def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
