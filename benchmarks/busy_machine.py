@@ -25,8 +25,9 @@ from lost.utils.machine import cores, processor_name
 STEPS = 5  # the first one isn't counted
 SETTINGS: dict[str, dict[str, str]] = {
     "GOMP_SPINCOUNT=300000": {"GOMP_SPINCOUNT": "300000"},  # libgomp's own, as PyTorch brings it on Linux
-    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
+    "GOMP_SPINCOUNT=2000": {"GOMP_SPINCOUNT": "2000"},  # what `lost` sets
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
 }
 VARIABLES = {name for values in SETTINGS.values() for name in values}

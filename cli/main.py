@@ -11,7 +11,7 @@ from lost.cli.commands import bench, convert, doctor, evaluate, generate, inspec
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError
-from lost.utils.machine import sleep_at_barriers
+from lost.utils.machine import shorten_spinning
 from lost.utils.printable import printable
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def main() -> None:
 
 def _run() -> None:
     leave_with_launcher()
-    sleep_at_barriers()
+    shorten_spinning()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-_THREADS_WAIT = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
+_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
+_SPINS = 2000  # of libgomp's loop, a few microseconds; its own default is 300,000
 
 
-def sleep_at_barriers() -> None:
-    """Have OpenMP's threads sleep while they wait for each other, unless the user said how they should wait.
+def shorten_spinning() -> None:
+    """Let OpenMP's threads sleep soon when they wait for each other, unless the user has set how they wait.
 
-    By default they spin, and where another process wants the cores, that keeps the thread waited for from running:
-    training is then several times slower (benchmarks/results/busy_machine.md). How many threads there are, and so
-    every sum, stays the same. To be called before PyTorch is imported, which reads this once.
+    While they spin beside another busy process, the thread that is waited for may have no core to run on. So short a
+    time of spinning costs nothing measurable on a quiet machine, where not spinning at all costs a tenth
+    (benchmarks/results/busy_machine.md). The number of threads, and so every sum, stays the same. To be called before
+    PyTorch is imported: its library, libgomp on Linux, reads this once.
     """
-    if not _THREADS_WAIT & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "passive"
+    if not _WAITING & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
 
 
 def cores() -> int:

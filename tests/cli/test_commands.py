@@ -168,12 +168,13 @@ def test_doctor(lost: Lost) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch brings another OpenMP, which prints nothing")
-@pytest.mark.parametrize(("own", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
-def test_threads_sleep_at_barriers(own: dict[str, str], policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("own", "spins"), [({}, 2000), ({"GOMP_SPINCOUNT": "77"}, 77)])
+def test_threads_spin_briefly(own: dict[str, str], spins: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PyTorch's OpenMP itself tells when it is loaded; what the user chose is left alone."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    done = run_python("-m", "lost", "doctor", cold=True, OMP_DISPLAY_ENV="true", **own)
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    done = run_python("-m", "lost", "doctor", cold=True, OMP_DISPLAY_ENV="verbose", **own)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
 def test_self_test(lost: Lost) -> None:
