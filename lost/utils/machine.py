@@ -15,7 +15,7 @@ def shorten_spinning() -> None:
     """Let OpenMP's threads sleep soon when they wait for each other, unless the user has set how they wait.
 
     While they spin beside another busy process, the thread that is waited for may have no core to run on. So short a
-    time of spinning costs nothing measurable on a quiet machine, where not spinning at all costs a tenth
+    time of spinning costs nothing measurable on a quiet machine, where not spinning at all costs a sixth
     (benchmarks/results/busy_machine.md). The number of threads, and so every sum, stays the same. To be called before
     PyTorch is imported: its library, libgomp on Linux, reads this once.
     """
