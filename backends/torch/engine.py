@@ -64,7 +64,7 @@ class TorchEngine:
         self.guard = DeviceSkipRule(config.train, self._device, self._wide)
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
-        )(config.optimizer, self._trained, self._table)
+        )(config.optimizer, self._trained, self._table, self._layout)
 
     @property
     def first_rows(self) -> Mapping[str, int]:
@@ -120,7 +120,8 @@ class TorchEngine:
         skip = self.guard.should_skip(total, norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
-        self._optimizer.step(lr, skip)
+        with worker_errors(self.workers):
+            self._optimizer.step(lr, skip)
         return StepResult(lambda: (total.item() / predictions, norm.item()))
 
     def suspects(self) -> list[str]:

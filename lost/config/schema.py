@@ -124,8 +124,8 @@ class ModelConfig(Section):
 class ProjectionSettings(Section):
     """How one projection stores its weight.
 
-    `dense` uses only `init_std`; `lowrank` also `rank` and `start`; `cola` these and `activation`; `sltrain` `rank`,
-    `density`, `alpha` and `init_std`; `lost` all but `alpha`.
+    `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank`; `cola` these and
+    `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`.
     """
 
     kind: ProjectionKind = "lost"
@@ -133,9 +133,11 @@ class ProjectionSettings(Section):
     init_std: Positive | Literal["fan_in"] | None = None
     """Standard deviation of the dense weight that the start approximates; fan_in: 1/sqrt(inputs); None: the model's
     `initializer_range`."""
-    start: Literal["svd", "random"] | None = None
-    """Where the low-rank pair comes from: a dense weight's leading singular triplets, or random factors of the same
-    scale. None: as in the kind's paper, svd for lost and random for the others."""
+    start: Literal["svd", "random", "zero", "orthogonal"] | None = None
+    """Start of the low-rank pair: a dense weight's leading singular triplets (not for sltrain); random or orthogonal
+    factors of the same scale; or zero, with `up` zero, and `down` and what is beside the pair normal at 1/sqrt(inputs).
+    None: as in the kind's paper: svd for lost, random for lowrank and cola, and for sltrain an `up` of zeros beside its
+    own scales."""
     density: Annotated[Float, Field(gt=0, le=1)] = 0.03
     """Share of input channels that a LOST layer keeps, rounded up to `align`; of entries that sltrain keeps."""
     gamma: Share = 0.7
@@ -265,8 +267,21 @@ class OptimizerConfig(Section):
     """The optimizer; weight decay applies to matrices only."""
 
     name: Annotated[str, AfterValidator(OPTIMIZERS.check)] = "adamw"
-    """adamw8bit: moments in 8 bits, block by block (Dettmers et al., arXiv 2110.02861); PyTorch only, with torchao."""
+    """adamw (Loshchilov and Hutter, arXiv 1711.05101). adamw8bit: moments in 8 bits, block by block (Dettmers et al.,
+    arXiv 2110.02861); PyTorch only, with torchao. muon (arXiv 2502.16982): orthogonal updates of the matrices inside
+    the blocks, AdamW for the rest."""
     lr: Positive = 3e-3
+    embedding_lr: Positive | None = None
+    """Peak rate of the embedding; None: `lr`."""
+    head_lr: Positive | None = None
+    """Peak rate of the head; None: `lr`."""
+    momentum: Annotated[Share, Field(lt=1)] = 0.95
+    """muon only, as are the next three."""
+    scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"
+    """How long an orthogonal update is, by its matrix's shape."""
+    split_up: bool = False
+    """Whether the low-rank and the kept columns of `up` are orthogonalised apart."""
+    orthogonalize_dtype: DType = "float32"
     betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: NotNegative = 0.0

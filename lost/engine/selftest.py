@@ -64,18 +64,18 @@ class Check:
 def self_test(create: Callable[[Config], Engine]) -> Iterator[Check]:
     """Yield every check, of engines that `create` makes."""
     for kind in KINDS:
-        expected = _Expected.of(kind)
+        expected = ReferenceRun.of(kind)
         for dtype in ALLOWED:
             for quantity, error in expected.errors(create(expected.config.replace("train", dtype=dtype))):
                 yield Check(kind, dtype, quantity, error)
 
 
-class _Expected:
+class ReferenceRun:
     """The reference's results, in float64 by finite differences: slow, so computed once for all devices and types."""
 
     @classmethod
     @cache
-    def of(cls, kind: str) -> "_Expected":
+    def of(cls, kind: str) -> "ReferenceRun":
         """Return the expected results for a kind of projection."""
         return cls(
             Config.model_validate(
@@ -90,14 +90,14 @@ class _Expected:
             )
         )
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, steps: int = STEPS) -> None:
         self.config, random = config, np.random.default_rng(0)
         size, std = config.model.vocab_size or 0, config.model.initializer_range
         self.start = {  # arrays that start at zero would give others zero gradients, which test nothing
             name: value if value.any() else random.normal(0, std, value.shape).astype(np.float32)
             for name, value in initial_values(config)
         }
-        self.batches = [random.integers(0, size, (4, config.data.seq_len + 1)).astype(np.int32) for _ in range(STEPS)]
+        self.batches = [random.integers(0, size, (4, config.data.seq_len + 1)).astype(np.int32) for _ in range(steps)]
         self.prompt = [int(token) for token in random.integers(0, size, 5)]
         self.weights = {
             name: value if value.dtype == np.int32 else value.astype(np.float64) for name, value in self.start.items()
@@ -125,11 +125,14 @@ class _Expected:
         self.losses.append(reference.loss(self.config, self.weights, tokens))
         gradients = reference.gradients(self.config, self.weights, tokens)
         norm = sum(float((gradient**2).sum()) for gradient in gradients.values()) ** 0.5
-        for name, gradient in gradients.items():
-            clipped = gradient * min(1.0, self.config.train.grad_clip / norm)
-            state = {array: self.moments[f"{name}.{array}"] for array in optimizer.arrays}
-            lr = self.config.optimizer.lr
-            self.weights[name] = optimizer.update(table[name], self.weights[name], clipped, state, lr, number)
+        clipped = {
+            name: gradient * min(1.0, self.config.train.grad_clip / norm) for name, gradient in gradients.items()
+        }
+        states = {
+            name: {array: self.moments[f"{name}.{array}"] for array in optimizer.shapes(table[name])}
+            for name in clipped
+        }
+        self.weights |= optimizer.step(table, self.weights, clipped, states, self.config.optimizer.lr, number)
 
     def errors(self, engine: Engine) -> Iterator[tuple[str, float]]:
         """Yield an engine's errors, by quantity."""

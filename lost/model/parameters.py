@@ -22,6 +22,8 @@ class Parameter:
     shape: tuple[int, ...]
     below: int = 0
     """The limit of its indices, if it holds any: as in `Tensor`."""
+    parts: tuple[int, ...] = ()
+    """Widths of its groups of columns, if they differ in meaning: as in `Tensor`."""
 
     @property
     def integer(self) -> bool:
@@ -138,7 +140,7 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
 
 
 def _parameter(name: str, suffix: str, tensor: Tensor) -> Parameter:
-    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below)
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts)
 
 
 def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:

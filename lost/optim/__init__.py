@@ -8,9 +8,11 @@ from lost.model.parameters import parameter_table
 from lost.optim.adamw import AdamW
 from lost.optim.adamw8bit import AdamW8bit
 from lost.optim.base import Optimizer
+from lost.optim.muon import Muon
+from lost.optim.spectron import Spectron
 
 KINDS = cast(Registry[type[Optimizer]], OPTIMIZERS)
-KINDS.update(adamw=AdamW, adamw8bit=AdamW8bit)
+KINDS.update(adamw=AdamW, adamw8bit=AdamW8bit, muon=Muon, spectron=Spectron)
 
 
 def optimizer_of(config: Config) -> Optimizer:

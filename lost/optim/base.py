@@ -10,9 +10,15 @@ from typing import ClassVar
 import numpy as np
 
 from lost.config import Config, OptimizerConfig
-from lost.model.parameters import Parameter
+from lost.model.parameters import EMBEDDING, HEAD, Parameter
 
 Array = np.ndarray
+
+
+def relative_rate(settings: OptimizerConfig, row: Parameter) -> float:
+    """Return the learning rate of a parameter as a share of the main one."""
+    own = {EMBEDDING: settings.embedding_lr, HEAD: settings.head_lr}.get(row.name)
+    return own / settings.lr if own else 1.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,30 @@ class Optimizer(ABC):
     def bytes(self, row: Parameter, width: int) -> int:
         """Count the bytes of these arrays in memory, at `width` bytes an entry of a parameter."""
         return width * sum(math.prod(shape) for shape in self.shapes(row).values())
+
+    def step(
+        self,
+        table: Mapping[str, Parameter],
+        weights: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        states: Mapping[str, Mapping[str, Array]],
+        lr: float,
+        number: int,
+    ) -> dict[str, Array]:
+        """Return all weights after an update; the slow reference of the backends.
+
+        Args:
+            table: the parameter table.
+            weights: before, by name.
+            gradients: clipped.
+            states: the optimizer's state of each parameter, zeros before the first update; changed in place.
+            lr: learning rate.
+            number: of the update, from 1.
+        """
+        return {
+            name: self.update(table[name], weights[name], gradient, states[name], lr, number)
+            for name, gradient in gradients.items()
+        }
 
     @abstractmethod
     def update(

@@ -18,11 +18,13 @@ Array = np.ndarray
 class Tensor:
     """Shape of one stored array.
 
-    With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments.
+    With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments. With
+    `parts`, its columns are in groups of these widths, which differ in meaning.
     """
 
     shape: tuple[int, ...]
     below: int = 0
+    parts: tuple[int, ...] = ()
 
     @property
     def integer(self) -> bool:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from lost.projections.base import Array, Projection, Tensor
+from lost.projections.lowrank import orthogonal
 
 
 class Dense(Projection):
@@ -13,7 +16,12 @@ class Dense(Projection):
         return {"weight": Tensor((self.out_features, self.in_features))}
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        """W normal with standard deviation `std`."""
+        """W normal with standard deviation `std`; or zero, or of equal singular values and the same mean square."""
+        shape, start = (self.out_features, self.in_features), self.settings.start
+        if start == "zero":
+            return {"weight": np.zeros(shape)}
+        if start == "orthogonal":
+            return {"weight": orthogonal(seed, f"{self.name}.weight", shape, self.std(std) * max(shape) ** 0.5)}
         return {"weight": self.dense_weight(seed, std)}
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:

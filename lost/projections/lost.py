@@ -12,7 +12,7 @@ import numpy as np
 from lost.method.decompose import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Projection, Tensor
-from lost.projections.lowrank import check_rank, random_pair
+from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator
 
 
@@ -38,7 +38,7 @@ class Lost(Projection):
         rank, kept = self.settings.rank, self.channels
         tensors = {
             "down": Tensor((rank, self.in_features)),
-            "up": Tensor((self.out_features, rank + kept)),
+            "up": Tensor((self.out_features, rank + kept), parts=(rank, kept)),
             "channels": Tensor((kept,), below=self.in_features),
         }
         return tensors | ({"gamma": Tensor((1,))} if self.settings.learn_gamma else {})
@@ -46,7 +46,8 @@ class Lost(Projection):
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """Decompose the weight that `dense` would start from.
 
-        A random start keeps the channels and their values, so that the two starts differ in the low-rank pair alone.
+        Other starts keep the channels and their values, so that starts differ in the low-rank pair alone; but beside a
+        pair of zero product the values are scaled to 1/sqrt(inputs).
         """
         settings = self.settings
         factors = decompose(
@@ -59,9 +60,10 @@ class Lost(Projection):
             random=generator(seed, f"{self.name}.channels"),
         )
         down, up = factors.down, factors.up
-        if settings.start == "random":
-            down, basis = random_pair(self, seed, std)
-            up = np.concatenate([basis, up[:, settings.rank :]], axis=1)
+        if settings.start not in (None, "svd"):
+            down, basis = initial_pair(self, seed, std)
+            scale = self.in_features**-0.5 / self.std(std) if settings.start == "zero" else 1.0
+            up = np.concatenate([basis, scale * up[:, settings.rank :]], axis=1)
         values = {"down": down, "up": up, "channels": factors.channels}
         return values | ({"gamma": np.array([settings.gamma])} if settings.learn_gamma else {})
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from lost.errors import ConfigError
 from lost.method.decompose import leading_pair
 from lost.projections.base import Array, Projection, Tensor
@@ -31,11 +33,8 @@ class LowRank(Projection):
         return {"down": Tensor((rank, self.in_features)), "up": Tensor((self.out_features, rank))}
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Random factors, or the leading singular triplets of the weight that `dense` would start from."""
-        if self.settings.start == "svd":
-            down, up = leading_pair(self.dense_weight(seed, std), self.settings.rank)
-        else:
-            down, up = random_pair(self, seed, std)
+        """Factors as the settings' `start` says."""
+        down, up = initial_pair(self, seed, std)
         return {"down": down, "up": up}
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
@@ -55,12 +54,30 @@ class LowRank(Projection):
         return self.settings.rank
 
 
-def random_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:
-    """Return down (rank x in) and up (out x rank), both normal with the same standard deviation.
+def initial_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:
+    """Return down (rank x in) and up (out x rank) as the settings' `start` says; without one, random.
 
-    The entries of up @ down have the standard deviation of the dense weight, as in CoLA's code.
+    svd: the leading singular triplets of the weight that `dense` would start from. random and orthogonal: both factors
+    scaled alike, so that the entries of up @ down have the standard deviation of the dense weight; CoLA's code starts
+    with the first. zero: up is zero, down normal at 1/sqrt(in): its features have the variance of the inputs.
     """
-    rank = projection.settings.rank
+    rank, start, name = projection.settings.rank, projection.settings.start, projection.name
+    shapes = (rank, projection.in_features), (projection.out_features, rank)
+    if start == "svd":
+        return leading_pair(projection.dense_weight(seed, std), rank)
+    if start == "zero":
+        return normal(seed, f"{name}.down", shapes[0], projection.in_features**-0.5), np.zeros(shapes[1])
+    if start == "orthogonal":
+        # up @ down has `rank` equal singular values, whose squares add up to those of all entries.
+        scale = (projection.std(std) * (projection.in_features * projection.out_features / rank) ** 0.5) ** 0.5
+        return orthogonal(seed, f"{name}.down", shapes[0], scale), orthogonal(seed, f"{name}.up", shapes[1], scale)
     factor_std = (projection.std(std) / rank**0.5) ** 0.5
-    down = normal(seed, f"{projection.name}.down", (rank, projection.in_features), factor_std)
-    return down, normal(seed, f"{projection.name}.up", (projection.out_features, rank), factor_std)
+    return normal(seed, f"{name}.down", shapes[0], factor_std), normal(seed, f"{name}.up", shapes[1], factor_std)
+
+
+def orthogonal(seed: int, name: str, shape: tuple[int, int], scale: float) -> Array:
+    """Return a random matrix all of whose singular values are `scale`."""
+    values = normal(seed, name, shape, 1.0)
+    basis, triangle = np.linalg.qr(values if shape[0] >= shape[1] else values.T)
+    basis = scale * basis * np.sign(np.diag(triangle))  # uniform over all of them (Mezzadri, math-ph/0609050)
+    return basis if shape[0] >= shape[1] else basis.T

@@ -6,7 +6,7 @@ import numpy as np
 
 from lost.errors import ConfigError
 from lost.projections.base import Array, Projection, Tensor
-from lost.projections.lowrank import check_rank
+from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator, normal
 
 
@@ -17,7 +17,7 @@ class SlTrain(Projection):
         check_rank(self)
         if self.settings.start == "svd":
             raise ConfigError(
-                "projection.start = svd: sltrain only has a random start; leave it out, or choose another kind"
+                "projection.start = svd: sltrain has no such start; leave it out, or choose zero, random or orthogonal"
             )
         if self.in_features * self.out_features >= 2**31:
             raise ConfigError(
@@ -46,17 +46,23 @@ class SlTrain(Projection):
         }
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        """Down and the values random, up zero: the layer starts as its sparse part, as in the paper."""
+        """Down and the values random, up zero, as in the paper, unless the settings have a start."""
         indices = generator(seed, f"{self.name}.indices").choice(
             self.in_features * self.out_features, self.kept, replace=False, shuffle=False
         )
-        std = self.std(std)
+        down, up = initial_pair(self, seed, std)
+        if self.settings.start is None:
+            down = normal(seed, f"{self.name}.down", down.shape, self.std(std))
+            up = np.zeros_like(up)
         return {
-            "down": normal(seed, f"{self.name}.down", (self.settings.rank, self.in_features), std),
-            "up": np.zeros((self.out_features, self.settings.rank)),
-            "values": normal(seed, f"{self.name}.values", (self.kept,), std),
+            "down": down,
+            "up": up,
+            "values": normal(seed, f"{self.name}.values", (self.kept,), self._values_std(std)),
             "indices": np.sort(indices).astype(np.int32),
         }
+
+    def _values_std(self, std: float) -> float:
+        return self.in_features**-0.5 if self.settings.start == "zero" else self.std(std)
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return W x."""

@@ -14,7 +14,7 @@ from lost.checkpoint import open_checkpoint
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, create_engine
-from lost.engine.selftest import ALLOWED, _Expected
+from lost.engine.selftest import ALLOWED, ReferenceRun
 from lost.errors import BackendError, ConfigError
 from lost.model.load import load_config
 from lost.optim import KINDS as OPTIMIZERS
@@ -68,8 +68,8 @@ def test_two_steps_saved_and_resumed(
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_against_the_reference(registered: None, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The device compared with numpy, as `lost doctor --self-test` does it for the kinds that come with it."""
-    expected = _Expected(
-        _Expected.of("dense").config.replace("projection", kind="scaled").replace("optimizer", name="momentum")
+    expected = ReferenceRun(
+        ReferenceRun.of("dense").config.replace("projection", kind="scaled").replace("optimizer", name="momentum")
     )
     engine = create_engine(expected.config, backend, "cpu")
     engine.load(expected.start.items())

@@ -71,7 +71,7 @@ class Momentum(Optimizer):
 
 
 class TorchMomentum:
-    def __init__(self, settings: Any, tensors: Mapping[str, torch.Tensor], table: Any) -> None:
+    def __init__(self, settings: Any, tensors: Mapping[str, torch.Tensor], table: Any, rows: Any) -> None:
         self._beta, self._tensors, self._begun = settings.betas[0], tensors, False
         self._kept = {name: torch.zeros_like(each) for name, each in tensors.items()}
 

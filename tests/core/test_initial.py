@@ -77,6 +77,52 @@ def test_low_rank_kinds_start_from_triplets_when_asked(config: Callable[..., Con
     np.testing.assert_array_equal(own[f"{Q}.up"], lost[f"{Q}.up"][:, :4])
 
 
+@pytest.mark.parametrize("kind", ["lost", "lowrank", "cola", "sltrain"])
+def test_zero_start(config: Callable[..., Config], kind: str) -> None:
+    """The pair adds nothing at first; its features, and what is beside it, have the scale of the fan-in."""
+    wide = {"hidden_size": 128, "intermediate_size": 512}
+    settings = {"kind": kind, "start": "zero", "rank": 64, "density": 0.25}
+    values = dict(initial_values(config(model=wide, projection=settings)))
+    name = "model.layers.0.mlp.down_proj"
+    assert not values[f"{name}.up"][:, :64].any()
+    beside = {"lost": values[f"{name}.up"][:, 64:], "sltrain": values.get(f"{name}.values")}
+    for value in (values[f"{name}.down"], beside.get(kind)):
+        if value is not None:
+            assert value.std() == pytest.approx(512**-0.5, rel=0.05)
+
+
+def test_a_zero_start_of_some_projections(config: Callable[..., Config]) -> None:
+    overrides = {"*.o_proj": {"start": "zero"}}
+    for kind, suffix in (("dense", "weight"), ("lowrank", "up")):
+        values = dict(initial_values(config(projection={"kind": kind, "overrides": overrides})))
+        zero = {name for name in values if name.endswith(f"_proj.{suffix}") and not values[name].any()}
+        assert zero == {f"model.layers.{layer}.self_attn.o_proj.{suffix}" for layer in (0, 1)}
+
+
+@pytest.mark.parametrize("kind", ["lost", "lowrank", "cola", "sltrain"])
+def test_orthogonal_start(config: Callable[..., Config], kind: str) -> None:
+    """The product has equal singular values, and the mean square of the dense weight's entries."""
+    wide = {"hidden_size": 64, "intermediate_size": 96}
+    values = dict(initial_values(config(model=wide, projection={"kind": kind, "start": "orthogonal", "rank": 16})))
+    product = values["model.layers.0.mlp.up_proj.up"][:, :16] @ values["model.layers.0.mlp.up_proj.down"]
+    singular = np.linalg.svd(product, compute_uv=False)[:16]
+    np.testing.assert_allclose(singular, singular[0], rtol=1e-5)
+    assert (product**2).mean() ** 0.5 == pytest.approx(0.02, rel=1e-5)
+
+
+def test_orthogonal_start_of_a_dense_weight(config: Callable[..., Config]) -> None:
+    values = dict(initial_values(config(projection={"kind": "dense", "start": "orthogonal"})))
+    weight = values["model.layers.0.mlp.up_proj.weight"]
+    np.testing.assert_allclose(weight.T @ weight, np.eye(16) * 0.02**2 * 24, atol=1e-8)
+
+
+def test_sltrain_may_start_with_a_pair(config: Callable[..., Config]) -> None:
+    own = dict(initial_values(config(projection={"kind": "sltrain", "start": "random"})))
+    lowrank = dict(initial_values(config(projection={"kind": "lowrank"})))
+    np.testing.assert_array_equal(own[f"{Q}.up"], lowrank[f"{Q}.up"])
+    np.testing.assert_array_equal(own[f"{Q}.down"], lowrank[f"{Q}.down"])
+
+
 def test_initial_scale_of_projections(config: Callable[..., Config]) -> None:
     """By fan-in, by number, and the embedding's untouched."""
     model = {"hidden_size": 128, "intermediate_size": 512}

@@ -53,6 +53,21 @@ def test_every_world_size_trains_the_same_run(
     assert parts == {f"model-{rank:05d}-00001.safetensors" for rank in range(writers)}
 
 
+@pytest.mark.parametrize(("optimizer", "more"), [("muon", ()), ("muon", ("train.replicas=2",)), ("spectron", ())])
+def test_orthogonal_updates_at_every_world_size(
+    straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, optimizer: str, more: tuple[str, ...]
+) -> None:
+    """Rows of a matrix on several processes: 25 steps of two, then 25 of four, against one process."""
+    tiny, sets = straight[0], (f"optimizer.name={optimizer}", "optimizer.lr=0.02")
+    run_python(*command(tiny, prepared, tmp_path / "one", *sets, "train.stop_after=50"), check=True)
+    for world, stop in ((2, 25), (4, 50)):
+        done = torchrun(world, *command(tiny, prepared, tmp_path / "run", *sets, *more, f"train.stop_after={stop}"))
+        assert done.returncode == 0, done.stderr
+    expected, found = losses(tmp_path / "one"), losses(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=0, atol=1e-6)
+
+
 CRAMPED = (
     "import lost.backends.torch.engine as engine; from lost.cli.main import main\n"
     "engine.fits_whole = lambda *_: False\n"

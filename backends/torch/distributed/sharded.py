@@ -111,3 +111,22 @@ class Sharded:
         both = torch.stack([squares / self._replicas, nll.to(squares.dtype)])
         dist.all_reduce(both)
         return both[0], both[1]
+
+    def sum_rows(self, gram: Tensor) -> Tensor:
+        """Return the sum of a tensor over the workers of this copy of the model."""
+        dist.all_reduce(gram, group=self._mesh.get_group("shard"))
+        return gram
+
+    def gather_rows(self, stack: Tensor, rows: int) -> Tensor:
+        """Return all `rows` rows of matrices (n, rows held here, columns)."""
+        chunk = -(-rows // self._shards)
+        padded = stack.new_zeros(len(stack), chunk, stack.shape[2])
+        padded[:, : stack.shape[1]] = stack
+        chunks = [torch.empty_like(padded) for _ in range(self._shards)]
+        dist.all_gather(chunks, padded, group=self._mesh.get_group("shard"))
+        return torch.cat(chunks, dim=1)[:, :rows]
+
+    def own_rows(self, stack: Tensor, rows: int) -> Tensor:
+        """Return the rows held here of matrices (n, `rows`, columns)."""
+        chunk = -(-rows // self._shards)
+        return stack[:, min(self._shard * chunk, rows) :][:, :chunk]

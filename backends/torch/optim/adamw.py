@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lost.backends.torch.arrays import to_array, to_tensor
-from lost.backends.torch.optim.base import groups
+from lost.backends.torch.optim.base import Rows, groups
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
@@ -20,10 +20,15 @@ class AdamW:
         settings: of the run.
         tensors: the trained ones, by name.
         table: the parameter table.
+        rows: unused: they are updated independently of each other.
     """
 
     def __init__(
-        self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter]
+        self,
+        settings: OptimizerConfig,
+        tensors: Mapping[str, Tensor],
+        table: Mapping[str, Parameter],
+        rows: Rows,
     ) -> None:
         self._tensors = tensors
         self._optimizer = torch.optim.AdamW(
@@ -33,7 +38,7 @@ class AdamW:
     def step(self, lr: float, skip: Tensor) -> None:
         """Update every tensor by its gradient, unless `skip`."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         # Attributes that PyTorch's GradScaler sets, and the fused update reads on the device.
         self._optimizer.grad_scale, self._optimizer.found_inf = None, skip.float()  # type: ignore[attr-defined]
         self._optimizer.step()

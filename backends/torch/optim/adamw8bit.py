@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lost.backends.torch.arrays import to_array, to_tensor
-from lost.backends.torch.optim.base import groups
+from lost.backends.torch.optim.base import Rows, groups
 from lost.config import OptimizerConfig
 from lost.errors import BackendError
 from lost.model.parameters import Parameter
@@ -22,13 +22,18 @@ class AdamW8bit:
         settings: of the run.
         tensors: the trained ones, by name.
         table: the parameter table.
+        rows: unused: they are updated independently of each other.
 
     Raises:
         BackendError: torchao isn't installed.
     """
 
     def __init__(
-        self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter]
+        self,
+        settings: OptimizerConfig,
+        tensors: Mapping[str, Tensor],
+        table: Mapping[str, Parameter],
+        rows: Rows,
     ) -> None:
         self._tensors = tensors
         self._optimizer = _torchao()(
@@ -38,7 +43,7 @@ class AdamW8bit:
     def step(self, lr: float, skip: Tensor) -> None:
         """Update every tensor by its gradient, unless `skip`, which is waited for."""
         for group in self._optimizer.param_groups:
-            group["lr"].fill_(lr)  # a tensor, so that the update isn't recompiled
+            group["lr"].fill_(lr * group["rate"])  # a tensor, so that the update isn't recompiled
         if not skip.item():
             self._optimizer.step()
 

@@ -8,10 +8,24 @@ from torch import Tensor
 
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
+from lost.optim.base import relative_rate
+
+
+class Rows(Protocol):
+    """The distribution of matrices over processes: each process holds some of their rows, or all of them."""
+
+    def sum_rows(self, gram: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes that hold the other rows of the same matrices."""
+
+    def gather_rows(self, stack: Tensor, rows: int) -> Tensor:
+        """Return all `rows` rows of matrices (n, rows held here, columns)."""
+
+    def own_rows(self, stack: Tensor, rows: int) -> Tensor:
+        """Return the rows held here of matrices (n, `rows`, columns)."""
 
 
 class Update(Protocol):
-    """An optimizer's update; created from (settings, trained tensors by name, parameter table)."""
+    """An optimizer's update; created from (settings, trained tensors by name, parameter table, `Rows`)."""
 
     def step(self, lr: float, skip: Tensor) -> None:
         """Update every tensor by its gradient, unless `skip`, a bool on the device: then nothing changes."""
@@ -26,7 +40,12 @@ class Update(Protocol):
 def groups(
     settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter]
 ) -> list[dict[str, Any]]:
-    """Return two groups: parameters with weight decay, and those without."""
-    decaying = [tensor for name, tensor in tensors.items() if table[name].decays]
-    others = [tensor for name, tensor in tensors.items() if not table[name].decays]
-    return [{"params": decaying, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Return a group for each relative learning rate, `rate`, with weight decay and without."""
+    by_kind: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        row = table[name]
+        by_kind.setdefault((row.decays, relative_rate(settings, row)), []).append(tensor)
+    return [
+        {"params": params, "weight_decay": settings.weight_decay if decays else 0.0, "rate": rate}
+        for (decays, rate), params in by_kind.items()
+    ]

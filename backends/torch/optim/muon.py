@@ -1,0 +1,144 @@
+"""Muon: matrices of one shape are orthogonalised in one batched product; the rest is AdamW's."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.optim.adamw import AdamW
+from lost.backends.torch.optim.base import Rows
+from lost.config import OptimizerConfig
+from lost.model.parameters import Parameter
+from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, orthogonalised, pieces, scale
+
+Shape = tuple[int, int]
+
+
+class Muon:
+    """Implements `Update`.
+
+    Matrices, or with `split_up` parts of them, are grouped by shape, and the momenta of a group are one tensor.
+
+    Args:
+        settings: of the run.
+        tensors: the trained ones, by name: all of each, or some of its rows.
+        table: the parameter table.
+        rows: their distribution over processes.
+    """
+
+    def __init__(
+        self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter], rows: Rows
+    ) -> None:
+        self._settings, self._rows, self._begun = settings, rows, False
+        self._matrices = {name: tensor for name, tensor in tensors.items() if orthogonalised(table[name])}
+        others = {name: tensor for name, tensor in tensors.items() if name not in self._matrices}
+        self._adamw = AdamW(settings, others, table, rows)
+        self._groups: dict[Shape, list[tuple[str, slice]]] = {}
+        for name in self._matrices:
+            for columns in pieces(table[name], settings.split_up):
+                shape = (table[name].shape[0], columns.stop - columns.start)
+                self._groups.setdefault(shape, []).append((name, columns))
+        self._momenta = {shape: torch.zeros_like(self._stacked(group)) for shape, group in self._groups.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float, skip: Tensor) -> None:
+        """Update every tensor by its gradient, unless `skip`."""
+        self._begun = True
+        self._adamw.step(lr, skip)
+        decay, lengths = lr * self._settings.weight_decay, self._lengths(lr, skip)
+        for shape, group in self._groups.items():
+            direction = self._orthogonal(self._direction(self._stacked(group, gradients=True), shape, skip), shape)
+            moves = torch.where(skip, 0.0, direction * lengths[shape])
+            weights = [self._matrices[name][:, columns] for name, columns in group]
+            torch._foreach_mul_(weights, torch.where(skip, 1.0, 1.0 - decay))
+            torch._foreach_sub_(weights, list(moves.unbind()))
+
+    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the momenta and AdamW's moments; on CPU views, where matrices aren't split."""
+        if self._begun:
+            for name, parts in self._parts().items():
+                momentum = [part for _, part in parts]
+                yield f"{name}.{MOMENTUM}", to_array(torch.cat(momentum, dim=1) if len(parts) > 1 else momentum[0])
+        yield from self._adamw.state()
+
+    def load(self, arrays: Iterator[tuple[str, np.ndarray]], updates: int) -> None:
+        """Load the arrays that `state` yields."""
+        self._begun, momenta = True, self._parts()
+
+        def others() -> Iterator[tuple[str, np.ndarray]]:
+            for name, array in arrays:
+                owner, _, kind = name.rpartition(".")
+                if kind != MOMENTUM:
+                    yield name, array
+                    continue
+                for columns, part in momenta[owner]:
+                    part.copy_(to_tensor(array)[:, columns])
+
+        self._adamw.load(others(), updates)
+
+    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, float | Tensor]:
+        """Return what orthogonal matrices are multiplied with, by group."""
+        return {shape: lr * scale(self._settings.scale, *shape) for shape in self._groups}
+
+    def _direction(self, gradients: Tensor, shape: Shape, skip: Tensor) -> Tensor:
+        """Update the momentum of a group, and return what is to be orthogonalised."""
+        momentum, beta = self._momenta[shape], self._settings.momentum
+        momentum.copy_(torch.where(skip, momentum, beta * momentum + gradients))
+        return gradients.add_(momentum, alpha=beta)
+
+    def _parts(self) -> dict[str, list[tuple[slice, Tensor]]]:
+        """Return the momenta of each matrix, views by columns in their order."""
+        parts: dict[str, list[tuple[slice, Tensor]]] = {name: [] for name in self._matrices}
+        for shape, group in self._groups.items():
+            for (name, columns), momentum in zip(group, self._momenta[shape], strict=True):
+                parts[name].append((columns, momentum))
+        return {name: sorted(each, key=lambda part: part[0].start) for name, each in parts.items()}
+
+    def _stacked(self, group: list[tuple[str, slice]], gradients: bool = False) -> Tensor:
+        """Return the matrices of a group, or their gradients, as one tensor (n, rows held here, columns)."""
+        parts = []
+        for name, columns in group:
+            tensor = self._matrices[name].grad if gradients else self._matrices[name]
+            assert tensor is not None
+            parts.append(tensor[:, columns])
+        return torch.stack(parts)
+
+    def _orthogonal(self, x: Tensor, shape: Shape) -> Tensor:
+        """Orthogonalise a stack of matrices, of which this process may hold some rows.
+
+        Of tall ones the Gram matrices of their columns are summed over the processes, twice; of wide ones, whose rows
+        are few, all rows are gathered once.
+        """
+        x = x.to(DTYPES[self._settings.orthogonalize_dtype])
+        if shape[0] >= shape[1]:
+            return newton_schulz(x, self._rows.sum_rows).float()
+        whole = self._rows.gather_rows(x, shape[0])
+        return self._rows.own_rows(newton_schulz(whole.mT).mT, shape[0]).float()
+
+
+def newton_schulz(x: Tensor, total: Callable[[Tensor], Tensor] = lambda gram: gram) -> Tensor:
+    """Return tall matrices (n, rows, columns) with their singular values near 1, as `lost.optim.muon` has it.
+
+    Args:
+        x: whole, or some rows of each.
+        total: sums a Gram matrix over those who hold the other rows.
+    """
+    a, b, c = COEFFICIENTS
+    runs = RUNS if x.dtype == torch.float32 else (1,) * sum(RUNS)  # bfloat16 is too coarse for Gram matrices alone
+    identity = torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
+    for index, run in enumerate(runs):
+        gram = total(x.mT @ x)
+        if not index:
+            square = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-30)
+            x, gram = x / square.sqrt(), gram / square
+        product = identity.expand_as(gram)
+        for remaining in reversed(range(run)):
+            factor = a * identity + b * gram + c * (gram @ gram)
+            product = product @ factor
+            if remaining:
+                gram = factor @ gram @ factor
+                gram = (gram + gram.mT) / 2
+        x = x @ product
+    return x

@@ -1,0 +1,96 @@
+"""Muon (Jordan et al., kellerjordan.github.io/posts/muon): momentum, orthogonalised, for matrices inside the blocks.
+
+Everything else, embedding and head among it, is AdamW's. The scales that make rates comparable between shapes are those
+of Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), of Bernstein, and of the original.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from lost.config import Config
+from lost.model.parameters import EMBEDDING, HEAD, Parameter
+from lost.optim.adamw import MOMENTS, AdamW
+from lost.optim.base import Array
+
+MOMENTUM = "momentum_buffer"
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of x -> a x + b x^3 + c x^5, which five times takes singular values in (.003, 1] to [.68, 1.21]."""
+RUNS = (3, 2)
+"""Iterations between two products with the matrix itself; in between only the Gram matrix of its short side changes.
+As exact in float32 as five products are, at 0.6 of the multiply-adds where the sides are 1 : 3."""
+
+
+class Muon(AdamW):
+    """Keeps a momentum of each matrix inside the blocks, and AdamW's moments of all else."""
+
+    arrays: ClassVar[tuple[str, ...]] = (MOMENTUM, *MOMENTS)
+    updates: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"torch": "lost.backends.torch.optim.muon:Muon", "mlx": "lost.backends.mlx.optim.muon:Muon"}
+    )
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse weights that aren't float32: an update is as large in every direction, and bfloat16 would round it."""
+        if config.train.param_dtype != "float32":
+            raise ValueError(
+                f"optimizer.name = {config.optimizer.name} with train.param_dtype = {config.train.param_dtype}: needs "
+                "float32 weights; set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
+            )
+
+    def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
+        """Return the momentum's shape, or those of AdamW's moments."""
+        return {MOMENTUM: row.shape} if orthogonalised(row) else dict.fromkeys(MOMENTS, row.shape)
+
+    def update(
+        self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int
+    ) -> Array:
+        """Return a weight after an update."""
+        if not orthogonalised(row):
+            return super().update(row, weight, gradient, state, lr, number)
+        settings, momentum = self.settings, state[MOMENTUM]
+        momentum[...] = settings.momentum * momentum + gradient
+        direction = gradient + settings.momentum * momentum
+        moved = weight * (1 - lr * settings.weight_decay)
+        for piece in pieces(row, settings.split_up):
+            part = direction[:, piece]
+            moved[:, piece] -= lr * scale(settings.scale, *part.shape) * newton_schulz(part)
+        return moved
+
+
+def orthogonalised(row: Parameter) -> bool:
+    """Whether a parameter is a matrix inside a block."""
+    return row.trained and len(row.shape) == 2 and row.name not in (EMBEDDING, HEAD)
+
+
+def pieces(row: Parameter, split: bool) -> Iterator[slice]:
+    """Yield the columns of a matrix that are orthogonalised together: all of them, or each of its parts."""
+    widths = row.parts if split and row.parts else (row.shape[1],)
+    ends = np.cumsum(widths).tolist()
+    yield from (slice(end - width, end) for end, width in zip(ends, widths, strict=True))
+
+
+def scale(name: str, rows: int, columns: int) -> float:
+    """Return what an orthogonal update of this shape is multiplied with.
+
+    `match_rms_adamw`: an update's entries have the root mean square that AdamW's usually have, .2, so that its rates
+    and decay carry over. `spectral`: it changes outputs by as much whatever the shape. `original`: as first published.
+    """
+    if name == "match_rms_adamw":
+        return 0.2 * max(rows, columns) ** 0.5
+    ratio = rows / columns
+    return ratio**0.5 if name == "spectral" else max(1.0, ratio) ** 0.5
+
+
+def newton_schulz(matrix: Array) -> Array:
+    """Return a matrix of nearly the same singular vectors, its singular values near 1; the plain form, in float64."""
+    a, b, c = COEFFICIENTS
+    x = matrix.astype(np.float64)
+    x = x.T if len(x) > x.shape[1] else x
+    x = x / (np.linalg.norm(x) + 1e-30)
+    for _ in range(sum(RUNS)):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if len(matrix) > matrix.shape[1] else x

@@ -1,0 +1,86 @@
+"""Spectron (arXiv 2602.12429): orthogonal updates of both factors of a weight, as long as their product allows.
+
+    rho = lr / (sigma_max(down) + sigma_max(up) + 1)
+
+So no step changes the product up down by more than lr in its largest singular value, however large the factors are.
+Singular values are followed by one step of power iteration an update.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+
+from lost.config import Config
+from lost.model.parameters import Parameter
+from lost.optim.adamw import MOMENTS
+from lost.optim.base import Array
+from lost.optim.muon import MOMENTUM, Muon, newton_schulz, orthogonalised
+
+LEFT = "left_vector"
+
+
+class Spectron(Muon):
+    """Keeps a momentum of each matrix inside the blocks, an estimate of its first left singular vector, and AdamW's."""
+
+    arrays: ClassVar[tuple[str, ...]] = (MOMENTUM, LEFT, *MOMENTS)
+    updates: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"torch": "lost.backends.torch.optim.spectron:Spectron", "mlx": "lost.backends.mlx.optim.spectron:Spectron"}
+    )
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Refuse what `Muon` refuses, and settings that mean nothing here."""
+        super().check(config)
+        if config.optimizer.split_up:
+            raise ValueError("optimizer.split_up = true with spectron: it updates factors as a whole; leave it out")
+
+    def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
+        """Return the momentum's shape and the vector's, or those of AdamW's moments."""
+        return super().shapes(row) | ({LEFT: row.shape[:1]} if orthogonalised(row) else {})
+
+    def step(
+        self,
+        table: Mapping[str, Parameter],
+        weights: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        states: Mapping[str, Mapping[str, Array]],
+        lr: float,
+        number: int,
+    ) -> dict[str, Array]:
+        """Return all weights after an update."""
+        sigmas = {
+            name: largest_singular_value(weights[name], states[name][LEFT])
+            for name in gradients
+            if orthogonalised(table[name])
+        }
+        moved = {}
+        for name, gradient in gradients.items():
+            row, weight, state = table[name], weights[name], states[name]
+            if name not in sigmas:
+                moved[name] = super().update(row, weight, gradient, state, lr, number)
+                continue
+            momentum, beta = state[MOMENTUM], self.settings.momentum
+            momentum[...] = beta * momentum + (1 - beta) * gradient
+            length = lr / (1 + sum(sigmas[each] for each in factors(name) if each in sigmas))
+            moved[name] = weight * (1 - lr * self.settings.weight_decay) - length * newton_schulz(momentum)
+        return moved
+
+
+def factors(name: str) -> tuple[str, ...]:
+    """Return the names of both factors of the weight that a matrix is a factor of; of one that is none, nothing."""
+    owner, _, kind = name.rpartition(".")
+    return (f"{owner}.down", f"{owner}.up") if kind in ("down", "up") else ()
+
+
+def largest_singular_value(weight: Array, left: Array) -> float:
+    """Return the estimate of a step of power iteration from a left vector, which moves; zeros stand for ones."""
+    start = left if left.any() else np.ones_like(left)
+    right = weight.T @ start
+    right = right / (np.linalg.norm(right) + 1e-30)
+    image = weight @ right
+    sigma = float(np.linalg.norm(image))
+    if sigma > 0:
+        left[...] = image / sigma
+    return sigma
