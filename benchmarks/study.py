@@ -61,8 +61,11 @@ Losses = dict[str, float]  # by the run's name
 
 def wanted(spec: dict[str, Any], losses: Losses) -> Iterator[Run]:
     """Yield the runs that are known to be needed, given the validation losses of those that are done."""
+    for method, variant in spec.get("screen", {}).items():
+        for lr in variant["lrs"]:
+            yield Run(method, "screen", "", lr, spec["seeds"][0], tuple(variant["set"].items()))
     best: dict[str, Run] = {}
-    for method in spec["methods"]:
+    for method in spec.get("methods", {}):
         found = None
         for run in searched(spec, method, losses):
             yield run

@@ -15,6 +15,7 @@ def write_report(spec: dict[str, Any], rows: list[Row], path: Path) -> None:
     from lost import __version__
 
     searched = [row for row in rows if row["group"] is None]
+    spec = {"methods": {}, "scales": {}, **spec}
     bases = {method: base for method in spec["methods"] if (base := _best(spec, searched, method))}
     tokens = next((row["tokens"] for row in rows if row["tokens"]), None)
     lines = [
@@ -24,16 +25,38 @@ def write_report(spec: dict[str, Any], rows: list[Row], path: Path) -> None:
         f"{(tokens or 0) / 1e6:.2f}M tokens. Validation loss in nats a token over the whole held-out text, never "
         "trained on. Step times were taken with other work on the machine: `lost bench` is the place for those.",
         "",
-        *_methods(bases, searched),
-        *_search(spec, searched, f"{path.stem}-rates.png"),
+        *_screen([row for row in rows if row["group"] == "screen"]),
+        *(_methods(bases, searched) if bases else []),
+        *(_search(spec, searched, f"{path.stem}-rates.png") if bases else []),
         *_ablations(spec, rows, bases, searched, f"{path.stem}-ablations.png"),
     ]
     part = path.with_suffix(".partial")
     part.write_text("\n".join(lines) + "\n")
     os.replace(part, path)
-    _plot_rates(spec, searched, path.with_name(f"{path.stem}-rates.png"))
-    if any(row["group"] for row in rows):
+    if bases:
+        _plot_rates(spec, searched, path.with_name(f"{path.stem}-rates.png"))
+    if any(row["group"] in spec.get("ablations", {}) for row in rows):
         _plot_ablations(spec, rows, bases, searched, path.with_name(f"{path.stem}-ablations.png"))
+
+
+def _screen(rows: list[Row]) -> list[str]:
+    """Return the table of runs that were tried once each, the best first."""
+    if not rows:
+        return []
+    rates = sorted({row["lr"] for row in rows})
+    methods: dict[str, dict[float, Row]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], {})[row["lr"]] = row
+    cells = [
+        [
+            method,
+            f"{next(iter(tried.values()))['parameters'] / 1e6:.2f}M",
+            *(f"{tried[lr]['loss']:.4f}" if lr in tried else "" for lr in rates),
+        ]
+        for method, tried in sorted(methods.items(), key=lambda pair: min(row["loss"] for row in pair[1].values()))
+    ]
+    head = ["method", "parameters", *(f"lr {lr:g}" for lr in rates)]
+    return ["## Screen: one seed, one thing changed at a time", "", *_table(head, cells), ""]
 
 
 def _best(spec: dict[str, Any], searched: list[Row], method: str) -> Row | None:
