@@ -280,7 +280,7 @@ class OptimizerConfig(Section):
     scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"
     """How long an orthogonal update is, by its matrix's shape."""
     split_up: bool = False
-    """Whether the low-rank and the kept columns of `up` are orthogonalised apart."""
+    """Whether the low-rank and the kept columns of `up` are orthogonalized apart."""
     orthogonalize_dtype: DType = "float32"
     betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
     eps: Positive = 1e-8

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al., kellerjordan.github.io/posts/muon): momentum, orthogonalised, for matrices inside the blocks.
+"""Muon (Jordan et al., kellerjordan.github.io/posts/muon): momentum, orthogonalized, for matrices inside the blocks.
 
 Everything else, embedding and head among it, is AdamW's. The scales that make rates comparable between shapes are those
 of Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), of Bernstein, and of the original.
@@ -42,13 +42,13 @@ class Muon(AdamW):
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the momentum's shape, or those of AdamW's moments."""
-        return {MOMENTUM: row.shape} if orthogonalised(row) else dict.fromkeys(MOMENTS, row.shape)
+        return {MOMENTUM: row.shape} if is_orthogonalized(row) else dict.fromkeys(MOMENTS, row.shape)
 
     def update(
         self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int
     ) -> Array:
         """Return a weight after an update."""
-        if not orthogonalised(row):
+        if not is_orthogonalized(row):
             return super().update(row, weight, gradient, state, lr, number)
         settings, momentum = self.settings, state[MOMENTUM]
         momentum[...] = settings.momentum * momentum + gradient
@@ -60,13 +60,13 @@ class Muon(AdamW):
         return moved
 
 
-def orthogonalised(row: Parameter) -> bool:
+def is_orthogonalized(row: Parameter) -> bool:
     """Whether a parameter is a matrix inside a block."""
     return row.trained and len(row.shape) == 2 and row.name not in (EMBEDDING, HEAD)
 
 
 def pieces(row: Parameter, split: bool) -> Iterator[slice]:
-    """Yield the columns of a matrix that are orthogonalised together: all of them, or each of its parts."""
+    """Yield the columns of a matrix that are orthogonalized together: all of them, or each of its parts."""
     widths = row.parts if split and row.parts else (row.shape[1],)
     ends = np.cumsum(widths).tolist()
     yield from (slice(end - width, end) for end, width in zip(ends, widths, strict=True))

@@ -16,7 +16,7 @@ from lost.config import Config
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
 from lost.optim.base import Array
-from lost.optim.muon import MOMENTUM, Muon, newton_schulz, orthogonalised
+from lost.optim.muon import MOMENTUM, Muon, is_orthogonalized, newton_schulz
 
 LEFT = "left_vector"
 
@@ -38,7 +38,7 @@ class Spectron(Muon):
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the momentum's shape and the vector's, or those of AdamW's moments."""
-        return super().shapes(row) | ({LEFT: row.shape[:1]} if orthogonalised(row) else {})
+        return super().shapes(row) | ({LEFT: row.shape[:1]} if is_orthogonalized(row) else {})
 
     def step(
         self,
@@ -53,7 +53,7 @@ class Spectron(Muon):
         sigmas = {
             name: largest_singular_value(weights[name], states[name][LEFT])
             for name in gradients
-            if orthogonalised(table[name])
+            if is_orthogonalized(table[name])
         }
         moved = {}
         for name, gradient in gradients.items():

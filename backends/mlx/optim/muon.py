@@ -1,4 +1,4 @@
-"""Muon: matrices of one shape are orthogonalised in one batched product; the rest is AdamW's."""
+"""Muon: matrices of one shape are orthogonalized in one batched product; the rest is AdamW's."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -9,7 +9,7 @@ from lost.backends.mlx.optim.adamw import AdamW
 from lost.backends.mlx.optim.base import Named
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
-from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, orthogonalised, pieces, scale
+from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pieces, scale
 
 
 class Muon:
@@ -23,8 +23,8 @@ class Muon:
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
         self._settings = settings
-        self._matrices = [name for name in parameters if orthogonalised(table[name])]
-        others = {name: each for name, each in parameters.items() if not orthogonalised(table[name])}
+        self._matrices = [name for name in parameters if is_orthogonalized(table[name])]
+        others = {name: each for name, each in parameters.items() if not is_orthogonalized(table[name])}
         self._adamw = AdamW(settings, others, table)
         self._pieces = {name: list(pieces(table[name], settings.split_up)) for name in self._matrices}
         self._momenta = {name: mx.zeros_like(parameters[name]) for name in self._matrices}
@@ -54,7 +54,7 @@ class Muon:
         return lambda name, shape: lr * scale(self._settings.scale, *shape)
 
     def _direction(self, name: str, gradient: mx.array) -> mx.array:
-        """Update a momentum, and return what is to be orthogonalised."""
+        """Update a momentum, and return what is to be orthogonalized."""
         beta = self._settings.momentum
         self._momenta[name] = beta * self._momenta[name] + gradient
         return gradient + beta * self._momenta[name]

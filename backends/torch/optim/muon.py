@@ -1,4 +1,4 @@
-"""Muon: matrices of one shape are orthogonalised in one batched product; the rest is AdamW's."""
+"""Muon: matrices of one shape are orthogonalized in one batched product; the rest is AdamW's."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -11,7 +11,7 @@ from lost.backends.torch.optim.adamw import AdamW
 from lost.backends.torch.optim.base import Rows
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
-from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, orthogonalised, pieces, scale
+from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pieces, scale
 
 Shape = tuple[int, int]
 
@@ -32,7 +32,7 @@ class Muon:
         self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter], rows: Rows
     ) -> None:
         self._settings, self._rows, self._begun = settings, rows, False
-        self._matrices = {name: tensor for name, tensor in tensors.items() if orthogonalised(table[name])}
+        self._matrices = {name: tensor for name, tensor in tensors.items() if is_orthogonalized(table[name])}
         others = {name: tensor for name, tensor in tensors.items() if name not in self._matrices}
         self._adamw = AdamW(settings, others, table, rows)
         self._groups: dict[Shape, list[tuple[str, slice]]] = {}
@@ -83,7 +83,7 @@ class Muon:
         return {shape: lr * scale(self._settings.scale, *shape) for shape in self._groups}
 
     def _direction(self, gradients: Tensor, shape: Shape, skip: Tensor) -> Tensor:
-        """Update the momentum of a group, and return what is to be orthogonalised."""
+        """Update the momentum of a group, and return what is to be orthogonalized."""
         momentum, beta = self._momenta[shape], self._settings.momentum
         momentum.copy_(torch.where(skip, momentum, beta * momentum + gradients))
         return gradients.add_(momentum, alpha=beta)
@@ -106,7 +106,7 @@ class Muon:
         return torch.stack(parts)
 
     def _orthogonal(self, x: Tensor, shape: Shape) -> Tensor:
-        """Orthogonalise a stack of matrices, of which this process may hold some rows.
+        """Orthogonalize a stack of matrices, of which this process may hold some rows.
 
         Of tall ones the Gram matrices of their columns are summed over the processes, twice; of wide ones, whose rows
         are few, all rows are gathered once.
