@@ -3,8 +3,8 @@
 from typing import cast
 
 from lost.config.registry import TRACKERS, Registry
-from lost.tracking.base import Tracker, Trackers
+from lost.tracking.base import Factory, Tracker, Trackers
 
-KINDS = cast(Registry[type[Tracker]], TRACKERS)
+KINDS = cast(Registry[Factory], TRACKERS)
 
 __all__ = ["KINDS", "Tracker", "Trackers"]

@@ -10,25 +10,7 @@ from lost.errors import StorageError
 
 
 class Tracker:
-    """Someone who is told how a run goes. A subclass takes what it cares for.
-
-    One that a configuration names under `tracking` is made of the run folder, the configuration and its own settings;
-    only rank 0 has one. What it raises never ends a training.
-    """
-
-    @classmethod
-    def of_run(cls, folder: Path, config: Config, settings: dict[str, Any]) -> "Tracker":
-        """Make the tracker of a run.
-
-        Args:
-            folder: the run folder.
-            config: of the run.
-            settings: the value of the tracker's key.
-
-        Raises:
-            ConfigError: the settings don't suit it.
-        """
-        raise NotImplementedError
+    """Someone who is told how a run goes. A subclass takes what it cares for."""
 
     def begin(self, step: int) -> None:
         """Begin after a step; what was reported of later ones, by an earlier life of the run, is void."""
@@ -49,13 +31,18 @@ class Tracker:
         """Write what is still to be written: the training has ended, however it did."""
 
 
+Factory = Callable[[Path, Config, dict[str, Any]], Tracker]
+"""Makes the tracker that a configuration names, of the run folder, the configuration and the tracker's own settings; a
+ConfigError says where these don't suit it. Only rank 0 has one, and what it raises later never ends a training."""
+
+
 class Trackers(Tracker):
     """Several trackers as one.
 
     Args:
         needed: those whose errors are the run's: its screen, its own files.
         others: by name, those that it can do without. One that fails is left out from then on, which is said once.
-        refused: told what the disk refused to one of the needed; by default that is raised.
+        refused: told what the disk refused to one of the needed, once they have begun; by default that is raised.
     """
 
     def __init__(
@@ -67,8 +54,10 @@ class Trackers(Tracker):
         self._needed, self._others, self._refused = needed, dict(others), refused
 
     def begin(self, step: int) -> None:
-        """Begin after a step."""
-        self._tell("begin", step)
+        """Begin after a step; where a needed one can't, neither can the run."""
+        for each in self._needed:
+            each.begin(step)
+        self._tell_others("begin", step)
 
     def step(self, row: dict[str, Any]) -> None:
         """Pass a reported step on."""
@@ -98,6 +87,9 @@ class Trackers(Tracker):
                 if self._refused is None:
                     raise
                 self._refused(error)
+        self._tell_others(event, *value)
+
+    def _tell_others(self, event: str, *value: Any) -> None:
         for name, each in list(self._others.items()):
             try:
                 getattr(each, event)(*value)

@@ -138,10 +138,10 @@ class _Run:
 
     def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker) -> None:
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
-        self.tracker = Trackers(tracker, refused=self._refused)
-        if engine.workers.rank == 0:
-            others = {name: TRACKERS[name].of_run(folder, config, each) for name, each in config.tracking.items()}
-            self.tracker = Trackers(MetricsFile(folder), tracker, others=others, refused=self._refused)
+        first = engine.workers.rank == 0
+        own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
+        others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
+        self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
         self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)

@@ -139,12 +139,8 @@ class Letters(Tokenizer):
 class Diary(Tracker):
     """A tracker: one line an event, in the file that its settings name."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    @classmethod
-    def of_run(cls, folder: Path, config: Config, settings: dict[str, Any]) -> "Diary":
-        return cls(folder / settings["file"])
+    def __init__(self, folder: Path, config: Config, settings: dict[str, Any]) -> None:
+        self._path = folder / settings["file"]
 
     def _note(self, text: str) -> None:
         with self._path.open("a") as file:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lost.config import Config
+from lost.errors import StorageError
 from lost.evaluation.perplexity import Evaluation
 from lost.planning.budget import budget, report
+from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
 
 
@@ -19,6 +21,27 @@ def test_perplexity_and_bits_per_byte() -> None:
     assert result.bits_per_byte == pytest.approx(1.0)
     assert result.lineage_perplexity == pytest.approx(8 ** (4 / 5))  # GaLore's counter starts at 1
     assert Evaluation(1.0, 1, 1).bits_per_byte is None
+
+
+def test_trackers_whose_disk_is_full() -> None:
+    """A run may go on without a row, where it is told so, but not begin beside rows of another life."""
+
+    class Full(Tracker):
+        def begin(self, step: int) -> None:
+            raise StorageError("full")
+
+        def step(self, row: dict) -> None:
+            raise StorageError("full")
+
+    told: list[StorageError] = []
+    trackers = Trackers(Full(), refused=told.append)
+    with pytest.raises(StorageError):
+        trackers.begin(3)
+    assert not told
+    trackers.step({"step": 4})
+    assert [str(error) for error in told] == ["full"]
+    with pytest.raises(StorageError):
+        Trackers(Full()).step({"step": 4})
 
 
 def test_log_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
