@@ -269,19 +269,20 @@ class OptimizerConfig(Section):
     name: Annotated[str, AfterValidator(OPTIMIZERS.check)] = "adamw"
     """adamw (Loshchilov and Hutter, arXiv 1711.05101). adamw8bit: moments in 8 bits, block by block (Dettmers et al.,
     arXiv 2110.02861); PyTorch only, with torchao. muon (arXiv 2502.16982): orthogonal updates of the matrices inside
-    the blocks, AdamW for the rest."""
+    the blocks, AdamW for the rest. spectron (arXiv 2602.12429): as long as both factors of a weight allow."""
     lr: Positive = 3e-3
     embedding_lr: Positive | None = None
     """Peak rate of the embedding; None: `lr`."""
     head_lr: Positive | None = None
     """Peak rate of the head; None: `lr`."""
     momentum: Annotated[Share, Field(lt=1)] = 0.95
-    """muon only, as are the next three."""
+    """Of muon and spectron."""
     scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"
-    """How long an orthogonal update is, by its matrix's shape."""
+    """Length of muon's updates, by their matrix's shape."""
     split_up: bool = False
-    """Whether the low-rank and the kept columns of `up` are orthogonalized apart."""
+    """Whether muon orthogonalizes the low-rank and the kept columns of `up` apart."""
     orthogonalize_dtype: DType = "float32"
+    """Type in which muon and spectron orthogonalize."""
     betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
     eps: Positive = 1e-8
     weight_decay: NotNegative = 0.0

@@ -7,6 +7,7 @@ from typing import ClassVar
 from lost.config import Config
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS, AdamW
+from lost.optim.base import check_float32_weights
 
 SCALE = "exp_avg_scale"
 BLOCK = 256  # entries that share a scale
@@ -26,11 +27,7 @@ class AdamW8bit(AdamW):
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse weights that aren't float32."""
-        if config.train.param_dtype != "float32":
-            raise ValueError(
-                f"optimizer.name = adamw8bit with train.param_dtype = {config.train.param_dtype}: it needs float32 "
-                "weights; set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
-            )
+        check_float32_weights(config)
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the moments, and of the scales if they are quantized."""

@@ -13,6 +13,17 @@ from lost.config import Config, OptimizerConfig
 from lost.model.parameters import EMBEDDING, HEAD, Parameter
 
 Array = np.ndarray
+Table = Mapping[str, Parameter]
+Arrays = Mapping[str, Array]
+
+
+def check_float32_weights(config: Config) -> None:
+    """Refuse weights that are kept in bfloat16, with a ValueError."""
+    if config.train.param_dtype != "float32":
+        raise ValueError(
+            f"optimizer.name = {config.optimizer.name} with train.param_dtype = {config.train.param_dtype}: needs "
+            "float32 weights; set train.param_dtype=float32 (train.dtype may be bfloat16), or optimizer.name=adamw"
+        )
 
 
 def relative_rate(settings: OptimizerConfig, row: Parameter) -> float:
@@ -56,13 +67,7 @@ class Optimizer(ABC):
         return width * sum(math.prod(shape) for shape in self.shapes(row).values())
 
     def step(
-        self,
-        table: Mapping[str, Parameter],
-        weights: Mapping[str, Array],
-        gradients: Mapping[str, Array],
-        states: Mapping[str, Mapping[str, Array]],
-        lr: float,
-        number: int,
+        self, table: Table, weights: Arrays, gradients: Arrays, states: Mapping[str, Arrays], lr: float, number: int
     ) -> dict[str, Array]:
         """Return all weights after an update; the slow reference of the backends.
 

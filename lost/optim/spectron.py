@@ -15,7 +15,7 @@ import numpy as np
 from lost.config import Config
 from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
-from lost.optim.base import Array
+from lost.optim.base import Array, Arrays, Table
 from lost.optim.muon import MOMENTUM, Muon, is_orthogonalized, newton_schulz
 
 LEFT = "left_vector"
@@ -41,13 +41,7 @@ class Spectron(Muon):
         return super().shapes(row) | ({LEFT: row.shape[:1]} if is_orthogonalized(row) else {})
 
     def step(
-        self,
-        table: Mapping[str, Parameter],
-        weights: Mapping[str, Array],
-        gradients: Mapping[str, Array],
-        states: Mapping[str, Mapping[str, Array]],
-        lr: float,
-        number: int,
+        self, table: Table, weights: Arrays, gradients: Arrays, states: Mapping[str, Arrays], lr: float, number: int
     ) -> dict[str, Array]:
         """Return all weights after an update."""
         sigmas = {

@@ -17,8 +17,8 @@ class Muon:
 
     Args:
         settings: of the run.
-        parameters: what is trained, by name.
-        table: the parameters' rows, by name.
+        parameters: the trained ones, by name.
+        table: the parameter table.
     """
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
@@ -83,12 +83,12 @@ def newton_schulz(x: mx.array) -> mx.array:
     identity = mx.eye(x.shape[-1], dtype=x.dtype)
     x = x / mx.maximum(mx.linalg.norm(x, axis=[-2, -1], keepdims=True), 1e-15)
     for run in runs:
-        gram, product = x.swapaxes(-1, -2) @ x, identity
-        for remaining in reversed(range(run)):
+        gram = x.swapaxes(-1, -2) @ x
+        product = factor = a * identity + b * gram + c * (gram @ gram)
+        for _ in range(run - 1):
+            gram = factor @ gram @ factor
+            gram = (gram + gram.swapaxes(-1, -2)) / 2
             factor = a * identity + b * gram + c * (gram @ gram)
             product = product @ factor
-            if remaining:
-                gram = factor @ gram @ factor
-                gram = (gram + gram.swapaxes(-1, -2)) / 2
         x = x @ product
     return x

@@ -24,11 +24,7 @@ class AdamW:
     """
 
     def __init__(
-        self,
-        settings: OptimizerConfig,
-        tensors: Mapping[str, Tensor],
-        table: Mapping[str, Parameter],
-        rows: Rows,
+        self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter], rows: Rows
     ) -> None:
         self._tensors = tensors
         self._optimizer = torch.optim.AdamW(

@@ -29,11 +29,7 @@ class AdamW8bit:
     """
 
     def __init__(
-        self,
-        settings: OptimizerConfig,
-        tensors: Mapping[str, Tensor],
-        table: Mapping[str, Parameter],
-        rows: Rows,
+        self, settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter], rows: Rows
     ) -> None:
         self._tensors = tensors
         self._optimizer = _torchao()(

@@ -133,12 +133,11 @@ def newton_schulz(x: Tensor, total: Callable[[Tensor], Tensor] = lambda gram: gr
         if not index:
             square = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-30)
             x, gram = x / square.sqrt(), gram / square
-        product = identity.expand_as(gram)
-        for remaining in reversed(range(run)):
+        product = factor = a * identity + b * gram + c * (gram @ gram)
+        for _ in range(run - 1):
+            gram = factor @ gram @ factor
+            gram = (gram + gram.mT) / 2
             factor = a * identity + b * gram + c * (gram @ gram)
             product = product @ factor
-            if remaining:
-                gram = factor @ gram @ factor
-                gram = (gram + gram.mT) / 2
         x = x @ product
     return x
