@@ -140,11 +140,9 @@ class Saver:
                 failpoint("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
         except (StorageError, OSError) as error:  # whatever it is, the others must hear of it
-            return (
-                str(error)
-                if writing.partial.exists()
-                else f"the checkpoint is complete, but what comes after it failed: {error}"
-            )
+            if writing.partial.exists():
+                return str(error)
+            return f"the checkpoint is complete, but what comes after it failed: {error}"
         return ""
 
 

@@ -30,8 +30,8 @@ def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
     """Yield what is wrong with a checkpoint, all of its files read: what the first stage that finds anything finds.
 
     1. The files' bytes are those that were written.
-    2. The arrays are every parameter and moment, once, with the shape and type that the configuration says; those that
-       hold places hold ascending ones in range.
+    2. The arrays are every parameter and moment, once, with the shape and type that the configuration says; indices
+       ascend and are in range.
     3. Other values are finite, second moments not negative; config.json and the tokenizer are the run's.
 
     Args:
@@ -56,16 +56,16 @@ def _bytes(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield what is wrong with the arrays, of which only those that hold places are read."""
+    """Yield what is wrong with the arrays, of which only those that hold indices are read."""
     config, model = checkpoint.config, checkpoint.array_files(MODEL)
     table, dtype = parameter_table(config), config.train.param_dtype
-    places = index_limits(table)
-    texts = [*_unlike(read_headers(model), shapes_of(table), dtype, places)]
+    limits = index_limits(table)
+    texts = [*_unlike(read_headers(model), shapes_of(table), dtype, limits)]
     if checkpoint.progress.step and checkpoint.resumable:
         texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
-    if places:
+    if limits:
         for name, array in read_tensors(model):
-            if wrong := wrong_indices(array, places.get(name, 0)):
+            if wrong := wrong_indices(array, limits.get(name, 0)):
                 texts.append(f"{name} {wrong}")
     yield from (f"{checkpoint.path}: {text}" for text in texts)
 
@@ -74,11 +74,11 @@ def _unlike(
     headers: Mapping[str, Header],
     shapes: Mapping[str, tuple[int, ...]],
     dtype: str,
-    places: Mapping[str, int] = MappingProxyType({}),
+    limits: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[str]:
     """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
     for name, header in headers.items():
-        wanted = "int32" if name in places else dtype
+        wanted = "int32" if name in limits else dtype
         if name not in shapes:
             yield f"{name} is no array of this model"
         elif header != Header(wanted, shapes[name]):
