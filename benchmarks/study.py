@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,10 @@ class Study:
 
     def __init__(self, path: Path, data: Path, work: Path, threads: int) -> None:
         self.spec = yaml.safe_load(path.read_text())
+        self.program = ["-m", "lost"]
+        if program := self.spec.get("program"):
+            self.program = [str(Path(__file__).with_name(program))]
+            import_module(Path(program).stem)  # registers what it adds
         self.data, self.work, self.threads = data, work / path.stem, threads
         self.log = RESULTS / f"{path.stem}.jsonl"
         self.rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
@@ -135,7 +140,7 @@ class Study:
 
     def begin(self, run: Run) -> None:
         """Start or resume a run."""
-        command = [sys.executable, "-m", "lost", "train", str(self.config), "--backend", "torch", "--json"]
+        command = [sys.executable, *self.program, "train", str(self.config), "--backend", "torch", "--json"]
         command += ["--data", str(self.data), "--out", str(self.work / run.name)]
         for setting in self.overrides(run):
             command += ["--set", setting]
