@@ -63,7 +63,7 @@ class MlxEngine:
         self._begun, self.guard = False, SkipRule(train)
         self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
-        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model)
+        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model, train.z_loss)
         if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
             weights = self.model.state
             self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
@@ -196,12 +196,18 @@ class MlxEngine:
 
 
 def _micro_step(
-    model: Model, tokens: mx.array, targets: mx.array, mask: mx.array, scale: mx.array, before: Tree | None
+    model: Model,
+    z_loss: float,
+    tokens: mx.array,
+    targets: mx.array,
+    mask: mx.array,
+    scale: mx.array,
+    before: Tree | None,
 ) -> tuple[mx.array, Tree]:
     """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
 
     def scaled_loss() -> tuple[mx.array, mx.array]:
-        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, mask)
+        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, mask, z_loss)
         return nll * scale, nll
 
     (_, nll), gradients = nn.value_and_grad(model, scaled_loss)()

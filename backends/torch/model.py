@@ -202,6 +202,7 @@ class LostForCausalLM(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.z_loss = config.train.z_loss
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
             self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
@@ -217,7 +218,9 @@ class LostForCausalLM(nn.Module):
         The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered.
         """
         states = self.model(tokens).flatten(0, 1)
-        return (head_loss if torch.is_grad_enabled() else head_scores)(states, self.head, targets)
+        if torch.is_grad_enabled():
+            return head_loss(states, self.head, targets, self.z_loss)
+        return head_scores(states, self.head, targets)
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""

@@ -227,6 +227,9 @@ class TrainConfig(Section):
     except the residual stream; full: everything inside a block. Slower, but takes less memory."""
     grad_clip: NotNegative = 1.0
     """Largest L2 norm of all gradients together; 0 disables clipping."""
+    z_loss: NotNegative = 0.0
+    """Weight of the squared log-sum-exp of the logits beside the loss (PaLM's has 1e-4), which keeps logits from
+    drifting off; the losses that are shown are without it."""
     skip_spikes: Annotated[Float, Field(gt=1)] | None = None
     """Skip updates whose gradient norm exceeds its running mean by this factor; None: skip only those that aren't
     finite."""

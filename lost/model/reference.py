@@ -45,17 +45,19 @@ def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, mask: A
     return _mean_loss(logits(config, parameters, tokens[:, :-1]), tokens[:, 1:], mask)
 
 
-def _mean_loss(scores: Array, targets: Array, mask: Array | None) -> float:
+def _mean_loss(scores: Array, targets: Array, mask: Array | None, z_loss: float = 0.0) -> float:
     highest = scores.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
+    log_z = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
     target_scores = np.take_along_axis(scores, targets[..., None].astype(np.int64), axis=-1)[..., 0]
-    return float((total - target_scores).mean(where=True if mask is None else mask))
+    return float((log_z - target_scores + z_loss * log_z**2).mean(where=True if mask is None else mask))
 
 
 def gradients(
     config: Config, parameters: Mapping[str, Array], tokens: Array, mask: Array | None = None
 ) -> dict[str, Array]:
-    """Return the loss's gradient for each trained parameter by central differences, entry by entry: for tiny models.
+    """Return the loss's gradient, `train.z_loss` included, for each trained parameter.
+
+    By central differences, entry by entry: for tiny models.
 
     Args:
         config: the model.
@@ -80,7 +82,8 @@ def gradients(
             for sign in (1, -1):
                 moved[name][index] = parameters[name][index] + sign * step
                 x = moved[EMBEDDING][tokens[:, :-1]] if first == 0 else inputs[first]
-                ends.append(_mean_loss(_scores(config, layers, moved, x, first), tokens[:, 1:], mask))
+                scores = _scores(config, layers, moved, x, first)
+                ends.append(_mean_loss(scores, tokens[:, 1:], mask, config.train.z_loss))
             moved[name][index] = parameters[name][index]
             result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result

@@ -36,8 +36,10 @@ def peak_of_a_step(engine: MlxEngine, parts: list[Batch]) -> int:
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
-@pytest.mark.parametrize("rows", [1, 130, 700])
-def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "z_loss"), [(1, 0.0), (130, 0.0), (700, 0.0), (130, 0.3)])
+def test_head_loss_against_cross_entropy(
+    rows: int, z_loss: float, dtype: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss, "logits_at_once", lambda *place: 300 * 100)
     random = np.random.default_rng(0)
     x = mx.array(random.standard_normal((rows, 24)) * 2, dtype)
@@ -45,22 +47,24 @@ def test_head_loss_against_cross_entropy(rows: int, dtype: mx.Dtype, monkeypatch
     targets, mask = mx.array(random.integers(0, 300, rows)), mx.arange(rows) % 3 != 0
 
     def ours(x: mx.array, weight: mx.array) -> mx.array:
-        return head_loss(x, weight, targets, mask) * 0.5
+        return head_loss(x, weight, targets, mask, z_loss) * 0.5
 
     def theirs(x: mx.array, weight: mx.array) -> mx.array:
         logits = (x @ weight.astype(dtype).T).astype(mx.float32)
-        return (nn.losses.cross_entropy(logits, targets) * mask).sum() * 0.5
+        squares = z_loss * mx.logsumexp(logits, axis=-1) ** 2
+        return ((nn.losses.cross_entropy(logits, targets) + squares) * mask).sum() * 0.5
 
+    plain = (head_scores(x, weight, targets)[0] * mask).sum().item() * 0.5
     found, found_gradients = mx.value_and_grad(ours, argnums=(0, 1))(x, weight)
-    wanted, wanted_gradients = mx.value_and_grad(theirs, argnums=(0, 1))(x, weight)
+    _, wanted_gradients = mx.value_and_grad(theirs, argnums=(0, 1))(x, weight)
     tolerance = 1e-5 if dtype == mx.float32 else 2e-2
-    assert found.item() == pytest.approx(wanted.item(), rel=tolerance)
+    assert found.item() == pytest.approx(plain, rel=1e-5, abs=1e-6)
     for own, other in zip(found_gradients, wanted_gradients, strict=True):
         assert own.dtype == other.dtype
         error = mx.linalg.norm((own - other).astype(mx.float32)) - tolerance * mx.linalg.norm(other.astype(mx.float32))
         assert error.item() <= 0
-    total = (head_scores(x, weight, targets)[0] * mask).sum().item() * 0.5
-    assert total == pytest.approx(found.item(), rel=1e-5, abs=1e-6)
+    logits = (x @ weight.astype(dtype).T).astype(mx.float32)
+    assert plain == pytest.approx((nn.losses.cross_entropy(logits, targets) * mask).sum().item() * 0.5, rel=tolerance)
 
 
 def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,20 +70,24 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [1, 130, 700])
-def test_head_loss_against_cross_entropy(rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "z_loss"), [(1, 0.0), (130, 0.0), (700, 0.0), (130, 0.3)])
+def test_head_loss_against_cross_entropy(
+    rows: int, z_loss: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     x = (torch.randn(rows, 24) * 2).to(dtype).requires_grad_()
     weight = torch.randn(300, 24).requires_grad_()
     targets = torch.randint(0, 300, (rows,))
     targets[::3] = IGNORED
     monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 300 * 100)
-    loss = head_loss(x, weight, targets)
+    loss = head_loss(x, weight, targets, z_loss)
     (loss * 0.5).backward()
     found = loss.item(), x.grad, weight.grad
     x.grad = weight.grad = None
-    wanted = F.cross_entropy(F.linear(x, weight.to(dtype)).float(), targets, reduction="sum", ignore_index=IGNORED)
-    (wanted * 0.5).backward()
+    logits = F.linear(x, weight.to(dtype)).float()
+    wanted = F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    squares = (torch.logsumexp(logits, 1) ** 2 * (targets != IGNORED)).sum()
+    ((wanted + z_loss * squares) * 0.5).backward()
     tolerance = 1e-5 if dtype is torch.float32 else 2e-2
     assert found[0] == pytest.approx(wanted.item(), rel=tolerance)
     for own, theirs in ((found[1], x.grad), (found[2], weight.grad)):

@@ -11,16 +11,20 @@ import mlx.core as mx
 from lost.planning.budget import logits_at_once
 
 
-def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
+def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, z_loss: float = 0.0) -> mx.array:
     """Return the summed negative log-likelihood, a float32 scalar, natural log.
+
+    Its gradient is that of the sum plus `z_loss` times the summed squares of log Z, the logits' log-sum-exp.
 
     Args:
         x: (n, h), the type that products are computed in.
         weight: (vocab, h), the head.
         targets: (n,) int32.
         mask: (n,) bool, the predictions that are summed.
+        z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
     """
-    return _loss_and_gradients(x, weight, targets, mask)[0]  # type: ignore[index]
+    extra = [mx.array(z_loss)] if z_loss else []
+    return _loss_and_gradients(x, weight, targets, mask, *extra)[0]  # type: ignore[index]
 
 
 def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -48,7 +52,7 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
 
 @mx.custom_function
 def _loss_and_gradients(
-    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array
+    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     head = weight.astype(x.dtype)
     total = mx.array(0.0)
@@ -64,6 +68,8 @@ def _loss_and_gradients(
         # A row's largest softmax is exp(its largest logit - its log-sum-exp), so one exp an entry is enough.
         log_sums = logits.max(axis=-1, keepdims=True) - mx.log(softmax.max(axis=-1, keepdims=True))
         total = total + ((log_sums - mx.take_along_axis(logits, labels, axis=-1)) * weights[:, None]).sum()
+        if z_loss:  # the softmax is the gradient of log Z
+            softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
         gradient = ((softmax - (entries == labels)) * weights[:, None]).astype(x.dtype)
         x_gradients.append(gradient @ head)
         weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)

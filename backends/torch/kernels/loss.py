@@ -15,15 +15,18 @@ from lost.planning.budget import logits_at_once
 IGNORED = -100
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
     """Return the summed negative log-likelihood, a float32 scalar (float64 for a float64 x), natural log.
+
+    Its gradient is that of the sum plus `z_loss` times the summed squares of log Z, the logits' log-sum-exp.
 
     Args:
         x: (n, hidden), the type that products are computed in.
         weight: (vocab, hidden), the head.
         targets: (n,) int64; predictions with target -100 aren't counted.
+        z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
     """
-    return _HeadLoss.apply(x, weight, targets)
+    return _HeadLoss.apply(x, weight, targets, z_loss)
 
 
 @torch.no_grad()
@@ -55,7 +58,7 @@ def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=x.device)
         head = weight.to(x.dtype)
@@ -67,9 +70,12 @@ class _HeadLoss(torch.autograd.Function):
             top, score = logits.amax(1, keepdim=True), logits.gather(1, index)
             powers = logits.sub_(top).exp_()
             sums = powers.sum(1, keepdim=True)
-            total += (sums.log() + top - score).mul_(counted).sum()
-            # The gradient of the logits is their softmax, minus 1 at the target. Rows are divided by their sums after
-            # the products, where they are shorter than the vocabulary.
+            log_z = sums.log() + top
+            total += (log_z - score).mul_(counted).sum()
+            # The gradient of the logits is their softmax, minus 1 at the target, and that of log Z is their softmax.
+            # Rows are divided by their sums after the products, where they are shorter than the vocabulary.
+            if z_loss:
+                powers.mul_(1 + 2 * z_loss * log_z)
             grad = powers.scatter_add_(1, index, -sums).to(x.dtype)
             scales = counted / sums
             x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
@@ -86,7 +92,7 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
-        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None
+        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None, None
