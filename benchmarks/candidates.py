@@ -1,6 +1,10 @@
-"""Layers that were tried beside LOST's kept channels and are no part of `lost`, for studies; PyTorch only.
+"""Layers that were tried and are no part of `lost`, for studies; PyTorch only.
 
-    y = up act(down x) + C x,    C: `density` of random entries (entries), or diagonal blocks after a stride (blocks)
+    entries, blocks    y = up act(down x) + C x, C being `density` of random entries, or diagonal blocks after a stride
+    normed             LOST with an RMSNorm on the bottleneck, before the activation
+    lax                that, of the sum with what the same projection had there one block earlier (LaX)
+    reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
+    from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
 
 usage, as a study's `program`: python benchmarks/candidates.py train ...
 """
@@ -8,17 +12,22 @@ usage, as a study's `program`: python benchmarks/candidates.py train ...
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor as TorchTensor
 
+from lost.backends.torch import layers as torch_layers
 from lost.backends.torch.kernels.lost import ACTIVATIONS as TORCH_ACTIVATIONS
+from lost.backends.torch.kernels.lost import narrow_lost
 from lost.backends.torch.layers import Layer
+from lost.backends.torch.model import Block
 from lost.projections import KINDS, Projection, Tensor
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array
+from lost.projections.lost import Lost
 from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator, normal
 
@@ -166,7 +175,154 @@ class TorchBlocks(TorchPaired):
         return (groups @ self.blocks.to(x.dtype).mT).transpose(0, 1).reshape(*x.shape[:-1], -1)
 
 
-KINDS.update(entries=Entries, blocks=Blocks)
+class Normed(Lost):
+    """LOST with a norm on the bottleneck."""
+
+    layers = {"torch": "candidates:TorchNormed"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "norm": Tensor((self.settings.rank,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "norm": np.ones(self.settings.rank)}
+
+
+class Lax(Normed):
+    """That, with what the same projection had one block earlier."""
+
+    layers = {"torch": "candidates:TorchLax"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "crossing": Tensor((1,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "crossing": np.ones(1)}
+
+
+class Reselected(Lost):
+    """LOST with channels that change."""
+
+    layers = {"torch": "candidates:TorchReselected"}  # noqa: RUF012
+
+
+class FromEmbedding(Lost):
+    """LOST with the two weights of its block's input."""
+
+    layers = {"torch": "candidates:TorchFromEmbedding"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "mix": Tensor((2,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "mix": np.array([1.0, 0.1])}
+
+
+class TorchNormed(torch_layers.Lost):
+    """The norm, in `widen`."""
+
+    norm: TorchTensor
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        hidden, kept = parts
+        return super()._widen(F.rms_norm(hidden, hidden.shape[-1:], self.norm, 1e-6), kept)
+
+
+class TorchLax(TorchNormed):
+    """The crossing; what was there one block earlier is kept by the projection's name within its block."""
+
+    crossing: TorchTensor
+    earlier: dict[str, TorchTensor] = {}  # noqa: RUF012 - of the pass under way
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        _, _, block, self.place = projection.name.split(".", 3)
+        self.first = block == "0"
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        hidden, kept = parts
+        if not self.first:
+            hidden = hidden + self.crossing * self.earlier[self.place]
+        hidden = F.rms_norm(hidden, hidden.shape[-1:], self.norm, 1e-6)
+        self.earlier[self.place] = TORCH_ACTIVATIONS[self.activation](hidden)
+        return torch_layers.Lost._widen(self, hidden, kept)
+
+
+class TorchReselected(Layer):
+    """The swaps: a third of the channels at first, by a cosine none after 750 steps. Momenta stay: they soon fade."""
+
+    down: TorchTensor
+    up: TorchTensor
+    channels: TorchTensor
+    every, until, share = 50, 750, 0.3
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        settings = projection.settings
+        self.mixing, self.activation, self.activation_at = settings.gamma, settings.activation, settings.activation_at
+        self.passes, self.input, self.scores = 0, torch.empty(0), torch.empty(0)
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return both parts, after the swap that is due."""
+        if torch.is_grad_enabled():
+            self.passes += 1
+            if len(self.scores):
+                self.swap()
+            self.input = x.detach() if self.passes % self.every == 0 and self.passes <= self.until else torch.empty(0)
+        return narrow_lost(x, [self.down], [self.channels])[0]
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        y = torch_layers.Lost._widen(self, *parts)  # type: ignore[arg-type]
+        if torch.is_grad_enabled() and len(self.input):
+            y.register_hook(self.score)
+        return y
+
+    def score(self, gradient: TorchTensor) -> None:
+        """Take the norm of each channel's column in the gradient of a dense weight."""
+        self.scores = torch.linalg.vector_norm(gradient.flatten(0, -2).T @ self.input.flatten(0, -2), dim=0)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Replace the weakest channels by absent ones, whose columns are zero."""
+        channels, kept = self.channels.long(), self.up.data[:, len(self.down) :]
+        share = self.share * (1 + math.cos(math.pi * self.passes / self.until)) / 2
+        count = round(share * len(channels))
+        weakest = torch.linalg.vector_norm(kept, dim=0).argsort()[:count]
+        self.scores[channels] = -1
+        channels[weakest] = self.scores.argsort(descending=True)[:count]
+        kept[:, weakest] = 0
+        self.channels.copy_(channels)  # not sorted: such a run can't be resumed
+        self.scores = torch.empty(0)
+
+
+class TorchFromEmbedding(torch_layers.Lost):
+    """The two weights, which the block below reads."""
+
+    mix: TorchTensor
+
+
+class _Embedding:
+    x: TorchTensor
+
+
+def _read_embedding(block: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    mix = getattr(block.self_attn.q_proj, "mix", None)
+    if mix is None:
+        return None
+    x, *others = inputs
+    if block.first:
+        _Embedding.x = x
+    return (mix[0] * x + mix[1] * _Embedding.x, *others)
+
+
+def _observed(block: Any, config: Any, number: int, dtype: torch.dtype, _init: Any = Block.__init__) -> None:
+    _init(block, config, number, dtype)
+    block.first = number == 0
+    block.register_forward_pre_hook(_read_embedding)
+
+
+Block.__init__ = _observed  # type: ignore[method-assign]
+KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
+KINDS.update(from_embedding=FromEmbedding)
 
 if __name__ == "__main__":
     import candidates  # noqa: F401 - registers the kinds under the name that layers are imported by
