@@ -1,4 +1,4 @@
-"""Methods compared at equal tokens, each at its best learning rate and start, over seeds; then ablations.
+"""Methods compared at equal tokens and equal time, each at its best, over seeds; searches, screens and ablations.
 
 usage: python benchmarks/study.py benchmarks/studies/NAME.yaml --data DIR [--work DIR] [--jobs N] [--threads N]
 
@@ -60,11 +60,27 @@ class Run:
 Losses = dict[str, float]  # by the run's name
 
 
-def wanted(spec: dict[str, Any], losses: Losses) -> Iterator[Run]:
-    """Yield the runs that are known to be needed, given the validation losses of those that are done."""
+def wanted(spec: dict[str, Any], losses: Losses, times: dict[str, float]) -> Iterator[Run]:
+    """Yield the runs that are known to be needed.
+
+    Args:
+        spec: the study.
+        losses: validation losses of the runs that are done.
+        times: of the final's methods, a step's relative to the first method's, if they have been measured.
+    """
     for method, variant in spec.get("screen", {}).items():
         for lr in variant["lrs"]:
             yield Run(method, "screen", "", lr, spec["seeds"][0], tuple(variant["set"].items()))
+    for group, relative in (("final", None), ("equal time", times)):
+        for seed in spec["seeds"]:
+            for method, variant in spec.get("final", {}).items():
+                settings = dict(variant["set"])
+                if relative is not None:
+                    share = relative.get(method, 1.0)  # the first method's is 1: it has run already
+                    if share == 1.0:
+                        continue
+                    settings["schedule.steps"] = round(spec["config"]["schedule"]["steps"] / share)
+                yield Run(method, group, "", variant["lr"], seed, tuple(settings.items()))
     best: dict[str, Run] = {}
     for method in spec.get("methods", {}):
         found = None
@@ -122,6 +138,9 @@ class Study:
             import_module(Path(program).stem)  # registers what it adds
         self.data, self.work, self.threads = data, work / path.stem, threads
         self.log = RESULTS / f"{path.stem}.jsonl"
+        steps = self.log.with_name(f"{path.stem}-steps.json")
+        measured = json.loads(steps.read_text())["methods"] if steps.exists() else {}
+        self.times = {method: each["relative"] for method, each in measured.items()}
         self.rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         self.work.mkdir(parents=True, exist_ok=True)
         self.config = self.work / "config.yaml"
@@ -135,7 +154,7 @@ class Study:
     def next(self) -> Run | None:
         """Return a run to begin now, if there is one."""
         losses = self.losses()
-        pending = (run for run in wanted(self.spec, losses) if run.name not in losses)
+        pending = (run for run in wanted(self.spec, losses, self.times) if run.name not in losses)
         return next((run for run in pending if run.name not in self.running), None)
 
     def begin(self, run: Run) -> None:
@@ -188,6 +207,8 @@ class Study:
             "memory_bytes": max(step["memory_bytes"] for step in steps),
             "threads": self.threads,
         }
+        if run.group == "final":
+            row["curve"] = [[step["step"] * per_step, step["loss"]] for step in steps]
         self.rows.append(row)
         with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")

@@ -1,5 +1,6 @@
 """The table and the plots of a study: what `study.py` found so far."""
 
+import json
 import math
 import os
 import statistics
@@ -25,6 +26,7 @@ def write_report(spec: dict[str, Any], rows: list[Row], path: Path) -> None:
         f"{(tokens or 0) / 1e6:.2f}M tokens. Validation loss in nats a token over the whole held-out text, never "
         "trained on. Step times were taken with other work on the machine: `lost bench` is the place for those.",
         "",
+        *_final(spec, rows, path),
         *_screen([row for row in rows if row["group"] == "screen"]),
         *(_methods(bases, searched) if bases else []),
         *(_search(spec, searched, f"{path.stem}-rates.png") if bases else []),
@@ -37,6 +39,81 @@ def write_report(spec: dict[str, Any], rows: list[Row], path: Path) -> None:
         _plot_rates(spec, searched, path.with_name(f"{path.stem}-rates.png"))
     if any(row["group"] in spec.get("ablations", {}) for row in rows):
         _plot_ablations(spec, rows, bases, searched, path.with_name(f"{path.stem}-ablations.png"))
+
+
+def _final(spec: dict[str, Any], rows: list[Row], path: Path) -> list[str]:
+    """Return the table of methods over seeds, at equal tokens and in equal time, the best first; plot their curves."""
+    found = {
+        method: [row for row in rows if (row["method"], row["group"]) == (method, "final")]
+        for method in spec.get("final", {})
+    }
+    found = {method: own for method, own in found.items() if own}
+    if not found:
+        return []
+    steps = path.with_name(f"{path.stem}-steps.json")
+    measured = json.loads(steps.read_text()) if steps.exists() else {"methods": {}}
+    first = next(iter(spec["final"]))
+    cells = []
+    for method, own in sorted(found.items(), key=lambda pair: statistics.mean(row["loss"] for row in pair[1])):
+        timed = [row for row in rows if (row["method"], row["group"]) == (method, "equal time")]
+        cost = measured["methods"].get(method)
+        cells.append(
+            [
+                method,
+                f"{own[0]['lr']:g}",
+                f"{own[0]['parameters'] / 1e6:.2f}M",
+                f"{cost['memory_bytes'] / 2**20:.0f}" if cost else "",
+                f"{cost['relative']:.2f}" if cost else "",
+                _mean(own),
+                f"{statistics.mean(row['bits_per_byte'] for row in own):.4f}",
+                "as left" if method == first else _mean(timed),
+            ]
+        )
+    head = ["method", "rate", "parameters", "memory (MiB)", "a step's time", "loss at equal tokens", "bits a byte"]
+    lines = ["## Final", "", *_table([*head, "loss in equal time"], cells), ""]
+    lines += ["Mean, deviation and number of seeds. Memory: weights, gradients, the optimizer's state, activations."]
+    if "machine" in measured:
+        machine, versions = measured["machine"], measured["versions"]
+        lines += [
+            f"Times: `python benchmarks/step_times.py benchmarks/studies/{path.stem}.yaml`, medians of "
+            f"{machine['rounds']} rounds of steps in turns, {machine['processor']}, {machine['threads']} threads, "
+            f"torch {versions['torch']}."
+        ]
+    picture = path.with_name(f"{path.stem}-final.png")
+    _plot_final(found, {method: each["relative"] for method, each in measured["methods"].items()}, picture)
+    return [*lines, "", f"![training loss]({picture.name})", ""]
+
+
+def _mean(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    losses = [row["loss"] for row in rows]
+    spread = _spread(losses)
+    return f"{statistics.mean(losses):.4f}" + (f" ± {spread:.4f}" if spread is not None else "") + f" ({len(losses)})"
+
+
+def _plot_final(found: dict[str, list[Row]], times: dict[str, float], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    by_tokens, by_time = figure.subplots(1, 2, sharey=True)
+    for method, own in found.items():
+        curves = [row["curve"] for row in own]
+        tokens = [point[0] for point in curves[0]]
+        losses = [statistics.mean(values) for values in zip(*([y for _, y in curve] for curve in curves), strict=True)]
+        label = f"{method}: {statistics.mean(row['loss'] for row in own):.3f}"
+        by_tokens.plot(tokens, losses, label=label, linewidth=1)
+        if method in times:
+            by_time.plot([each * times[method] for each in tokens], losses, linewidth=1)
+    start = sorted(y for own in found.values() for row in own for _, y in row["curve"])
+    by_tokens.set(
+        xlabel="tokens", ylabel="training loss (legend: validation)", ylim=(start[0], start[len(start) * 4 // 5])
+    )
+    by_time.set(xlabel="time, in tokens of the first method")
+    for axes in (by_tokens, by_time):
+        axes.grid(alpha=0.3)
+    by_tokens.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def _screen(rows: list[Row]) -> list[str]:
