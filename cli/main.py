@@ -11,8 +11,8 @@ from lost.cli.commands import bench, convert, doctor, evaluate, generate, inspec
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError
-from lost.utils.machine import shorten_spinning
 from lost.utils.printable import printable
+from lost.utils.threads import shorten_spinning
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",

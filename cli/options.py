@@ -5,9 +5,24 @@ from typing import Annotated
 
 import typer
 
+from lost.utils.threads import use_threads
+
+
+def _use_threads(number: int | None) -> int | None:
+    use_threads(number)
+    return number
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to standard error.")]
 Backend = Annotated[str, typer.Option(help="auto, torch or mlx; auto: MLX on Apple silicon, else PyTorch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu; with torch cuda, cuda:N, mps; with mlx gpu.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads on a CPU; default: the cores that this process may use.", min=1, max=4096, callback=_use_threads
+    ),
+]
+"""Takes effect as it is read, before a framework is imported: commands only declare it."""
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as optimizer.lr=3e-3.")
 ]

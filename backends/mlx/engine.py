@@ -25,6 +25,7 @@ from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
 from lost.storage.arrays import NamedArrays, check_arrays
+from lost.utils.threads import threads_asked_for
 
 
 class MlxEngine:
@@ -67,6 +68,11 @@ class MlxEngine:
         if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
             weights = self.model.state
             self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
+
+    @property
+    def threads(self) -> int | None:
+        """The threads that the BLAS behind MLX was asked to use, on a CPU."""
+        return threads_asked_for() if self.device == "cpu" else None
 
     def load(self, parameters: NamedArrays) -> None:
         """Take every parameter, cast to the run's `param_dtype`."""

@@ -67,6 +67,11 @@ class TorchEngine:
         )(config.optimizer, self._trained, self._table, self._layout)
 
     @property
+    def threads(self) -> int | None:
+        """PyTorch's threads on a CPU."""
+        return torch.get_num_threads() if self.device == "cpu" else None
+
+    @property
     def first_rows(self) -> Mapping[str, int]:
         """Where the rows held here of an array begin."""
         rows, arrays = self._layout.first_rows, optimizer_of(self._config).arrays

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
+from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides, Threads
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,6 +29,7 @@ def bench(
     kinds: Annotated[str, typer.Option(help="Kinds to compare, separated by commas.")] = "dense,cola,sltrain,lost",
     backend: Backend = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
         typer.Option(help="Type of computation; default: the configuration's, on a CPU float32."),

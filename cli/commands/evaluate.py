@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
+from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint, Threads
 
 
 def evaluate(
@@ -39,6 +39,7 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(help="Windows at once; default: the run's.", min=1)] = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure perplexity and bits per byte.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint
+from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint, Threads
 
 
 def generate(
@@ -20,6 +20,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
     backend: Backend = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt.

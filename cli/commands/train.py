@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Overrides
+from lost.cli.options import AsJson, Backend, Device, Overrides, Threads
 
 if TYPE_CHECKING:
     from lost.config import Config
@@ -28,6 +28,7 @@ def train(
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     overrides: Overrides = [],
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over at step 0 instead of resuming.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="With --fresh: remove existing checkpoints.")] = False,

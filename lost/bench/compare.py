@@ -26,6 +26,7 @@ from lost.model.parameters import parameter_table, projections
 from lost.planning.budget import budget, check_room
 from lost.planning.peak_flops import peak_flops
 from lost.projections import Projection, projection
+from lost.utils.machine import cores
 
 T = TypeVar("T")
 Log = Callable[[str], None]
@@ -132,9 +133,9 @@ def measure(
     if target.module.join().world_size > 1:
         raise UserError("several processes were started, and lost bench runs in one; start it without the launcher")
     machine = target.bench.machine(target.device)
-    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
-    if target.device == "cpu" and load > cpus / 2:
-        log(f"this machine is busy (load {load:.1f}, {cpus} CPUs): times will be longer and noisier")
+    load = os.getloadavg()[0]
+    if target.device == "cpu" and load > cores() / 2:
+        log(f"this machine is busy (load {load:.1f}, {cores()} cores): times will be longer and noisier")
     value: dict[str, Any] = {
         "versions": {"lost": __version__, target.backend: machine.version, "python": platform.python_version()},
         "backend": target.backend,

@@ -29,6 +29,7 @@ CONFIG = "config.json"
 MODEL, OPTIMIZER = "model", "optimizer"
 """How the names of files of arrays begin."""
 FORMAT = 1
+_LATER = ("origin", "threads")  # fields that manifests didn't have at first
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {FORMAT}, the one this version reads")
     try:
         files = {str(name): _seal(entry) for name, entry in manifest["files"].items()}
-        fields = {name: manifest[name] for name in TrainState.__dataclass_fields__ if name != "origin"}
-        fields["origin"] = manifest.get("origin")  # which checkpoints didn't have at first
+        fields = {name: manifest[name] for name in TrainState.__dataclass_fields__ if name not in _LATER}
+        fields |= {name: manifest.get(name) for name in _LATER}
         fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions
         progress = TypeAdapter(TrainState).validate_python(fields)
         config = Config.model_validate(manifest["config"])

@@ -33,6 +33,7 @@ class TrainState:
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
         guard: what was skipped, and what is usual.
         origin: of the initial weights; None: they were drawn.
+        threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
     """
 
     step: int = 0
@@ -43,6 +44,7 @@ class TrainState:
     validation_loss: float | None = None
     guard: GuardState = field(default_factory=GuardState)
     origin: Origin | None = None
+    threads: int | None = None
 
     @property
     def updates(self) -> int:

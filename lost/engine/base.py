@@ -35,6 +35,10 @@ class Engine(Protocol):
     workers: Workers
 
     @property
+    def threads(self) -> int | None:
+        """The threads that compute, on a CPU: another number rounds sums otherwise."""
+
+    @property
     def guard(self) -> Guard:
         """Decides which updates are skipped."""
 

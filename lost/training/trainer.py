@@ -31,6 +31,7 @@ from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
+from lost.utils.threads import busy_remark
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,24 @@ class _Run:
         if progress.step:
             self.engine.load_optimizer_state(moments, progress.updates)
         self.engine.guard.restore(progress.guard)
+        progress = self._with_threads(progress)
         self.tracker.begin(progress.step)
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
+
+    def _with_threads(self, progress: TrainState) -> TrainState:
+        """Note the number of threads, and say so if it isn't the one before: sums are then rounded otherwise."""
+        now, before = self.engine.threads, progress.threads
+        if now and before and now != before:
+            self.tracker.message(
+                f"trained with {before} threads so far, and now with {now}: the run goes on, but won't end bit for bit "
+                f"where it would have; --threads {before} keeps to it"
+            )
+        if now and (remark := busy_remark(now)):
+            self.tracker.message(remark)
+        return replace(progress, threads=now)
 
     def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""

@@ -1,5 +1,6 @@
 """Facts about this machine from the operating system, without any framework."""
 
+import math
 import os
 import platform
 import resource
@@ -7,25 +8,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
-_SPINS = 2000  # of libgomp's loop, a few microseconds; its own default is 300,000
-
-
-def shorten_spinning() -> None:
-    """Let OpenMP's threads sleep soon when they wait for each other, unless the user has set how they wait.
-
-    While they spin beside another busy process, the thread that is waited for may have no core to run on. So short a
-    time of spinning costs nothing measurable on a quiet machine, where not spinning at all costs a sixth
-    (benchmarks/results/busy_machine.md). The number of threads, and so every sum, stays the same. To be called before
-    PyTorch is imported: its library, libgomp on Linux, reads this once.
-    """
-    if not _WAITING & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = str(_SPINS)
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return how many processor cores this process may use: by its affinity, and by its container's quota."""
+    quota = _quota()
+    return processors() if quota == math.inf else min(processors(), max(1, math.ceil(quota)))
+
+
+def processors() -> int:
+    """Return how many processors this process may run on, all of which libraries count on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """Return how many processors' time the control group allows; infinity without a limit (cgroup v2, then v1)."""
+    try:
+        if (file := _CGROUP / "cpu.max").exists():
+            time, period = file.read_text().split()
+        else:
+            time, period = ((_CGROUP / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(time) / float(period) if float(time) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # v2 writes "max" where there is no limit
+        return math.inf
 
 
 def memory_bytes() -> int:

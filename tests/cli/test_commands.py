@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from processes import run_python
 
 from lost.checkpoint import open_checkpoint
@@ -97,6 +98,28 @@ def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     both = json.loads(lost("eval", run, "--text", rows, "--json").out)
     assert both["bytes"] == len("the rankof the layer")
     assert both["tokens"] == sum(len(prepared.tokenizer.encode(each)) for each in ("the rank", "of the layer")) + 1
+
+
+def test_threads(lost: Lost, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept with the run: another number rounds otherwise, and resuming says so."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    before, copy = torch.get_num_threads(), tmp_path / "run"
+    shutil.copytree(run, copy)
+    for path in (copy / "checkpoints").iterdir():
+        if path.name.endswith("40"):
+            shutil.rmtree(path)
+    trained = open_checkpoint(copy / "checkpoints" / "step-00000030").progress.threads
+    assert trained
+    try:
+        answer = lost("train", copy, "--backend", "torch", "--device", "cpu", "--threads", trained + 1)
+        assert answer.code == 0, answer.err
+        assert torch.get_num_threads() == trained + 1
+    finally:
+        torch.set_num_threads(before)
+    assert f"trained with {trained} threads so far, and now with {trained + 1}" in answer.out
+    assert open_checkpoint(copy / "checkpoints" / "step-00000040").progress.threads == trained + 1
+    assert lost("train", copy, "--threads", 0).code == 2
 
 
 def test_generate(lost: Lost, run: Path, prepared: Dataset) -> None:
