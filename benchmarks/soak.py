@@ -4,9 +4,10 @@ usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--w
 
 Runs of one process and of two under torchrun, in turns; with MLX of one. Each life of a run ends in one of three ways:
 a process of it, worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or
-of the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Ten seconds after a kill nothing of the run may
-be left, and its folder may hold no more than three checkpoints. A run that ended must equal one that nobody disturbed,
-to the bit.
+of the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Before a kill all processes may be paused for a
+while (SIGSTOP); between two lives the newest of several checkpoints may be deleted, or the metrics cut short. Ten
+seconds after a kill nothing of the run may be left, and its folder may hold no more than three checkpoints. A run that
+ended must equal one that nobody disturbed, to the bit.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import contextlib
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lost.checkpoint import check_intact, open_checkpoint
+from lost.checkpoint import check_intact, checkpoints, open_checkpoint
 from lost.storage.failpoints import POINTS
 
 STEPS = 1500
@@ -44,6 +46,7 @@ class Tally:
     """What happened."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    harm: Counter[str] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     most_bytes: int = 0
@@ -131,6 +134,9 @@ def live(work: Path, run: Path, world: int, backend: str, chance: random.Random,
         if process.returncode == 0:
             return True
         if process.returncode is None:
+            if chance.random() < 0.3:
+                pause(processes(run), chance.uniform(0.5, 3))
+                tally.harm["all paused"] += 1
             own = [number for number in processes(run) if number != process.pid]
             target = chance.choice([process.pid, *own])
             tally.kills["launcher" if world > 1 and target == process.pid else f"worker of {world}"] += 1
@@ -156,7 +162,25 @@ def live(work: Path, run: Path, world: int, backend: str, chance: random.Random,
             f"{run} holds {len(folders)} checkpoints, whole or not: {sorted(path.name for path in folders)}"
         )
     tally.most_bytes = max(tally.most_bytes, sum(path.stat().st_size for path in run.rglob("*") if path.is_file()))
+    whole, metrics = checkpoints(run / "checkpoints"), run / "metrics.jsonl"
+    if len(whole) > 1 and chance.random() < 0.2:
+        shutil.rmtree(whole[-1])
+        tally.harm["newest checkpoint deleted"] += 1
+    if metrics.exists() and chance.random() < 0.2:
+        os.truncate(metrics, chance.randrange(metrics.stat().st_size + 1))
+        tally.harm["metrics cut short"] += 1
     return False
+
+
+def pause(numbers: list[int], seconds: float) -> None:
+    """Stop processes, and let them go on later."""
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGSTOP)
+    time.sleep(seconds)
+    for number in numbers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGCONT)
 
 
 def processes(run: Path) -> list[int]:
@@ -184,6 +208,7 @@ def report(tally: Tally, one_checkpoint: int) -> None:
     print("| killed | times |\n| --- | --- |")
     for name, times in sorted(tally.kills.items()):
         print(f"| {name} | {times} |")
+    print("\nOther harm: " + (", ".join(f"{name} {times}" for name, times in sorted(tally.harm.items())) or "none"))
     ended = ", ".join(f"{count} of {world}" for world, count in sorted(tally.ended.items()))
     print(f"\nRuns that ended, by their number of processes: {ended}; each compared with one that nobody disturbed.")
     print(f"Most bytes in a run's folder: {tally.most_bytes:,} (arrays of one checkpoint: {one_checkpoint:,}).\n")
