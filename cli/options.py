@@ -13,6 +13,13 @@ def _use_threads(number: int | None) -> int | None:
     return number
 
 
+def folder(text: str) -> Path:
+    """Return the folder that an option names: an empty name, such as an unset variable's, isn't the current folder."""
+    if not text:
+        raise typer.BadParameter("expected a folder's name, got an empty one")
+    return Path(text)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to standard error.")]
 Backend = Annotated[str, typer.Option(help="auto, torch or mlx; auto: MLX on Apple silicon, else PyTorch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu; with torch cuda, cuda:N, mps; with mlx gpu.")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device
+from lost.cli.options import AsJson, Backend, Device, folder
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ def convert(
         Path,
         typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf a Hugging Face model's folder."),
     ],
-    out: Annotated[Path, typer.Argument(metavar="DST", help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(parser=folder, metavar="DST", help="Folder to make.")],
     to: Annotated[
         Literal["lost", "hf", "mlx-lm", "dense"],
         typer.Option(

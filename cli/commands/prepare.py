@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson
+from lost.cli.options import AsJson, folder
 
 if TYPE_CHECKING:
     from lost.prepare.sources import Sources
@@ -22,7 +22,9 @@ def prepare(
             help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder to make; default data/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=folder, metavar="PATH", help="Folder to make; default data/NAME.")
+    ] = None,
     vocab_size: Annotated[
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
     ] = None,
@@ -76,6 +78,7 @@ def prepare(
     from lost.prepare.hub import HubChoice
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
+    from lost.storage.nofollow import resolved
     from lost.tokenizer import load_tokenizer
     from lost.training.run_dir import tokenizer_path
     from lost.utils.machine import cores
@@ -88,7 +91,7 @@ def prepare(
         raise UserError(
             "--end-of-text has no effect without --tokenizer: a tokenizer trained here has its own; leave it out"
         )
-    named = Path(text[0]).resolve() if Path(text[0]).exists() else Path(text[0])
+    named = resolved(Path(text[0]))
     out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
     share = _VALID_FRACTION if valid_fraction is None else valid_fraction

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Overrides, Threads
+from lost.cli.options import AsJson, Backend, Device, Overrides, Threads, folder
 
 if TYPE_CHECKING:
     from lost.config import Config
@@ -21,7 +21,9 @@ def train(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=folder, metavar="PATH", help="Run folder; default runs/NAME.")
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(help="Start a new run with the weights of a run, a checkpoint or a Hugging Face folder."),

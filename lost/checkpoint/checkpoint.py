@@ -20,6 +20,7 @@ from lost.model.parameters import index_limits, parameter_table, shapes_of, voca
 from lost.optim import state_shapes
 from lost.storage.arrays import fitting
 from lost.storage.files import Seal, read_sealed_json
+from lost.storage.nofollow import check_name
 from lost.storage.tensors import read_tensors
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.utils.parsing import finite
@@ -107,7 +108,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path / MANIFEST} is not of checkpoint format {FORMAT}, the one this version reads")
     try:
-        files = {str(name): _seal(entry) for name, entry in manifest["files"].items()}
+        files = {check_name(name): _seal(entry) for name, entry in manifest["files"].items()}
         fields = {name: manifest[name] for name in TrainState.__dataclass_fields__ if name not in _LATER}
         fields |= {name: manifest.get(name) for name in _LATER}
         fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions

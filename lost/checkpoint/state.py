@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from lost.config.schema import Finite, Natural
 from lost.optim.skip_step import GuardState
 
 
@@ -36,10 +37,10 @@ class TrainState:
         threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
     """
 
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    step: Natural = 0
+    samples: Natural = 0
+    tokens: Natural = 0
+    seconds: Finite = 0.0
     data: str = ""
     validation_loss: float | None = None
     guard: GuardState = field(default_factory=GuardState)

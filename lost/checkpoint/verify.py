@@ -13,7 +13,7 @@ from lost.storage.arrays import NamedArrays, wrong_indices
 from lost.storage.files import digest_error
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import Header, read_headers, read_tensors
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 
 def check_intact(checkpoint: Checkpoint) -> None:
@@ -93,11 +93,11 @@ def _values(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.progress.step and checkpoint.resumable:
         texts += _unsound(checkpoint.moments(), optimizer_of(checkpoint.config).never_negative)
     try:
-        described = parse_json(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))
+        described = parse_object(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))
         meant = model_description(checkpoint.config)
         if {**meant, **described} != meant:  # an older version's lacks the fields that came later
             texts.append(f"{CONFIG} doesn't describe the model of {MANIFEST}")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         texts.append(f"{CONFIG} can't be read: {error}")
     yield from (f"{checkpoint.path}: {text}" for text in texts)
     checkpoint.tokenizer()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lost.config.registry import OPTIMIZERS, PROJECTIONS, SCHEDULES
+from lost.storage.nofollow import check_name
 
 
 def _no_booleans(value: Any) -> Any:
@@ -21,10 +22,15 @@ def _no_booleans(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_no_booleans)]
 Float = Annotated[float, BeforeValidator(_no_booleans)]
-Count = Annotated[Int, Field(ge=1)]
+_MOST = 2**53  # whole numbers below it survive every format, and arithmetic with them is quick
+Count = Annotated[Int, Field(ge=1, lt=_MOST)]
+Natural = Annotated[Int, Field(ge=0, lt=_MOST)]
 Share = Annotated[Float, Field(ge=0, le=1)]
 Positive = Annotated[Float, Field(gt=0)]
 NotNegative = Annotated[Float, Field(ge=0)]
+Finite = Annotated[NotNegative, Field(allow_inf_nan=False)]
+
+PathText = Annotated[str, AfterValidator(check_name)]
 
 ProjectionKind = Annotated[str, AfterValidator(PROJECTIONS.check)]
 Activation = Literal["silu", "gelu", "relu2", "none"]
@@ -68,7 +74,7 @@ class ModelConfig(Section):
 
     hidden_size: Count
     intermediate_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: Annotated[Count, Field(le=10_000)]
     num_attention_heads: Count
     num_key_value_heads: Count | None = None
     """Number of key and value heads (grouped-query attention); None: `num_attention_heads`."""
@@ -190,9 +196,9 @@ class ProjectionConfig(ProjectionSettings):
 class DataConfig(Section):
     """The prepared text, and the length of its windows."""
 
-    path: str | None = None
+    path: PathText | None = None
     """Folder written by `lost prepare`."""
-    mixture: dict[str, Positive] | None = None
+    mixture: dict[PathText, Positive] | None = None
     """Instead of `path`, several such folders, each with its share of the samples: `{data/web: 0.7, data/code: 0.3}`.
     Only proportions count."""
     seq_len: Count = 256
@@ -236,14 +242,14 @@ class TrainConfig(Section):
     max_skipped: Count = 10
     """Consecutive skipped updates after which the run stops."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
-    log_every: Annotated[Int, Field(ge=0)] = 10
-    eval_every: Annotated[Int, Field(ge=0)] = 500
+    log_every: Natural = 10
+    eval_every: Natural = 500
     eval_tokens: Count | None = None
     """Validation tokens per evaluation during training; None: all."""
-    save_every: Annotated[Int, Field(ge=0)] = 500
+    save_every: Natural = 500
     keep_last: Count = 2
     """Checkpoints to keep, besides the best among those with an evaluation at the same step."""
-    keep_every: Annotated[Int, Field(ge=0)] = 0
+    keep_every: Natural = 0
     """Checkpoints at multiples of this step are never pruned."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """What to do when a checkpoint can't be written: stop, or continue and try again at the next one."""
@@ -296,8 +302,8 @@ class ScheduleConfig(Section):
 
     name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
     steps: Count
-    warmup_steps: Annotated[Int, Field(ge=0)] = 0
-    decay_steps: Annotated[Int, Field(ge=0)] | None = None
+    warmup_steps: Natural = 0
+    decay_steps: Natural | None = None
     """wsd only: length of the final decay; None: a fifth of the run."""
     min_lr_ratio: Share = 0.1
 

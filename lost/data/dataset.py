@@ -15,6 +15,7 @@ from lost.data.loss_mask import LossMask, open_loss_mask
 from lost.data.shards import Row, open_shard
 from lost.errors import DataError
 from lost.storage.files import Seal, digest_error, read_sealed_json
+from lost.storage.nofollow import resolved
 from lost.tokenizer import load_tokenizer
 
 DESCRIPTION = "dataset.json"
@@ -99,7 +100,7 @@ def config_path(path: Path) -> str:
     Raises:
         DataError: its bytes are no UTF-8.
     """
-    text = str(path.resolve())
+    text = str(resolved(path))
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -18,6 +18,14 @@ from lost.prepare.sources import Sources
 from lost.tokenizer import Tokenizer
 
 
+def perplexity(loss: float) -> float:
+    """Return exp of a loss in nats; infinity where that is more than a float holds."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The evaluation of a model on a text.
@@ -41,8 +49,8 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(nll / tokens)."""
-        return math.exp(min(self.loss, 700.0))
+        """exp(nll / tokens); infinity where that is more than a float holds."""
+        return perplexity(self.loss)
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -54,7 +62,7 @@ class Evaluation:
         """Perplexity as scripts derived from GaLore print it: their batch counter starts at 1, so that the mean loss
         over N batches is too small by a factor of N / (N + 1). Only for comparison with papers.
         """
-        return math.exp(min(self.loss * self.batches / (self.batches + 1), 700.0))
+        return perplexity(self.loss * self.batches / (self.batches + 1))
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.storage.arrays import NamedArrays
+from lost.storage.nofollow import resolved
 from lost.storage.tensors import PART_BYTES
 
 NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -62,7 +63,7 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
     Raises:
         CheckpointError: something is at `path`.
     """
-    if path.resolve() == source.resolve():
+    if resolved(path) == resolved(source):
         raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lost.config import Config
+from lost.errors import CheckpointError
 from lost.model.parameters import projections
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain
@@ -40,12 +41,21 @@ class LayerReport:
 
 
 def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iterator[LayerReport]:
-    """Yield a report for each projection; `parameters` by name, any float type."""
+    """Yield a report for each projection; `parameters` by name, any float type.
+
+    Raises:
+        CheckpointError: a weight isn't finite.
+    """
     for projection in projections(config):
         values = {}
         for suffix, tensor in projection.tensors().items():
             value = parameters[f"{projection.name}.{suffix}"]
             values[suffix] = value if tensor.integer else value.astype(np.float64)
+            if not np.isfinite(value).all():
+                raise CheckpointError(
+                    f"{projection.name}.{suffix} holds numbers that are not finite, of which nothing can be said; use "
+                    "another checkpoint"
+                )
         yield _report(projection, values)
 
 

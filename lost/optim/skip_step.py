@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lost.config import TrainConfig
+from lost.config.schema import Finite, Natural
 
 WARM_UP = 20  # applied updates before a norm can count as a spike
 WINDOW = 100  # applied updates that the mean norm is over, older ones fading
@@ -22,10 +23,10 @@ class GuardState:
         seen: applied updates that the mean is over, at most WINDOW.
     """
 
-    skipped: int = 0
-    in_a_row: int = 0
-    usual_norm: float = 0.0
-    seen: int = 0
+    skipped: Natural = 0
+    in_a_row: Natural = 0
+    usual_norm: Finite = 0.0
+    seen: Natural = 0
 
 
 def worst(norms: Mapping[str, float]) -> list[str]:

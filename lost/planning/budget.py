@@ -1,5 +1,6 @@
 """The budget of a run: parameters, FLOPs per token and memory, compared with a dense model's."""
 
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -151,9 +152,9 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     needed = memory(micro_batch)
     if needed.total <= room:
         return needed
-    fitting = [size for size in range(1, local_batch) if local_batch % size == 0 and memory(size).total <= room]
-    if fitting:
-        remedy = f"the nearest that fits is --set train.micro_batch_size={max(fitting)}, which computes the same"
+    at_most = bisect_right(range(1, local_batch), room, key=lambda size: memory(size).total)
+    if fitting := next((size for size in range(at_most, 0, -1) if local_batch % size == 0), None):
+        remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
     else:
         policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[config.train.checkpoint_activations]
         settings = [f"train.checkpoint_activations={policy}" for policy in policies]

@@ -10,7 +10,7 @@ import numpy as np
 
 from lost.data.loss_mask import EXAMPLE_START, IN_LOSS
 from lost.errors import DataError
-from lost.prepare.readers import clean, opened
+from lost.prepare.readers import clean, lines
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import Template
 from lost.utils.parsing import parse_json
@@ -55,8 +55,7 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        with opened(path) as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        yield from lines(path)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} can't be read: {error}; expected complete JSON lines (.gz and .zst are unpacked)"

@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -42,11 +42,14 @@ class HeldOut:
     fraction: float
     largest_hash: int | None
     """Documents whose hash is at most this are held out (equal documents together); None: ends are held out."""
+    frequent: Sequence[int] = ()
+    """Hashes of documents that stay although theirs is, because each with its copies is more than the share."""
 
     def split(self, text: str) -> tuple[str, str]:
         """Return (training text, validation text) of one document."""
         if self.largest_hash is not None:
-            return ("", text) if _hash(text) <= self.largest_hash else (text, "")
+            out = (number := _hash(text)) <= self.largest_hash and number not in self.frequent
+            return ("", text) if out else (text, "")
         cut = self._cut(text)
         return text[:cut], text[cut:]
 
@@ -105,10 +108,14 @@ def hold_out(stats: TextStats, fraction: float) -> HeldOut:
     if not len(stats.hashes):
         return HeldOut(fraction, int(fraction * 2**64))
     distinct, counts = np.unique(stats.hashes, return_counts=True)
-    if len(distinct) < _FEW:
+    wanted = stats.documents * fraction
+    rare = counts <= max(1, wanted)
+    candidates = distinct[rare]
+    if len(candidates) < _FEW:
         return HeldOut(fraction, None)
-    chosen = max(1, int(np.searchsorted(np.cumsum(counts), stats.documents * fraction, side="right")))
-    return HeldOut(fraction, int(distinct[min(chosen, len(distinct) - 1) - 1]))
+    chosen = max(1, int(np.searchsorted(np.cumsum(counts[rare]), wanted, side="right")))
+    largest = candidates[min(chosen, len(candidates) - 1) - 1]
+    return HeldOut(fraction, int(largest), distinct[~rare & (distinct <= largest)].tolist())
 
 
 def tokenizer_text(sources: Sources, held_out: HeldOut | None, stats: TextStats) -> Iterator[str]:

@@ -12,7 +12,7 @@ from lost.prepare.resume import PrepareState, read_state
 from lost.storage.files import partial_folder, publish, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
-from lost.storage.nofollow import check_folder, remove
+from lost.storage.nofollow import check_folder, remove, resolved
 
 
 class ProgressCallback(Protocol):
@@ -76,9 +76,9 @@ def check_output(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
     Raises:
         DataError: something else is there, or a set and `overwrite` is not given, or it would replace a source.
     """
-    target = out.resolve()
-    for source in sources:
-        if target == source.resolve() or target in source.resolve().parents:
+    target = resolved(out)
+    for source in map(resolved, sources):
+        if target == source or target in source.parents:
             raise DataError(f"--out {out} would replace the text in {source}; choose another folder")
     if out.is_dir() and not any(out.iterdir()):
         return  # an empty folder is renamed over

@@ -1,21 +1,22 @@
 """One file of text: plain, JSON lines or parquet, the first two also compressed (.gz, .zst)."""
 
+import codecs
 import gzip
-import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from lost.errors import DataError
+from lost.prepare.unpack import Expansion, opened
 from lost.storage.nofollow import open_read
 from lost.utils.extras import need
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 SUFFIXES = (".txt", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 _JSON_LINES = (".jsonl", ".ndjson")
 _CHUNK = 1 << 17
-_ROWS = 256  # of a parquet file that are in memory at once
+_LINE = 1 << 28  # bytes
+_ROWS = 16  # of a parquet file that are in memory at once: a page of a few bytes can hold many rows of many megabytes
 
 
 class NotTextError(Exception):
@@ -46,73 +47,44 @@ def read(path: Path, text_key: str) -> Iterator[str]:
         raise DataError(f"{path} is damaged: {error}; expected a complete file; fetch it again") from None
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a file to read, unpacked where its name says that it is packed."""
-    if path.suffix == ".zst":
-        return io.BufferedReader(_Chunks(_zst(path)), _CHUNK)
-    file = open_read(path, follow=True)
-    return cast(BinaryIO, _Unpacked(file)) if path.suffix == ".gz" else file
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, those that aren't empty.
 
-
-def _zst(path: Path) -> Iterator[bytes]:
-    """Yield what is in a file of one frame or several; the library's own reader is silent where a frame is cut."""
-    library = need("zstandard", "data", f"reading {path}")
-    decompressor = library.ZstdDecompressor(max_window_size=1 << 31)
-    with open_read(path, follow=True) as file:
-        frame, rest = None, b""
-        while chunk := rest or file.read(_CHUNK):
-            frame = frame or decompressor.decompressobj()
-            try:
-                yield frame.decompress(chunk)
-            except library.ZstdError as error:
-                raise EOFError(error) from None
-            rest = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    if frame:
-        raise EOFError("it ends inside a zstd frame")
-
-
-class _Unpacked(gzip.GzipFile):
-    """A packed file, which is closed with what unpacks it."""
-
-    def __init__(self, packed: BinaryIO) -> None:
-        super().__init__(fileobj=packed, mode="rb")
-        self._packed = packed
-
-    def close(self) -> None:
-        super().close()
-        self._packed.close()
-
-
-class _Chunks(io.RawIOBase):
-    """A stream of bytes that come in chunks."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._left = chunks, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
-        while not self._left:
-            if (chunk := next(self._chunks, None)) is None:
-                return 0
-            self._left = memoryview(chunk)
-        size = min(len(buffer), len(self._left))
-        buffer[:size], self._left = self._left[:size], self._left[size:]
-        return size
+    Raises:
+        DataError: a line that is too long to be one.
+        EOFError, gzip.BadGzipFile, zlib.error: it is packed, and damaged.
+        OSError: it can't be read.
+    """
+    with opened(path) as file:
+        number = 0
+        while line := file.readline(_LINE + 1):
+            number += 1
+            if len(line) > _LINE:
+                raise DataError(
+                    f"{path}:{number}: a line of more than {_LINE >> 20} MiB; expected one object a line; split it"
+                )
+            if line.strip():
+                yield number, line
 
 
 def _text(path: Path) -> Iterator[str]:
+    decoder, parts, position = codecs.getincrementaldecoder("utf-8")(), [], 0
     with opened(path) as file:
-        content = file.read()
+        while chunk := file.read(_CHUNK):
+            if (nul := chunk.find(0)) >= 0:
+                raise NotTextError(f"there is a NUL byte at {position + nul}")
+            parts.append(_decoded(decoder, chunk, position))
+            position += len(chunk)
+    yield "".join([*parts, _decoded(decoder, b"", position)])
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, chunk: bytes, position: int) -> str:
+    """Return the text of the bytes at a position; none at the end."""
     try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise NotTextError(f"byte {error.start} is {content[error.start]:#04x}, which is not UTF-8") from None
-    if "\0" in text:
-        raise NotTextError(f"there is a NUL byte at {text.index(chr(0))}")
-    yield text
+        return decoder.decode(chunk, final=not chunk)
+    except UnicodeDecodeError as error:  # its bytes begin with those that were held back
+        wrong = position + len(chunk) - len(error.object) + error.start
+        raise NotTextError(f"byte {wrong} is {error.object[error.start]:#04x}, which is not UTF-8") from None
 
 
 def clean(text: str) -> str:
@@ -121,33 +93,30 @@ def clean(text: str) -> str:
 
 
 def _json_lines(path: Path, text_key: str) -> Iterator[str]:
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                record = parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{where}: not a JSON object ({error}); expected one object a line") from None
-            text = record.get(text_key) if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise no_text(where, text_key, keys)
-            yield clean(text)
+    for number, line in lines(path):
+        where = f"{path}:{number}"
+        try:
+            record = parse_object(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not a JSON object ({error}); expected one object a line") from None
+        if not isinstance(text := record.get(text_key), str):
+            raise no_text(where, text_key, f"{type(text).__name__} there" if text_key in record else ", ".join(record))
+        yield clean(text)
 
 
 def _parquet(path: Path, text_key: str) -> Iterator[str]:
     arrow = need("pyarrow", "data", f"reading {path}")
     parquet = need("pyarrow.parquet", "data", f"reading {path}")
+    expansion = Expansion(path)
     try:
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
+        with open_read(path, follow=True) as raw, parquet.ParquetFile(raw, pre_buffer=False) as file:
             if text_key not in file.schema_arrow.names:
                 raise no_text(str(path), text_key, ", ".join(file.schema_arrow.names))
             for batch in file.iter_batches(_ROWS, columns=[text_key]):
                 for text in batch.column(0).to_pylist():
                     if not isinstance(text, str | None):
                         raise no_text(str(path), text_key, f"{type(text).__name__} there")
+                    expansion.add(len(text or ""))
                     yield text or ""
     except (arrow.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -158,4 +127,4 @@ def _parquet(path: Path, text_key: str) -> Iterator[str]:
 
 def no_text(where: str, text_key: str, keys: str) -> DataError:
     """Return the refusal of a record."""
-    return DataError(f"{where}: no text under {text_key!r} (found: {keys}); name the field with --text-key")
+    return DataError(f"{where}: no text under {text_key!r} (found: {keys:.200}); name the field with --text-key")

@@ -1,5 +1,6 @@
 """Sources of documents: text, JSON lines and parquet, folders of these, data sets of the hub."""
 
+import errno
 import fnmatch
 import hashlib
 import os
@@ -13,6 +14,7 @@ from lost.errors import DataError, UnreachableError
 from lost.prepare import hub
 from lost.prepare.hub import HubChoice
 from lost.prepare.readers import NotTextError, read
+from lost.storage.nofollow import check_inside, resolved
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ class Sources:
     @property
     def local(self) -> list[Path]:
         """The files and folders among the paths."""
-        return [Path(path) for path in self.paths if Path(path).exists()]
+        return [Path(path) for path in self.paths if os.path.exists(path)]
 
     @property
     def remote(self) -> list[str]:
         """The names of data sets among the paths."""
-        return [str(path) for path in self.paths if not Path(path).exists()]
+        return [str(path) for path in self.paths if not os.path.exists(path)]
 
     def documents(self) -> Iterator[str]:
         """Yield every document that isn't empty, in an order that depends on names alone.
@@ -80,11 +82,11 @@ class Sources:
             DataError: a path that doesn't exist.
         """
         for path in self.paths:
-            if Path(path).is_dir():
-                yield from (self._unit(file, inside_folder=True) for file in self._files(Path(path)))
-            elif Path(path).exists():
+            if os.path.isdir(path):
+                yield from (self._unit(file, Path(path)) for file in self._files(Path(path)))
+            elif os.path.exists(path):
                 if not self._left_out(Path(path)):
-                    yield self._unit(Path(path), inside_folder=False)
+                    yield self._unit(Path(path), None)
             elif hub.is_name(str(path)):
                 yield from self._shards(str(path))
             else:
@@ -118,10 +120,10 @@ class Sources:
             ]
         return self._opened[name]
 
-    def _unit(self, path: Path, inside_folder: bool) -> Unit:
-        status = path.stat() if path.exists() else None  # a link inside a folder may lead nowhere
+    def _unit(self, path: Path, folder: Path | None) -> Unit:
+        status = path.stat() if os.path.exists(path) else None  # a link inside a folder may lead nowhere
         stamp = f"{path.absolute()} {status and (status.st_size, status.st_mtime_ns)}"
-        return Unit(stamp, partial(self._read, path, inside_folder))
+        return Unit(stamp, partial(self._read, path, folder))
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for parent, folders, files in os.walk(folder, onerror=_refuse):
@@ -137,21 +139,28 @@ class Sources:
         return not self._left_out(path)
 
     def _left_out(self, path: Path) -> bool:
-        return any(path.resolve() == other.resolve() for other in self.leave_out)
+        return any(resolved(path) == resolved(other) for other in self.leave_out)
 
-    def _read(self, path: Path, inside_folder: bool) -> Iterator[str]:
+    def _read(self, path: Path, folder: Path | None) -> Iterator[str]:
         try:
+            if folder:
+                check_inside(path, folder)
             yield from read(path, self.text_key)
         except NotTextError as error:
-            if not inside_folder:
+            if not folder:
                 raise DataError(
                     f"{path} is not text: {error}; expected UTF-8 without NUL bytes; convert it, or leave it out"
                 ) from None
             self.skipped.append(path)
         except OSError as error:
-            if inside_folder and not path.exists():  # a link to nowhere
+            if folder and not os.path.exists(path):  # a link to nowhere
                 self.skipped.append(path)
                 return
+            if error.errno == errno.ELOOP:
+                raise DataError(
+                    f"{path}: {error.strerror}; expected files of {folder or path.parent}; name what it leads to, or "
+                    "leave it out with --exclude"
+                ) from None
             _refuse(error)
 
 

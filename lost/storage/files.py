@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 
 from lost.errors import StorageError
 from lost.storage.failpoints import failpoint
-from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, write_new
-from lost.utils.parsing import parse_json
+from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, resolved, write_new
+from lost.utils.parsing import parse_object
 
 _PARTIAL = ".partial-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -58,7 +58,7 @@ def partial_folder(path: Path) -> Path:
     Raises:
         StorageError: nothing can be beside it.
     """
-    path = Path(os.path.realpath(path))  # a link may lead to another disk
+    path = resolved(path)  # a link may lead to another disk
     if path.is_mount():
         raise StorageError(f"{path} is a mount point, which can't be replaced; name a folder inside it")
     return path.with_name(f"{_PARTIAL}{path.name}")
@@ -70,7 +70,7 @@ def publish(partial: Path, path: Path, replace: bool = False) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    path = Path(os.path.realpath(path))
+    path = resolved(path)
     with storage(path):
         for file in sorted(partial.rglob("*")):
             if not file.is_symlink():  # left there by another command, or a stranger
@@ -167,19 +167,16 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is not JSON, or its checksum is wrong.
+        ValueError: it is no JSON object, or its checksum is wrong.
     """
-    value = parse_json(read_bytes(path, DOCUMENT_BYTES))
-    if not isinstance(value, dict) or value.pop("seal", None) != _digest(value):
+    value = parse_object(read_bytes(path, DOCUMENT_BYTES))
+    if value.pop("seal", None) != _digest(value):
         raise ValueError("its content doesn't have the checksum it was written with")
     return value
 
 
 def _digest(value: dict[str, Any]) -> str:
-    try:
-        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

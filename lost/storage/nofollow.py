@@ -98,12 +98,32 @@ def check_inside(path: Path, folder: Path) -> None:
     Raises:
         OSError: it is elsewhere, or no regular file.
     """
-    target, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    target, home = resolved(path), resolved(folder)
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
     if not target.is_relative_to(home) and target.parent != blobs:
         raise OSError(errno.ELOOP, "it is a link out of its folder, which is not followed", str(path))
     with suppress(FileNotFoundError):
         open_read(path, follow=True).close()
+
+
+def resolved(path: Path) -> Path:
+    """Return a path without links; of a link that leads in a circle, or nowhere, as far as it leads."""
+    return Path(os.path.realpath(path))  # Path.resolve fails on a circle
+
+
+def check_name(name: str) -> str:
+    """Check that a text that a document holds can be a file's name or path, and return it.
+
+    Raises:
+        ValueError: no file can be named so.
+    """
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise ValueError(f"{name!r:.200} can't be the name of a file")
+    return name
 
 
 def check_updatable(path: Path) -> None:

@@ -22,7 +22,7 @@ from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.storage.files import Seal, digest_error, flush, seal
 from lost.storage.nofollow import open_read, write_new
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 PART_BYTES = 1 << 30
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "I32": "int32"}
@@ -130,7 +130,7 @@ def _opened(files: list[Path], stack: ExitStack) -> dict[str, list[_Part]]:
         with _readable(path):
             open_read(path).close()  # no link, no device: the library would open either
             opened = stack.enter_context(safetensors.safe_open(path, "np"))
-            rows = parse_json((opened.metadata() or {}).get(_ROWS, "{}"))
+            rows = parse_object((opened.metadata() or {}).get(_ROWS, "{}"))
             for name in opened.offset_keys():
                 first = rows.get(name, 0)
                 if type(first) is not int or first < 0:
@@ -175,6 +175,6 @@ def _joined(name: str, parts: list[_Part]) -> np.ndarray:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, safetensors.SafetensorError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(f"{path} can't be read as safetensors: {reason}; {_OTHER}") from None

@@ -7,7 +7,8 @@ tokens that a post-processor would put around a text are left out: documents are
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import Tokenizer
 from lost.utils.extras import need
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
@@ -39,15 +40,11 @@ class JsonTokenizer(Tokenizer):
 
     def __init__(self, content: bytes, config: Mapping[str, Any], source: str) -> None:
         tokenizers = need("tokenizers", "tokenizers", f"reading {source}")
-        self._end_of_text = str(config["eos_token"])
-        try:
-            document = parse_json(content)
+        self._end_of_text, self._source = str(config["eos_token"]), source
+        with _library(f"{source} is not a tokenizer.json", "the file that Hugging Face's tokenizers write"):
+            document = parse_object(content)
             document.update(padding=None, truncation=None)
             self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
-        except Exception as error:  # the library raises nothing more specific
-            raise DataError(
-                f"{source} is not a tokenizer.json: {error}; expected the file that Hugging Face's tokenizers write"
-            ) from None
         end_of_text = self._processor.token_to_id(self._end_of_text)
         if end_of_text is None:
             raise DataError(
@@ -106,7 +103,8 @@ class JsonTokenizer(Tokenizer):
             yield ids if special_tokens or self._special.isdisjoint(ids) else self._broken_up(text)
 
     def _ids(self, text: str) -> list[int]:
-        (encoding,) = self._processor.encode_batch_fast([text], add_special_tokens=False)  # doesn't compute offsets
+        with self._working():
+            (encoding,) = self._processor.encode_batch_fast([text], add_special_tokens=False)  # computes no offsets
         return encoding.ids
 
     def _broken_up(self, text: str) -> list[int]:
@@ -118,7 +116,11 @@ class JsonTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without special tokens; bytes that make no character become U+FFFD."""
-        return self._processor.decode(list(ids), skip_special_tokens=True)
+        with self._working():
+            return self._processor.decode(list(ids), skip_special_tokens=True)
+
+    def _working(self) -> AbstractContextManager[None]:
+        return _library(f"{self._source} can't be worked with", "a tokenizer.json that any text fits")
 
     def _find_special(self, model: Mapping[str, Any]) -> None:
         """Find the special tokens, except the one for unknown characters, to which text may be encoded."""
@@ -130,12 +132,23 @@ class JsonTokenizer(Tokenizer):
         self._inside = re.compile("|".join(splits))
 
 
+@contextmanager
+def _library(problem: str, expected: str) -> Iterator[None]:
+    """Turn the library's errors into DataErrors. It raises nothing more specific, and some aren't even an Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        reason = " ".join(str(error).split())
+        raise DataError(f"{problem}: {reason:.400}; expected {expected}; use another") from None
+
+
 def _config(path: Path) -> dict[str, Any]:
     try:
-        value = parse_json(_text(path) or "{}")
+        return parse_object(_text(path) or "{}")
     except ValueError as error:
         raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
-    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str | None:
@@ -156,7 +169,7 @@ def _content(token: Any) -> str | None:
 
 def _well_known(content: bytes) -> str | None:
     try:
-        added = {token["content"] for token in parse_json(content)["added_tokens"]}
+        added = {token["content"] for token in parse_object(content)["added_tokens"]}
     except (ValueError, KeyError, TypeError):
         return None  # no tokenizer.json, or one without added tokens
     return next((token for token in _WELL_KNOWN if token in added), None)

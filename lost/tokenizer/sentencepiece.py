@@ -32,7 +32,8 @@ class PieceTokenizer(Tokenizer):
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model)
-        except RuntimeError:
+            self._processor.id_to_piece(list(range(self._processor.vocab_size())))  # all of them are UTF-8
+        except (RuntimeError, UnicodeDecodeError):
             raise DataError(
                 f"{source} is not a sentencepiece model; expected a tokenizer.model, as `lost prepare` or the "
                 "sentencepiece trainer writes it"

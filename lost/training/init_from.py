@@ -21,6 +21,7 @@ from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, shapes_of
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, replace_text, storage
+from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
 from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
@@ -64,7 +65,7 @@ def open_source(path: Path) -> Source:
         from lost.interop.from_hf import open_folder
 
         folder = open_folder(path)
-        return Source(path.resolve(), None, folder.config, folder.tokenizer, folder.parameters, folder.remarks)
+        return Source(resolved(path), None, folder.config, folder.tokenizer, folder.parameters, folder.remarks)
     if not ours:
         raise CheckpointError(
             f"--init-from {path}: it holds no weights; expected a run, a checkpoint, or a folder with a Hugging Face "
@@ -72,7 +73,7 @@ def open_source(path: Path) -> Source:
         )
     held, rejected = find_checkpoint(path)
     remarks = [f"skipped: {reason}" for reason in rejected]
-    return Source(held.path.resolve(), held.progress.step, held.config, held.tokenizer(), held.parameters, remarks)
+    return Source(resolved(held.path), held.progress.step, held.config, held.tokenizer(), held.parameters, remarks)
 
 
 def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[Config, Source | None]:
@@ -94,7 +95,7 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
         _check_origin(held, path, folder)
         return load_config(config_file(folder) or folder / CONFIG), None
     source = open_source(path)
-    if source.path.is_relative_to(folder.resolve()):
+    if source.path.is_relative_to(resolved(folder)):
         raise UserError(
             f"--init-from {path} is in {folder}, whose checkpoints a new run there would replace; choose another --out"
         )
@@ -112,7 +113,7 @@ def _check_origin(held: list[Path], named: Path, folder: Path) -> None:
             origin = open_checkpoint(path).progress.origin
         except CheckpointError:
             continue  # reported when the run is resumed
-        if origin is None or not Path(origin.path).is_relative_to(named.resolve()):
+        if origin is None or not Path(origin.path).is_relative_to(resolved(named)):
             started = f"started with {origin.path}" if origin else "didn't start with other weights"
             raise ConfigError(
                 f"--init-from {named}: the run in {folder} {started}; expected the same; leave it out to resume, "

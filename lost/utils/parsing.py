@@ -1,4 +1,4 @@
-"""Safe parsing of untrusted JSON and YAML, whose only error is a ValueError that says what is wrong."""
+"""Safe parsing of untrusted JSON and YAML, bounded in size and depth; the only error is a ValueError that says why."""
 
 import json
 import math
@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+_JSON_DEPTH = 100
 _YAML_CHARACTERS = 1 << 20
 _YAML_DEPTH = 16  # a configuration nests four deep
 
@@ -14,12 +15,53 @@ def parse_json(content: bytes | str) -> Any:
     """Read a JSON document.
 
     Raises:
-        ValueError: it isn't JSON, or is nested too deeply.
+        ValueError: it isn't JSON, is nested too deeply, or has a number that is too long.
     """
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise _too_deep() from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:  # Python converts no integer of thousands of digits
+        raise ValueError("it has a whole number of thousands of digits") from None
+    _check_depth(value)
+    return value
+
+
+def parse_object(content: bytes | str) -> dict[str, Any]:
+    """Read a JSON document that is one object.
+
+    Raises:
+        ValueError: as `parse_json`, or it is something else.
+    """
+    value = parse_json(content)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {_kind(value)}, not an object")
+    return value
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a text", type(None): "null", bool: "a truth value"}
+    return kinds.get(type(value), "a number")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_JSON_DEPTH + 1):
+        if not level:
+            return
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    raise _too_deep()
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested more than {_JSON_DEPTH} deep")
 
 
 def finite(value: Any) -> Any:

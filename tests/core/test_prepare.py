@@ -161,7 +161,7 @@ def test_folders_take_and_leave_by_name_and_say_what_is_not_text(tmp_path: Path)
         ("nul.txt", b"a\0b", "NUL byte at 1"),
         ("bad.jsonl", b'{"text": 1}\n', "bad.jsonl:1: no text under 'text'"),
         ("worse.jsonl", b'{"text": "x"}\n[\n', "worse.jsonl:2: not a JSON object"),
-        ("list.jsonl", b"[1]\n", "found: list"),
+        ("list.jsonl", b"[1]\n", "list.jsonl:1: not a JSON object .it holds a list"),
         ("empty.txt", b"", "there is no text in"),
         ("cut.jsonl.gz", gzip.compress(b'{"text": "x"}' * 99, mtime=0)[:-9], "is damaged"),
     ],

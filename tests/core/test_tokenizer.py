@@ -149,7 +149,7 @@ def test_what_is_kept_of_the_configuration(gpt: Path, tmp_path: Path) -> None:
         ("tokenizer_config.json", b"{", "can't be read"),
         ("tokenizer_config.json", b'{"eos_token": "<gone>"}', "has no token '<gone>'"),
         ("tokenizer_config.json", b'{"eos_token": null}', "doesn't say which token ends a text"),
-        ("tokenizer_config.json", b"[]", "name it with --end-of-text"),
+        ("tokenizer_config.json", b"[]", "it holds a list, not an object"),
         ("chat_template.jinja", b"\xff", "expected text in UTF-8"),
     ],
 )

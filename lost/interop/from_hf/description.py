@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from lost.config import ModelConfig
 from lost.errors import CheckpointError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 FILE = "config.json"
 _ROPE_TYPES = ("default", "linear", "llama3")
@@ -55,15 +55,15 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / FILE
     try:
-        raw = parse_json(read_inside(path, folder, DOCUMENT_BYTES))
+        raw = parse_object(read_inside(path, folder, DOCUMENT_BYTES))
     except OSError as error:
         raise CheckpointError(
             f"{folder} has no readable {FILE} ({error.strerror}); expected a model's folder as transformers writes it"
         ) from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}; download the file again") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} holds {type(raw).__name__}; expected an object with the model's fields")
+        raise CheckpointError(
+            f"{path} is not JSON: {error}; expected an object with the model's fields; download the file again"
+        ) from None
     architecture = _architecture(path, raw)
     if missing := [key for key in _REQUIRED if raw.get(key) is None]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; expected the fields of a {architecture}")

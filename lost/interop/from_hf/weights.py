@@ -3,6 +3,7 @@
 Pickled checkpoints are refused: reading one can run any code.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import safetensors
 from lost.config import DType
 from lost.errors import CheckpointError
 from lost.storage.nofollow import DOCUMENT_BYTES, check_inside, read_inside
-from lost.utils.parsing import parse_json
+from lost.utils.parsing import parse_object
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -105,7 +106,7 @@ def _listed(folder: Path) -> dict[str, Path]:
         return {}
     index = folder / _INDEX
     try:
-        listed = parse_json(read_inside(index, folder, DOCUMENT_BYTES))["weight_map"]
+        listed = parse_object(read_inside(index, folder, DOCUMENT_BYTES))["weight_map"]
         files = {name: folder / file for name, file in listed.items()}
     except FileNotFoundError:
         _refuse(folder)
@@ -116,7 +117,7 @@ def _listed(folder: Path) -> dict[str, Path]:
     for name, path in files.items():
         if path.parent != folder or Path(listed[name]).name != listed[name]:
             raise CheckpointError(f"{index} names {listed[name]!r}, a file outside its folder; don't trust it")
-    missing = sorted({path.name for path in files.values() if not path.exists()})
+    missing = sorted({path.name for path in files.values() if not os.path.exists(path)})
     if missing or not files:
         what = f"{len(missing)} of the files are missing: {', '.join(missing)}" if missing else "it names no files"
         raise CheckpointError(f"{index}: {what}; expected every shard beside it; download them")

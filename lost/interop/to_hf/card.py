@@ -1,7 +1,6 @@
 """The model card of an export: the model, its training data and recipe, measurements, how to open it."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from lost.config import Config
 from lost.data.dataset import TRAIN
 from lost.data.mixture import Mixture, open_dataset
 from lost.errors import DataError
+from lost.evaluation.perplexity import perplexity
 from lost.interop.to_hf.description import architecture
 from lost.planning import budget
-from lost.storage.nofollow import read_bytes
+from lost.storage.nofollow import read_bytes, resolved
 from lost.tracking.metrics import FILE as METRICS
 from lost.utils.parsing import parse_json
 
@@ -78,7 +78,7 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     sections = [
         _FRONT.format(tag="llama" if known else "lost"),
-        f"# {run.resolve().name}\n",
+        f"# {resolved(run).name}\n",
         f"A {what} of {count:,} parameters{dense} in {dtype}, made with "
         f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.{merged}\n",
         "Licence: none was chosen yet. Whoever publishes this model puts it here and into the first lines.\n",
@@ -110,7 +110,7 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
                 continue  # truncated by a crash, or not a row: `lost verify` reports it
     elif source.progress.validation_loss is not None:
         loss = source.progress.validation_loss
-        figures = {"validation_loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        figures = {"validation_loss": loss, "perplexity": perplexity(loss)}
     names = {"loss": "training loss", "validation_loss": "validation loss", "perplexity": "validation perplexity"}
     names["bits_per_byte"] = "bits per byte of the validation text"
     return {shown: f"{figures[key]:.4f}" for key, shown in names.items() if isinstance(figures.get(key), int | float)}
