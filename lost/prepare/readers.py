@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lost.errors import DataError
-from lost.prepare.unpack import Expansion, opened
 from lost.storage.nofollow import open_read
+from lost.storage.unpack import Expansion, opened
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 

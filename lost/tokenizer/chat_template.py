@@ -3,7 +3,6 @@
 A template splits each conversation in two: the given part, and the last answer, which is to be learned.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -11,7 +10,8 @@ import numpy as np
 
 from lost.errors import DataError
 from lost.tokenizer import Tokenizer
-from lost.tokenizer.jinja import compiled, library
+from lost.tokenizer.jinja import TemplateError, TemplateProcess
+from lost.utils.parsing import parse_object
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
@@ -46,7 +46,7 @@ def template_of(tokenizer: Tokenizer) -> Template:
     """
     if not tokenizer.chat_template:
         return PlainTemplate()
-    return JinjaTemplate(tokenizer.chat_template, json.loads(tokenizer.files.get(_CONFIG, b"{}")))
+    return JinjaTemplate(tokenizer.chat_template, parse_object(tokenizer.files.get(_CONFIG, b"{}")))
 
 
 def question(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -93,7 +93,7 @@ class PlainTemplate:
 
 
 class JinjaTemplate:
-    """A Hugging Face chat template, rendered as in transformers (`utils/chat_template_utils.py`), in a sandbox.
+    """A Hugging Face chat template, rendered as in transformers (`utils/chat_template_utils.py`), within bounds.
 
     Args:
         source: the template, or a list of named ones, of which `default` is used.
@@ -106,19 +106,14 @@ class JinjaTemplate:
     special_tokens = True
 
     def __init__(self, source: Any, names: Mapping[str, Any]) -> None:
-        if isinstance(source, list):
-            source = next((each["template"] for each in source if each.get("name") == "default"), None)
-        error_class = library().TemplateError
         try:
-            self._template = compiled(source)
-        except (error_class, TypeError, AttributeError) as error:
+            tokens = {name: text for name, text in names.items() if name.endswith("_token")}
+            self._process = TemplateProcess(_chosen(source), tokens)
+        except TemplateError as error:
             raise DataError(
                 f"the tokenizer's chat template can't be read: {error}; expected a Jinja template; correct it, or "
                 "remove it from the tokenizer's files"
             ) from None
-        self._names = {name: text for name, text in names.items() if name.endswith("_token")}
-        unfit = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
-        self._refusals = (error_class, *unfit)  # that a template's own code can raise
 
     def question(self, messages: Sequence[Message], tools: Any = None) -> str:
         """Return the text of messages, up to where the assistant's answer begins."""
@@ -140,11 +135,23 @@ class JinjaTemplate:
 
     def _rendered(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
         try:
-            return self._template.render(
-                messages=messages, tools=tools, documents=None, add_generation_prompt=answer, **self._names
-            )
-        except self._refusals as error:
+            return self._process.render(messages=[*messages], tools=tools, documents=None, add_generation_prompt=answer)
+        except TemplateError as error:
             raise DataError(
                 f"the tokenizer's chat template rejects a conversation: {error}; expected messages that it supports; "
                 "correct them"
             ) from None
+
+
+def _chosen(source: Any) -> str:
+    """Return the template, or of named ones that of the name `default`.
+
+    Raises:
+        TemplateError: there is none.
+    """
+    if isinstance(source, list):
+        named = (each for each in source if isinstance(each, dict) and each.get("name") == "default")
+        source = next(named, {}).get("template")
+    if not isinstance(source, str):
+        raise TemplateError(f"it is no text, and no list with one named default ({source!r:.40})")
+    return source
