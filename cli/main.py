@@ -3,7 +3,10 @@
 0 success, 1 failure, 2 wrong input, 130 interrupted (progress is saved).
 """
 
+import io
 import sys
+import traceback
+from typing import Any, NoReturn
 
 import typer
 
@@ -13,6 +16,8 @@ from lost.distributed.launcher import leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError
 from lost.utils.printable import printable
 from lost.utils.threads import shorten_spinning
+
+_UsageError: Any = typer.BadParameter.__base__  # whatever typer refuses; it has no public name
 
 app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
@@ -61,19 +66,21 @@ def _run() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
-    except LostError as error:
-        if debug:
-            raise
-        _fail(str(error), error.exit_code)
-    except InterruptedAtOnceError as error:
-        _fail(str(error), error.exit_code)
+        code = app(standalone_mode=False)  # otherwise typer shows arguments that it refuses as they are
+    except (LostError, InterruptedAtOnceError) as error:
+        _fail(f"lost: {error}", error.exit_code, debug)
+    except _UsageError as error:
+        usage = io.StringIO()
+        error.show(usage)
+        _fail(usage.getvalue().rstrip(), error.exit_code, debug)
     except Exception as error:  # a defect: reported in one line, with how to see more
-        if debug:
-            raise
-        _fail(f"{type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)", 1)
+        defect = "(this is a defect in lost; add --debug for the traceback)"
+        _fail(f"lost: {type(error).__name__}: {error} {defect}", 1, debug)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
-    print(f"lost: {printable(message)}", file=sys.stderr)
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    """Print why the command failed, with the traceback if it was asked for, and exit."""
+    text = f"{traceback.format_exc()}\n{message}" if debug else message
+    print(printable(text), file=sys.stderr)
     sys.exit(code)

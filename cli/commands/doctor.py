@@ -98,14 +98,14 @@ def _self_test(targets: list[tuple[str, str]], as_json: bool) -> Iterator[dict[s
     from dataclasses import asdict
     from itertools import groupby
 
-    from lost.cli.render.output import note
+    from lost.cli.render.output import note, say
     from lost.engine import create_engine
     from lost.engine.selftest import ALLOWED, self_test
     from lost.errors import UserError
 
     if not targets:
         raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")
-    show = note if as_json else print
+    show = note if as_json else say
     for target in targets:
         where = {"backend": target[0], "device": target[1]}
         checks = self_test(lambda config, to=target: create_engine(config, *to))  # type: ignore[misc]

@@ -21,16 +21,20 @@ def generate(
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="In a terminal, print control characters too, as in a pipe.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt.
 
-    Text is printed as it is generated, until the model ends it. With --chat, only the answer is printed.
+    Text is printed as it is generated, until the model ends it. With --chat, only the answer is printed. In a terminal,
+    control characters are escaped.
     """
     from itertools import takewhile
 
     from lost.cli.load import load_model
-    from lost.cli.render.output import answer, note
+    from lost.cli.render.output import answer, note, write_text
     from lost.evaluation.sampler import Sampler
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question
@@ -60,7 +64,7 @@ def generate(
         text = "".join(tokenizer.stream(tokens, begin))
         answer(True, {"prompt": prompt, "text": text, "token_ids": tokens}, [])
         return
-    print("" if chat else prompt, end="", flush=True)
+    write_text("" if chat else prompt, raw)
     for piece in tokenizer.stream(ids, begin):
-        print(piece, end="", flush=True)
-    print()
+        write_text(piece, raw)
+    write_text("\n", raw)

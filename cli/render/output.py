@@ -7,7 +7,7 @@ from typing import Any
 
 from lost.cli.render.streams import check_written
 from lost.utils.parsing import finite
-from lost.utils.printable import printable
+from lost.utils.printable import JOINERS, printable
 
 
 def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
@@ -25,6 +25,17 @@ def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
 def note(text: str) -> None:
     """Print a remark on standard error."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a line of the answer as soon as it is known."""
+    print(printable(text), flush=True)
+
+
+def write_text(text: str, raw: bool) -> None:
+    """Write what a user or a model wrote: to a terminal escaped, unless it is wanted raw; elsewhere as it is."""
+    raw = raw or not sys.stdout.isatty()
+    print(text if raw else printable(text, JOINERS), end="", flush=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -210,10 +210,10 @@ def test_sampling_values(lost: Lost, run: Path) -> None:
 
 
 def test_debug_shows_the_traceback(lost: Lost, tmp_path: Path) -> None:
-    from lost.errors import CheckpointError
-
-    with pytest.raises(CheckpointError):
-        lost("inspect", tmp_path / "nowhere", "--debug")
+    answer = lost("inspect", tmp_path / "nowhere", "--debug")
+    assert answer.code == 2
+    assert answer.err.startswith("Traceback")
+    assert answer.err.rpartition("\n\n")[2].startswith("lost: ")
 
 
 def test_framework_missing(
