@@ -5,6 +5,7 @@ and stop strings follow its Hugging Face model, against which this one is tested
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from lost.engine import Engine
 from lost.errors import UserError
 from lost.evaluation.sampler import Sampler
 from lost.evaluation.scoring import Score, ScoreRequest, score_requests
+from lost.evaluation.stopping import until
 from lost.tokenizer import Tokenizer
 
 _MAX_GENERATED = 256  # tokens where a task sets no limit, as in lm_eval's Hugging Face model
@@ -115,7 +117,7 @@ class LmEvalModel:
         return answers
 
     def _generate(self, context: str, settings: Mapping[str, Any]) -> str:
-        from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+        from lm_eval.models.utils import normalize_gen_kwargs
 
         complete = normalize_gen_kwargs(dict(settings), _MAX_GENERATED)
         sampler, limit, stops = self._sampler(complete), complete["max_gen_toks"], complete["until"]
@@ -127,15 +129,10 @@ class LmEvalModel:
             )
         prompt = self._last(self.encode(context) or [self.tokenizer.end_of_text], room)
         self.longest = max(self.longest, len(prompt) + limit - 1)
-        vocabulary, generated, text = self.tokenizer.vocab_size, [], ""
-        for token in self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit):
-            if token == self.tokenizer.end_of_text:
-                break
-            generated.append(token)
-            text = self.tokenizer.decode(generated)
-            if any(stop in text for stop in stops if stop):
-                break
-        return postprocess_generated_text(text, stops, None)
+        vocabulary = self.tokenizer.vocab_size
+        generated = self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit)
+        tokens = takewhile(lambda token: token != self.tokenizer.end_of_text, generated)
+        return "".join(until(self.tokenizer.stream(tokens), [stop for stop in stops if stop]))
 
     def _sampler(self, settings: Mapping[str, Any]) -> Sampler:
         """Return the sampler, one for all requests with the same settings, so that repeats differ."""

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lost.errors import UserError
 from lost.evaluation.sampler import Sampler
+from lost.evaluation.stopping import until
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05])).astype(np.float32)
 
@@ -36,6 +39,47 @@ def test_seed_decides() -> None:
     first, second, third = Sampler(1.0, seed=1), Sampler(1.0, seed=1), Sampler(1.0, seed=2)
     rows = [[sampler(LOGITS) for _ in range(50)] for sampler in (first, second, third)]
     assert rows[0] == rows[1] != rows[2]
+
+
+def test_repetition_is_penalized_as_in_transformers() -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    logits = np.array([1.5, -0.5, 0.7, 0.2, -2.0], np.float32)
+    penalty = transformers.RepetitionPenaltyLogitsProcessor(1.3)
+    sampler, seen = Sampler(0, repetition_penalty=1.3), [1, 2, 9]
+    sampler.begin(seen)
+    for _ in range(4):
+        theirs = penalty(torch.tensor([[each for each in seen if each < 5]]), torch.tensor(logits)[None])
+        assert sampler(logits) == int(theirs.argmax())
+        seen.append(int(theirs.argmax()))
+        logits[seen[-1]] -= 0.4  # so that others get their turn
+    sampler.begin([])
+    assert sampler(np.array([1.0, 0.9], np.float32)) == 0
+    assert sampler(np.array([1.0, 0.9], np.float32)) == 1
+
+
+@pytest.mark.parametrize("penalty", [0, -1.0, float("inf"), float("nan")])
+def test_penalties_refused(penalty: float) -> None:
+    with pytest.raises(UserError, match="1 changes nothing"):
+        Sampler(repetition_penalty=penalty)
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_text_ends_before_a_stop_string(pieces: list[str], stops: list[str]) -> None:
+    """What comes is the text up to the first stop string, and no piece is asked for that isn't needed."""
+    whole, asked = "".join(pieces), []
+    found = "".join(until((asked.append(piece) or piece for piece in pieces), stops))  # type: ignore[func-returns-value]
+    ends = [whole.find(stop) for stop in stops if stop in whole]
+    assert found == whole[: min(ends, default=len(whole))]
+    shortest = next(
+        (n for n in range(len(pieces)) if any(s in "".join(pieces[: n + 1]) for s in stops)), len(pieces) - 1
+    )
+    assert len(asked) == shortest + 1
+
+
+def test_what_is_no_stop_string_is_not_held_back() -> None:
+    pieces = until(iter(["one", "\n", "\ntwo"]), ["\n\n"])
+    assert next(pieces) == "one"
+    assert "".join(pieces) == ""
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}])
