@@ -72,14 +72,20 @@ def _run() -> None:
     except _UsageError as error:
         usage = io.StringIO()
         error.show(usage)
-        _fail(usage.getvalue().rstrip(), error.exit_code, debug)
-    except Exception as error:  # a defect: reported in one line, with how to see more
-        defect = "(this is a defect in lost; add --debug for the traceback)"
-        _fail(f"lost: {type(error).__name__}: {error} {defect}", 1, debug)
+        _fail(usage.getvalue().rstrip(), error.exit_code)
+    except Exception as error:
+        _fail(*_unforeseen(error), debug)
     sys.exit(code)
 
 
-def _fail(message: str, code: int, debug: bool) -> NoReturn:
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error that isn't ours, and the exit code."""
+    if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder closed to this user
+        return f"lost: {error.filename!s:.400}: {error.strerror}; expected a path that can be used; check it", 2
+    return f"lost: {type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)", 1
+
+
+def _fail(message: str, code: int, debug: bool = False) -> NoReturn:
     """Print why the command failed, with the traceback if it was asked for, and exit."""
     text = f"{traceback.format_exc()}\n{message}" if debug else message
     print(printable(text), file=sys.stderr)

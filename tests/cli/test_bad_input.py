@@ -261,3 +261,11 @@ def test_wired_memory_is_only_metals(lost: Lost, tiny_yaml: Path, prepared: Data
 def test_self_test_options_without_it(lost: Lost) -> None:
     assert lost("doctor", "--device", "cpu").code == 2
     assert lost("doctor", "--self-test", "--backend", "torch", "--device", "tpu").code == 2
+
+
+@pytest.mark.parametrize("command", ["inspect", "generate", "convert"])
+def test_a_path_that_the_system_refuses(lost: Lost, command: str) -> None:
+    answer = lost(command, "x" * 300, *(["out"] if command == "convert" else []))
+    assert answer.code == 2
+    assert "File name too long" in answer.err
+    assert "defect" not in answer.err

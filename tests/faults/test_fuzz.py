@@ -21,7 +21,7 @@ from lost.storage.nofollow import write_new
 EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
 COMMANDS = ("prepare", "train", "eval", "generate", "inspect", "verify", "convert", "plan")
 OPTIONS = (
-    *("--data", "--out", "--set", "--json", "--debug", "--backend", "--device", "--fresh", "--overwrite", "--to"),
+    *("--data", "--out", "--set", "--json", "--backend", "--device", "--fresh", "--overwrite", "--to"),
     *("--from", "--rank", "--dtype", "--chat", "--prompt", "--seed", "--top-k", "--top-p", "--temperature", "--text"),
     *("--tokenizer", "--vocab-size", "--valid-fraction", "--examples", "--include", "--end-of-text", "--init-from"),
     *("--memory-gib", "--context", "--", "-x", "--help"),
