@@ -76,7 +76,7 @@ def read_bytes(path: Path, limit: int | None = None, follow: bool = False) -> by
     """
     with open_read(path, follow) as file:
         if limit is not None and os.fstat(file.fileno()).st_size > limit:
-            raise OSError(errno.EFBIG, f"it is longer than {limit / 2**20:,.0f} MiB", str(path))
+            raise OSError(errno.EOVERFLOW, f"it is longer than {limit / 2**20:,.0f} MiB", str(path))
         return file.read()
 
 

@@ -9,6 +9,8 @@ from lost.tokenizer.base import Tokenizer
 from lost.tokenizer.huggingface import JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer, train_tokenizer
 
+_BYTES = 1 << 28  # of a tokenizer's file; the largest have some ten million
+
 KINDS: Registry[type[Tokenizer]] = Registry("tokenizer")
 """By the file that a folder has of them. Of a folder with several it is the first: that is the one which other tools
 read, and a sentencepiece model may lack the added tokens."""
@@ -33,7 +35,7 @@ def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:
         load_extensions()
     file = _file_in(path)
     try:
-        content = read_inside(file, path) if file is not path else read_bytes(file, follow=True)
+        content = read_inside(file, path, _BYTES) if file is not path else read_bytes(file, _BYTES, follow=True)
     except OSError as error:
         reason = "" if isinstance(error, FileNotFoundError) else f" ({file}: {error.strerror})"
         raise DataError(

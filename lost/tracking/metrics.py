@@ -14,6 +14,7 @@ from lost.tracking.base import Tracker
 from lost.utils.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"
+_BYTES, _LINE = 1 << 30, 1 << 20  # of a file, and of a line of it, that are read: a row has some hundred
 
 
 class MetricsFile(Tracker):
@@ -59,7 +60,16 @@ class MetricsFile(Tracker):
         if not os.path.lexists(self._path):
             return []
         with storage(self._path):
-            return read_bytes(self._path).split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
+            return read_lines(self._path)[:-1]  # what follows the last line's end was cut off by a crash
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Return the lines of a metrics.jsonl, the last one without an end.
+
+    Raises:
+        OSError: it can't be read, or is too long to be one.
+    """
+    return read_bytes(path, _BYTES).split(b"\n")
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -90,7 +100,7 @@ def problems(path: Path, config: Config) -> Iterator[str]:
     counts: dict[str, int] = {}
     try:
         with open_read(path) as file:
-            for number, kind, text in _wrong(file, config):
+            for number, kind, text in _wrong(iter(lambda: file.readline(_LINE), b""), config):
                 first.setdefault(kind, f"{path}:{number}: {text}")
                 counts[kind] = counts.get(kind, 0) + 1
     except OSError as error:
@@ -104,6 +114,8 @@ def _wrong(lines: Iterable[bytes], config: Config) -> Iterator[tuple[int, str, s
     batch, reported = config.train.batch_size, 0
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
+            if len(line) == _LINE:
+                yield number, "length", f"has more than {_LINE:,} characters; expected a row"
             return
         if (row := _row(line)) is None:
             yield number, "row", "is not a JSON object with a step"

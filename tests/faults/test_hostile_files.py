@@ -242,3 +242,29 @@ def test_a_name_that_is_too_long(lost: Lost, tmp_path: Path) -> None:
     answer = lost("prepare", "x" * 300, "--out", tmp_path / "out")
     assert answer.code == 2
     assert "doesn't exist" in answer.err
+
+
+def test_files_of_holes_in_a_run(lost: Lost, run: Path) -> None:
+    """As long as a disk is said to be, and nothing in them."""
+    for path, arguments, named in (
+        (run / "metrics.jsonl", ("verify", run), "metrics.jsonl:1: has more than 1,048,576 characters"),
+        (run / "metrics.jsonl", ("train", run), "metrics.jsonl could not be written: it is longer than 1,024 MiB. "),
+        (
+            run / "tokenizer.model",
+            ("prepare", run, "--tokenizer", run / "tokenizer.model"),
+            "it is longer than 256 MiB",
+        ),
+    ):
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        answer = lost(*arguments)
+        assert answer.code == 2
+        assert named in answer.out + answer.err
+
+
+def test_an_export_is_not_written_over_by_what_is_nested(lost: Lost, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("[" * 100_000)
+    answer = lost("convert", run, tmp_path / "out", "--to", "hf", "--overwrite")
+    assert answer.code == 2
+    assert "already exists and is not an export" in answer.err

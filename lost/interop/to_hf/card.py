@@ -13,8 +13,9 @@ from lost.errors import DataError
 from lost.evaluation.perplexity import perplexity
 from lost.interop.to_hf.description import architecture
 from lost.planning import budget
-from lost.storage.nofollow import read_bytes, resolved
+from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_lines
 from lost.utils.parsing import parse_json
 
 _FRONT = """\
@@ -118,7 +119,7 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        return read_bytes(path).splitlines()
+        return read_lines(path)
     except OSError:
         return []  # no file of ours
 

@@ -21,7 +21,9 @@ from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import atomic_dir
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import PART_BYTES, write_tensors
+from lost.utils.parsing import parse_object
 
 Form = Literal["hf", "mlx-lm", "dense"]
 _CARD = "README.md"
@@ -154,8 +156,8 @@ def _check_free(path: Path, overwrite: bool) -> None:
             f"{path} already exists; expected a new folder; choose another, or, to replace an export, add --overwrite"
         )
     try:
-        ours = VERSION in json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        ours = VERSION in parse_object(read_bytes(path / CONFIG, DOCUMENT_BYTES))
+    except (OSError, ValueError):
         ours = False
     if not ours:
         raise CheckpointError(f"{path} already exists and is not an export; expected a new folder; choose another")
