@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
-from lost.backends.torch.distributed.sharded import Sharded
 from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
@@ -26,6 +26,9 @@ from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
 from lost.planning.budget import fits_whole
 from lost.storage.arrays import NamedArrays, check_arrays
+
+if TYPE_CHECKING:
+    from lost.backends.torch.distributed.sharded import Sharded
 
 
 class TorchEngine:
@@ -50,9 +53,11 @@ class TorchEngine:
         self._table, self._entries = parameter_table(config), vocabulary(config)
         self._layout: SingleDevice | Sharded = SingleDevice()
         if isinstance(self.workers, TorchGroup):
+            from lost.backends.torch.distributed import sharded  # here: its FSDP takes a second to import
+
             room = devices.capacity(self.device)
             whole_steps = fits_whole(config, self.device, room, self.workers.world_size)
-            self._layout = Sharded(config, self.workers, self._device, whole_steps)
+            self._layout = sharded.Sharded(config, self.workers, self._device, whole_steps)
         self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)
         self._parameters = dict(self.model.named_parameters())

@@ -64,17 +64,22 @@ def plan(
 
 
 def _target(backend: str, device: str) -> tuple[str, str, int]:
-    """Return the backend and device that training here would use, and the device's memory in bytes."""
-    from lost.engine import backend_module, resolve_backend
-    from lost.errors import BackendError
-    from lost.utils.machine import memory_bytes
+    """Return the backend and device that training here would use, and the device's memory in bytes.
 
+    A framework is asked, and so imported, only about devices that it alone knows.
+    """
+    from lost.engine import BACKENDS, backend_module, resolve_backend
+    from lost.errors import BackendError
+    from lost.utils.machine import may_have_accelerator, memory_bytes
+
+    name = resolve_backend(backend)
+    if name in BACKENDS and (device == "cpu" or (device == "auto" and not may_have_accelerator())):
+        return name, "cpu", memory_bytes()
     try:
-        name = resolve_backend(backend)
         module = backend_module(name)
     except BackendError:
         if (backend, device) != ("auto", "auto"):
             raise
-        return "torch", "cpu", memory_bytes()  # counting needs no framework
+        return "torch", "cpu", memory_bytes()
     resolved = module.resolve(device)
     return name, resolved, module.capacity(resolved)

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from lost.config import ProjectionSettings
 from lost.errors import UserError
@@ -93,6 +92,8 @@ def decompose_for_inputs(weight: np.ndarray, moment: np.ndarray, rank: int, dens
         density: share of input channels to keep.
         align: as in `decompose`.
     """
+    from scipy.linalg import solve_triangular  # slow to import, and this module is imported with every backend
+
     moment = moment + _RIDGE * max(float(np.trace(moment)) / len(moment), 1e-30) * np.eye(len(moment))
     root = np.linalg.cholesky(moment)
     whitened, basis = leading_pair(weight @ root, rank)

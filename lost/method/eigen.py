@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cython_lapack
 
 
 def leading_eigenvectors(matrix: np.ndarray, count: int) -> np.ndarray:
@@ -58,6 +57,8 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 @cache
 def _dsyevr() -> Any:
+    from scipy.linalg import cython_lapack  # slow to import, for those who decompose nothing
+
     capsule = cython_lapack.__pyx_capi__["dsyevr"]
     name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))(capsule)
     get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)

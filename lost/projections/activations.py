@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import erf
 
 Array = np.ndarray
 
@@ -15,6 +14,8 @@ def silu(x: Array) -> Array:
 
 def gelu(x: Array) -> Array:
     """x * Phi(x), exact (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    from scipy.special import erf  # slow to import, and few models have a GELU
+
     return x * (0.5 + 0.5 * erf(x / np.sqrt(2.0)))
 
 

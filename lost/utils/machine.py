@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_DRIVERS = ("nvidiactl", "nvmap", "kfd", "dxg")  # of CUDA, on a Jetson too; of ROCm; of CUDA under Windows
 
 
 def cores() -> int:
@@ -32,6 +33,11 @@ def _quota() -> float:
         return float(time) / float(period) if float(time) > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):  # v2 writes "max" where there is no limit
         return math.inf
+
+
+def may_have_accelerator() -> bool:
+    """Return whether a framework may find another device than the processor: a driver is there, or this is a Mac."""
+    return sys.platform == "darwin" or any(Path("/dev", driver).exists() for driver in _DRIVERS)
 
 
 def memory_bytes() -> int:

@@ -1,6 +1,10 @@
-"""The core knows no framework and no command line: shown in fresh interpreters."""
+"""What is imported for what: shown in fresh interpreters."""
+
+from pathlib import Path
 
 from processes import run_python
+
+from lost.data.dataset import Dataset
 
 CORE = """
 import importlib, pathlib, sys
@@ -25,6 +29,20 @@ heavy = {"torch", "mlx", "numpy", "scipy", "pydantic", "yaml", "sentencepiece", 
 assert not heavy, heavy
 """
 
+AFTER = """
+import sys
+import lost.utils.machine
+from lost.cli.main import main
+lost.utils.machine.may_have_accelerator = lambda: False
+unwanted, sys.argv = sys.argv[1].split(","), ["lost", *sys.argv[2:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+found = [name for name in unwanted if name in sys.modules]
+assert not found, found
+"""
+
 
 def test_core_imports_no_framework_and_no_command_line() -> None:
     run_python("-c", CORE, cold=True, check=True)
@@ -32,3 +50,16 @@ def test_core_imports_no_framework_and_no_command_line() -> None:
 
 def test_command_line_starts_light() -> None:
     run_python("-c", LIGHT, cold=True, check=True)
+
+
+def test_counting_takes_no_framework() -> None:
+    run_python("-c", AFTER, "torch,mlx.core,scipy.linalg,scipy.special", "plan", "llama_60m", cold=True, check=True)
+
+
+def test_one_process_imports_nothing_of_many_and_no_compiler(
+    tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
+    """Each of the two takes as long to import as the rest of PyTorch together."""
+    train = ["train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "schedule.steps=2"]
+    unwanted = "torch.distributed.fsdp,torch._dynamo,sympy,mlx.core"
+    run_python("-c", AFTER, unwanted, *train, "--backend", "torch", "--device", "cpu", cold=True, check=True)
