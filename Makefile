@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DEMO := runs/demo
 BACKEND ?= auto
 LOST = $(BIN)/lost
-SIZES = --set model.vocab_size=4096
+SIZES =
 
 # MLX is made for Macs. On Linux its own BLAS is a slow reference one, so PyTorch's is put in front of it here, and less
 # than a third of the text is read. The library itself never does such a thing.

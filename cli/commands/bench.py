@@ -68,6 +68,7 @@ def bench(
     from lost.bench.options import kinds_of, settings
     from lost.cli.render.output import answer, note
     from lost.engine import backend_module, resolve_backend
+    from lost.planning.vocabulary import with_vocabulary
 
     both = layer == model
     of_layer: dict[str, Any] = {
@@ -84,9 +85,14 @@ def bench(
     compared, shape = kinds_of(kinds), _shape(**of_layer)
     name = resolve_backend(backend)
     target = Target(name, backend_module(name).resolve(device))
+    measured = settings(config, overrides, target.device, dtype, **of_model)
+    if both or model:
+        measured, remark = with_vocabulary(measured)
+        if remark:
+            note(remark)
     value = measure(
         target,
-        settings(config, overrides, target.device, dtype, **of_model),
+        measured,
         compared,
         shape if both or layer else None,
         config if both or model else None,

@@ -10,7 +10,10 @@ from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
 
 def plan(
     config: ConfigName,
-    data: Annotated[Path | None, typer.Option(help="Take the vocabulary from this prepared set.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Prepared set to train on; a vocabulary that CONFIG leaves open is taken from it."),
+    ] = None,
     overrides: Overrides = [],
     backend: Backend = "auto",
     device: Device = "auto",
@@ -24,18 +27,18 @@ def plan(
 
     Parameters, FLOPs per token and memory, compared with the dense model's. Fails if the run doesn't fit the device.
     """
-    from lost.cli.render.output import answer, count, size, table
-    from lost.data.mixture import open_dataset, with_data
+    from lost.cli.render.output import answer, count, note, size, table
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config
     from lost.planning.budget import check_room, report
+    from lost.planning.vocabulary import with_vocabulary
 
     if memory_gib is not None and device != "auto":
         raise UserError("--memory-gib and --device were both given; leave one of them out")
-    settings = load_config(config, overrides)
-    if data or (settings.model.vocab_size is None and (settings.data.path or settings.data.mixture)):
-        settings = with_data(settings, open_dataset(settings.data, data))
+    settings, remark = with_vocabulary(load_config(config, overrides), data)
+    if remark:
+        note(remark)
     if memory_gib is not None:
         name = resolve_backend(backend)
         device_name, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lost.cli.options import AsJson, folder
+from lost.prepare import VOCAB_SIZE
 
 if TYPE_CHECKING:
     from lost.prepare.sources import Sources
 
-_VOCAB_SIZE = 8192
 _VALID_FRACTION = 0.01
 
 
@@ -26,7 +26,7 @@ def prepare(
         Path | None, typer.Option(parser=folder, metavar="PATH", help="Folder to make; default data/NAME.")
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {_VOCAB_SIZE}.", min=1)
+        int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {VOCAB_SIZE}.", min=1)
     ] = None,
     tokenizer: Annotated[
         Path | None,
@@ -123,7 +123,7 @@ def prepare(
             splits = prepare_text(
                 sources,
                 out,
-                load_tokenizer(tokenizer_path(tokenizer), end_of_text) if tokenizer else vocab_size or _VOCAB_SIZE,
+                load_tokenizer(tokenizer_path(tokenizer), end_of_text) if tokenizer else vocab_size or VOCAB_SIZE,
                 held_out or share,
                 screen,
                 overwrite,

@@ -8,7 +8,6 @@ from lost.errors import UserError
 from lost.model.load import load_config
 from lost.projections import KINDS
 
-_VOCABULARY = 32000  # a usual size, where a configuration takes it from the data
 _CPU_DEFAULTS = (
     *("train.batch_size=4", "train.micro_batch_size=null"),
     *("train.dtype=float32", "train.param_dtype=float32"),
@@ -98,8 +97,6 @@ def settings(
     }
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     base = load_config(config, [*defaults, *overrides, *named])
-    if base.model.vocab_size is None:
-        named.append(f"model.vocab_size={_VOCABULARY}")
     if batch:
         named.append(f"train.batch_size={batch}")
         if batch <= base.train.micro_batch:

@@ -187,6 +187,7 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
     """Return the answer of `lost plan --json`: the run's figures and those of its dense twin."""
     own, dense = budget(config, backend, device), budget(dense_twin(config), backend, device)
     return {
+        "vocab_size": config.model.vocab_size,
         "parameters": {
             "total": own.parameters,
             "projections": own.projections,

@@ -19,6 +19,7 @@ from lost.errors import UserError
 from lost.model.load import load_config
 from lost.planning.budget import check_room
 from lost.planning.disk import disk_room
+from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
@@ -183,6 +184,8 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
             tracker.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset)
     write_config(run.config, run.folder)
+    if not point and (unused := unused_rows(run.config, run.dataset)):
+        tracker.message(unused)
     if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
         tracker.message(short)
     return point

@@ -114,7 +114,7 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_devices_that_are_not_here() -> None:
-    config = load_config("quickstart")
+    config = load_config("llama_60m")
     with pytest.raises(BackendError, match="PyTorch devices are auto, cpu, cuda, cuda:N and mps"):
         create_engine(config, "torch", "tpu")
     with pytest.raises(BackendError, match="no such backend"):

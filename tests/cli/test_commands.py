@@ -266,4 +266,5 @@ def test_shipped_configuration_by_name_trains(lost: Lost, prepared: Dataset, tmp
                   "--set", "data.seq_len=32", "--json")  # fmt: skip
     assert answer.code == 0, answer.err
     config: Config = load_config(tmp_path / "q" / "config.yaml")
-    assert config.model.vocab_size == 8192  # more entries than the tokenizer has are fine
+    assert config.model.vocab_size == prepared.tokenizer.vocab_size
+    assert "will never be used" not in answer.err
