@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import typer
 
-from lost.cli.commands import bench, convert, doctor, evaluate, generate, inspect, plan, prepare, train, verify
+from lost.cli.commands import convert, evaluate, generate, inspect, prepare, train, verify
+from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError
@@ -33,6 +34,7 @@ app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
+app.command("config")(config.config)
 app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

@@ -1,5 +1,6 @@
 """Sections of a configuration: what a run is, field by field, with defaults.
 
+The text below a field is what `lost config` and docs/configuration.md say of the key.
 Values are checked one by one here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
 where it has one.
 """
@@ -26,6 +27,7 @@ _MOST = 2**53  # whole numbers below it survive every format, and arithmetic wit
 Count = Annotated[Int, Field(ge=1, lt=_MOST)]
 Natural = Annotated[Int, Field(ge=0, lt=_MOST)]
 Share = Annotated[Float, Field(ge=0, le=1)]
+Fraction = Annotated[Float, Field(ge=0, lt=1)]
 Positive = Annotated[Float, Field(gt=0)]
 NotNegative = Annotated[Float, Field(ge=0)]
 Finite = Annotated[NotNegative, Field(allow_inf_nan=False)]
@@ -42,7 +44,7 @@ DType = Literal["float32", "bfloat16"]
 class Section(BaseModel):
     """A section: immutable, without unknown keys or infinities."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class RopeScaling(Section):
@@ -51,9 +53,13 @@ class RopeScaling(Section):
     rope_type: Literal["linear", "llama3"]
     """linear: all by `factor`; llama3: the low ones by `factor`, the high ones not, smoothly between."""
     factor: Annotated[Float, Field(ge=1)]
+    """How many times as many positions as in pre-training."""
     low_freq_factor: Positive | None = None
+    """llama3: frequencies with fewer turns than this in the original positions are lowered by all of `factor`."""
     high_freq_factor: Positive | None = None
+    """llama3: frequencies with more turns than this in the original positions stay."""
     original_max_position_embeddings: Count | None = None
+    """llama3: positions in pre-training."""
 
     @model_validator(mode="after")
     def _llama3_is_complete(self) -> "RopeScaling":
@@ -73,19 +79,29 @@ class ModelConfig(Section):
     """The host model: LLaMA and its nearest relatives, with Hugging Face's names."""
 
     hidden_size: Count
+    """Width of the residual stream."""
     intermediate_size: Count
+    """Width inside the MLP (SwiGLU), usually 8/3 of `hidden_size`."""
     num_hidden_layers: Annotated[Count, Field(le=10_000)]
+    """Number of blocks."""
     num_attention_heads: Count
+    """Number of query heads; widths of 64 to 128 a head are usual."""
     num_key_value_heads: Count | None = None
-    """Number of key and value heads (grouped-query attention); None: `num_attention_heads`."""
+    """Number of key and value heads (grouped-query attention); null: `num_attention_heads`. Fewer of them shorten the
+    cache in generation."""
     head_dim: Count | None = None
-    """Width of an attention head; None: hidden_size / num_attention_heads."""
+    """Width of an attention head; null: hidden_size / num_attention_heads."""
     vocab_size: Count | None = None
-    """None: taken from the prepared data."""
+    """Rows of the embedding and the head; null: as many as the data's tokenizer has entries. Set it to pad them, or
+    for a model whose rows are given."""
     max_position_embeddings: Count = 2048
+    """The most positions the model reads at once: at least `data.seq_len`, and the limit of generation."""
     rms_norm_eps: Positive = 1e-6
+    """Added to the mean square in every norm."""
     rope_theta: Positive = 10_000.0
+    """Base of the rotary frequencies; larger for longer contexts."""
     rope_scaling: RopeScaling | None = None
+    """Lowering of the rotary frequencies, as a pre-trained model has it; null: none."""
     attention_bias: bool | Literal["qkv"] = False
     """Whether q, k, v and o have a bias (Llama, Qwen3); `qkv`: all but o (Qwen2)."""
     mlp_bias: bool = False
@@ -93,7 +109,10 @@ class ModelConfig(Section):
     use_qk_norm: bool = False
     """Whether each head's queries and keys are normalized before rotation (Qwen3)."""
     tie_word_embeddings: bool = False
+    """Whether the head is the embedding. Saves its parameters, which are a large part of a small model."""
     initializer_range: Positive = 0.02
+    """Standard deviation of initial weights: the embedding's, the head's and, unless `projection.init_std` is set, the
+    projections'."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "ModelConfig":
@@ -135,28 +154,34 @@ class ProjectionSettings(Section):
     """
 
     kind: ProjectionKind = "lost"
+    """lost (arXiv 2508.02668), cola (2502.10940), sltrain (2406.02214), lowrank or dense; or an extension's. See
+    projections.md."""
     rank: Count = 128
+    """Columns of the low-rank pair: at most the matrix's shorter side. More of them cost parameters and time, and
+    fit better; a quarter to a half of `model.hidden_size` is usual."""
     init_std: Positive | Literal["fan_in"] | None = None
-    """Standard deviation of the dense weight that the start approximates; fan_in: 1/sqrt(inputs); None: the model's
+    """Standard deviation of the dense weight that the start approximates; fan_in: 1/sqrt(inputs); null: the model's
     `initializer_range`."""
     start: Literal["svd", "random", "zero", "orthogonal"] | None = None
     """Start of the low-rank pair: a dense weight's leading singular triplets (not for sltrain); random or orthogonal
     factors of the same scale; or zero, with `up` zero, and `down` and what is beside the pair normal at 1/sqrt(inputs).
-    None: as in the kind's paper: svd for lost, random for lowrank and cola, and for sltrain an `up` of zeros beside its
+    null: as in the kind's paper: svd for lost, random for lowrank and cola, and for sltrain an `up` of zeros beside its
     own scales."""
     density: Annotated[Float, Field(gt=0, le=1)] = 0.03
     """Share of input channels that a LOST layer keeps, rounded up to `align`; of entries that sltrain keeps."""
     gamma: Share = 0.7
     """Weight of the low-rank part; the sparse part has 1 - gamma."""
     learn_gamma: bool = False
-    """Whether each layer's gamma is a parameter that starts there."""
+    """Whether each layer's gamma is a parameter, which starts at `gamma`."""
     activation: Activation = "silu"
+    """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one."""
     activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
     """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
     select: Select = "l2"
     """How channels are scored: by the l2 or l1 norm of their column in the low-rank residual, by how little of them the
     singular vectors capture (leverage), or at random."""
     values: Values = "original"
+    """What a LOST layer's kept channels start from: the dense weight's columns, or what the low rank leaves of them."""
     align: Count = 32
     """rank + channels is rounded up to a multiple of this (faster, and quantizable); 1 disables it."""
     alpha: Positive = 16.0
@@ -194,7 +219,7 @@ class ProjectionConfig(ProjectionSettings):
 
 
 class DataConfig(Section):
-    """The prepared text, and the length of its windows."""
+    """The prepared text, and the length of its samples."""
 
     path: PathText | None = None
     """Folder written by `lost prepare`."""
@@ -202,6 +227,7 @@ class DataConfig(Section):
     """Instead of `path`, several such folders, each with its share of the samples: `{data/web: 0.7, data/code: 0.3}`.
     Only proportions count."""
     seq_len: Count = 256
+    """Tokens of a sample. Longer ones teach longer contexts, and take more memory and time."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "DataConfig":
@@ -213,21 +239,22 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """Batches, precision and cadences. A cadence of 0 means never."""
+    """Batches, precision, how often something is done. Times are in optimizer steps."""
 
     batch_size: Count = 512
     """Sequences an optimizer step, over all devices and micro-batches."""
     micro_batch_size: Count | None = None
-    """Sequences in memory at once; None: the whole batch."""
+    """Sequences in memory at once; null: the whole batch. Lower it where memory is short: what is computed stays the
+    same."""
     replicas: Count = 1
     """Under torchrun: copies of the model, each sharded over an equal number of processes (HSDP). With MLX every
     process holds a copy."""
     dtype: DType = "float32"
-    """Type of computation."""
+    """Type of computation. bfloat16 is faster on accelerators, and less exact."""
     param_dtype: DType = "float32"
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
     compile: bool | None = None
-    """Whether the step is compiled. None: the device's default, which is yes for MLX on Metal, else no."""
+    """Whether the step is compiled. null: the device's default, which is yes for MLX on Metal, else no."""
     checkpoint_activations: Literal["none", "narrow", "full"] = "none"
     """What the backward pass recomputes instead of saving. narrow: everything wider than the projections' bottlenecks,
     except the residual stream; full: everything inside a block. Slower, but takes less memory."""
@@ -237,24 +264,28 @@ class TrainConfig(Section):
     """Weight of the squared log-sum-exp of the logits beside the loss (PaLM's has 1e-4), which keeps logits from
     drifting off; the losses that are shown are without it."""
     skip_spikes: Annotated[Float, Field(gt=1)] | None = None
-    """Skip updates whose gradient norm exceeds its running mean by this factor; None: skip only those that aren't
+    """Skip updates whose gradient norm exceeds its running mean by this factor; null: skip only those that aren't
     finite."""
     max_skipped: Count = 10
     """Consecutive skipped updates after which the run stops."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
+    """Of the initial weights and of the data's order: everything random in a run."""
     log_every: Natural = 10
+    """Steps from one line to the next, on screen and in metrics.jsonl; 0: only where a checkpoint is written."""
     eval_every: Natural = 500
+    """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None
-    """Validation tokens per evaluation during training; None: all."""
+    """Validation tokens of one evaluation; null: all, of which alone bits per byte are known."""
     save_every: Natural = 500
+    """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2
     """Checkpoints to keep, besides the best among those with an evaluation at the same step."""
     keep_every: Natural = 0
-    """Checkpoints at multiples of this step are never pruned."""
+    """Checkpoints at multiples of this step are never removed; 0: all may be."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """What to do when a checkpoint can't be written: stop, or continue and try again at the next one."""
     stop_after: Count | None = None
-    """Stop after this step, the schedule unchanged; None: at the schedule's end."""
+    """Stop after this step, the schedule unchanged; null: at the schedule's end. Raise or remove it to go on."""
 
     @model_validator(mode="after")
     def _micro_batches_divide(self) -> "TrainConfig":
@@ -280,32 +311,41 @@ class OptimizerConfig(Section):
     arXiv 2110.02861); PyTorch only, with torchao. muon (arXiv 2502.16982): orthogonal updates of the matrices inside
     the blocks, AdamW for the rest. spectron (arXiv 2602.12429): as long as both factors of a weight allow."""
     lr: Positive = 3e-3
+    """Peak learning rate. The first thing to tune, and to lower when a loss diverges; larger models need less."""
     embedding_lr: Positive | None = None
-    """Peak rate of the embedding; None: `lr`."""
+    """Peak rate of the embedding; null: `lr`."""
     head_lr: Positive | None = None
-    """Peak rate of the head; None: `lr`."""
-    momentum: Annotated[Share, Field(lt=1)] = 0.95
-    """Of muon and spectron."""
+    """Peak rate of the head; null: `lr`."""
+    momentum: Fraction = 0.95
+    """Of muon and spectron: share of the running gradient that stays with each step."""
     scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"
     """Length of muon's updates, by their matrix's shape."""
     split_up: bool = False
     """Whether muon orthogonalizes the low-rank and the kept columns of `up` apart."""
     orthogonalize_dtype: DType = "float32"
     """Type in which muon and spectron orthogonalize."""
-    betas: tuple[Annotated[Share, Field(lt=1)], Annotated[Share, Field(lt=1)]] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Of AdamW: what stays with each step of the running means of gradients and of their squares."""
     eps: Positive = 1e-8
+    """Of AdamW: added to the root of the mean square."""
     weight_decay: NotNegative = 0.0
+    """Share of a matrix, times the learning rate, that a step takes away (decoupled)."""
 
 
 class ScheduleConfig(Section):
     """The learning rate's schedule."""
 
     name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
+    """How the rate falls from its peak to `min_lr_ratio` of it: cosine; linear; constant, not at all; wsd (arXiv
+    2404.06395), in a straight line at the end. With wsd and constant a longer run begins like a shorter one."""
     steps: Count
+    """Optimizer steps of the whole run. Tokens: this, times `train.batch_size` and `data.seq_len`."""
     warmup_steps: Natural = 0
+    """Steps in which the rate rises from 0 to its peak; a tenth of the run is usual."""
     decay_steps: Natural | None = None
-    """wsd only: length of the final decay; None: a fifth of the run."""
+    """wsd only: length of the final decay; null: a fifth of the run."""
     min_lr_ratio: Share = 0.1
+    """The last step's rate as a share of the peak."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":

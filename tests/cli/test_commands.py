@@ -239,7 +239,20 @@ def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> Non
 
 def test_help_names_every_command(lost: Lost) -> None:
     answer = lost("--help")
-    for name in ("convert", "prepare", "train", "eval", "generate", "inspect", "verify", "plan", "bench", "doctor"):
+    names = [
+        "prepare",
+        "train",
+        "eval",
+        "generate",
+        "inspect",
+        "verify",
+        "convert",
+        "config",
+        "plan",
+        "bench",
+        "doctor",
+    ]
+    for name in names:
         assert f"  {name} " in answer.out
         assert lost(name, "--help").code == 0
 

@@ -8,6 +8,7 @@ from lost.config import Config
 from lost.errors import ConfigError
 from lost.model.load import dump, load_config, shipped
 from lost.planning.budget import budget, dense_twin
+from lost.planning.vocabulary import with_vocabulary
 
 
 def refusal(path: Path, *overrides: str) -> str:
@@ -101,9 +102,9 @@ def test_settings_by_name_pattern(tiny_yaml: Path) -> None:
 
 @pytest.mark.parametrize("name", list(shipped()))
 def test_every_shipped_configuration_loads_with_its_dense_twin(name: str) -> None:
-    config = load_config(name)
+    config, _ = with_vocabulary(load_config(name))
     assert config.projection.kind == "lost"
-    assert budget(config).parameters < budget(load_config(name, ["projection.kind=dense"])).parameters
+    assert budget(config).parameters < budget(dense_twin(config)).parameters
     assert Config.model_validate(config.model_dump()) == config
 
 
