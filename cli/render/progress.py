@@ -25,11 +25,11 @@ class TrainingScreen(Tracker):
 
     def __init__(self, total: int, on_stderr: bool, quiet: bool) -> None:
         self._console = Console(stderr=on_stderr, quiet=quiet, highlight=False, soft_wrap=True)
-        self._total = total
+        self._total, self._step, self._phase, self._numbers = total, 0, "starting", ""
         self._bar = Progress(
             BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
         )
-        self._task = self._bar.add_task("waiting for the first step", total=total)
+        self._task = self._bar.add_task(self._phase, total=total)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -40,18 +40,32 @@ class TrainingScreen(Tracker):
         else:
             yield
 
+    def begin(self, step: int) -> None:
+        """Move the bar to where the run begins."""
+        self.advance(step)
+
+    def phase(self, name: str) -> None:
+        """Show what the run does."""
+        self._phase = name
+        self._draw()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to a step."""
+        self._step = step
+        self._draw()
+
     def step(self, row: dict[str, Any]) -> None:
-        """Show a reported step."""
+        """Show a reported step: in a terminal beside the bar, until the next one."""
         left = (self._total - row["step"]) * row["tokens"] / row["step"] / row["tokens_per_second"]
-        text = (
-            f"step {row['step']}/{self._total}  loss {number(row['loss'], 4)}  lr {row['lr']:.2e}  "
+        mean, own = number(row["loss_mean"], 4), number(row["loss"], 4)
+        self._numbers = (
+            f"loss {mean}{'' if own == mean else f' (last {own})'}  lr {row['lr']:.2e}  "
             f"grad {number(row['grad_norm'], 2)}  {row['tokens_per_second']:,.0f} tokens/s  "
             f"{duration(left)} left  {size(row['memory_bytes'])}"
         )
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=row["step"], description=text)
-        else:
-            self._console.print(text, markup=False)
+        self._draw()
+        if not self._console.is_terminal:
+            self._console.print(f"step {row['step']}/{self._total}  {self._numbers}", markup=False)
 
     def validation(self, row: dict[str, Any]) -> None:
         """Show a validation."""
@@ -60,6 +74,11 @@ class TrainingScreen(Tracker):
             f"step {row['step']}/{self._total}  validation loss {number(row['validation_loss'], 4)}  "
             f"perplexity {number(row['perplexity'], 2)}{bits}"
         )
+
+    def _draw(self) -> None:
+        where = f"step {self._step}/{self._total}" if self._step else ""
+        parts = [where, self._phase if self._phase != "training" else "", self._numbers]
+        self._bar.update(self._task, completed=self._step, description="  ".join(filter(None, parts)))
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bar."""

@@ -17,8 +17,8 @@ class StepResult:
     """The result of one optimizer step, still on the device.
 
     Attributes:
-        wait: waits for the device, so only call it where a step is reported; returns (mean loss over the step's
-            predictions, L2 norm of all gradients before clipping).
+        wait: waits for the device, so only call it where a step is reported, be it this one or a later one; returns
+            (mean loss over the step's predictions, L2 norm of all gradients before clipping).
     """
 
     wait: Callable[[], tuple[float, float]]
@@ -33,6 +33,8 @@ class Engine(Protocol):
     backend: str
     device: str
     workers: Workers
+    compiled: bool
+    """Whether the first step compiles what the later ones run, which may take minutes."""
 
     @property
     def threads(self) -> int | None:

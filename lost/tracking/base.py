@@ -15,6 +15,12 @@ class Tracker:
     def begin(self, step: int) -> None:
         """Begin after a step; what was reported of later ones, by an earlier life of the run, is void."""
 
+    def phase(self, name: str) -> None:
+        """Take what the run begins to do, in words: `training`, or what holds the training up."""
+
+    def advance(self, step: int) -> None:
+        """Take a step, as each is taken; an accelerator may still be computing it, so there are no numbers."""
+
     def step(self, row: dict[str, Any]) -> None:
         """Take a reported step: the row that goes to metrics.jsonl."""
 
@@ -58,6 +64,14 @@ class Trackers(Tracker):
         for each in self._needed:
             each.begin(step)
         self._tell_others("begin", step)
+
+    def phase(self, name: str) -> None:
+        """Pass on what the run begins to do."""
+        self._tell("phase", name)
+
+    def advance(self, step: int) -> None:
+        """Pass a step on."""
+        self._tell("advance", step)
 
     def step(self, row: dict[str, Any]) -> None:
         """Pass a reported step on."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,9 @@ class _Run:
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
         self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)
+        self._doing, self._first = "training", True
+        self._unread: list[StepResult] = []  # of the steps since the device was last waited for
+        self._losses: list[float] = []  # of those before, back to the last row
 
     def begin(self, start: Checkpoint | None) -> TrainState:
         """Fill the engine; every worker that has files brings a part of what is in them."""
@@ -155,6 +158,7 @@ class _Run:
             workers.broadcast(json.dumps([start and str(start.path.absolute()), asdict(progress)]))
         )
         progress = TypeAdapter(TrainState).validate_python(fields)
+        self.tracker.phase("reading the checkpoint" if path else "computing initial weights")
         parameters: NamedArrays = ()
         moments: NamedArrays = ()
         if workers.rank < workers.num_readers and path:
@@ -197,7 +201,12 @@ class _Run:
 
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
-        report = self.engine.step(micro_batches(), predictions, lr)
+        beginning = "compiling" if self.engine.compiled else "waiting for the first step"
+        with self._phase(beginning) if self._first else nullcontext():
+            report = self.engine.step(micro_batches(), predictions, lr)
+        self._first = False
+        self._unread.append(report)
+        self.tracker.advance(progress.step + 1)
         moved = replace(
             progress,
             step=progress.step + 1,
@@ -210,6 +219,9 @@ class _Run:
     def report(self, progress: TrainState, report: StepResult) -> TrainState:
         """Wait for the device, write and show the step."""
         loss, grad_norm = report.wait()
+        self._read_losses()
+        mean = sum(self._losses) / len(self._losses)
+        self._losses.clear()
         now = time.perf_counter()
         elapsed, steps = now - self._clock, progress.step - self._clock_step
         self._clock, self._clock_step = now, progress.step
@@ -217,9 +229,10 @@ class _Run:
         first = progress.samples - self.config.train.batch_size
         row = {
             "step": progress.step,
-            "loss": finite(loss),
+            "loss": loss,
+            "loss_mean": mean,
             "lr": learning_rate(self.config.optimizer, self.config.schedule, progress.step),
-            "grad_norm": finite(grad_norm),
+            "grad_norm": grad_norm,
             "tokens": progress.tokens,
             "tokens_per_second": steps * self.per_step / elapsed,
             "seconds": progress.seconds,
@@ -239,6 +252,7 @@ class _Run:
             DivergedError: too many were left out in a row.
         """
         guard, before = self.engine.guard.state(), progress.guard
+        self._read_losses()
         if guard.in_a_row >= self.config.train.max_skipped:
             loss, grad_norm = report.wait()
             raise DivergedError(
@@ -253,6 +267,11 @@ class _Run:
                 "finite or far beyond the usual"
             )
         return replace(progress, guard=guard)
+
+    def _read_losses(self) -> None:
+        """Take the losses of all steps so far, where the device was waited for."""
+        self._losses += [each.wait()[0] for each in self._unread]
+        self._unread.clear()
 
     def ended_amid(self, progress: TrainState) -> DivergedError:
         """Return what to raise at the end of a run whose last updates were left out: it has not succeeded."""
@@ -279,7 +298,8 @@ class _Run:
                 raise _StoppedError
 
         size, limit = self.config.data.seq_len, self.config.train.eval_tokens
-        result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
+        with self._phase("evaluating"):
+            result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
         self.tracker.validation(finite(row))
@@ -292,24 +312,35 @@ class _Run:
         Raises:
             StorageError: the disk refused, and the run is to stop then, or has nothing more to do.
         """
-        began = time.perf_counter()
-        self.finish_saving(wait=True)
-        self.saved_at = progress.step
-        with self._tolerated(last):
-            self.saver.start(progress)
-        self._clock += time.perf_counter() - began
-        if last:
-            self.finish_saving(wait=True, last=True)
+        with self._phase("saving"):
+            began = time.perf_counter()
+            self.finish_saving(wait=True)
+            self.saved_at = progress.step
+            with self._tolerated(last):
+                self.saver.start(progress)
+            self._clock += time.perf_counter() - began
+            if last:
+                self.finish_saving(wait=True, last=True)
 
     def finish_saving(self, wait: bool = False, last: bool = False) -> None:
         """Note a checkpoint that has been written."""
         began = time.perf_counter()
-        with self._tolerated(last):
+        with self._phase("saving") if wait else nullcontext(), self._tolerated(last):
             if saved := self.saver.finish(wait):
                 self.saved = saved.path
                 row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
                 self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
         self._clock += time.perf_counter() - began
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        before, self._doing = self._doing, name
+        self.tracker.phase(name)
+        try:
+            yield
+        finally:
+            self._doing = before
+            self.tracker.phase(before)
 
     @contextmanager
     def _tolerated(self, last: bool) -> Iterator[None]:

@@ -56,8 +56,8 @@ def test_run_folder(run: Path, prepared: Dataset) -> None:
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(5, 41, 5))
     assert steps[1].keys() == {
-        "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_bytes", "samples",
-        "skipped",
+        "step", "loss", "loss_mean", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_bytes",
+        "samples", "skipped",
     }  # fmt: skip
     assert steps[1]["samples"] == [36, 39]
     assert steps[1]["tokens"] == 10 * 4 * 16

@@ -1,8 +1,10 @@
-"""The progress that `lost prepare` shows."""
+"""The progress that `lost prepare` and `lost train` show."""
+
+from typing import Any
 
 import pytest
 
-from lost.cli.render.progress import PreparationScreen
+from lost.cli.render.progress import PreparationScreen, TrainingScreen
 
 
 def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,3 +22,63 @@ def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         "encoding: 48%  1,234 documents  5.60M tokens  3.0 MB/s",
         "encoding: 100%  2,000 documents  9.00M tokens  6.0 MB/s",
     ]
+
+
+ROW = {
+    "step": 20, "loss": 5.25, "loss_mean": 5.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 2000,
+    "tokens_per_second": 100.0, "memory_bytes": 2**20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [
+        ([], "starting"),
+        ([("phase", "reading the checkpoint"), ("begin", 20)], "step 20/40  reading the checkpoint"),
+        ([("phase", "training"), ("advance", 7)], "step 7/40"),
+        (
+            [("advance", 19), ("phase", "training"), ("step", ROW), ("advance", 23)],
+            "step 23/40  loss 5.5000 (last 5.2500)",
+        ),
+        ([("advance", 20), ("step", ROW), ("phase", "evaluating")], "step 20/40  evaluating  loss 5.5000"),
+        ([("phase", "saving"), ("phase", "training"), ("advance", 30)], "step 30/40"),
+    ],
+)
+def test_a_bar_that_moves_with_every_step(
+    events: list[tuple[str, Any]], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal; what is captured is its last frame."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = TrainingScreen(40, on_stderr=False, quiet=False)
+    for event, what in events:
+        getattr(screen, event)(what)
+    with screen.live():
+        pass
+    assert f" {shown}" in capsys.readouterr().out
+
+
+def test_the_bar_grows_with_every_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def length(step: int) -> int:
+        screen = TrainingScreen(24, on_stderr=False, quiet=False)
+        screen.advance(step)
+        with screen.live():
+            pass
+        return capsys.readouterr().out.count("━")
+
+    assert length(6) < length(12) < length(18)
+
+
+def test_a_line_in_a_pipe_has_both_losses(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = TrainingScreen(40, on_stderr=False, quiet=False)
+    with screen.live():
+        screen.advance(19)
+        screen.phase("evaluating")
+        screen.step(ROW)
+        screen.step({**ROW, "loss_mean": ROW["loss"]})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("step 20/40  loss 5.5000 (last 5.2500)  lr 1.00e-03  grad 1.00  100 tokens/s  ")
+    assert second.startswith("step 20/40  loss 5.2500  lr")
