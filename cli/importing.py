@@ -1,4 +1,4 @@
-"""`lost convert --from hf`: importing another library's model as a checkpoint, dense or decomposed."""
+"""`lost convert --from hf`: importing another library's model, or an export, as a checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ def import_folder(request: Request, as_json: bool) -> None:
     from lost.errors import UserError
     from lost.evaluation.perplexity import text_tokens
     from lost.interop.from_hf import open_folder
-    from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_dense
+    from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_unchanged
     from lost.interop.rewrite import check_destination, follow
 
     for option in ("density", "calibrate"):
@@ -75,7 +75,7 @@ def import_folder(request: Request, as_json: bool) -> None:
     layers: list[LayerFit] = []
     rest = (request.part_bytes, request.overwrite)
     if target is None:
-        written = write_dense(imported, request.out, request.dtype, *rest)
+        written = write_unchanged(imported, request.out, request.dtype, *rest)
     else:
         moments = _input_moments(engine, config, calibration) if engine and calibration is not None else None
         written, layers = write_decomposed(imported, request.out, target, *rest, moments, note)

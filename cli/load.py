@@ -1,26 +1,33 @@
-"""Loading of a model for the commands that evaluate it or generate with it."""
+"""Opening of a model for the commands that look at it, evaluate it or generate with it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lost.checkpoint import Checkpoint
     from lost.config import ModelConfig
     from lost.engine import Engine
+    from lost.interop.source import Source
 
 
-def load_model(path: Path, backend: str, device: str) -> "tuple[Checkpoint, Engine]":
-    """Load the weights of a checkpoint, or of a run's newest intact one."""
+def open_model(path: Path) -> "Source":
+    """Open a checkpoint, a run's newest intact one, or another library's folder, and show remarks on it."""
     from lost.cli.render.output import note
-    from lost.engine import create_engine, inference_config
-    from lost.training.run_dir import find_checkpoint
+    from lost.interop.source import open_source
 
-    checkpoint, rejected = find_checkpoint(path)
-    for reason in rejected:
-        note(f"skipped: {reason}")
-    engine = create_engine(inference_config(checkpoint.config), backend, device)
-    engine.load(checkpoint.parameters())
-    return checkpoint, engine
+    source = open_source(path)
+    for remark in source.remarks:
+        note(remark)
+    return source
+
+
+def load_model(path: Path, backend: str, device: str) -> "tuple[Source, Engine]":
+    """Open a model, and load its weights."""
+    from lost.engine import create_engine, inference_config
+
+    source = open_model(path)
+    engine = create_engine(inference_config(source.config), backend, device)
+    engine.load(source.parameters())
+    return source, engine
 
 
 def context_of(model: "ModelConfig", requested: int | None, default: int) -> int:

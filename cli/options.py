@@ -36,6 +36,10 @@ Overrides = Annotated[
 ConfigName = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name such as quickstart or llama_60m.")
 ]
-RunOrCheckpoint = Annotated[
-    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder (its newest intact checkpoint) or a checkpoint.")
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder (its newest intact checkpoint), a checkpoint, an export, or a Hugging Face folder.",
+    ),
 ]

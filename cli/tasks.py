@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lost.checkpoint import Checkpoint
     from lost.engine import Engine
     from lost.evaluation.lm_eval import Tasks
     from lost.evaluation.lm_eval_model import LmEvalModel
+    from lost.interop.source import Source
 
 
 def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
@@ -28,12 +28,12 @@ def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -
 
 
 def run_tasks(
-    checkpoint: "Checkpoint", engine: "Engine", tasks: "Tasks", context: int, batch_size: int | None, limit: int | None
+    source: "Source", engine: "Engine", tasks: "Tasks", context: int, batch_size: int | None, limit: int | None
 ) -> tuple[dict[str, Any], list[str]]:
     """Run tasks, and return the answer as JSON and as lines.
 
     Args:
-        checkpoint: the source of the engine's weights.
+        source: of the engine's weights.
         engine: runs the model.
         tasks: to run.
         context: most tokens read at once.
@@ -44,23 +44,23 @@ def run_tasks(
     from lost.cli.render.progress import EvaluationScreen
     from lost.evaluation.lm_eval_model import LmEvalModel
 
-    trained = checkpoint.config.data.seq_len
-    at_once = batch_size * context if batch_size else checkpoint.config.train.micro_batch * trained
+    trained = source.config.data.seq_len
+    at_once = batch_size * context if batch_size else source.config.train.micro_batch * trained
     screen = EvaluationScreen()
-    model = LmEvalModel(engine, checkpoint.tokenizer(), context, at_once, screen)
+    model = LmEvalModel(engine, source.tokenizer(), context, at_once, screen)
     with screen.live():
         outcome = tasks.run(model, limit)
-    for remark in _remarks(model, trained):
+    for remark in _remarks(model, source.seq_len):
         note(remark)
     head = ("task", "version", "shots", "documents", "metric", "value", "stderr")
-    about = f"{checkpoint.path}, up to {context} tokens at once, lm-eval {outcome['lm_eval']}"
-    return {**outcome, "checkpoint": str(checkpoint.path), "context": context}, [about, *table(head, _rows(outcome))]
+    about = f"{source.path}, up to {context} tokens at once, lm-eval {outcome['lm_eval']}"
+    return {**outcome, "checkpoint": str(source.path), "context": context}, [about, *table(head, _rows(outcome))]
 
 
-def _remarks(model: "LmEvalModel", trained: int) -> Iterator[str]:
+def _remarks(model: "LmEvalModel", trained: int | None) -> Iterator[str]:
     if model.num_truncated:
         yield f"{model.num_truncated} requests were longer than {model.context} tokens and were truncated on the left"
-    if model.longest > trained:
+    if trained and model.longest > trained:
         yield (
             f"the model read up to {model.longest} tokens at once, and was trained on {trained}: beyond that it may do "
             f"worse; --context {trained} stays within"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf a Hugging Face model's folder."),
+        typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf an export or another's folder."),
     ],
     out: Annotated[Path, typer.Argument(parser=folder, metavar="DST", help="Folder to make.")],
     to: Annotated[
@@ -25,7 +25,7 @@ def convert(
         ),
     ] = "lost",
     source_kind: Annotated[
-        Literal["lost", "hf"], typer.Option("--from", help="Type of SRC: lost, or a dense Llama-family model.")
+        Literal["lost", "hf"], typer.Option("--from", help="Type of SRC: lost, or a Llama-family model or an export.")
     ] = "lost",
     rank: Annotated[
         int | None, typer.Option(help="With --from hf: decompose projections into LOST layers of this rank.", min=1)
@@ -65,7 +65,8 @@ def convert(
     between PyTorch and MLX.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
-    It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers.
+    It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
+    run becomes a checkpoint of step 0 with the same layers.
     """
     from lost.errors import UserError
 
@@ -88,11 +89,17 @@ def convert(
         option = f"--device {device}" if device != "auto" else f"--backend {backend}"
         expected = "exports are compared on the CPU" if to != "lost" else "nothing is computed"
         raise UserError(f"{option} with --to {to}: {expected}; leave it out")
+    from lost.checkpoint import find_checkpoint
     from lost.cli.render.output import note
-    from lost.training.run_dir import find_checkpoint
+    from lost.interop.source import is_folder_of_another
 
     if weights_only and to != "lost":
         raise UserError(f"--weights-only with --to {to}: exported folders never hold an optimizer state; leave it out")
+    if is_folder_of_another(source):
+        raise UserError(
+            f"{source} is an export, or a folder of another library; expected a run or a checkpoint of `lost train`; "
+            "to make a checkpoint of it, add --from hf"
+        )
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:
         note(f"skipped: {reason}")

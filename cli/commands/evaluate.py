@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint, Threads
+from lost.cli.options import AsJson, Backend, Device, Model, Threads
 
 
 def evaluate(
-    path: RunOrCheckpoint,
+    path: Model,
     data: Annotated[
         Path | None, typer.Option(help="Prepared set, whose validation split is used; default: the run's.")
     ] = None,
@@ -56,6 +56,7 @@ def evaluate(
     from lost.errors import DataError, UserError
     from lost.evaluation.perplexity import evaluate as evaluate_tokens
     from lost.evaluation.perplexity import evaluate_split, text_tokens
+    from lost.tokenizer import same_ids
 
     if data and text:
         raise UserError("--data and --text were both given; leave one of them out")
@@ -65,25 +66,27 @@ def evaluate(
         raise UserError(
             "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
         )
-    checkpoint, engine = load_model(path, backend, device)
-    model = checkpoint.config.model
+    source, engine = load_model(path, backend, device)
+    model = source.config.model
     if tasks is not None:
         window = context_of(model, context, model.max_position_embeddings)
         loaded = load_tasks(tasks, include_path, num_fewshot)
-        answer(as_json, *run_tasks(checkpoint, engine, loaded, window, batch_size, limit))
+        answer(as_json, *run_tasks(source, engine, loaded, window, batch_size, limit))
         return
-    tokenizer, targets = checkpoint.tokenizer(), None
-    size = batch_size or checkpoint.config.train.micro_batch
-    window = context_of(model, context, checkpoint.config.data.seq_len)
+    tokenizer, targets = source.tokenizer(), None
+    size = batch_size or source.config.train.micro_batch
+    window = context_of(model, context, source.config.data.seq_len)
     if text:
         tokens, text_bytes = text_tokens(tokenizer, text)
         result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     else:
-        dataset = open_dataset(checkpoint.config.data, data)
-        if dataset.tokenizer.fingerprint != checkpoint.tokenizer_fingerprint:
+        if source.progress is None and not data:
+            raise UserError(f"{path} names no data: expected --text with text, or --data with a prepared set; add one")
+        dataset = open_dataset(source.config.data, data)
+        if not same_ids(dataset.tokenizer, tokenizer):
             raise DataError(
-                f"{dataset.path} was prepared with another tokenizer than {checkpoint.path} was trained with; expected "
-                f"the same: prepare it with --tokenizer {checkpoint.path}, or use --text"
+                f"{dataset.path} was prepared with another tokenizer than {source.path} was trained with; expected "
+                f"the same: prepare it with --tokenizer {source.path}, or use --text"
             )
         split = dataset.split(VALID)
         targets = split.loss_mask
@@ -97,7 +100,7 @@ def evaluate(
     }
     bits = "" if result.bits_per_byte is None else f"  {result.bits_per_byte:.4f} bits/byte"
     lines = [
-        f"{checkpoint.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
+        f"{source.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
         f"{result.bytes:,} bytes",
         f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}{bits}",
     ]

@@ -1,14 +1,17 @@
 """`lost generate`: continue a prompt."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, RunOrCheckpoint, Threads
+from lost.cli.options import AsJson, Backend, Device, Model, Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def generate(
-    path: RunOrCheckpoint,
+    path: Model,
     prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
     chat: Annotated[
         bool, typer.Option("--chat", help="Format the prompt as a user's message, as in fine-tuning on messages.")
@@ -41,30 +44,36 @@ def generate(
 
     prompt = clean(prompt)  # the shell's arguments may not be valid text
     sampler = Sampler(temperature, top_k, top_p, seed)
-    checkpoint, engine = load_model(path, backend, device)
-    tokenizer = checkpoint.tokenizer()
+    source, engine = load_model(path, backend, device)
+    tokenizer = source.tokenizer()
     begin = [tokenizer.end_of_text, *(question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()]
-    room = checkpoint.config.model.max_position_embeddings - len(begin)
+    room = source.config.model.max_position_embeddings - len(begin)
     if room < 1:
         from lost.errors import UserError
 
         raise UserError(
             f"the prompt has {len(begin)} tokens; expected fewer than model.max_position_embeddings = "
-            f"{checkpoint.config.model.max_position_embeddings}; shorten it"
+            f"{source.config.model.max_position_embeddings}; shorten it"
         )
-    if max_tokens > room:
-        note(f"stopping after {room} tokens: the model has no more positions")
-    if len(begin) + min(max_tokens, room) > checkpoint.config.data.seq_len:
-        note(f"longer than the {checkpoint.config.data.seq_len} tokens the model was trained on: quality may drop")
     # The model may have more entries than its tokenizer, which are untrained and have no meaning.
     generated = engine.generate(begin, lambda logits: sampler(logits[: tokenizer.vocab_size]), min(max_tokens, room))
-    ids = takewhile(lambda token: token != tokenizer.end_of_text, generated)
+    tokens: list[int] = []
+
+    def answered() -> "Iterator[int]":
+        for token in takewhile(lambda token: token != tokenizer.end_of_text, generated):
+            tokens.append(token)
+            yield token
+
+    pieces = tokenizer.stream(answered(), begin)
     if as_json:
-        tokens = list(ids)
-        text = "".join(tokenizer.stream(tokens, begin))
+        text = "".join(pieces)
         answer(True, {"prompt": prompt, "text": text, "token_ids": tokens}, [])
-        return
-    write_text("" if chat else prompt, raw)
-    for piece in tokenizer.stream(ids, begin):
-        write_text(piece, raw)
-    write_text("\n", raw)
+    else:
+        write_text("" if chat else prompt, raw)
+        for piece in pieces:
+            write_text(piece, raw)
+        write_text("\n", raw)
+    if len(tokens) == room < max_tokens:
+        note(f"stopped after {room} tokens: the model has no more positions")
+    if source.seq_len and len(begin) + len(tokens) > source.seq_len:
+        note(f"longer than the {source.seq_len} tokens that the model was trained on: the end may be worse")

@@ -1,33 +1,31 @@
-"""`lost inspect`: show the layers of a checkpoint."""
+"""`lost inspect`: show the layers of a model."""
 
-from lost.cli.options import AsJson, RunOrCheckpoint
+from lost.cli.options import AsJson, Model
 
 
-def inspect(path: RunOrCheckpoint, as_json: AsJson = False) -> None:
-    """Show a checkpoint layer by layer.
+def inspect(path: Model, as_json: AsJson = False) -> None:
+    """Show a model layer by layer.
 
     spectrum: the leading `rank` singular values' share of all squared ones (activations taken as the identity).
     sparse: the sparse part's share of the layer's squared norm.
     """
     from dataclasses import asdict
 
-    from lost.cli.render.output import answer, count, note, size, table
+    from lost.cli.load import open_model
+    from lost.cli.render.output import answer, count, size, table
     from lost.model.inspect import inspect_layers
-    from lost.training.run_dir import find_checkpoint
 
-    checkpoint, rejected = find_checkpoint(path)
-    for reason in rejected:
-        note(f"skipped: {reason}")
-    parameters = dict(checkpoint.parameters())
-    layers = list(inspect_layers(checkpoint.config, parameters))
+    source = open_model(path)
+    progress = source.progress
+    parameters = dict(source.parameters())
+    layers = list(inspect_layers(source.config, parameters))
     trained = sum(array.size for array in parameters.values() if array.dtype.kind != "i")
-    stored = sum(seal["size"] for seal in checkpoint.files.values())
-    progress, origin = asdict(checkpoint.progress), checkpoint.progress.origin
-    value = {"path": str(checkpoint.path), **progress, "parameters": trained, "bytes": stored}
+    stored = sum(source.sizes.values())
+    value = {"path": str(source.path), **(asdict(progress) if progress else {}), "parameters": trained, "bytes": stored}
+    seen = f"step {progress.step}, {count(progress.tokens)} tokens seen, " if progress else ""
     lines = [
-        f"{checkpoint.path}: step {checkpoint.progress.step}, {count(checkpoint.progress.tokens)} tokens seen, "
-        f"{count(trained)} parameters, {size(stored)} in {len(checkpoint.files)} files",
-        *([f"started with the weights of {origin.path}"] if origin else []),
+        f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {len(source.sizes)} files",
+        *([f"started with the weights of {progress.origin.path}"] if progress and progress.origin else []),
         "",
         *table(
             ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],

@@ -71,6 +71,7 @@ def prepare(
     The folder appears only when it is complete. If interrupted, run the same command again to resume (with --examples,
     it starts over).
     """
+    from lost.checkpoint import tokenizer_path
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
     from lost.errors import InterruptedAtOnceError, UserError
@@ -80,7 +81,6 @@ def prepare(
     from lost.prepare.text import prepare as prepare_text
     from lost.storage.nofollow import resolved
     from lost.tokenizer import load_tokenizer
-    from lost.training.run_dir import tokenizer_path
     from lost.utils.machine import cores
 
     for first, second in ((vocab_size, tokenizer), (valid_fraction, valid or valid_split)):

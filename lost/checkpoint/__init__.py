@@ -10,7 +10,7 @@ from lost.checkpoint.checkpoint import (
     open_checkpoint,
 )
 from lost.checkpoint.state import Origin, TrainState
-from lost.checkpoint.store import checkpoint_path, checkpoints, newest_valid, prune
+from lost.checkpoint.store import checkpoint_path, checkpoints, find_checkpoint, newest_valid, prune, tokenizer_path
 from lost.checkpoint.verify import check_intact, problems
 from lost.checkpoint.writer import array_bytes, write, write_manifest
 
@@ -26,11 +26,13 @@ __all__ = [
     "check_intact",
     "checkpoint_path",
     "checkpoints",
+    "find_checkpoint",
     "model_description",
     "newest_valid",
     "open_checkpoint",
     "problems",
     "prune",
+    "tokenizer_path",
     "write",
     "write_manifest",
 ]

@@ -1,10 +1,10 @@
-"""The checkpoints of a run: where each is, which is the newest that is intact, which ones go."""
+"""The checkpoints of a run: where each is, which is the newest that is intact, which a command means, which ones go."""
 
 import os
 import re
 from pathlib import Path
 
-from lost.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
 from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
 from lost.storage.files import remove_folder, remove_stale
@@ -40,6 +40,33 @@ def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             continue
         return checkpoint, rejected
     return None, rejected
+
+
+def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
+    """Return the verified checkpoint in a checkpoint folder, or the newest intact one of a run folder.
+
+    Returns:
+        The checkpoint, and why newer ones of the run were skipped.
+
+    Raises:
+        CheckpointError: there is none, or the named one is damaged.
+    """
+    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+        checkpoint = open_checkpoint(path)
+        check_intact(checkpoint)
+        return checkpoint, []
+    newest, rejected = newest_valid(path / "checkpoints")
+    if newest is None:
+        why = f": {'; '.join(rejected)}" if rejected else ""
+        raise CheckpointError(
+            f"{path} holds no usable checkpoint{why}; expected a run folder or a checkpoint written by `lost train`"
+        )
+    return newest, rejected
+
+
+def tokenizer_path(path: Path) -> Path:
+    """Return the path of a tokenizer: of a run it is in the newest intact checkpoint."""
+    return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
 
 
 def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:

@@ -23,6 +23,7 @@ from lost.data.dataset import TRAIN, Dataset, Split, config_path, join_splits
 from lost.data.loader import SampleStream, TrainingStream
 from lost.data.permutation import Permutation
 from lost.errors import ConfigError, DataError
+from lost.tokenizer import same_ids
 
 _FINEST = 10_000  # samples of the longest block, and so the parts that weights are rounded to
 _SHORTEST = 100  # samples of the shortest, lest the sets come in turns that can be foreseen
@@ -57,7 +58,7 @@ class Mixture(Dataset):
         for first, second in pairwise(self.sets):
             if first.fingerprint == second.fingerprint:
                 raise DataError(f"data.mixture: {first.path} and {second.path} hold the same data; name one of them")
-            if first.tokenizer.fingerprint != second.tokenizer.fingerprint:
+            if not same_ids(first.tokenizer, second.tokenizer):
                 raise DataError(
                     f"data.mixture: {first.path} and {second.path} were prepared with different tokenizers; expected "
                     f"one for all: prepare one of them again with --tokenizer {first.path}"

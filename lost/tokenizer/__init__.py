@@ -6,6 +6,7 @@ from lost.config.registry import Registry, load_extensions
 from lost.errors import DataError
 from lost.storage.nofollow import read_bytes, read_inside
 from lost.tokenizer.base import Tokenizer
+from lost.tokenizer.comparison import same_ids
 from lost.tokenizer.huggingface import JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer, train_tokenizer
 
@@ -17,7 +18,7 @@ read, and a sentencepiece model may lack the added tokens."""
 
 KINDS.update({kind.FILE: kind for kind in (JsonTokenizer, PieceTokenizer)})
 
-__all__ = ["KINDS", "Tokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = ["KINDS", "Tokenizer", "load_tokenizer", "same_ids", "train_tokenizer"]
 
 
 def load_tokenizer(path: Path, end_of_text: str | None = None) -> Tokenizer:

@@ -5,75 +5,35 @@ of the weights, and every worker reads its part.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import MANIFEST, Checkpoint, Origin, TrainState, checkpoints, open_checkpoint
+from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
+from lost.interop.layout import SEQ_LEN
 from lost.interop.rewrite import cast
+from lost.interop.source import Source, open_source
+from lost.interop.to_hf.description import model_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, shapes_of
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, replace_text, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.tokenizer import Tokenizer
-from lost.training.run_dir import CONFIG, LATEST, config_file, differences, find_checkpoint
+from lost.tokenizer import same_ids
+from lost.training.run_dir import CONFIG, LATEST, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
+_FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
 _FREE = {
-    *(f"model.{key}" for key in ("max_position_embeddings", "rope_theta", "initializer_range")),
+    *(f"model.{key}" for key in _FREE_OF_MODEL),
     *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """The model to start with.
-
-    Attributes:
-        path: the checkpoint, or the folder of another tool.
-        step: of its training; None: unknown.
-        config: its model and projections, and how it was trained.
-        tokenizer: of its token ids.
-        parameters: yields its arrays by name.
-        remarks: on how it was read, for the user.
-    """
-
-    path: Path
-    step: int | None
-    config: Config
-    tokenizer: Tokenizer
-    parameters: Callable[[], NamedArrays]
-    remarks: Sequence[str] = ()
-
-
-def open_source(path: Path) -> Source:
-    """Open a checkpoint, the newest intact one of a run, or a Hugging Face folder.
-
-    Raises:
-        CheckpointError: it is none of these, or damaged.
-    """
-    ours = (path / MANIFEST).exists() or (path / "checkpoints").exists()
-    if not ours and (path / checkpoint.CONFIG).exists():
-        from lost.interop.from_hf import open_folder
-
-        folder = open_folder(path)
-        return Source(resolved(path), None, folder.config, folder.tokenizer, folder.parameters, folder.remarks)
-    if not ours:
-        raise CheckpointError(
-            f"--init-from {path}: it holds no weights; expected a run, a checkpoint, or a folder with a Hugging Face "
-            f"model ({checkpoint.CONFIG} and safetensors); name one"
-        )
-    held, rejected = find_checkpoint(path)
-    remarks = [f"skipped: {reason}" for reason in rejected]
-    return Source(resolved(held.path), held.progress.step, held.config, held.tokenizer(), held.parameters, remarks)
 
 
 def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[Config, Source | None]:
@@ -95,11 +55,11 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
         _check_origin(held, path, folder)
         return load_config(config_file(folder) or folder / CONFIG), None
     source = open_source(path)
-    if source.path.is_relative_to(resolved(folder)):
+    if resolved(source.path).is_relative_to(resolved(folder)):
         raise UserError(
             f"--init-from {path} is in {folder}, whose checkpoints a new run there would replace; choose another --out"
         )
-    if source.step is None and not configured:
+    if source.progress is None and not configured:
         raise UserError(
             f"--init-from {path}: it doesn't say how to train; expected a configuration; name one, which may leave out "
             "model and projection"
@@ -133,16 +93,24 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
     others = [
         text for key, text in changes.items() if key.partition(".")[0] in ("model", "projection") and key not in _FREE
     ]
-    if others:
+    if others and not _same_model(source.config, config):
         raise ConfigError(
             f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; keys "
             "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
-    if dataset.tokenizer.fingerprint != source.tokenizer.fingerprint:
+    if not same_ids(dataset.tokenizer, source.tokenizer()):
         raise DataError(
             f"{dataset.path} was prepared with another tokenizer than the one of {source.path}; expected the same: "
             f"prepare it with --tokenizer {source.path}"
         )
+
+
+def _same_model(held: Config, wanted: Config) -> bool:
+    """Whether two configurations, which may spell it differently, are of one model, but for what is free."""
+    free = {key: getattr(wanted.model, key) for key in _FREE_OF_MODEL}
+    held = held.model_copy(update={"model": held.model.model_copy(update=free)})
+    described = [{**model_config(each, 0, ""), SEQ_LEN: None} for each in (held, wanted)]
+    return parameter_table(held) == parameter_table(wanted) and described[0] == described[1]
 
 
 def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -> Checkpoint:
@@ -167,7 +135,8 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
     )
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
-        origin = Origin(str(source.path), source.step, digest.hexadecimal)
+        step = source.progress.step if source.progress else None
+        origin = Origin(str(resolved(source.path)), step, digest.hexadecimal)
         progress = TrainState(data=dataset.fingerprint, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):

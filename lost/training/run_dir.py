@@ -1,10 +1,10 @@
-"""The run folder: where training starts, what may change on resuming, which checkpoint a command means."""
+"""The run folder: where training starts, what may change on resuming."""
 
 import errno
 import os
 from pathlib import Path
 
-from lost.checkpoint import MANIFEST, Checkpoint, check_intact, checkpoints, newest_valid, open_checkpoint
+from lost.checkpoint import Checkpoint, checkpoints, newest_valid
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
@@ -177,33 +177,6 @@ def write_config(config: Config, folder: Path) -> None:
     for each in (folder, folder / "checkpoints"):
         remove_stale(each)
     replace_text(folder / CONFIG, dump(config))
-
-
-def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
-    """Return the verified checkpoint in a checkpoint folder, or the newest intact one of a run folder.
-
-    Returns:
-        The checkpoint, and why newer ones of the run were skipped.
-
-    Raises:
-        CheckpointError: there is none, or the named one is damaged.
-    """
-    if (path / MANIFEST).exists() or path.name.startswith("step-"):
-        checkpoint = open_checkpoint(path)
-        check_intact(checkpoint)
-        return checkpoint, []
-    newest, rejected = newest_valid(path / "checkpoints")
-    if newest is None:
-        why = f": {'; '.join(rejected)}" if rejected else ""
-        raise CheckpointError(
-            f"{path} holds no usable checkpoint{why}; expected a run folder or a checkpoint written by `lost train`"
-        )
-    return newest, rejected
-
-
-def tokenizer_path(path: Path) -> Path:
-    """Return the path of a tokenizer: of a run it is in the newest intact checkpoint."""
-    return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
 
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> None:

@@ -16,6 +16,7 @@ from lost.data.mixture import open_dataset, with_data
 from lost.distributed.group import Workers, agree
 from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import UserError
+from lost.interop.source import Source
 from lost.model.load import load_config
 from lost.planning.budget import check_room
 from lost.planning.disk import disk_room
@@ -24,7 +25,7 @@ from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
-from lost.training.init_from import Source, begin_with, beginning, check_fit
+from lost.training.init_from import begin_with, beginning, check_fit
 from lost.training.run_dir import (
     check_data,
     check_shared_dir,

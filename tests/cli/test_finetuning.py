@@ -204,8 +204,8 @@ def test_what_does_not_fit_is_refused(
         (("--set", "model.hidden_size=64"), "model.hidden_size = 64, was 32"),
         (("--set", "model.vocab_size=400"), "model.vocab_size = 400, was 320"),
         (("--data", tmp_path / "other"), "prepared with another tokenizer"),
-        (("--init-from", tmp_path / "nowhere"), "it holds no weights"),
-        (("--init-from", tmp_path / "data"), "it holds no weights"),
+        (("--init-from", tmp_path / "nowhere"), "holds no model; expected a run"),
+        (("--init-from", tmp_path / "data"), "holds no model; expected a run"),
         (("--out", base["lost"], "--fresh", "--overwrite"), "whose checkpoints a new run there would replace"),
         (("--out", base["lost"]), "didn't start with other weights"),
     ):

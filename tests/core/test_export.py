@@ -15,14 +15,16 @@ from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import ConfigError, DataError
+from lost.interop.layout import is_plain, renamed, stored_layers
 from lost.interop.to_hf.card import card
-from lost.interop.to_hf.check import AWKWARD, compare
+from lost.interop.to_hf.check import compare
 from lost.interop.to_hf.dense import dense_twin, merged
-from lost.interop.to_hf.description import is_plain, model_config, renamed, stored_layers
+from lost.interop.to_hf.description import model_config
 from lost.interop.to_hf.pieces import read_pieces
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model import reference
 from lost.model.init import initial_values
+from lost.tokenizer.comparison import AWKWARD
 from lost.tokenizer.sentencepiece import PieceTokenizer
 
 LINEAR = (

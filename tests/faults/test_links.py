@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from processes import run_python
 
+from lost.checkpoint import find_checkpoint
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, DataError, StorageError
 from lost.interop.from_hf import open_folder
@@ -19,7 +20,6 @@ from lost.storage.files import partial_folder, read_sealed_json, sealed_json
 from lost.storage.lock import locked
 from lost.storage.nofollow import open_new, open_update, remove
 from lost.tokenizer import load_tokenizer
-from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 REPLACED = (

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from processes import start_python, wait_for_step
 
+from lost.checkpoint import find_checkpoint
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
 from lost.errors import DataError
-from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 SPOIL = {

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from lost.checkpoint import find_checkpoint
 from lost.data.dataset import Dataset
 from lost.storage.files import storage
 from lost.tracking.metrics import MetricsFile
-from lost.training.run_dir import find_checkpoint
 
 Lost = Callable[..., Any]
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000

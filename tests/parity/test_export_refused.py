@@ -12,6 +12,7 @@ import pytest
 from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ExportError
+from lost.interop import layout
 from lost.interop.to_hf import description
 from lost.interop.to_hf import folder as folder_module
 from lost.interop.to_hf.check import READERS
@@ -29,7 +30,7 @@ def test_a_failed_check_leaves_nothing(
         return {name: {**each, "gamma": 0.69} for name, each in stored(settings).items()}
 
     def other_names(settings: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name.replace("q_proj", "p_proj"), array) for name, array in description.renamed(settings, arrays))
+        return ((name.replace("q_proj", "p_proj"), array) for name, array in layout.renamed(settings, arrays))
 
     for where, name, wrong, message in (
         (description, "stored_layers", other_gamma, "log-probabilities differ from ours"),

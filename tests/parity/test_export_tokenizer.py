@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
-from lost.interop.to_hf.check import AWKWARD
 from lost.interop.to_hf.folder import export
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import load_tokenizer as load_own
 from lost.tokenizer import train_tokenizer
+from lost.tokenizer.comparison import AWKWARD
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -1,4 +1,4 @@
-"""Import of dense Llama-family models, from folders that transformers or mlx-lm wrote."""
+"""Import of Llama-family models and exports, from folders that transformers, mlx-lm or `lost convert` wrote."""
 
 from lost.interop.from_hf.folder import Imported, open_folder
 

@@ -30,14 +30,14 @@ _READS_WITH = {
 }
 
 
-def write_dense(
+def write_unchanged(
     imported: Imported,
     path: Path,
     dtype: DType | None = None,
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
 ) -> Checkpoint:
-    """Write a folder's model as a dense checkpoint of step 0, and compare every array with the source's.
+    """Write a folder's model as a checkpoint of step 0, and compare every array with the source's.
 
     Args:
         imported: the source.
@@ -95,15 +95,20 @@ def decomposed_config(config: Config, rank: int, density: float) -> Config:
     """Return a dense configuration with its projections replaced by LOST layers.
 
     Args:
-        config: with dense projections.
+        config: of the imported model.
         rank: of every projection, or the largest that it allows.
         density: share of input channels to keep.
 
     Raises:
-        UserError: the rank or density is out of range.
+        UserError: the rank or density is out of range, or a projection isn't dense.
     """
     if rank < 1 or not 0 < density <= 1:
         raise UserError(f"rank = {rank}, density = {density}: expected a rank of at least 1, a density in (0, 1]")
+    if others := [each for each in projections(config) if each.settings.kind != "dense"]:
+        raise UserError(
+            f"--rank {rank}: {others[0].name} is stored as {others[0].settings.kind}; expected plain matrices, which "
+            "can be decomposed; leave --rank out"
+        )
     overrides = {}
     for each in layer_projections(config, 0):
         if (fitting := fitting_rank(rank, each.out_features, each.in_features)) < rank:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lost.config import ModelConfig
-from lost.errors import CheckpointError
+from lost.config import ModelConfig, ProjectionConfig
+from lost.errors import CheckpointError, ConfigError
+from lost.interop.layout import SEQ_LEN, read_layers
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.utils.parsing import parse_object
 
@@ -30,6 +31,8 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "Qwen2ForCausalLM": {"attention_bias": "qkv"},
     "Qwen3ForCausalLM": {"attention_bias": None, "use_qk_norm": True},
 }
+_MOST_BLOCKS = 1000  # several times those of the deepest models: more would take long to refuse
+_OWN = "LostForCausalLM"  # an export of ours with layers that aren't plain matrices
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,17 @@ class Description:
     """The content of a config.json.
 
     Attributes:
-        architecture: one of `SUPPORTED`.
+        architecture: one of `SUPPORTED`, or our own.
         model: the section of our configuration.
+        projection: that section.
+        seq_len: of the windows in training; None: unknown.
         remarks: on differences from the config.json.
     """
 
     architecture: str
     model: ModelConfig
+    projection: ProjectionConfig
+    seq_len: int | None
     remarks: list[str]
 
 
@@ -69,6 +76,8 @@ def read_description(folder: Path) -> Description:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; expected the fields of a {architecture}")
     if (act := raw.get("hidden_act", "silu")) != "silu":
         raise CheckpointError(f"{path}: hidden_act = {act!r}: expected 'silu', the only supported one")
+    if type(blocks := raw["num_hidden_layers"]) is int and blocks > _MOST_BLOCKS:
+        raise CheckpointError(f"{path}: num_hidden_layers = {blocks}: expected at most {_MOST_BLOCKS}; don't trust it")
     for key in ("quantization_config", "quantization"):
         if raw.get(key):
             raise CheckpointError(
@@ -76,29 +85,50 @@ def read_description(folder: Path) -> Description:
                 "model, or dequantize it with the tool that made it"
             )
     own = {key: raw[key] for key in (*_REQUIRED, *_OPTIONAL) if raw.get(key) is not None}
-    for key, value in SUPPORTED[architecture].items():
+    for key, value in SUPPORTED.get(architecture, {}).items():
         own[key] = raw.get(key, False) if value is None else value
     own |= _rope(path, raw)
+    projection = ProjectionConfig(kind="dense")
     try:
         model = ModelConfig.model_validate(own)
+        if architecture == _OWN:
+            model, projection = read_layers(raw["projections"], model)
         # Within its window, sliding attention is full attention, and longer sequences are refused everywhere.
         reach = _window(architecture, raw) or model.max_position_embeddings
-        limited = ModelConfig.model_validate({**own, "max_position_embeddings": reach})
+        limited = ModelConfig.model_validate({**model.model_dump(), "max_position_embeddings": reach})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
         raise CheckpointError(f"{path} describes an impossible model: {problems}; download the file again") from None
-    if limited.max_position_embeddings >= model.max_position_embeddings:
-        return Description(architecture, model, [])
-    remark = (
-        f"sliding_window = {limited.max_position_embeddings}: sequences are limited to the window, within which "
-        f"attention is full (max_position_embeddings was {model.max_position_embeddings})"
-    )
-    return Description(architecture, limited, [remark])
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} describes an impossible model: {error}; download the file again") from None
+    remarks = []
+    if limited.max_position_embeddings < model.max_position_embeddings:
+        remarks.append(
+            f"sliding_window = {limited.max_position_embeddings}: sequences are limited to the window, within which "
+            f"attention is full (max_position_embeddings was {model.max_position_embeddings})"
+        )
+    return Description(architecture, limited, projection, _seq_len(path, raw, limited), remarks)
+
+
+def _seq_len(path: Path, raw: dict[str, Any], model: ModelConfig) -> int | None:
+    """Return the length of the windows in training, which exports of ours have."""
+    seq_len = raw.get(SEQ_LEN)
+    if seq_len is not None and (type(seq_len) is not int or not 0 < seq_len <= model.max_position_embeddings):
+        raise CheckpointError(
+            f"{path}: {SEQ_LEN} = {seq_len!r:.40}: expected a number of tokens up to max_position_embeddings = "
+            f"{model.max_position_embeddings}; correct it, or remove it"
+        )
+    return seq_len
 
 
 def _architecture(path: Path, raw: dict[str, Any]) -> str:
     named = raw.get("architectures") or [None]
-    if not isinstance(named, list) or len(named) != 1 or str(named[0]) not in SUPPORTED:
+    if named == [_OWN] and "projections" not in raw:
+        raise CheckpointError(
+            f"{path} is of a checkpoint of `lost train`; expected an export, or a folder of another library; restore "
+            "the manifest.json beside it if that is missing, or else leave out --from"
+        )
+    if not isinstance(named, list) or len(named) != 1 or str(named[0]) not in (*SUPPORTED, _OWN):
         raise CheckpointError(
             f"{path}: architectures = {raw.get('architectures')}: not supported; expected one of {', '.join(SUPPORTED)}"
         )

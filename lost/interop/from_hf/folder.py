@@ -1,4 +1,4 @@
-"""A folder of another library, opened as a dense model: configuration, arrays one at a time, tokenizer."""
+"""A folder for transformers or mlx-lm, opened as a model: configuration, arrays one at a time, tokenizer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ from lost.config import Config
 from lost.errors import CheckpointError, DataError
 from lost.interop.from_hf.description import SUPPORTED, read_description
 from lost.interop.from_hf.weights import Weights, check_shapes
-from lost.model.parameters import EMBEDDING, HEAD, parameter_table
+from lost.interop.layout import exported_name
+from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, shapes_of
+from lost.storage.arrays import fitting
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 _SEQ_LEN = 2048  # of the windows in `lost eval`, unless the model's context is shorter
@@ -18,13 +20,14 @@ _SEQ_LEN = 2048  # of the windows in `lost eval`, unless the model's context is 
 
 @dataclass(frozen=True)
 class Imported:
-    """A dense model of the Llama family.
+    """A dense model of the Llama family, or what `lost convert` exported.
 
     Attributes:
         path: the folder.
         architecture: as its config.json names it.
-        config: with dense projections, its vocabulary known. The folder doesn't describe training: sections other than
-            `model` and `projection` hold values for evaluation and placeholders, which a training replaces.
+        config: its vocabulary known. The folder doesn't describe training: sections other than `model` and `projection`
+            hold values for evaluation and placeholders, which a training replaces.
+        seq_len: of the windows in training; None: unknown.
         tokenizer: the folder's.
         remarks: on how it was read, for the user.
         weights: its arrays.
@@ -33,23 +36,29 @@ class Imported:
     path: Path
     architecture: str
     config: Config
+    seq_len: int | None
     tokenizer: Tokenizer
     remarks: list[str]
     weights: Weights
 
     def parameters(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield every parameter in the order of a forward pass, one in memory at a time, in `train.param_dtype`."""
-        for name in parameter_table(self.config):
-            yield name, self.weights.read(name)
+        """Yield every parameter in the order of a forward pass, one in memory at a time, in `train.param_dtype`.
+
+        Raises:
+            CheckpointError: a file that can't be read, or indices that are out of range.
+        """
+        table, stored = parameter_table(self.config), _stored_names(self.config, self.architecture)
+        arrays = ((name, self.weights.read(stored[name])) for name in table)
+        return fitting(arrays, shapes_of(table), index_limits(table))
 
 
 def open_folder(folder: Path) -> Imported:
-    """Open a folder that transformers or mlx-lm wrote: config.json, safetensors, a tokenizer.
+    """Open a folder that transformers, mlx-lm or `lost convert` wrote: config.json, safetensors, a tokenizer.
 
     Names and shapes of all arrays are checked here; their values are read on demand. Nothing is executed.
 
     Args:
-        folder: of a dense LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM.
+        folder: of a dense LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM, or an export.
 
     Raises:
         CheckpointError: the model can't be run exactly, or files are missing or damaged.
@@ -61,25 +70,31 @@ def open_folder(folder: Path) -> Imported:
         )
     description = read_description(folder)
     weights = Weights(folder)
-    model = description.model
+    model, seq_len = description.model, description.seq_len
     config = Config.model_validate(
         {
             "model": model.model_dump(),
-            "projection": {"kind": "dense"},
-            "data": {"seq_len": min(_SEQ_LEN, model.max_position_embeddings)},
+            "projection": description.projection.model_dump(),
+            "data": {"seq_len": seq_len or min(_SEQ_LEN, model.max_position_embeddings)},
             "train": {"batch_size": 8, "micro_batch_size": 1, "dtype": weights.dtype, "param_dtype": weights.dtype},
             "schedule": {"steps": 1},
         }
     )
-    expected = {name: row.shape for name, row in parameter_table(config).items()}
+    stored = _stored_names(config, description.architecture)
+    expected = {stored[name]: row.shape for name, row in parameter_table(config).items()}
     shapes = dict(weights.shapes)
     if model.tie_word_embeddings and HEAD in shapes:
         _check_tied(folder, weights)
         del shapes[HEAD]
     check_shapes(folder, shapes, expected)
-    return Imported(
-        folder, description.architecture, config, _tokenizer(folder, model.vocab_size), description.remarks, weights
-    )
+    tokenizer = _tokenizer(folder, model.vocab_size)
+    return Imported(folder, description.architecture, config, seq_len, tokenizer, description.remarks, weights)
+
+
+def _stored_names(config: Config, architecture: str) -> dict[str, str]:
+    """Return the names that a folder has for the parameters."""
+    plain = architecture in SUPPORTED
+    return {name: exported_name(config.model, plain, name) for name in parameter_table(config)}
 
 
 def _check_tied(folder: Path, weights: Weights) -> None:

@@ -20,6 +20,7 @@ from lost.utils.parsing import parse_object
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = ("F32", "F16", "BF16")
+_INDICES = (".channels", ".indices")  # how the names of arrays end that exports of ours hold in int32
 
 
 class Weights:
@@ -27,7 +28,8 @@ class Weights:
 
     Attributes:
         shapes: of every array.
-        dtype: bfloat16 if all arrays have it, else float32, which also holds float16 exactly.
+        dtype: bfloat16 if all arrays but indices have it, else float32, which also holds float16 exactly.
+        sizes: of its files in bytes, by name.
 
     Raises:
         CheckpointError: no weights, pickled ones, a missing or damaged file, or an unsupported type.
@@ -44,27 +46,29 @@ class Weights:
                 if (listed and listed.get(name) != path) or _derived(name):
                     continue
                 part = opened.get_slice(name)
-                types.add(part.get_dtype())
-                if part.get_dtype() not in _DTYPES:
+                allowed = ("I32",) if name.endswith(_INDICES) else _DTYPES
+                if part.get_dtype() not in allowed:
                     raise CheckpointError(
-                        f"{path}: {name} has type {part.get_dtype()}; expected one of {', '.join(_DTYPES)}; use the "
+                        f"{path}: {name} has type {part.get_dtype()}; expected {' or '.join(allowed)}; use the "
                         "unquantized model"
                     )
+                types.update({part.get_dtype()} - {"I32"})
                 self._homes[name], self.shapes[name] = (path, opened), tuple(part.get_shape())
         if missing := sorted(set(listed) - set(self._homes)):
             raise CheckpointError(
                 f"{listed[missing[0]]} doesn't hold {missing[0]}, which {_INDEX} says it does; download both again"
             )
         self.dtype: DType = "bfloat16" if types == {"BF16"} else "float32"
+        self.sizes = {path.name: path.stat().st_size for path, _ in self._homes.values()}
 
     def read(self, name: str) -> np.ndarray:
-        """Return one array, of the type `dtype`."""
+        """Return one array, of the type `dtype` unless it holds indices."""
         path, opened = self._homes[name]
         try:
             array: np.ndarray = opened.get_tensor(name)
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{path} can't be read: {error}; download the file again") from None
-        return array if self.dtype == "bfloat16" else array.astype(np.float32, copy=False)
+        return array if self.dtype == "bfloat16" or name.endswith(_INDICES) else array.astype(np.float32, copy=False)
 
 
 def _derived(name: str) -> bool:

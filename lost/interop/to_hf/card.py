@@ -11,7 +11,7 @@ from lost.data.dataset import TRAIN
 from lost.data.mixture import Mixture, open_dataset
 from lost.errors import DataError
 from lost.evaluation.perplexity import perplexity
-from lost.interop.to_hf.description import architecture
+from lost.interop.layout import architecture
 from lost.planning import budget
 from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS

@@ -17,24 +17,6 @@ READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backend
 _POSITIONS = 64
 _TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a tenth of bfloat16's
 
-# Texts that tokenizers often get wrong.
-AWKWARD = (
-    "",
-    " ",
-    "   three spaces before,   three   between, three after   ",
-    "\ttabs\t\tand\nnewlines\n\n\nand\r\nboth \n ",
-    "=" * 77 + "-" * 50 + "." * 33 + " " * 41,
-    "Zwölf Boxkämpfer jagen Виктора über den größten 東京タワー, \u0939\u093f\u0928\u094d\u0926\u0940",
-    "emoji \U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f3fd, flags \U0001f1e8\U0001f1ed",
-    "accents e\u0301 and \u00e9, ligatures \ufb01 and \u2167",
-    "\u2581 and \u2581\u2581 are sentencepiece's spaces; \u00a0 and \u3000 and \u200b aren't",
-    "control \x00 \x01 \x7f \x1b[0m, private \ue000, last \U0010ffff",
-    "</s> <s> <unk> <pad> <|endoftext|> <|im_start|> <0x0A> [INST]",
-    "antidisestablishmentarianism" * 12,
-    "0123456789 3.14159265358979 1e-10 0xDEADBEEF",
-    "def f(self, x):\n    if x:\n        return {k: v for k, v in x}  # why\n",
-)
-
 
 @dataclass(frozen=True)
 class Reading:

@@ -5,20 +5,13 @@ neither: it is a Llama or a Qwen3, and opens without code of ours. A Qwen2 is wr
 attention's outputs: transformers reads every tokenizer beside a Qwen2 as Qwen2's own.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import lost
 from lost.config import Config
-from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
-from lost.projections import Projection
-from lost.projections.lost import Lost
-from lost.projections.sltrain import SlTrain
-from lost.storage.arrays import NamedArrays
+from lost.interop.layout import SEQ_LEN, architecture, stored_layers
+from lost.model.parameters import vocabulary
 
 VERSION = "lost_version"  # the key that marks a folder as an export of ours
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -38,25 +31,6 @@ _SAME = {
     "tie_word_embeddings",
     "initializer_range",
 }
-_GATE, _NORMED = "mlp.gate_proj", ("self_attn.q_proj", "self_attn.k_proj")
-
-
-def is_plain(config: Config) -> bool:
-    """Whether other programs support the model without code of ours."""
-    return architecture(config) is not None
-
-
-def architecture(config: Config) -> str | None:
-    """Return the class of transformers and mlx-lm for the model.
-
-    None: there is none, because not all layers are plain matrices, or for this combination of biases and norms.
-    """
-    model, layers = config.model, range(config.model.num_hidden_layers)
-    if any(each.settings.kind != "dense" for layer in layers for each in layer_projections(config, layer)):
-        return None
-    if model.use_qk_norm:
-        return "Qwen3ForCausalLM" if model.attention_bias is False and not model.mlp_bias else None
-    return "LlamaForCausalLM"
 
 
 def code_files() -> dict[str, bytes]:
@@ -97,6 +71,7 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
         "eos_token_id": end_of_text,
         "dtype": dtype,
         "torch_dtype": dtype,  # the same, for older readers
+        SEQ_LEN: config.data.seq_len,
         VERSION: lost.__version__,
     }
 
@@ -104,62 +79,3 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
 def generation_config(end_of_text: int) -> dict[str, Any]:
     """Return the content of generation_config.json."""
     return {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
-
-
-def stored_layers(config: Config) -> dict[str, dict[str, Any]]:
-    """Return how each projection is stored, with defaults resolved.
-
-    `mlp.up_proj` is for most blocks, `layers.3.mlp.up_proj` for a block that differs.
-    """
-    stored: dict[str, dict[str, Any]] = {}
-    by_part: dict[str, list[dict[str, Any]]] = {}
-    for layer in range(config.model.num_hidden_layers):
-        for projection in layer_projections(config, layer):
-            by_part.setdefault(_part(projection), []).append(_stored(config, projection))
-    for part, layers in by_part.items():
-        stored[part] = max(layers, key=layers.count)
-        stored |= {f"layers.{n}.{part}": each for n, each in enumerate(layers) if each != stored[part]}
-    return stored
-
-
-def renamed(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, Any]]:
-    """Yield arrays under an export's names.
-
-    There, thin matrices are linear layers of their own, with a `weight`. If queries and keys are normed and layers
-    aren't plain, norm and layer are parts of one module, so that the library's own attention can be used.
-    """
-    plain, model = is_plain(config), config.model
-    together = model.use_qk_norm and not plain
-    for name, array in arrays:
-        target = f"{name}.weight" if name.endswith((".down", ".up")) else name
-        if together:
-            target = re.sub(r"\.([qk])_proj\.", r".\1_proj.linear.", target)
-            target = re.sub(r"\.([qk])_norm\.", r".\1_proj.norm.", target)
-        yield target, array
-        if plain and model.attention_bias == "qkv" and name.endswith(".v_proj.bias"):
-            yield target.replace(".v_proj.", ".o_proj."), np.zeros(model.hidden_size, array.dtype)
-
-
-def _part(projection: Projection) -> str:
-    return projection.name.split(".", 3)[-1]
-
-
-def _stored(config: Config, projection: Projection) -> dict[str, Any]:
-    settings = projection.settings
-    kind: dict[str, Any] = {"kind": settings.kind}
-    if settings.kind in ("lowrank", "cola"):
-        activation = settings.activation if projection.has_activation else "none"
-        kind = {"kind": "lowrank", "rank": settings.rank, "activation": activation}
-    elif isinstance(projection, SlTrain):
-        kind |= {"rank": settings.rank, "scale": projection.scale, "entries": projection.kept}
-    elif isinstance(projection, Lost):
-        gamma = None if settings.learn_gamma else settings.gamma  # None: each layer has a parameter of this name
-        kind |= {"rank": settings.rank, "channels": projection.channels, "gamma": gamma}
-        kind |= {"activation": settings.activation, "activation_at": settings.activation_at}
-    if projection.bias:
-        kind["bias"] = True
-    if config.model.use_qk_norm and _part(projection) in _NORMED:
-        kind["norm"] = config.model.head_width
-    if _part(projection) == _GATE:
-        kind["gate_activation"] = gate_is_activated(config, projection)
-    return kind

@@ -12,17 +12,19 @@ import safetensors
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
 from lost.errors import CheckpointError
+from lost.interop.layout import is_plain, renamed
 from lost.interop.rewrite import cast
 from lost.interop.to_hf.card import card
-from lost.interop.to_hf.check import AWKWARD, Agreement, check_folder, compare, installed_readers, own_scores, probe
+from lost.interop.to_hf.check import Agreement, check_folder, compare, installed_readers, own_scores, probe
 from lost.interop.to_hf.dense import dense_twin, merged
-from lost.interop.to_hf.description import VERSION, code_files, generation_config, is_plain, model_config, renamed
+from lost.interop.to_hf.description import VERSION, code_files, generation_config, model_config
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import PART_BYTES, write_tensors
+from lost.tokenizer.comparison import AWKWARD
 from lost.utils.parsing import parse_object
 
 Form = Literal["hf", "mlx-lm", "dense"]

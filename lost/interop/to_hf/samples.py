@@ -4,7 +4,7 @@ from lost.config import Config
 from lost.data.dataset import VALID
 from lost.data.mixture import open_dataset
 from lost.errors import DataError
-from lost.tokenizer import Tokenizer
+from lost.tokenizer import Tokenizer, same_ids
 
 _TOKENS = 50_000
 
@@ -13,7 +13,7 @@ def validation_texts(config: Config, tokenizer: Tokenizer) -> list[str]:
     """Return documents of the run's validation data; none if it isn't here, or has another tokenizer."""
     try:
         dataset = open_dataset(config.data)
-        if dataset.tokenizer.fingerprint != tokenizer.fingerprint:
+        if not same_ids(dataset.tokenizer, tokenizer):
             return []
         split = dataset.split(VALID)
         ids = split.read(0, min(split.tokens, _TOKENS)).tolist()

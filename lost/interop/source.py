@@ -1,0 +1,74 @@
+"""A model on disk, whoever wrote it: the one way in which commands open what they are given."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lost.checkpoint import CONFIG, MANIFEST, TrainState, find_checkpoint
+from lost.config import Config
+from lost.errors import CheckpointError
+from lost.interop.from_hf import open_folder
+from lost.storage.arrays import NamedArrays
+from lost.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model on disk.
+
+    Attributes:
+        path: the checkpoint, or the folder of another library.
+        config: its model and projections; of a checkpoint also how it was trained.
+        progress: of its training; None: a folder, which doesn't say.
+        seq_len: tokens in a window of its training; None: unknown.
+        tokenizer: reads the tokenizer.
+        parameters: yields its arrays by name.
+        sizes: of its files in bytes, by name.
+        remarks: on how it was read, for the user.
+    """
+
+    path: Path
+    config: Config
+    progress: TrainState | None
+    seq_len: int | None
+    tokenizer: Callable[[], Tokenizer]
+    parameters: Callable[[], NamedArrays]
+    sizes: Mapping[str, int]
+    remarks: Sequence[str]
+
+
+def open_source(path: Path) -> Source:
+    """Open a checkpoint, the newest intact one of a run, or a folder of transformers, mlx-lm or `lost convert`.
+
+    Raises:
+        CheckpointError: it is none of these, or damaged.
+        DataError: a folder without a tokenizer, or with another model's.
+    """
+    if is_folder_of_another(path):
+        found = open_folder(path)
+        return Source(
+            path,
+            found.config,
+            None,
+            found.seq_len,
+            lambda: found.tokenizer,
+            found.parameters,
+            found.weights.sizes,
+            found.remarks,
+        )
+    if not ((path / MANIFEST).exists() or (path / "checkpoints").exists()):
+        raise CheckpointError(
+            f"{path} holds no model; expected a run, a checkpoint, an export, or a Hugging Face folder ({CONFIG} and "
+            "safetensors); name one"
+        )
+    held, rejected = find_checkpoint(path)
+    sizes = {name: seal["size"] for name, seal in held.files.items()}
+    remarks = [f"skipped: {reason}" for reason in rejected]
+    return Source(
+        held.path, held.config, held.progress, held.config.data.seq_len, held.tokenizer, held.parameters, sizes, remarks
+    )
+
+
+def is_folder_of_another(path: Path) -> bool:
+    """Whether a path is a folder as transformers has it, and neither a run nor a checkpoint."""
+    return (path / CONFIG).exists() and not (path / MANIFEST).exists() and not (path / "checkpoints").exists()
