@@ -54,7 +54,8 @@ class Mixture(Dataset):
         self.sets = [sets[name] for name in names]
         self.slots = _slots({name: weights[name] for name in names})
         self.path = Path(" + ".join(weights))
-        self.tokenizer = self.sets[0].tokenizer
+        tokenizers = [each.tokenizer for each in self.sets]
+        self.tokenizer = next((each for each in tokenizers if each.chat_template), tokenizers[0])
         for first, second in pairwise(self.sets):
             if first.fingerprint == second.fingerprint:
                 raise DataError(f"data.mixture: {first.path} and {second.path} hold the same data; name one of them")

@@ -26,11 +26,13 @@ class Example:
         prompt: the text before what is to be learned; may be empty.
         completion: the text that is to be learned.
         templated: whether a template wrote the text, special tokens among it.
+        conversation: whether it was made of messages.
     """
 
     prompt: str
     completion: str
     templated: bool = False
+    conversation: bool = False
 
 
 def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example]:
@@ -76,7 +78,7 @@ def _example(record: Any, template: Template) -> Example:
         if not messages or messages[-1].get("role") != "assistant":
             last = messages[-1].get("role") if messages else None
             raise DataError(f"the last message's role is {last!r}; expected 'assistant', whose answer is to be learned")
-        return Example(*template.split(messages, tools), template.special_tokens)
+        return Example(*template.split(messages, tools), template.special_tokens, conversation=True)
     if "text" in record:
         return Example("", _text(record, "text"))
     raise DataError(f"the keys are {', '.join(record) or 'none'}; expected {FORMATS}")

@@ -14,7 +14,7 @@ from lost.prepare.example_lines import Example, encode_example, read_examples
 from lost.prepare.holdout import check_share
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.tokenizer import Tokenizer
-from lost.tokenizer.chat_template import template_of
+from lost.tokenizer.chat_template import PLAIN, template_of
 
 _SHOWN_EVERY = 1000  # examples
 
@@ -61,15 +61,20 @@ def prepare_examples(
             else:
                 yield from read_examples(paths if split == TRAIN else own, template)
 
-        splits = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in (TRAIN, VALID)}
+        written = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in (TRAIN, VALID)}
+        splits = {name: entry for name, (entry, _) in written.items()}
+        if not tokenizer.chat_template and any(conversations for _, conversations in written.values()):
+            tokenizer = tokenizer.with_chat_template(PLAIN)  # which runs and their exports then have too
         write_description(folder, tokenizer, splits, {"sources": [str(path) for path in read], "examples": True})
         return splits
 
 
 def _write(
     folder: Path, name: str, examples: Iterable[Example], tokenizer: Tokenizer, progress: ProgressCallback
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """Write one split; return its entry of `dataset.json`, and whether there are conversations in it."""
     shards, mask = SplitWriter(folder, name, tokenizer), MaskWriter(folder, name)
+    conversations = False
     mask.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
     for example in examples:
         ids, marks = encode_example(example, tokenizer)
@@ -77,12 +82,13 @@ def _write(
         shards.append(ids, 1, len(example.prompt.encode()) + completion)
         mask.append(marks)
         mask.bytes += completion
+        conversations = conversations or example.conversation
         if shards.documents % _SHOWN_EVERY == 0:
             progress(f"encoding {name}", shards.bytes, 0)
     if not shards.documents:
         raise DataError(f"there is no example for the {name} split; expected at least one line that isn't empty")
     progress(f"encoding {name}", shards.bytes, shards.bytes)
-    return {**shards.close(), "targets": mask.close()}
+    return {**shards.close(), "targets": mask.close()}, conversations
 
 
 def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:

@@ -1,5 +1,7 @@
 """Tokenizers in common: text to ids and back, documents separated by the end-of-text token."""
 
+import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 
 from lost.storage.nofollow import write_new
 
+CONFIG = "tokenizer_config.json"
 _LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
 
 
@@ -96,6 +99,14 @@ class Tokenizer(ABC):
                 yield text[len(shown) :]
                 shown = text
         yield self.decode(seen)[len(shown) :]
+
+    def with_chat_template(self, template: str) -> "Tokenizer":
+        """Return the same tokenizer, whose files also hold a chat template: in `tokenizer_config.json`."""
+        made = copy.copy(self)
+        config = {**json.loads(self.files.get(CONFIG, b"{}")), "chat_template": template}
+        made.chat_template = template
+        made.files = {**self.files, CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+        return made
 
     def save(self, folder: Path) -> None:
         """Write its files into a folder."""

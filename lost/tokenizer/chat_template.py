@@ -9,13 +9,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from lost.errors import DataError
-from lost.tokenizer import Tokenizer
+from lost.tokenizer.base import CONFIG, Tokenizer
 from lost.tokenizer.jinja import TemplateError, TemplateProcess
 from lost.utils.parsing import parse_object
 
 Message = Mapping[str, Any]
 ROLES = ("system", "user", "assistant")
-_CONFIG = "tokenizer_config.json"
+PLAIN = (
+    "{% if tools %}{{ raise_exception('this model knows no tools') }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant'] or message['content'] is not string %}"
+    "{{ raise_exception('expected text by system, user or assistant') }}{% endif %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{% if add_generation_prompt or not loop.last or message['role'] != 'assistant' %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""`PlainTemplate` in Jinja, for other programs."""
 
 
 class Template(Protocol):
@@ -44,9 +53,9 @@ def template_of(tokenizer: Tokenizer) -> Template:
         DataError: its own isn't a valid template.
         MissingPackageError: it has one, and jinja2, which renders it, isn't installed.
     """
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template or tokenizer.chat_template == PLAIN:
         return PlainTemplate()
-    return JinjaTemplate(tokenizer.chat_template, parse_object(tokenizer.files.get(_CONFIG, b"{}")))
+    return JinjaTemplate(tokenizer.chat_template, parse_object(tokenizer.files.get(CONFIG, b"{}")))
 
 
 def question(tokenizer: Tokenizer, text: str) -> np.ndarray:

@@ -14,11 +14,10 @@ from typing import Any
 
 from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
-from lost.tokenizer.base import Tokenizer
+from lost.tokenizer.base import CONFIG, Tokenizer
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
-CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
 _WELL_KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # a chat template may mention them
@@ -77,7 +76,7 @@ class JsonTokenizer(Tokenizer):
         Raises:
             DataError: no end-of-text token is known, or a file is damaged.
         """
-        stored = _config(file.with_name(CONFIG))
+        stored = read_config(file)
         kept = {name: text for name in _NAMED_TOKENS if (text := _content(stored.get(name)))}
         if end_of_text := end_of_text or kept.get("eos_token") or _well_known(content):
             kept["eos_token"] = end_of_text
@@ -144,7 +143,13 @@ def _library(problem: str, expected: str) -> Iterator[None]:
         raise DataError(f"{problem}: {reason:.400}; expected {expected}; use another") from None
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(file: Path) -> dict[str, Any]:
+    """Return what `tokenizer_config.json` beside a tokenizer's file says; {}: there is none.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    path = file.with_name(CONFIG)
     try:
         return parse_object(_text(path) or "{}")
     except ValueError as error:

@@ -12,6 +12,8 @@ import sentencepiece
 
 from lost.errors import DataError
 from lost.tokenizer.base import Tokenizer
+from lost.tokenizer.chat_template import PLAIN
+from lost.tokenizer.huggingface import read_config
 from lost.utils.machine import cores
 
 
@@ -48,8 +50,8 @@ class PieceTokenizer(Tokenizer):
             )
 
     @classmethod
-    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> "PieceTokenizer":
-        """Load a file.
+    def load(cls, file: Path, content: bytes, end_of_text: str | None) -> Tokenizer:
+        """Load a file; of a template beside it only ours is read, the others' need tokens that no text encodes to.
 
         Raises:
             DataError: it isn't such a model, or `end_of_text` is given.
@@ -59,7 +61,8 @@ class PieceTokenizer(Tokenizer):
                 f"--end-of-text {end_of_text}: {file} is a sentencepiece model, which says itself what its end-of-text "
                 "token is; expected the option with a tokenizer.json only; leave it out"
             )
-        return cls(content, str(file))
+        made = cls(content, str(file))
+        return made.with_chat_template(PLAIN) if read_config(file).get("chat_template") == PLAIN else made
 
     @property
     def fingerprint(self) -> str:

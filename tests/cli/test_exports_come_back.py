@@ -58,9 +58,7 @@ def test_every_command_takes_it(
     figures = [answered(lost, "eval", each, "--data", prepared.path) for each in (run, out)]
     assert figures[0] == figures[1]  # with the run's own windows
     said = [answered(lost, "generate", each, "--prompt", "the rank", "--max-tokens", 8) for each in (run, out)]
-    assert (
-        said[0]["token_ids"] == said[1]["token_ids"]
-    )  # half a character is shown in as many ways as there are libraries
+    assert said[0]["token_ids"] == said[1]["token_ids"]  # libraries differ in how they show half a character
     layers = [answered(lost, "inspect", each) for each in (run, out)]
     assert layers[0]["parameters"] == layers[1]["parameters"]
     assert layers[1]["bytes"] == (out / "model.safetensors").stat().st_size

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from mlx_lm.utils import load_tokenizer
@@ -13,11 +14,14 @@ from transformers import AutoTokenizer
 
 from lost.checkpoint import Checkpoint, TrainState, write
 from lost.config import Config
+from lost.data.dataset import TRAIN, Dataset
+from lost.data.loss_mask import IN_LOSS
 from lost.interop.to_hf.folder import export
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import load_tokenizer as load_own
 from lost.tokenizer import train_tokenizer
+from lost.tokenizer.chat_template import PlainTemplate, template_of
 from lost.tokenizer.comparison import AWKWARD
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -83,3 +87,42 @@ def test_a_tokenizer_json_is_exported_as_it_is(config: Callable[..., Config], tm
     assert not (tmp_path / "out" / "tokenizer.model").exists()
     reader = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert reader.eos_token == reader.pad_token == "<|endoftext|>"
+
+
+def test_conversations_have_the_tokens_of_training(
+    lost: Callable, prepared: Dataset, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    """A run that was tuned on messages tells other libraries how: the plain template, in Jinja."""
+    said = [
+        {"role": "system", "content": "be low"},
+        {"role": "user", "content": "the rank \n"},
+        {"role": "assistant", "content": "of the layer"},
+        {"role": "user", "content": "</s> and the <|user|> weight?"},
+        {"role": "assistant", "content": "the channel"},
+    ]
+    (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps({"messages": said})] * 9))
+    (tmp_path / "text.jsonl").write_text('{"prompt": "the", "completion": " rank"}\n' * 9)
+    command = ("train", tiny_yaml, "--set", "train.stop_after=1", "--out")
+    for name in ("chat", "text"):
+        done = lost("prepare", tmp_path / f"{name}.jsonl", "--examples", "--tokenizer", prepared.path, "--valid",
+                    tmp_path / f"{name}.jsonl", "--out", tmp_path / name)  # fmt: skip
+        assert done.code == 0, done.err
+        assert lost(*command, tmp_path / f"{name}-run", "--data", tmp_path / name).code == 0
+        done = lost("convert", tmp_path / f"{name}-run", tmp_path / f"{name}-out", "--to", "hf")
+        assert done.code == 0, done.err
+    split = Dataset(tmp_path / "chat").split(TRAIN)
+    assert split.loss_mask is not None
+    trained = split.read(1, split.tokens // 9).tolist()  # of one example, after the end-of-text that is before it
+    learned = int(np.argmax(split.loss_mask.mask[1:] & IN_LOSS))
+    for name, reader in readers_of(tmp_path / "chat-out").items():
+        asked = reader.apply_chat_template(said[:-1], add_generation_prompt=True, return_dict=False)
+        assert asked == trained[:learned], name
+        assert reader.apply_chat_template(said, return_dict=False) == trained[:-1], name
+    assert trained[-1] == 1
+    for reader in readers_of(tmp_path / "text-out").values():
+        assert not reader.chat_template
+    # And it comes back: the same tokens, without Jinja, and what is written out stays text.
+    again = load_own(tmp_path / "chat-out")
+    assert isinstance(template_of(again), PlainTemplate)
+    asked = [1, *again.encode(PlainTemplate().question(said[:-1])).tolist()]
+    assert asked[1:] == trained[:learned]

@@ -5,8 +5,8 @@ from typing import Any
 
 from lost.errors import DataError
 from lost.interop.to_hf.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
-from lost.tokenizer.base import Tokenizer
-from lost.tokenizer.huggingface import CONFIG, JsonTokenizer
+from lost.tokenizer.base import CONFIG, Tokenizer
+from lost.tokenizer.huggingface import JsonTokenizer
 from lost.tokenizer.sentencepiece import PieceTokenizer
 from lost.utils.extras import need
 
@@ -31,6 +31,7 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
         model = read_pieces(tokenizer.files[PieceTokenizer.FILE])
         content = _converted(need("tokenizers", "hf", "writing tokenizer.json"), model)
         own = {"eos_token": model.pieces[tokenizer.end_of_text].text, "split_special_tokens": True}
+        own |= {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
     else:
         content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
     config = {
