@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
-from lost.checkpoint import Checkpoint, TrainState, write
+from lost.checkpoint import Checkpoint, Origin, TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import ConfigError, DataError
@@ -24,6 +24,7 @@ from lost.interop.to_hf.pieces import read_pieces
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model import reference
 from lost.model.init import initial_values
+from lost.prepare.examples import prepare_examples
 from lost.tokenizer.comparison import AWKWARD
 from lost.tokenizer.sentencepiece import PieceTokenizer
 
@@ -187,3 +188,40 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     imported = write(tmp_path / "imported", initial_values(settings), (), settings, TrainState(), prepared.tokenizer)
     assert "It was imported" in card(imported, settings, "float32")
     assert "## Recipe" not in card(imported, settings, "float32")
+
+
+def test_the_card_says_what_was_measured_and_what_kind_of_model_it_is(
+    config: Callable[..., Config], prepared: Dataset, tmp_path: Path
+) -> None:
+    """A figure of a part of the text isn't the result; who was tuned on conversations is no base model."""
+    lines = {
+        "chat": {"messages": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "rank"}]},
+        "completions": {"prompt": "the", "completion": " rank"},
+    }
+    sets = {"text": prepared.path}
+    for name, line in lines.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+        sets[name] = tmp_path / name
+        prepare_examples([tmp_path / f"{name}.jsonl"], sets[name], prepared.tokenizer, [tmp_path / f"{name}.jsonl"])
+    texts = {}
+    for name, path in {**sets, "elsewhere": tmp_path / "nowhere"}.items():
+        settings = config(model={"vocab_size": 320}, data={"path": str(path)}, train={"eval_tokens": 1000})
+        origin = None if name == "text" else Origin("elsewhere", 1, "")
+        progress = TrainState(step=7, validation_loss=2.5, origin=origin)
+        tokenizer = Dataset(path).tokenizer if name in sets else prepared.tokenizer
+        source = write(tmp_path / f"{name}-run", initial_values(settings), (), settings, progress, tokenizer)
+        texts[name] = card(source, settings, "float32")
+        assert "| validation loss, of no more than its first 1,000 tokens | 2.5000 |" in texts[name]
+    assert "It is a base model" in texts["text"]
+    assert 'tokenizer("Once"' in texts["text"]
+    assert "tuned on conversations" in texts["chat"]
+    assert "apply_chat_template" in texts["chat"]
+    assert "--ignore-chat-template" not in texts["chat"]
+    assert "tuned on prompts and their completions" in texts["completions"]
+    for name in ("chat", "completions", "elsewhere"):
+        assert "base model" not in texts[name]
+    settings = config(model={"vocab_size": 320}, train={"eval_tokens": 1000})
+    source = write(tmp_path / "x" / "checkpoints" / "step-00000007", initial_values(settings), (), settings,
+                   TrainState(step=7), prepared.tokenizer)  # fmt: skip
+    (tmp_path / "x" / "metrics.jsonl").write_text('{"step": 5, "validation_loss": 2.5, "bits_per_byte": 1.5}\n')
+    assert "| validation loss at step 5 | 2.5000 |" in card(source, settings, "float32")

@@ -1,6 +1,7 @@
 """The model card of an export: the model, its training data and recipe, measurements, how to open it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lost.evaluation.perplexity import perplexity
 from lost.interop.layout import architecture
 from lost.planning import budget
 from lost.storage.nofollow import resolved
+from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_lines
 from lost.utils.parsing import parse_json
@@ -41,20 +43,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH"{code})
 model = AutoModelForCausalLM.from_pretrained("PATH"{code})
-inputs = tokenizer("Once", return_tensors="pt")
+inputs = {inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))
 ```
 
 With mlx-lm:
 
 ```
-mlx_lm.generate --model PATH --prompt "Once" --ignore-chat-template{flag}
+mlx_lm.generate --model PATH --prompt "Once"{plain}{flag}
 mlx_lm.server --model PATH{flag}
 ```
 {why}
-It is a base model: it continues text and follows no instructions. In training every text stood behind the end-of-text
-token, which no tokenizer adds by itself.
+{nature}In training every text stood behind the end-of-text token, which no tokenizer adds by itself.
 """
+_TEXT = 'tokenizer("Once", return_tensors="pt")'
+_CONVERSATION = """\
+tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Once"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
+_BASE = "It is a base model: it continues text and follows no instructions. "
+_TUNED = "It was tuned on prompts and their completions: it continues such prompts. "
+_CHAT = "It was tuned on conversations: ask it by its chat template, which stands in `tokenizer_config.json`. "
 
 _CODE = """
 The flag lets them run the model's own layers, which stand in `modeling_lost.py` and `mlx_lost.py` beside the weights.
@@ -77,6 +86,7 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
     merged = " Its layers are merged from factors." if target.projection != source.config.projection else ""
     count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
+    nature = _nature(source)
     sections = [
         _FRONT.format(tag="llama" if known else "lost"),
         f"# {resolved(run).name}\n",
@@ -88,6 +98,9 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
             code="" if known else ", trust_remote_code=True",
             flag="" if known else " --trust-remote-code",
             why="" if known else _CODE,
+            inputs=_CONVERSATION if nature == _CHAT else _TEXT,
+            plain="" if nature == _CHAT else " --ignore-chat-template",
+            nature=nature,
         ),
     ]
     return "\n".join(sections)
@@ -99,22 +112,51 @@ def _training(run: Path, source: Checkpoint) -> list[str]:
     return ["## Numbers\n", _table(numbers), "## Data\n", _data(source.config), "## Recipe\n", recipe]
 
 
+def _nature(source: Checkpoint) -> str:
+    """Return what kind of training it had; "" where that isn't known here."""
+    template, trained = source.tokenizer().chat_template, source.progress.step > 0
+    try:
+        examples = open_dataset(source.config.data).split(TRAIN).loss_mask is not None
+    except DataError:
+        examples = None  # the data isn't here
+    if template == PLAIN or (template and examples):  # the plain one is only where conversations were learned
+        return _CHAT
+    if examples:
+        return _TUNED
+    unknown = examples is None and (template or source.progress.origin)
+    return "" if unknown or not trained else _BASE
+
+
 def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
-    """Return the last figures that the run reported up to the exported step."""
-    figures: dict[str, Any] = {}
-    if (run / METRICS).exists():
-        for line in _lines(run / METRICS):
-            try:
-                row = parse_json(line)
-                figures |= row if row["step"] <= source.progress.step else {}
-            except (ValueError, TypeError, KeyError):
-                continue  # truncated by a crash, or not a row: `lost verify` reports it
-    elif source.progress.validation_loss is not None:
-        loss = source.progress.validation_loss
-        figures = {"validation_loss": loss, "perplexity": perplexity(loss)}
-    names = {"loss": "training loss", "validation_loss": "validation loss", "perplexity": "validation perplexity"}
+    """Return the last figures that the run reported up to the exported step.
+
+    Those of validation say of which step they are, if of another, and whether of a part of the text.
+    """
+    rows = [row for row in _rows(run / METRICS) if row["step"] <= source.progress.step]
+    trained = next((row for row in reversed(rows) if "loss" in row), {})
+    validated = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    if not rows and (loss := source.progress.validation_loss) is not None:
+        validated = {"validation_loss": loss, "perplexity": perplexity(loss), "step": source.progress.step}
+    limit, when = source.config.train.eval_tokens, ""
+    if validated and validated["step"] != source.progress.step:
+        when = f" at step {validated['step']}"
+    if limit and validated.get("bits_per_byte") is None:  # which only the whole text has
+        when += f", of no more than its first {limit:,} tokens"
+    names = {"validation_loss": "validation loss", "perplexity": "validation perplexity"}
     names["bits_per_byte"] = "bits per byte of the validation text"
-    return {shown: f"{figures[key]:.4f}" for key, shown in names.items() if isinstance(figures.get(key), int | float)}
+    shown = {"training loss": trained.get("loss")}
+    shown |= {f"{name}{when}": validated.get(key) for key, name in names.items()}
+    return {name: f"{value:.4f}" for name, value in shown.items() if isinstance(value, int | float)}
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in _lines(path):
+        try:
+            row = parse_json(line)
+        except ValueError:
+            continue  # truncated by a crash: `lost verify` reports it
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield row
 
 
 def _lines(path: Path) -> list[bytes]:
