@@ -1,6 +1,7 @@
 """A YAML document with the position of every key, for messages that name file, line, key and value."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +33,23 @@ class Document:
                 return self.lines[path[:end]]
         return self.source
 
+    def overridden(self, path: tuple[str, ...], text: str) -> str | None:
+        """Return what `--set` gave to a key that a text about the section `path` names; None: the file has them all."""
+        for key, location in self.lines.items():
+            if location != _COMMAND_LINE or key[: len(path)] != path or len(key) < 2:
+                continue
+            value: Any = self.values
+            for part in key:
+                value = value.get(part) if isinstance(value, dict) else None
+            name = re.escape(".".join(key[len(path) :]))
+            if re.search(rf"(?<![\w.]){name}(?![\w.])", text):
+                return f"{_COMMAND_LINE}: {'.'.join(key)} = {value!r}"
+        return None
+
     def explain(self, problem: "Problem") -> str:
         """Word one problem: location, key, value, what was expected."""
+        if problem.value is _MISSING and (given := self.overridden(problem.path, problem.text)):
+            return f"{given}: {problem.text}"
         shown = "" if problem.value is _MISSING else f" = {problem.value!r}"
         key = ".".join(problem.path)
         if not key:

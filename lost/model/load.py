@@ -67,7 +67,8 @@ def validate(values: dict[str, Any], document: Document | None = None) -> Config
     except ValidationError as error:
         raise ConfigError("\n".join(document.explain(problem) for problem in problems(error))) from None
     except ConfigError as error:
-        raise ConfigError(f"{document.location(('projection',))}: {error}") from None
+        location = document.overridden((), str(error)) or document.location(("projection",))
+        raise ConfigError(f"{location}: {error}") from None
     return config
 
 

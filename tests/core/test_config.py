@@ -71,6 +71,30 @@ def test_refused_values(tiny_yaml: Path, override: str, named: str) -> None:
     assert named in refusal(tiny_yaml, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        (
+            "model.hidden_size=65",
+            "--set: model.hidden_size = 65: num_attention_heads = 4 doesn't divide hidden_size = 65",
+        ),
+        ("data.seq_len=65", "--set: data.seq_len = 65: data.seq_len = 65 is more than"),
+        ("projection.rank=99", "--set: projection.rank = 99: projection.rank = 99 is larger than"),
+        ("schedule.warmup_steps=99", "--set: schedule.warmup_steps = 99: warmup_steps"),
+        ('projection.overrides={"*.x": {"rank": 1}}', "--set: projection.overrides = {'*.x': {'rank': 1}}:"),
+    ],
+)
+def test_what_the_command_line_broke_is_not_blamed_on_the_file(tiny_yaml: Path, override: str, named: str) -> None:
+    assert refusal(tiny_yaml, "optimizer.lr=1e-3", override, "train.log_every=5").startswith(named)
+
+
+def test_what_the_file_broke_is_not_blamed_on_the_command_line(tiny_yaml: Path) -> None:
+    wrong = edited(tiny_yaml, "hidden_size: 32", "hidden_size: 33")
+    assert refusal(wrong, "model.rms_norm_eps=1e-5", "optimizer.lr=1").startswith(
+        f"{wrong}:1: model: num_attention_heads"
+    )
+
+
 def test_duplicate_keys_are_caught(tiny_yaml: Path) -> None:
     edited(tiny_yaml, "  steps: 20", "  steps: 20\n  steps: 30")
     message = refusal(tiny_yaml)
