@@ -74,7 +74,7 @@ def prepare(
     from lost.checkpoint import tokenizer_path
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
-    from lost.errors import InterruptedAtOnceError, UserError
+    from lost.errors import UserError
     from lost.prepare.examples import prepare_examples
     from lost.prepare.hub import HubChoice
     from lost.prepare.sources import Sources
@@ -118,20 +118,17 @@ def prepare(
         choice = HubChoice(config, valid_split or split, revision)
         held_out = Sources(valid or sources.remote, include, exclude, text_key, choice=choice)
     check_hub_options(sources, held_out, config, split, revision, valid_split)
-    try:
-        with screen.live():
-            splits = prepare_text(
-                sources,
-                out,
-                load_tokenizer(tokenizer_path(tokenizer), end_of_text) if tokenizer else vocab_size or VOCAB_SIZE,
-                held_out or share,
-                screen,
-                overwrite,
-                workers or cores(),
-                screen.message,
-            )
-    except KeyboardInterrupt:
-        raise InterruptedAtOnceError("interrupted; run the same command again to resume") from None
+    with screen.live():
+        splits = prepare_text(
+            sources,
+            out,
+            load_tokenizer(tokenizer_path(tokenizer), end_of_text) if tokenizer else vocab_size or VOCAB_SIZE,
+            held_out or share,
+            screen,
+            overwrite,
+            workers or cores(),
+            screen.message,
+        )
     if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
         note(
             f"skipped, because they are not text: {', '.join(path.name for path in skipped[:3])}"

@@ -65,11 +65,15 @@ class SplitWriter:
                 self._close_shard()
 
     def state(self) -> dict[str, Any]:
-        """Flush all that was appended to disk; return what a writer needs to resume from here."""
+        """Return what a writer needs to resume from here, once `flush` has been called."""
+        files = [dict(each) for each in self._files]
+        return {"files": files, "documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+
+    def flush(self) -> None:
+        """Flush all that was appended to disk."""
         if self._open is not None:
             self._open.flush()
             flush(self._folder / self._files[-1]["name"])
-        return {"files": self._files, "documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
 
     def close(self) -> dict[str, Any]:
         """Finish the last shard; return the split's entry of `dataset.json`."""
@@ -90,11 +94,12 @@ class SplitWriter:
 
     def _close_shard(self) -> None:
         if self._open is not None:
-            self.state()  # flushed here, lest a later state name a shard that isn't on disk yet
-            self._open.close()
+            self.flush()  # here, lest a later state name a shard that isn't on disk yet
+            file, self._open = self._open, None  # first: an interruption may flush what is open
+            file.close()
             entry = self._files[-1]
             entry.update(size=entry["tokens"] * self._dtype.itemsize, sha256=self._hash.hexdigest())
-            self._open, self._hash = None, hashlib.sha256()
+            self._hash = hashlib.sha256()
 
 
 class MaskWriter:

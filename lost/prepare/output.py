@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lost.data.dataset import DESCRIPTION
-from lost.errors import DataError
+from lost.errors import DataError, InterruptedAtOnceError
 from lost.prepare.resume import FILE as STATE
 from lost.prepare.resume import PrepareState, read_state
 from lost.storage.files import partial_folder, publish, storage
@@ -47,6 +47,7 @@ def prepared_set(
 
     Raises:
         DataError: something else is there, or a set, or the beginning of another, and `overwrite` isn't given.
+        InterruptedAtOnceError: by the keyboard; it says whether something is kept.
         RunBusyError: another job fills it.
         StorageError: the disk refused.
     """
@@ -65,8 +66,12 @@ def prepared_set(
             for name in (STATE, LOCK):
                 remove(out / name)
         except BaseException as error:
-            if isinstance(error, DataError) or not (partial / STATE).exists():
+            kept = (partial / STATE).exists() and not isinstance(error, DataError)
+            if not kept:
                 remove(partial)  # nothing to resume from
+            if isinstance(error, KeyboardInterrupt):
+                then = " to resume" if kept else ""
+                raise InterruptedAtOnceError(f"interrupted; run the same command again{then}") from None
             raise
 
 

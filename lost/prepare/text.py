@@ -122,28 +122,37 @@ def _encode(
     held_out = HeldOut(**plan["held_out"]) if plan["held_out"] else None
     writers = {name: SplitWriter(folder, name, tokenizer, state.splits.get(name)) for name in (TRAIN, VALID)}
 
+    def reached(position: SourcePosition) -> PrepareState:
+        return replace(state, position=position, splits={name: writer.state() for name, writer in writers.items()})
+
     def save() -> None:
-        state.splits = {name: writer.state() for name, writer in writers.items()}
+        for writer in writers.values():
+            writer.flush()
         state.save(folder)
 
+    state = reached(state.position)
     save()
     saved = time.monotonic()
     batches = _batches(sources, own, held_out, state.position)
-    for batch in encoded(batches, tokenizer, folder, min(workers, 1 + total // _WORKER_BYTES) if total else workers):
-        for name, (ids, documents, size) in batch.splits.items():
-            writers[name].append(ids, documents, size)
-        state.position = batch.end
-        failpoint("prepare.batch")
-        if time.monotonic() - saved >= _SAVE_SECONDS:
-            save()
-            saved = time.monotonic()
-        documents, tokens = (
-            sum(getattr(each, count) for each in writers.values()) for count in ("documents", "tokens")
-        )
-        size = writers[TRAIN].bytes + (
-            0 if own else writers[VALID].bytes
-        )  # validation text of its own isn't in `total`
-        progress("encoding", size, total, documents, tokens)
+    workers = min(workers, 1 + total // _WORKER_BYTES) if total else workers
+    try:
+        for batch in encoded(batches, tokenizer, folder, workers):
+            for name, (ids, documents, size) in batch.splits.items():
+                writers[name].append(ids, documents, size)
+            state = reached(batch.end)  # in one go: what an interruption saves is whole
+            failpoint("prepare.batch")
+            if time.monotonic() - saved >= _SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+            documents, tokens = (
+                sum(getattr(each, count) for each in writers.values()) for count in ("documents", "tokens")
+            )
+            # Validation text of its own isn't in `total`.
+            size = writers[TRAIN].bytes + (0 if own else writers[VALID].bytes)
+            progress("encoding", size, total, documents, tokens)
+    except KeyboardInterrupt:
+        save()
+        raise
     splits = {name: writer.close() for name, writer in writers.items()}
     for name, split in splits.items():
         if not split["documents"]:

@@ -12,7 +12,7 @@ from processes import run_python
 
 from lost.checkpoint import find_checkpoint
 from lost.data.dataset import Dataset
-from lost.errors import CheckpointError, DataError, StorageError
+from lost.errors import CheckpointError, DataError, InterruptedAtOnceError, StorageError
 from lost.interop.from_hf import open_folder
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
@@ -178,7 +178,7 @@ def test_prepare_goes_on_with_shards_alone(text_folder: Path, tmp_path: Path, ou
     """A forged state names a file elsewhere, which going on would cut short; or a link stands in a shard's place."""
     monkeypatch.setattr("lost.prepare.text._SAVE_SECONDS", 0.0)
     monkeypatch.setattr("lost.prepare.output.publish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptedAtOnceError):
         prepare(Sources([text_folder]), tmp_path / "data", 320, 0.1)
     monkeypatch.undo()
     partial = partial_folder(tmp_path / "data")

@@ -16,7 +16,8 @@ import pytest
 from processes import Done, run_python
 
 from lost.data.dataset import Dataset
-from lost.errors import DataError, RunBusyError, StorageError, UnreachableError
+from lost.data.writer import SplitWriter
+from lost.errors import DataError, InterruptedAtOnceError, RunBusyError, StorageError, UnreachableError
 from lost.prepare.examples import prepare_examples
 from lost.prepare.output import ProgressCallback, unseen
 from lost.prepare.readers import read
@@ -233,8 +234,6 @@ def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_reopened_shards_go_on(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer alone: closed shards, an open one, an open one that is exactly at a shard's end."""
-    from lost.data.writer import SplitWriter
-
     monkeypatch.setattr("lost.data.writer._SHARD_TOKENS", 10)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -243,7 +242,8 @@ def test_reopened_shards_go_on(prepared: Dataset, tmp_path: Path, monkeypatch: p
     for cut in (1, 9, 19, 30):
         first = SplitWriter(tmp_path / "b", "train", prepared.tokenizer)
         first.append(np.arange(cut) % 300, 1, 33)
-        state = json.loads(json.dumps(first.state()))
+        state = first.state()
+        first.flush()
         first.append(np.arange(cut, 40), 9, 9)
         second = SplitWriter(tmp_path / "b", "train", prepared.tokenizer, state)
         second.append(np.arange(cut, 44) % 300, 2, 66)
@@ -255,6 +255,44 @@ def test_disk_refuses_at_once(text_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         prepare(Sources([text_folder]), tmp_path / "file" / "out", 320, 0.1)
+
+
+@pytest.mark.parametrize("batch", [0, 3, 9])
+def test_interrupted_by_the_user_loses_nothing(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """Ctrl-C halfway through a batch that is written: what was encoded before stays, and the message is true."""
+    monkeypatch.setattr("lost.data.writer._SHARD_TOKENS", 3000)
+    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1000)
+    prepare(Sources([texts]), tmp_path / "straight", 320, 0.1)
+    append = SplitWriter.append
+    documents: list[int] = []
+
+    def interrupted(writer: SplitWriter, ids: np.ndarray, number: int = 0, size: int = 0) -> None:
+        append(writer, ids, number, size)
+        documents.append(number)
+        if len(documents) == 2 + 2 * batch + 1:  # both splits begin with a token, and go on batch by batch
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitWriter, "append", interrupted)
+        with pytest.raises(InterruptedAtOnceError, match="again to resume"):
+            prepare(Sources([texts]), tmp_path / "out", 320, 0.1)
+    told: list[str] = []
+    prepare(Sources([texts]), tmp_path / "out", 320, 0.1, log=told.append)
+    assert f": {sum(documents[:-1])} documents were encoded already" in told[0]
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
+
+
+def test_interrupted_before_anything_is_encoded(text_folder: Path, tmp_path: Path) -> None:
+    """There is nothing to resume, and the message doesn't say so."""
+
+    def progress(phase: str, *counts: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedAtOnceError, match=r"again$"):
+        prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, progress)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["before it", "after it"])
@@ -274,7 +312,7 @@ def test_interrupted_while_one_set_replaces_another(
 
     with monkeypatch.context() as patch:
         patch.setattr("lost.storage.files.os.rename", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(InterruptedAtOnceError):
             prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
     if not second:
         told: list[str] = []
