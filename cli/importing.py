@@ -59,13 +59,13 @@ def import_folder(request: Request, as_json: bool) -> None:
         target = decomposed_config(follow(config, request.dtype), request.rank, density)
     calibration, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
     if request.calibrate:
-        tokens, _ = text_tokens(imported.tokenizer, request.calibrate)
+        tokens, _ = text_tokens(imported.tokenizer, request.calibrate, note)
         held_out = len(tokens) // _HELD_OUT
         calibration = tokens
         if held_out > 1 and not request.text:
             calibration, measured = tokens[:-held_out], tokens[-held_out:]
     if request.text:
-        measured, measured_bytes = text_tokens(imported.tokenizer, request.text)
+        measured, measured_bytes = text_tokens(imported.tokenizer, request.text, note)
 
     engine = before = after = None
     if calibration is not None or measured is not None:

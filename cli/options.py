@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,27 @@ def _use_threads(number: int | None) -> int | None:
     return number
 
 
-def folder(text: str) -> Path:
-    """Return the folder that an option names: an empty name, such as an unset variable's, isn't the current folder."""
+def local_path(text: str) -> Path:
+    """Return the path that an option names: an empty one, such as an unset variable's, isn't the current folder.
+
+    Raises:
+        UserError: it is an address.
+    """
+    from lost.errors import UserError
+
     if not text:
-        raise typer.BadParameter("expected a folder's name, got an empty one")
+        raise typer.BadParameter("expected a path, got an empty one")
+    if "://" in text:
+        raise UserError(
+            f"{text} is an address, not a path: nothing is downloaded here; expected a file or folder; download it "
+            "first (hf download owner/name --local-dir FOLDER); a data set of the hub is read by `lost prepare` alone"
+        )
     return Path(text)
+
+
+def path_option(text: str) -> Any:
+    """Return an option for a path here, with its help."""
+    return typer.Option(parser=local_path, metavar="<path>", help=text)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to standard error.")]
@@ -39,6 +55,7 @@ ConfigName = Annotated[
 Model = Annotated[
     Path,
     typer.Argument(
+        parser=local_path,
         metavar="MODEL",
         help="A run folder (its newest intact checkpoint), a checkpoint, an export, or a Hugging Face folder.",
     ),

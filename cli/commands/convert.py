@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, folder
+from lost.cli.options import AsJson, Backend, Device, local_path, path_option
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SRC", help="A run, a checkpoint, or with --from hf an export or another's folder."),
+        typer.Argument(
+            parser=local_path,
+            metavar="SRC",
+            help="A run, a checkpoint, or with --from hf an export or another's folder.",
+        ),
     ],
-    out: Annotated[Path, typer.Argument(parser=folder, metavar="DST", help="Folder to make.")],
+    out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
     to: Annotated[
         Literal["lost", "hf", "mlx-lm", "dense"],
         typer.Option(
@@ -34,11 +38,10 @@ def convert(
         float | None, typer.Option(help="With --rank: share of input channels to keep; default 0.03.", min=0, max=1)
     ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="With --rank: calibration text, on whose activations the error is minimized.")
+        Path | None, path_option("With --rank: calibration text, on whose activations the error is minimized.")
     ] = None,
     text: Annotated[
-        Path | None,
-        typer.Option(help="With --from hf: text to measure perplexity on; default: the end of --calibrate."),
+        Path | None, path_option("With --from hf: text to measure perplexity on; default: the end of --calibrate.")
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the weights; default: unchanged.")

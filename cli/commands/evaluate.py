@@ -5,17 +5,15 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Model, Threads
+from lost.cli.options import AsJson, Backend, Device, Model, Threads, path_option
 
 
 def evaluate(
     path: Model,
     data: Annotated[
-        Path | None, typer.Option(help="Prepared set, whose validation split is used; default: the run's.")
+        Path | None, path_option("Prepared set, whose validation split is used; default: the run's.")
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="Text instead: a file (.jsonl: many documents) or a folder.")
-    ] = None,
+    text: Annotated[Path | None, path_option("Text instead: a file (.jsonl: many documents) or a folder.")] = None,
     lineage: Annotated[
         bool,
         typer.Option("--lineage", help="Also print perplexity as scripts derived from GaLore compute it (too low)."),
@@ -23,9 +21,7 @@ def evaluate(
     tasks: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME...]", help="Run tasks of lm-evaluation-harness instead.")
     ] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="With --tasks: a folder with your own tasks, as YAML.")
-    ] = None,
+    include_path: Annotated[Path | None, path_option("With --tasks: a folder with your own tasks, as YAML.")] = None,
     limit: Annotated[
         int | None, typer.Option(help="With --tasks: number of documents of each task; default: all.", min=1)
     ] = None,
@@ -49,7 +45,7 @@ def evaluate(
     lm-evaluation-harness instead.
     """
     from lost.cli.load import context_of, load_model
-    from lost.cli.render.output import answer
+    from lost.cli.render.output import answer, note
     from lost.cli.tasks import load_tasks, run_tasks
     from lost.data.dataset import VALID
     from lost.data.mixture import open_dataset
@@ -77,7 +73,7 @@ def evaluate(
     size = batch_size or source.config.train.micro_batch
     window = context_of(model, context, source.config.data.seq_len)
     if text:
-        tokens, text_bytes = text_tokens(tokenizer, text)
+        tokens, text_bytes = text_tokens(tokenizer, text, note)
         result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
     else:
         if source.progress is None and not data:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson, folder
+from lost.cli.options import AsJson, path_option
 from lost.prepare import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -22,15 +22,12 @@ def prepare(
             help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name.",
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option(parser=folder, metavar="PATH", help="Folder to make; default data/NAME.")
-    ] = None,
+    out: Annotated[Path | None, path_option("Folder to make; default data/NAME.")] = None,
     vocab_size: Annotated[
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {VOCAB_SIZE}.", min=1)
     ] = None,
     tokenizer: Annotated[
-        Path | None,
-        typer.Option(help="Use this tokenizer.model or tokenizer.json, or that of a folder or run, instead."),
+        Path | None, path_option("Use this tokenizer.model or tokenizer.json, or that of a folder or run, instead.")
     ] = None,
     end_of_text: Annotated[
         str | None, typer.Option(help="Token that separates documents, if the tokenizer.json doesn't define one.")
@@ -129,11 +126,9 @@ def prepare(
             workers or cores(),
             screen.message,
         )
-    if skipped := [*sources.skipped, *(held_out.skipped if held_out else [])]:
-        note(
-            f"skipped, because they are not text: {', '.join(path.name for path in skipped[:3])}"
-            f"{f' and {len(skipped) - 3} more' if len(skipped) > 3 else ''}"
-        )
+    for each in (sources, *([held_out] if held_out else [])):
+        for remark in each.remarks():
+            note(remark)
     answer(as_json, *described(out, splits))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Overrides, Threads, folder
+from lost.cli.options import AsJson, Backend, Device, Overrides, Threads, path_option
 
 if TYPE_CHECKING:
     from lost.config import Config
@@ -20,13 +20,11 @@ def train(
             metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to resume.", show_default=False
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder made by `lost prepare`.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(parser=folder, metavar="PATH", help="Run folder; default runs/NAME.")
-    ] = None,
+    data: Annotated[Path | None, path_option("Folder made by `lost prepare`.")] = None,
+    out: Annotated[Path | None, path_option("Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="Start a new run with the weights of a run, a checkpoint or a Hugging Face folder."),
+        path_option("Start a new run with the weights of a run, a checkpoint, an export or others' folder."),
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",

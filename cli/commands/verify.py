@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson
+from lost.cli.options import AsJson, local_path
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
+    path: Annotated[Path, typer.Argument(parser=local_path, metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
     as_json: AsJson = False,
 ) -> None:
     """Check the integrity of a run, a checkpoint or a prepared set.

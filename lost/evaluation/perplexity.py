@@ -125,13 +125,23 @@ def _measured(
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
-def text_tokens(tokenizer: Tokenizer, path: Path) -> tuple[np.ndarray, int]:
+def text_tokens(tokenizer: Tokenizer, path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, int]:
     """Return the tokens (n,) of a text, with end-of-text first and between documents, and its length in UTF-8 bytes.
+
+    Args:
+        tokenizer: makes the tokens.
+        path: a file or a folder.
+        note: told which files of a folder are left out.
 
     Raises:
         DataError: there is no text.
     """
-    documents = list(Sources([path]).documents())
+    if not path.exists():
+        raise DataError(f"{path} doesn't exist; expected a file or a folder with text; name one")
+    sources = Sources([path])
+    documents = list(sources.documents())
+    for remark in sources.remarks():
+        note(remark)
     if not documents:
         raise DataError(f"{path} is empty; expected text")
     tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode_documents(documents)[:-1]])

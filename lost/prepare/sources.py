@@ -75,6 +75,12 @@ class Sources:
         for unit in self.units():
             yield from unit.documents()
 
+    def remarks(self) -> Iterator[str]:
+        """Yield what a user should know of what was read."""
+        if names := [path.name for path in self.skipped]:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield f"skipped, because they are not text: {', '.join(names[:3])}{more}"
+
     def units(self) -> Iterator[Unit]:
         """Yield the parts that `documents` reads one after the other.
 

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides
+from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides, path_option
 
 
 def plan(
     config: ConfigName,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Prepared set to train on; a vocabulary that CONFIG leaves open is taken from it."),
+        Path | None, path_option("Prepared set to train on; a vocabulary that CONFIG leaves open is taken from it.")
     ] = None,
     overrides: Overrides = [],
     backend: Backend = "auto",
