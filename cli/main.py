@@ -1,12 +1,16 @@
 """The `lost` command: its sub-commands, error messages and exit codes.
 
-0 success, 1 failure, 2 wrong input, 130 interrupted (progress is saved).
+0 success, 1 failure, 2 wrong input, 130 interrupted (progress is saved). With --json an error is an object on standard
+output, as an answer is; its message stays on standard error.
 """
 
 import io
+import json
+import os
 import sys
 import traceback
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Any
 
 import typer
 
@@ -65,30 +69,51 @@ def main() -> None:
 def _run() -> None:
     leave_with_launcher()
     shorten_spinning()
-    debug = "--debug" in sys.argv
+    debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         code = app(standalone_mode=False)  # otherwise typer shows arguments that it refuses as they are
-    except (LostError, InterruptedAtOnceError) as error:
-        _fail(f"lost: {error}", error.exit_code, debug)
-    except _UsageError as error:
+    except (Exception, InterruptedAtOnceError) as error:
+        failure = _failure(error)
+        failure.report(traceback.format_exc() if debug and not failure.usage else "", as_json)
+        code = failure.exit_code
+    sys.exit(code)
+
+
+def _failure(error: BaseException) -> "_Failure":
+    if isinstance(error, LostError | InterruptedAtOnceError):
+        return _Failure(type(error).__name__, str(error), error.exit_code)
+    if isinstance(error, _UsageError):
         usage = io.StringIO()
         error.show(usage)
-        _fail(usage.getvalue().rstrip(), error.exit_code)
-    except Exception as error:
-        _fail(*_unforeseen(error), debug)
-    sys.exit(code)
-
-
-def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Return what to say of an error that isn't ours, and the exit code."""
+        return _Failure("UserError", error.format_message(), error.exit_code, usage.getvalue().rstrip())
     if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder closed to this user
-        return f"lost: {error.filename!s:.400}: {error.strerror}; expected a path that can be used; check it", 2
-    return f"lost: {type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)", 1
+        reason = f"{error.filename!s:.400}: {error.strerror}; expected a path that can be used; check it"
+        return _Failure("UserError", reason, 2)
+    defect = f"{type(error).__name__}: {error} (this is a defect in lost; add --debug for the traceback)"
+    return _Failure(type(error).__name__, defect, 1)  # reported in one line, with how to see more
 
 
-def _fail(message: str, code: int, debug: bool = False) -> NoReturn:
-    """Print why the command failed, with the traceback if it was asked for, and exit."""
-    text = f"{traceback.format_exc()}\n{message}" if debug else message
-    print(printable(text), file=sys.stderr)
-    sys.exit(code)
+@dataclass(frozen=True)
+class _Failure:
+    """Why the command failed.
+
+    Attributes:
+        kind: the name of the error's class.
+        message: the error's.
+        exit_code: of the command.
+        usage: what is shown of arguments that were refused; "": the message.
+    """
+
+    kind: str
+    message: str
+    exit_code: int
+    usage: str = ""
+
+    def report(self, trace: str, as_json: bool) -> None:
+        """Print it, with a traceback if there is one; as JSON too, where an answer would have been."""
+        shown = self.usage or f"lost: {self.message}"
+        print(printable(f"{trace}\n{shown}" if trace else shown), file=sys.stderr)
+        if as_json and os.environ.get("RANK", "0") == "0":  # of several workers one answers
+            error = {"kind": self.kind, "message": self.message, "exit_code": self.exit_code}
+            print(json.dumps({"error": error}, indent=2))

@@ -36,7 +36,10 @@ def path_option(text: str) -> Any:
     return typer.Option(parser=local_path, metavar="<path>", help=text)
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object; everything else goes to standard error.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help='Print one JSON object, {"error": ...} on failure; all else goes to standard error.'),
+]
 Backend = Annotated[str, typer.Option(help="auto, torch or mlx; auto: MLX on Apple silicon, else PyTorch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu; with torch cuda, cuda:N, mps; with mlx gpu.")]
 Threads = Annotated[

@@ -88,6 +88,8 @@ def evaluate(
         targets = split.loss_mask
         result = evaluate_split(engine, split, window, size)
     value = {
+        "checkpoint": str(source.path),
+        "loss": result.loss,
         "nll": result.nll,
         "tokens": result.tokens,
         "bytes": result.bytes,

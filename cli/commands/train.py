@@ -74,6 +74,7 @@ def train(
         "tokens": result.progress.tokens,
         "seconds": result.progress.seconds,
         "checkpoint": str(result.checkpoint),
+        "loss": result.loss,
         "validation_loss": validation.loss if validation else None,
         "perplexity": validation.perplexity if validation else None,
         "bits_per_byte": validation.bits_per_byte if validation else None,
@@ -106,5 +107,8 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     verb = "stopped" if result.interrupted else "done"
     if result.progress.step < config.schedule.steps and not result.interrupted:
         verb = f"stopped by train.stop_after = {config.train.stop_after}"
-    peak = size(engine.memory()["memory_bytes"])
-    return f"{verb} at step {result.progress.step}: {result.checkpoint} (peak {peak})"
+    memory = engine.memory()
+    # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.
+    what = "the whole process" if engine.device == "cpu" and memory.keys() == {"memory_bytes"} else "arrays"
+    peak = f"peak memory: {size(memory['memory_bytes'])}, {what}"
+    return f"{verb} at step {result.progress.step}: {result.checkpoint} ({peak})"

@@ -31,7 +31,7 @@ def verify(
     }
     only = dict.fromkeys(report.weights_only, ", weights only: training can't resume from it")
     intact = [f"{each} is intact{only.get(each, '')}" for each, wrong in report.checked.items() if not wrong]
-    consistent = [f"{path}: its files are consistent"] if report.inconsistencies == [] else []
+    consistent = [f"{path}: its files are consistent"] if report.inconsistencies == [] and not report.problems else []
     answer(as_json, value, [*report.problems, *intact, *consistent, *(f"remark: {each}" for each in report.remarks)])
     if report.problems:
         raise typer.Exit(2)

@@ -49,7 +49,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
         ["backend", run.backend],
         ["workers", f"{run.workers.world_size} ({', '.join(result.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
-        ["memory", f"{size(result.memory.total)} needed{each}, {size(result.room)} available"],
+        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available"],
         ["data", f"{dataset.path}: {count(result.tokens)} tokens, intact; the run takes {taken}"],
         ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
         ["disk", f"{size(disk.needed)} needed for {disk.checkpoints} more checkpoints, {size(disk.free)} free"],

@@ -5,6 +5,7 @@ The one exception is sentencepiece's own sign for a space, U+2581, which is deco
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -109,9 +110,17 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:
             num_threads=cores(),
         )
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]
-        raise DataError(
-            f"--vocab-size {vocab_size} doesn't suit this text: {reason} Expected at least 300 entries (256 are "
-            "single bytes) and no more than the text has pieces for; choose a smaller vocabulary or add text"
-        ) from None
+        raise DataError(f"--vocab-size {vocab_size} doesn't suit this text: {_why(str(error))}") from None
     return PieceTokenizer(model.getvalue(), "the tokenizer trained here")
+
+
+def _why(reason: str) -> str:
+    """Return a refusal of sentencepiece's trainer in the terms of our options."""
+    if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason):
+        return (
+            f"expected at least {least[1]}, for each single byte, each character that the text often has, and two "
+            "special tokens; raise it"
+        )
+    if most := re.search(r"set it to a value <= (\d+)", reason):
+        return f"expected at most {most[1]}, as many pieces as it has; lower it, or add text"
+    return f"{reason.strip().splitlines()[-1].rpartition('] ')[2]} Choose another number, or add text"

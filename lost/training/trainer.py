@@ -40,6 +40,7 @@ class Result:
 
     progress: TrainState
     checkpoint: Path
+    loss: float | None  # of the last reported step; None: there was none, or it isn't finite
     validation: Evaluation | None
     interrupted: bool
 
@@ -103,7 +104,7 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if ending and progress.guard.in_a_row:
             raise run.ended_amid(progress)
         if ending or interrupted:
-            return Result(progress, run.saved, validation, interrupted)
+            return Result(progress, run.saved, run.loss, validation, interrupted)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")
@@ -175,6 +176,7 @@ class _Run:
         self.tracker.begin(progress.step)
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
+        self.loss: float | None = None
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
 
@@ -222,6 +224,7 @@ class _Run:
         self._read_losses()
         mean = sum(self._losses) / len(self._losses)
         self._losses.clear()
+        self.loss = finite(loss)
         now = time.perf_counter()
         elapsed, steps = now - self._clock, progress.step - self._clock_step
         self._clock, self._clock_step = now, progress.step

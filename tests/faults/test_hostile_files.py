@@ -224,7 +224,7 @@ def test_an_empty_name_is_not_the_current_folder(
     more = {"train": ["--data", prepared.path, "--out", ""], "prepare": ["--out", ""], "convert": [""]}[command]
     answer = lost(command, tiny_yaml, *more)
     assert answer.code == 2
-    assert "expected a folder's name, got an empty one" in answer.err
+    assert "expected a path, got an empty one" in answer.err
     assert sorted(tmp_path.iterdir()) == before
 
 

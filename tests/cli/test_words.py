@@ -1,0 +1,145 @@
+"""Words and figures that say what is: of errors as JSON, of what was left out, of what a figure counts."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lost.data.dataset import Dataset
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(lost: Callable, runs: Path, prepared: Dataset, tiny_yaml: Path) -> Path:
+    """Made once; its answer, and what was shown, lie beside it."""
+    if not (runs / "run").exists():
+        done = lost("train", tiny_yaml, "--data", prepared.path, "--out", runs / "run", "--set", "schedule.steps=4",
+                    "--set", "train.log_every=0", "--backend", "torch", "--device", "cpu", "--json")  # fmt: skip
+        assert done.code == 0, done.err
+        (runs / "answer.json").write_text(done.out)
+        (runs / "shown").write_text(done.err)
+    return runs / "run"
+
+
+def test_training_and_evaluation_answer_with_loss_and_checkpoint(lost: Callable, run: Path) -> None:
+    answer = json.loads((run.parent / "answer.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert answer["loss"] == [row["loss"] for row in rows if "loss" in row][-1]
+    assert answer["checkpoint"] == str(run / "checkpoints" / "step-00000004")
+    measured = json.loads(lost("eval", run, "--json").out)
+    assert measured["checkpoint"] == answer["checkpoint"]
+    assert np.exp(measured["loss"]) == pytest.approx(measured["perplexity"])
+
+
+def test_memory_says_of_what_it_is(lost: Callable, run: Path, prepared: Dataset, tiny_yaml: Path) -> None:
+    """The estimate counts arrays; the system counts the process, libraries included."""
+    assert "MiB, the whole process)" in (run.parent / "shown").read_text()
+    planned = lost("train", tiny_yaml, "--data", prepared.path, "--out", run.parent / "other", "--dry-run")
+    assert "needed for arrays," in planned.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("eval", "nowhere"), "CheckpointError"),
+        (("eval",), "UserError"),
+        (("generate", "nowhere", "--nonsense"), "UserError"),
+        (("train", "quickstart", "--set", "optimizer.lr=-1"), "ConfigError"),
+        (("prepare", "nowhere.txt", "--out", "x"), "DataError"),
+    ],
+)
+def test_an_error_is_json_too(lost: Callable, arguments: tuple[str, ...], kind: str) -> None:
+    """On standard output, where the answer would be; the words are on standard error as ever, and so is the code."""
+    done, told = lost(*arguments), lost(*arguments, "--json")
+    error = json.loads(told.out)["error"]
+    assert (told.code, told.err) == (done.code, done.err)
+    assert (error["kind"], error["exit_code"]) == (kind, done.code)
+    assert " ".join(error["message"].split())[:40] in " ".join(done.err.split())
+    assert not done.out
+
+
+def test_a_defect_is_json_too(lost: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lost.interop.source.open_source", lambda path: 1 / 0)
+    told = lost("inspect", "x", "--json")
+    assert (told.code, json.loads(told.out)["error"]["kind"]) == (1, "ZeroDivisionError")
+
+
+def test_a_damaged_run_is_not_called_consistent(lost: Callable, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    assert "files are consistent" in lost("verify", copy).out
+    weights = next(copy.rglob("model-*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    done = lost("verify", copy)
+    assert done.code == 2
+    assert "files are consistent" not in done.out
+
+
+def test_a_folder_says_what_was_left_out(lost: Callable, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the rank of the layer")
+    (folder / "picture.txt").write_bytes(b"\x00\x01")
+    done = lost("eval", run, "--text", folder)
+    assert done.code == 0, done.err
+    assert "skipped, because they are not text: picture.txt" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval", "hf://owner/name"),
+        ("eval", "x", "--text", "hf://owner/name"),
+        ("eval", "x", "--data", "hf://owner/name"),
+        ("train", "quickstart", "--init-from", "hf://owner/name"),
+        ("convert", "hf://owner/name", "out", "--from", "hf"),
+        ("prepare", "x", "--tokenizer", "https://x.org/tokenizer.json"),
+    ],
+)
+def test_an_address_is_no_path(lost: Callable, arguments: tuple[str, ...]) -> None:
+    """It is shown as it was written, and nothing is looked up."""
+    done = lost(*arguments)
+    address = next(each for each in arguments if "://" in each)
+    assert (done.code, f"{address} is an address, not a path" in done.err) == (2, True)
+
+
+def test_text_that_is_missing_is_no_data_set_of_the_hub(lost: Callable, run: Path) -> None:
+    done = lost("eval", run, "--text", "owner/name")
+    assert (done.code, "owner/name doesn't exist; expected a file or a folder" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("size", [100, 90_000])
+def test_a_vocabulary_size_that_fits_is_named(lost: Callable, text_folder: Path, tmp_path: Path, size: int) -> None:
+    """The number named is right: it is taken, and the next one isn't."""
+    (tmp_path / "letters.txt").write_text("".join(f"{chr(each)} {chr(each)}\n" for each in range(0x391, 0x3C9)) * 30)
+    command = ("prepare", text_folder, tmp_path / "letters.txt", "--out", tmp_path / "out", "--vocab-size")
+    done = lost(*command, size)
+    assert done.code == 2
+    assert "--character_coverage" not in done.err
+    words = done.err.split("expected at ")[1].split()
+    named, beyond = int(words[1].rstrip(",")), {"least": -1, "most": 1}[words[0]]
+    assert lost(*command, named + beyond).code == 2
+    assert lost(*command, named).code == 0
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_length_is_remarked_on_where_it_was_reached(
+    lost: Callable, run: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """An answer that ended early was not too long, whatever was allowed."""
+    from lost.backends.torch.engine import TorchEngine
+
+    def generated(engine: TorchEngine, prompt: object, choose: object, limit: int) -> list[int]:
+        return [300, 301, 1] if ends else [300] * limit
+
+    monkeypatch.setattr(TorchEngine, "generate", generated)
+    done = lost("generate", run, "--prompt", "the rank", "--backend", "torch", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert ("longer than the 16 tokens" in done.err) is not ends
+    assert ("has no more positions" in done.err) is not ends
