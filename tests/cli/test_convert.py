@@ -73,7 +73,8 @@ def test_weights_only_is_for_use(
     assert lost("convert", run, out, "--weights-only").code == 0
     assert list(open_checkpoint(out).moments()) == []
     assert "weights only: training can't resume" in lost("verify", out).out
-    evaluated = [lost("eval", path, "--json").out for path in (run, out)]
+    evaluated = [json.loads(lost("eval", path, "--json").out) for path in (run, out)]
+    assert [each.pop("checkpoint") for each in evaluated] == [str(source.path), str(out)]
     assert evaluated[0] == evaluated[1]
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "moved", "--set", "schedule.steps=4")
     assert answer.code == 2

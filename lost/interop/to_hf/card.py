@@ -133,8 +133,8 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     Those of validation say of which step they are, if of another, and whether of a part of the text.
     """
     rows = [row for row in _rows(run / METRICS) if row["step"] <= source.progress.step]
-    trained = next((row for row in reversed(rows) if "loss" in row), {})
-    validated = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    trained: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
+    validated: dict[str, Any] = next((row for row in reversed(rows) if "validation_loss" in row), {})
     if not rows and (loss := source.progress.validation_loss) is not None:
         validated = {"validation_loss": loss, "perplexity": perplexity(loss), "step": source.progress.step}
     limit, when = source.config.train.eval_tokens, ""
