@@ -89,7 +89,8 @@ def test_evaluated_and_asked(lost: Lost, written: Path, name: str, run: str, bac
     expected, prompt = EXPECTED[name]["runs"][run], EXPECTED[name]["prompt"]
     use = (written / run, "--backend", backend, "--device", "cpu")
     found = answered(lost, "eval", *use, "--data", written / expected["data"])
-    assert found == pytest.approx(expected["eval"], rel={"torch": 1e-5, "mlx": 1e-4}[backend])
+    known = {key: found[key] for key in expected["eval"]}
+    assert known == pytest.approx(expected["eval"], rel={"torch": 1e-5, "mlx": 1e-4}[backend])
     assert (found["tokens"], found["bytes"]) == (expected["eval"]["tokens"], expected["eval"]["bytes"])
     count = len(expected["token_ids"])
     found = answered(lost, "generate", *use, "--prompt", prompt, "--max-tokens", count, "--temperature", 0)
@@ -138,6 +139,11 @@ def test_exported_again(lost: Lost, written: Path, tmp_path: Path, name: str) ->
     assert new == old
     assert (after / "tokenizer.model").read_bytes() == (before / "tokenizer.model").read_bytes()
     old, new = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (before, after))
+    said = [
+        answered(lost, "generate", path, "--prompt", "the", "--max-tokens", 5, "--temperature", 0)["token_ids"]
+        for path in (before, written / EXPORTED)
+    ]
+    assert said[0] == said[1]  # an export of then is a model that commands take
     text = (written / "text.jsonl").read_text() + "Zwölf  Boxkämpfer\n\t東京 </s>"
     assert new.get_vocab() == old.get_vocab()
     assert new.encode(text).ids == old.encode(text).ids
