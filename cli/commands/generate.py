@@ -1,25 +1,30 @@
 """`lost generate`: continue a prompt."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lost.cli.options import AsJson, Backend, Device, Model, Threads
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 
 def generate(
     path: Model,
-    prompt: Annotated[str, typer.Option(help="Text to continue.")] = "",
+    prompt: Annotated[str, typer.Option(help="Text to continue; -: standard input, less a line's end after it.")] = "",
     chat: Annotated[
         bool, typer.Option("--chat", help="Format the prompt as a user's message, as in fine-tuning on messages.")
     ] = False,
+    samples: Annotated[int, typer.Option(help="Continuations to write, one after the other.", min=1)] = 1,
     max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.", min=1)] = 200,
+    stop: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = [],
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Sample from the K likeliest tokens; 0: from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 0.95,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(help="Divides the scores of tokens that the text has already; 1: none, 1.1 to 1.3 are usual."),
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -34,46 +39,47 @@ def generate(
     Text is printed as it is generated, until the model ends it. With --chat, only the answer is printed. In a terminal,
     control characters are escaped.
     """
-    from itertools import takewhile
+    import sys
 
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
+    from lost.errors import UserError
+    from lost.evaluation.continuation import Continuation
     from lost.evaluation.sampler import Sampler
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question
 
+    if "" in stop:
+        raise UserError("--stop '': every text ends before an empty one; name the text to stop at, or leave it out")
+    sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
     prompt = clean(prompt)  # the shell's arguments may not be valid text
-    sampler = Sampler(temperature, top_k, top_p, seed)
     source, engine = load_model(path, backend, device)
     tokenizer = source.tokenizer()
+    if chat and not tokenizer.chat_template:
+        note("the tokenizer has no chat template: the plain one of `lost prepare --examples` is used")
     begin = [tokenizer.end_of_text, *(question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()]
     room = source.config.model.max_position_embeddings - len(begin)
     if room < 1:
-        from lost.errors import UserError
-
         raise UserError(
             f"the prompt has {len(begin)} tokens; expected fewer than model.max_position_embeddings = "
             f"{source.config.model.max_position_embeddings}; shorten it"
         )
-    # The model may have more entries than its tokenizer, which are untrained and have no meaning.
-    generated = engine.generate(begin, lambda logits: sampler(logits[: tokenizer.vocab_size]), min(max_tokens, room))
-    tokens: list[int] = []
-
-    def answered() -> "Iterator[int]":
-        for token in takewhile(lambda token: token != tokenizer.end_of_text, generated):
-            tokens.append(token)
-            yield token
-
-    pieces = tokenizer.stream(answered(), begin)
-    if as_json:
-        text = "".join(pieces)
-        answer(True, {"prompt": prompt, "text": text, "token_ids": tokens}, [])
-    else:
-        write_text("" if chat else prompt, raw)
-        for piece in pieces:
-            write_text(piece, raw)
-        write_text("\n", raw)
-    if len(tokens) == room < max_tokens:
-        note(f"stopped after {room} tokens: the model has no more positions")
-    if source.seq_len and len(begin) + len(tokens) > source.seq_len:
-        note(f"longer than the {source.seq_len} tokens that the model was trained on: the end may be worse")
+    written = []
+    for number in range(1, samples + 1):
+        if samples > 1:
+            note(f"sample {number} of {samples}")
+        text = Continuation(engine, tokenizer, begin, sampler, min(max_tokens, room), stop)
+        if as_json:
+            written.append({"text": "".join(text), "token_ids": text.tokens, "ended": text.ended})
+        else:
+            write_text("" if chat else prompt, raw)
+            for piece in text:
+                write_text(piece, raw)
+            write_text("\n", raw)
+        if text.ended == "length" and room < max_tokens:
+            note(f"stopped after {room} tokens: the model has no more positions")
+        if source.seq_len and len(begin) + len(text.tokens) > source.seq_len:
+            note(f"longer than the {source.seq_len} tokens that the model was trained on: the end may be worse")
+    answer(as_json, {"prompt": prompt, **(written[0] if written else {}), "samples": written}, [])

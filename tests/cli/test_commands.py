@@ -1,5 +1,6 @@
 """The commands end to end on a small set, and the shape of what they answer to a program."""
 
+import io
 import json
 import os
 import shutil
@@ -281,3 +282,49 @@ def test_shipped_configuration_by_name_trains(lost: Lost, prepared: Dataset, tmp
     config: Config = load_config(tmp_path / "q" / "config.yaml")
     assert config.model.vocab_size == prepared.tokenizer.vocab_size
     assert "will never be used" not in answer.err
+
+
+def test_generate_ends_where_it_is_told(lost: Lost, run: Path) -> None:
+    """Before a stop text, at the limit; the tokens are those without a stop text, up to there."""
+    arguments = ("generate", run, "--prompt", "the rank", "--max-tokens", 30, "--seed", 3)
+    whole = json.loads(lost(*arguments, "--json").out)
+    assert whole["ended"] in ("length", "end_of_text")
+    stop = whole["text"][5:8]
+    told = json.loads(lost(*arguments, "--json", "--stop", "never there", "--stop", stop).out)
+    assert told["text"] == whole["text"].partition(stop)[0]
+    assert told["ended"] == "stop"
+    assert told["token_ids"] == whole["token_ids"][: len(told["token_ids"])]
+    assert lost(*arguments, "--stop", stop).out == f"the rank{told['text']}\n"
+    assert lost(*arguments, "--stop", "").code == 2
+
+
+def test_generate_several(lost: Lost, run: Path) -> None:
+    arguments = ("generate", run, "--prompt", "the rank", "--max-tokens", 8, "--samples", 3)
+    value = json.loads(lost(*arguments, "--json").out)
+    texts = [sample["text"] for sample in value["samples"]]
+    assert len(set(texts)) > 1
+    assert value["text"] == texts[0]  # the first is the one that is there without --samples
+    assert texts[0] == json.loads(lost(*arguments[:-2], "--json").out)["text"]
+    shown = lost(*arguments)
+    assert shown.out == "".join(f"the rank{text}\n" for text in texts)
+    assert "sample 3 of 3" in shown.err
+
+
+def test_generate_from_standard_input(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the rank\nof \xff\n")))
+    value = json.loads(lost("generate", run, "--prompt", "-", "--max-tokens", 2, "--json").out)
+    assert value["prompt"] == "the rank\nof \ufffd"
+
+
+def test_generate_without_repetition(lost: Lost, run: Path) -> None:
+    arguments = ("generate", run, "--prompt", "the rank", "--max-tokens", 24, "--temperature", 0, "--json")
+    plain, varied = (json.loads(lost(*arguments, *more).out) for more in ((), ("--repetition-penalty", 1e9)))
+    assert len(set(plain["token_ids"])) < len(plain["token_ids"])
+    assert len(set(varied["token_ids"])) == len(varied["token_ids"])
+    assert lost(*arguments, "--repetition-penalty", 0).code == 2
+
+
+def test_generate_says_when_there_is_no_chat_template(lost: Lost, run: Path) -> None:
+    answer = lost("generate", run, "--chat", "--prompt", "the rank", "--max-tokens", 2)
+    assert answer.code == 0
+    assert "no chat template" in answer.err
