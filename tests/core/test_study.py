@@ -28,7 +28,7 @@ def follow(study: ModuleType, loss: object) -> list[tuple]:
     """Do what is wanted until nothing is."""
     losses: dict[str, float] = {}
     done = []
-    while run := next((run for run in study.wanted(SPEC, losses) if run.name not in losses), None):
+    while run := next((run for run in study.wanted(SPEC, losses, {}) if run.name not in losses), None):
         losses[run.name] = loss(run)  # type: ignore[operator]
         done.append((run.scale, run.lr, run.seed, run.group, run.method))
         assert len(done) < 50
@@ -55,3 +55,19 @@ def test_a_better_scale_is_searched_too(study: ModuleType) -> None:
 def test_a_diverged_run_is_never_the_best(study: ModuleType) -> None:
     done = follow(study, lambda run: float("inf") if run.lr > 2 else -run.lr)
     assert {entry[:2] for entry in done if entry[2] > 0} == {("a", 2)}
+
+
+def test_a_final_repeats_methods_over_seeds_and_then_in_equal_time(study: ModuleType) -> None:
+    """A step that takes twice as long gets half the steps; the first method has had its time already."""
+    spec = {
+        "seeds": [0, 1],
+        "config": {"schedule": {"steps": 1000}},
+        "final": {"lost": {"set": {}, "lr": 1.0}, "dense": {"set": {"projection.kind": "dense"}, "lr": 2.0}},
+    }
+    runs = list(study.wanted(spec, {}, {"lost": 1.0, "dense": 2.0}))
+    assert [(run.group, run.method, run.seed) for run in runs] == [
+        *(("final", method, seed) for seed in (0, 1) for method in ("lost", "dense")),
+        *(("equal time", "dense", seed) for seed in (0, 1)),
+    ]
+    assert [dict(run.settings).get("schedule.steps") for run in runs] == [None] * 4 + [500] * 2
+    assert not [run for run in study.wanted(spec, {}, {}) if run.group == "equal time"]  # nothing was measured yet
