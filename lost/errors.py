@@ -4,6 +4,10 @@ Each message has three parts: what happened with the value received, what was ex
 prints the message alone and leaves with `exit_code`; a traceback is shown only with `--debug`.
 """
 
+import re
+
+_SHORT = re.compile(r"out of memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE)
+
 
 class LostError(Exception):
     """Something failed that a message can explain."""
@@ -39,6 +43,28 @@ class StorageError(UserError):
 
 class BackendError(UserError):
     """A backend or device that this machine doesn't have."""
+
+
+class OutOfMemoryError(UserError):
+    """A device, or the machine, without memory for what was to be computed.
+
+    Args:
+        error: what Python or a framework raised.
+        remedy: what to do.
+    """
+
+    def __init__(
+        self,
+        error: BaseException,
+        remedy: str = "compute less at once (a smaller batch or context, fewer threads), or end what else uses it",
+    ) -> None:
+        reason = " ".join(str(error).partition(" If reserved but unallocated")[0].split()) or type(error).__name__
+        super().__init__(f"out of memory: {reason.rstrip('.')}; expected what is held at once to fit; {remedy}")
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Say whether memory that ran out is what an error of Python, PyTorch or MLX tells of."""
+        return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SHORT.search(str(error))))
 
 
 class MissingPackageError(UserError):

@@ -8,6 +8,8 @@ from lost.distributed.launcher import local_rank
 from lost.errors import BackendError, UserError
 from lost.utils.machine import memory_bytes, process_peak_bytes
 
+_USABLE = 0.92  # share of a CUDA device's memory; a guess, not measured
+
 
 def resolve(name: str) -> str:
     """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; under torchrun, `cuda` is the local one.
@@ -44,9 +46,13 @@ def available() -> list[str]:
 
 
 def capacity(device: str) -> int:
-    """Return the total memory of a device in bytes, used or not; on a CPU, this process's share of it."""
+    """Return the memory in bytes that a run may take: on a CPU, this process's share of all, used or not.
+
+    On CUDA, what no other process holds, but not all of it: contexts, workspaces and gaps between tensors take some.
+    """
     if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(torch.device(device)).total_memory
+        free, total = torch.cuda.mem_get_info(device)
+        return min(free + torch.cuda.memory_reserved(device), int(_USABLE * total))
     if device == "mps":
         return torch.mps.recommended_max_memory()
     return memory_bytes() // local_rank()[1]

@@ -24,7 +24,7 @@ from lost.engine.registry import implementation
 from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
-from lost.planning.budget import fits_whole
+from lost.planning.room import fits_whole
 from lost.storage.arrays import NamedArrays, check_arrays
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class TorchEngine:
             from lost.backends.torch.distributed import sharded  # here: its FSDP takes a second to import
 
             room = devices.capacity(self.device)
-            whole_steps = fits_whole(config, self.device, room, self.workers.world_size)
+            # Free memory differs between devices, and all workers must gather and reduce alike.
+            whole_steps = not self.workers.any(not fits_whole(config, self.device, room, self.workers.world_size))
             self._layout = sharded.Sharded(config, self.workers, self._device, whole_steps)
         self.model = self._layout.build(config, self._device)
         self.compiled = bool(config.train.compile)

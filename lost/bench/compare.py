@@ -23,8 +23,9 @@ from lost.data.batch import Batch
 from lost.engine import Backend, Engine, backend_module
 from lost.errors import ConfigError, UserError
 from lost.model.parameters import parameter_table, projections
-from lost.planning.budget import budget, check_room
+from lost.planning.budget import budget
 from lost.planning.peak_flops import peak_flops
+from lost.planning.room import check_room
 from lost.projections import Projection, projection
 from lost.utils.machine import cores
 

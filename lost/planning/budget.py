@@ -1,12 +1,9 @@
 """The budget of a run: parameters, FLOPs per token and memory, compared with a dense model's."""
 
-from bisect import bisect_right
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
-from lost.distributed.group import local_batch_size, model_shards
-from lost.errors import ConfigError
 from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 from lost.optim import optimizer_of
 
@@ -127,57 +124,6 @@ def logits_at_once(backend: str, device: str) -> int:
     return _LOGITS[f"{backend} {device.partition(':')[0]}"]
 
 
-def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
-    """Refuse a run that doesn't fit its device by this estimate: out of memory, Metal ends the process silently.
-
-    Args:
-        config: its vocabulary known.
-        backend: torch or mlx.
-        device: as the backend names it.
-        room: the device's memory in bytes.
-        workers: processes that share the batch, one device each, with `room` bytes each.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        ConfigError: it doesn't fit; the message has the numbers, and the largest micro-batch that does.
-    """
-    local_batch, micro_batch = local_batch_size(config, workers)
-    shards = model_shards(config, workers) if backend == "torch" else 1
-
-    def memory(size: int) -> Memory:
-        return budget(config, backend, device, size, local_batch, shards).memory
-
-    needed = memory(micro_batch)
-    if needed.total <= room:
-        return needed
-    at_most = bisect_right(range(1, local_batch), room, key=lambda size: memory(size).total)
-    if fitting := next((size for size in range(at_most, 0, -1) if local_batch % size == 0), None):
-        remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
-    else:
-        policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[config.train.checkpoint_activations]
-        settings = [f"train.checkpoint_activations={policy}" for policy in policies]
-        settings += ["train.dtype=bfloat16"] if config.train.dtype == "float32" else []
-        settings += ["train.param_dtype=bfloat16"] if config.train.param_dtype == "float32" else []
-        remedy = f"no train.micro_batch_size alone makes it fit; try {', '.join([*settings, 'a smaller model'])}"
-    parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
-    raise ConfigError(
-        f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
-        f"{device} has {_gib(room)}; expected less; {remedy}"
-    )
-
-
-def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
-    """Return whether each PyTorch worker has memory for all weights and gradients during a step.
-
-    Then weights are all-gathered, and gradients reduce-scattered, once a step rather than in each micro-batch and pass.
-    """
-    local_batch, micro_batch = local_batch_size(config, workers)
-    shards = model_shards(config, workers)
-    return budget(config, "torch", device, micro_batch, local_batch, shards, whole_steps=True).memory.total <= room
-
-
 def dense_twin(config: Config) -> Config:
     """Return the configuration with every projection dense."""
     return config.replace("projection", kind="dense", overrides={})
@@ -273,7 +219,3 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     # a chunk's temporaries, and part of the next one
     head = 16 * min(tokens * vocabulary(config), 5 * logits_at_once("mlx", device) // 2)
     return tokens * token + cast + head
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

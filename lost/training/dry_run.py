@@ -10,8 +10,9 @@ from lost.data.dataset import TRAIN
 from lost.data.mixture import training_stream
 from lost.engine import backend_module
 from lost.errors import StorageError, UserError
-from lost.planning.budget import Memory, check_room
+from lost.planning.budget import Memory
 from lost.planning.disk import DiskRoom, disk_room
+from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import check_free
 from lost.tracking import Tracker

@@ -18,8 +18,8 @@ from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import UserError
 from lost.interop.source import Source
 from lost.model.load import load_config
-from lost.planning.budget import check_room
 from lost.planning.disk import disk_room
+from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS

@@ -19,11 +19,12 @@ from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
-from lost.engine import Engine, StepResult
-from lost.errors import DivergedError, LostError, StorageError
+from lost.engine import Engine, StepResult, backend_module
+from lost.errors import DivergedError, LostError, OutOfMemoryError, StorageError
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
+from lost.planning.room import settings_that_take_less, smaller_micro_batch
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
@@ -67,16 +68,22 @@ def train(
 
     Raises:
         DivergedError: too many updates in a row were left out.
+        OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
     run = _Run(config, folder, dataset, engine, tracker)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
-    except LostError as error:
+    except (LostError, RuntimeError, MemoryError) as error:
+        short = OutOfMemoryError.caused(error)
+        if not isinstance(error, LostError) and not short:
+            raise
         # A save of a step before is still good. Several workers finish it together, so only if all of them are here.
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
+        if short:
+            raise run.out_of_memory(error) from error
         raise
     finally:
         run.tracker.close()
@@ -285,6 +292,19 @@ class _Run:
             f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {self.saved} holds "
             "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
             "train.grad_clip, and train again"
+        )
+
+    def out_of_memory(self, error: Exception) -> OutOfMemoryError:
+        """Return what to raise where memory ran out; it names the next smaller micro-batch, and other remedies."""
+        engine, below = self.engine, self.micro_batch
+        room = backend_module(engine.backend).capacity(engine.device)
+        size = smaller_micro_batch(self.config, engine.backend, engine.device, room, engine.workers.world_size, below)
+        remedies = [f"--set train.micro_batch_size={size}, which computes the same"] if size else []
+        remedies.append(settings_that_take_less(self.config))
+        return OutOfMemoryError(
+            error,
+            f"train.micro_batch_size was {below}: train again with {', or '.join(remedies)}; or end what else uses "
+            f"{engine.device}. What was saved before is intact",
         )
 
     def validate(self, progress: TrainState, stop: Callable[[], bool]) -> Evaluation:

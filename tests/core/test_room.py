@@ -1,13 +1,20 @@
-"""A run that doesn't fit is refused before it starts, with the nearest batch that does."""
+"""A run that doesn't fit: refused before it starts, or ended when memory runs out, with the nearest batch that does."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lost.backends.torch.engine import TorchEngine
+from lost.checkpoint import open_checkpoint
 from lost.config import Config
+from lost.data.dataset import Dataset
 from lost.distributed.group import local_batch_size
+from lost.engine import StepResult
 from lost.errors import ConfigError
-from lost.planning.budget import budget, check_room
+from lost.planning.budget import budget
+from lost.planning.room import check_room
 
 
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:
@@ -43,3 +50,78 @@ def test_shares(config: Callable[..., Config]) -> None:
     for count in (4, 5, 24):  # 3 sequences each aren't whole micro-batches; 5 don't divide; 24 are too many
         with pytest.raises(ConfigError, match=f"divide among {count} workers"):
             local_batch_size(settings, count)
+
+
+class Short(RuntimeError):
+    """As PyTorch raises it on a device."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Short("CUDA out of memory. Tried to allocate 2.00 GiB. If reserved but unallocated memory is large, try a, b"),
+        RuntimeError("[malloc] Unable to allocate 4611686018427387904 bytes."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes. Error code 12"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_in_training(
+    error: Exception,
+    lost: Callable[..., Any],
+    tiny_yaml: Path,
+    prepared: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A smaller micro-batch that divides the batch, the other remedies, and what was saved before: not a defect."""
+    step, taken = TorchEngine.step, 0
+
+    def limited(self: TorchEngine, *arguments: Any) -> StepResult:
+        nonlocal taken
+        taken += 1
+        if taken > 12:
+            raise error
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TorchEngine, "step", limited)
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch")
+    command += ("--device", "cpu", "--set", "train.batch_size=12")
+    answer = lost(*command, "--set", "train.micro_batch_size=6")
+    assert answer.code == 2
+    assert "out of memory" in answer.err
+    assert "If reserved" not in answer.err
+    assert (
+        "--set train.micro_batch_size=4, which computes the same, or train.checkpoint_activations=narrow" in answer.err
+    )
+    assert "defect" not in answer.err
+    assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000010").progress.step == 10
+    monkeypatch.undo()
+    assert lost(*command, "--set", "train.micro_batch_size=4").code == 0
+
+
+def test_out_of_memory_elsewhere(
+    lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any) -> None:
+        raise Short("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(TorchEngine, "load", load)
+    answer = lost(
+        "train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch", "--device", "cpu"
+    )
+    assert answer.code == 2
+    assert "Tried to allocate 2.00 GiB; expected what is held at once to fit; compute less at once" in answer.err
+
+
+def test_other_errors_are_defects_still(
+    lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*arguments: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(TorchEngine, "step", step)
+    answer = lost(
+        "train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch", "--device", "cpu"
+    )
+    assert answer.code == 1
+    assert "defect" in answer.err

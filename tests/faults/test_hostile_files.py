@@ -19,7 +19,7 @@ from lost.data.dataset import Dataset
 from lost.errors import DataError, LostError
 from lost.evaluation.perplexity import Evaluation
 from lost.model.load import load_config
-from lost.planning.budget import check_room
+from lost.planning.room import check_room
 from lost.prepare.holdout import hold_out, text_stats
 from lost.prepare.readers import read
 from lost.prepare.sources import Sources

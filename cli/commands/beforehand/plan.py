@@ -30,7 +30,8 @@ def plan(
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config
-    from lost.planning.budget import check_room, report
+    from lost.planning.budget import report
+    from lost.planning.room import check_room
     from lost.planning.vocabulary import with_vocabulary
 
     if memory_gib is not None and device != "auto":

@@ -1,0 +1,92 @@
+"""Whether a run fits its device by the estimate of `budget`, and what to change where it doesn't."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import asdict
+
+from lost.config import Config
+from lost.distributed.group import local_batch_size, model_shards
+from lost.errors import ConfigError
+from lost.planning.budget import Memory, budget
+
+
+def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
+    """Refuse a run that doesn't fit its device by this estimate: out of memory, Metal ends the process silently.
+
+    Args:
+        config: its vocabulary known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        room: the memory in bytes that a run may take there.
+        workers: processes that share the batch, one device each, with `room` bytes each.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        ConfigError: it doesn't fit; the message has the numbers, and the largest micro-batch that does.
+    """
+    local_batch, micro_batch = local_batch_size(config, workers)
+    needed = _estimate(config, backend, device, workers)(micro_batch)
+    if needed.total <= room:
+        return needed
+    if fitting := smaller_micro_batch(config, backend, device, room, workers, below=local_batch):
+        remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
+    else:
+        remedy = f"no train.micro_batch_size alone makes it fit; try {settings_that_take_less(config)}"
+    parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
+    raise ConfigError(
+        f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
+        f"{device} has {_gib(room)}; expected less; {remedy}"
+    )
+
+
+def smaller_micro_batch(config: Config, backend: str, device: str, room: int, workers: int, below: int) -> int | None:
+    """Return the largest micro-batch below a size that fits by the estimate, and divides a worker's share of the batch.
+
+    Args:
+        config: its vocabulary known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        room: the memory in bytes that a run may take there.
+        workers: processes that share the batch.
+        below: the size.
+
+    Returns:
+        None: there is none.
+    """
+    local_batch, memory = local_batch_size(config, workers)[0], _estimate(config, backend, device, workers)
+    at_most = bisect_right(range(1, below), room, key=lambda size: memory(size).total)
+    return next((size for size in range(at_most, 0, -1) if local_batch % size == 0), None)
+
+
+def settings_that_take_less(config: Config) -> str:
+    """Name the settings beside the micro-batch that lower a run's memory, and that it doesn't have yet."""
+    train = config.train
+    policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[train.checkpoint_activations]
+    settings = [f"train.checkpoint_activations={policy}" for policy in policies]
+    settings += ["train.dtype=bfloat16"] if train.dtype == "float32" else []
+    settings += ["train.param_dtype=bfloat16"] if train.param_dtype == "float32" else []
+    return ", ".join([*settings, "a smaller model"])
+
+
+def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
+    """Return whether each PyTorch worker has memory for all weights and gradients during a step.
+
+    Then weights are all-gathered, and gradients reduce-scattered, once a step rather than in each micro-batch and pass.
+    """
+    micro_batch = local_batch_size(config, workers)[1]
+    return _estimate(config, "torch", device, workers, whole_steps=True)(micro_batch).total <= room
+
+
+def _estimate(
+    config: Config, backend: str, device: str, workers: int, whole_steps: bool = False
+) -> Callable[[int], Memory]:
+    """Return the estimate of one worker's memory by its micro-batch."""
+    local_batch = local_batch_size(config, workers)[0]
+    shards = model_shards(config, workers) if backend == "torch" else 1
+    return lambda size: budget(config, backend, device, size, local_batch, shards, whole_steps).memory
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
