@@ -76,7 +76,7 @@ CASES = [
     ("every sample once", "lost/data/permutation.py", "            values[outside] = self._encrypt(values[outside])\n",
      "            values[outside] %= np.uint64(self.size)\n", f"{FAULTS}every_sample_once.py"),
     ("every sample once, among processes", "lost/training/trainer.py",
-     "        mine = first + self.engine.workers.rank * self.own_share\n", "        mine = first\n",
+     "            mine = step + self.engine.workers.rank * self.own_share\n", "            mine = step\n",
      f"{FAULTS}every_sample_once.py"),
     ("one job a folder", "lost/storage/lock.py",
      "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n",

@@ -43,6 +43,18 @@ def check_tokens(tokens: np.ndarray | Sequence[int], entries: int) -> None:
         )
 
 
+def packed(batch: Batch) -> np.ndarray:
+    """Return tokens and mask as one array, (b, s + 1) int32: the bits of targets that don't count are inverted.
+
+    So they are negative, which no token is. Without a mask these may be the batch's own tokens.
+    """
+    if batch.mask is None:
+        return np.require(batch.tokens, np.int32, "W")
+    tokens = np.array(batch.tokens, np.int32)
+    tokens[:, 1:] ^= batch.mask.view(np.int8) - np.int8(1)  # 0, which changes no bit, or -1, which inverts all
+    return tokens
+
+
 def with_last(batches: Iterable[Batch]) -> Iterator[tuple[Batch, bool]]:
     """Yield each batch with whether it is the last one."""
     coming = iter(batches)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from lost.errors import DataError
 from lost.storage.nofollow import open_read
 
 _OPEN = 64  # files of a process that are kept open: a Mac gives 256 to a process
+_reading = Lock()  # a thread reads ahead, and what is open belongs to all
 _opened: "OrderedDict[ShardFile, io.BufferedReader]" = OrderedDict()  # the one read last is the last
 
 
@@ -41,7 +43,8 @@ class ShardFile:
     _stamp: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        self._open()
+        with _reading:
+            self._open()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return bytes [offset, offset + length).
@@ -50,10 +53,13 @@ class ShardFile:
             DataError: they can't be read, or the file isn't any more what it was.
         """
         try:
-            handle = self._open()
-            content = os.pread(handle, length, offset)
-            while len(content) < length and (more := os.pread(handle, length - len(content), offset + len(content))):
-                content += more
+            with _reading:
+                handle = self._open()
+                content = os.pread(handle, length, offset)
+                while len(content) < length:
+                    if not (more := os.pread(handle, length - len(content), offset + len(content))):
+                        break
+                    content += more
         except OSError as error:
             raise DataError(
                 f"{self.path} can't be read: {error.strerror}; expected a prepared set; restore it"

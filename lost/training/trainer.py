@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.saver import Saver
 from lost.config import Config
-from lost.data.batch import Batch
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
@@ -30,6 +31,7 @@ from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
+from lost.training.prefetch import Prefetcher, batches_ahead
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
@@ -86,7 +88,7 @@ def train(
             raise run.out_of_memory(error) from error
         raise
     finally:
-        run.tracker.close()
+        run.close()
 
 
 def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
@@ -154,6 +156,7 @@ class _Run:
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
         self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)
+        self._batches: Prefetcher | None = None
         self._doing, self._first = "training", True
         self._unread: list[StepResult] = []  # of the steps since the device was last waited for
         self._losses: list[float] = []  # of those before, back to the last row
@@ -202,17 +205,15 @@ class _Run:
     def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""
         first = progress.samples
-        mine = first + self.engine.workers.rank * self.own_share
-
-        def micro_batches() -> Iterator[Batch]:
-            for start in range(mine, mine + self.own_share, self.micro_batch):
-                yield self.stream.batch(start, self.micro_batch)
-
+        if self._batches is None:
+            read = partial(self.stream.batch, count=self.micro_batch)
+            self._batches = Prefetcher(read, self._starts(first), batches_ahead(self.engine.device))
+        batches = (self._batches.take() for _ in range(self.own_share // self.micro_batch))
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
         beginning = "compiling" if self.engine.compiled else "waiting for the first step"
         with self._phase(beginning) if self._first else nullcontext():
-            report = self.engine.step(micro_batches(), predictions, lr)
+            report = self.engine.step(batches, predictions, lr)
         self._first = False
         self._unread.append(report)
         self.tracker.advance(progress.step + 1)
@@ -224,6 +225,18 @@ class _Run:
             validation_loss=None,
         )
         return moved, report
+
+    def _starts(self, first: int) -> Iterator[int]:
+        """Yield where each micro-batch of this worker begins, from the step on whose first sample is given."""
+        for step in count(first, self.config.train.batch_size):
+            mine = step + self.engine.workers.rank * self.own_share
+            yield from range(mine, mine + self.own_share, self.micro_batch)
+
+    def close(self) -> None:
+        """Let go of the data and the trackers."""
+        if self._batches:
+            self._batches.close()
+        self.tracker.close()
 
     def report(self, progress: TrainState, report: StepResult) -> TrainState:
         """Wait for the device, write and show the step."""

@@ -1,10 +1,19 @@
 """What is done for CUDA, tried without a card: the calls of PyTorch that are made, and with what."""
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from processes import run_python
+from torch import Tensor
 
 from lost.backends.torch import devices
+from lost.backends.torch.engine import TorchEngine
+from lost.backends.torch.kernels.loss import IGNORED
+from lost.config import Config
+from lost.data.batch import Batch
 
 GIB = 1 << 30
 
@@ -45,3 +54,49 @@ def test_segments_grow_unless_the_user_says_how_memory_is_allocated() -> None:
         ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "None backend:native"),
     ):
         assert run_python("-c", script, cold=True, check=True, **{**unset, **given}).stdout.strip() == seen
+
+
+class Card(torch.overrides.TorchFunctionMode):
+    """Notes what would be pinned and copied to a card, and leaves it where it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pinned: list[Tensor] = []
+        self.copied: list[tuple[Tensor, bool]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.pin_memory:
+            self.pinned.append(args[0])
+            return args[0]
+        if function is Tensor.to and torch.device("cuda", 1) in args:
+            self.copied.append((args[0], bool((kwargs or {}).get("non_blocking"))))
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mask", [None, np.arange(24).reshape(3, 8) % 3 > 0])
+def test_a_micro_batch_is_one_pinned_copy_that_nothing_waits_for(
+    mask: np.ndarray | None, config: Callable[..., Config]
+) -> None:
+    engine, card = TorchEngine(config(), "cpu"), Card()
+    engine._device = torch.device("cuda", 1)
+    tokens = np.random.default_rng(0).integers(0, 19, (3, 9)).astype(np.int32)
+    tokens[0] = 0  # which has no sign
+    tokens.flags.writeable = False  # as what is read from a file
+    with card:
+        read, targets = engine._on_device(Batch(tokens, mask))
+    assert [(copied.dtype, tuple(copied.shape), waits_not) for copied, waits_not in card.copied] == [
+        (torch.int32, (3, 9), True)
+    ]
+    assert card.pinned[0] is card.copied[0][0]
+    expected = tokens[:, 1:] if mask is None else np.where(mask, tokens[:, 1:], IGNORED)
+    assert read.dtype == targets.dtype == torch.int64
+    np.testing.assert_array_equal(read, tokens[:, :-1])
+    np.testing.assert_array_equal(targets, expected.reshape(-1))
+
+
+def test_where_there_is_no_card_nothing_is_pinned(config: Callable[..., Config]) -> None:
+    engine, card = TorchEngine(config(), "cpu"), Card()
+    with card:
+        engine._on_device(Batch(np.zeros((3, 9), np.int32)))
+    assert not card.pinned

@@ -33,6 +33,7 @@ class Recorder:
     workers: Rank
     rows: list[bytes] = field(default_factory=list)
     compiled: bool = False
+    device: str = "gpu"  # for which batches are read ahead
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         for batch in micro_batches:
@@ -64,6 +65,8 @@ def test_every_sample_once_an_epoch(
             seen += [row for engine in engines for row in engine.rows]
             for engine in engines:
                 engine.rows.clear()
+        for run in runs:
+            run.close()
     split = prepared.split("train")
     windows = Counter(
         split.read(number * length, length + 1).astype(np.int32).tobytes() for number in range(split.windows(length))
