@@ -17,7 +17,7 @@ import typer
 from lost.cli.commands import convert, evaluate, generate, inspect, prepare, train, verify
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.streams import tolerant_output
-from lost.distributed.launcher import leave_with_launcher
+from lost.distributed.launcher import leave, leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError, OutOfMemoryError
 from lost.utils.printable import printable
 from lost.utils.threads import shorten_spinning
@@ -76,7 +76,7 @@ def _run() -> None:
     except (Exception, InterruptedAtOnceError) as error:
         failure = _failure(error)
         failure.report(traceback.format_exc() if debug and not failure.usage else "", as_json)
-        code = failure.exit_code
+        leave(failure.exit_code)
     sys.exit(code)
 
 

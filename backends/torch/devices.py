@@ -14,6 +14,8 @@ _USABLE = 0.92  # share of a CUDA device's memory; a guess, not measured
 def resolve(name: str) -> str:
     """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; under torchrun, `cuda` is the local one.
 
+    A CUDA device becomes the current one: whatever names none (pinned memory, FSDP, NCCL) would take room on card 0.
+
     Raises:
         BackendError: it isn't available; the message names those that are.
     """
@@ -36,6 +38,7 @@ def resolve(name: str) -> str:
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0; expected one for "
             "each process; start fewer processes, or choose another device"
         )
+    torch.cuda.set_device(int(number))
     return f"cuda:{number}"
 
 

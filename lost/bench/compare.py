@@ -131,7 +131,7 @@ def measure(
         UserError: a value is invalid, or the models don't fit the device.
     """
     at_least("--rounds", rounds)
-    if target.module.join().world_size > 1:
+    if target.module.join(target.device).world_size > 1:
         raise UserError("several processes were started, and lost bench runs in one; start it without the launcher")
     machine = target.bench.machine(target.device)
     load = os.getloadavg()[0]

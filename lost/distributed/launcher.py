@@ -1,17 +1,38 @@
-"""The launcher that started this process: the local rank, and exiting when the launcher is gone."""
+"""The launcher that started this process: the local rank, and exits that nothing which is gone can hold up."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from threading import Thread
+from typing import NoReturn
 
 exit_callbacks: list[Callable[[str], None]] = []  # called with the reason, before it goes to standard error
+
+LONGEST_EXIT = 15  # seconds; torchrun kills after 30
 
 
 def local_rank() -> tuple[int, int]:
     """Return this process's rank among torchrun's on this machine, and their number; without torchrun (0, 1)."""
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launched() -> bool:
+    """Return whether torchrun or mlx.launch started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "MLX_RANK" in os.environ
+
+
+def leave(code: int) -> NoReturn:
+    """Exit after a failure; if a launcher started this process, an alarm ends it where that takes too long.
+
+    On the way out a device is waited for, and what it shares with a worker that is gone may never end. No thread could
+    help: the wait may keep the interpreter's lock.
+    """
+    if launched():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(LONGEST_EXIT)
+    sys.exit(code)
 
 
 def leave_with_launcher() -> None:
@@ -20,7 +41,7 @@ def leave_with_launcher() -> None:
     A launcher that was killed can't stop its workers, which would go on writing beside whatever is started next. What
     they saved before stays intact. Call this before anything slow, or the parent may be gone already.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ and "MLX_RANK" not in os.environ:
+    if not launched():
         return
     parent = os.getppid()
 

@@ -39,8 +39,11 @@ class Backend(Protocol):
     def capacity(self, device: str) -> int:
         """Return the memory of a device in bytes that a run may take."""
 
-    def join(self) -> Workers:
+    def join(self, device: str = "auto") -> Workers:
         """Return the group of processes that this one belongs to.
+
+        Args:
+            device: this process's.
 
         Raises:
             BackendError: they can't be reached.

@@ -129,7 +129,8 @@ def ready(asked: Request) -> Ready:
         TRACKERS[each]  # known, or a ConfigError
     name = resolve_backend(asked.backend)
     module = backend_module(name)
-    device, workers = module.resolve(asked.device), module.join()
+    device = module.resolve(asked.device)
+    workers = module.join(device)
     check_room(config, name, device, module.capacity(device), workers.world_size)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))

@@ -10,6 +10,7 @@ from processes import run_python
 from torch import Tensor
 
 from lost.backends.torch import devices
+from lost.backends.torch.distributed.group import TorchGroup, join
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.config import Config
@@ -100,3 +101,70 @@ def test_where_there_is_no_card_nothing_is_pinned(config: Callable[..., Config])
     with card:
         engine._on_device(Batch(np.zeros((3, 9), np.int32)))
     assert not card.pinned
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Two cards by name, and the numbers of those that became the current one."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
+
+
+@pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_the_resolved_card_is_the_current_one(name: str, number: int, two_cards: list[int]) -> None:
+    assert devices.resolve(name) == f"cuda:{number}"
+    assert two_cards == [number]
+    assert devices.resolve("cpu") == "cpu"
+    assert two_cards == [number]
+
+
+@pytest.mark.parametrize(("device", "connected"), [("cuda", "cpu:gloo,cuda:nccl"), ("cpu", "gloo")])
+def test_workers_of_cards_connect_to_their_own_and_give_up(
+    device: str, connected: str, two_cards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL is told the local card, and how long to wait; the group between CPUs waits longer, and is gloo's."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for variable, value in {"MASTER_ADDR": "here", "MASTER_PORT": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    asked: list[tuple[str, Any, Any]] = []
+
+    def note(backend: str, **more: Any) -> None:
+        asked.append((backend, more["timeout"], more.get("device_id")))
+
+    for name, replacement in {"init_process_group": note, "new_group": note, "is_initialized": lambda: False}.items():
+        monkeypatch.setattr(torch.distributed, name, replacement)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    assert join(device).rank == 1
+    (backend, in_a_step, card), (between_cpus, alone, _) = asked
+    assert (backend, between_cpus) == (connected, "gloo")
+    assert card == (torch.device("cuda", 1) if device == "cuda" else None)
+    assert two_cards == ([1] if device == "cuda" else [])
+    assert (in_a_step < alone) == (device == "cuda")
+
+
+def test_all_workers_gather_alike_where_their_cards_differ(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one has room for whole steps, another one hasn't."""
+    chosen: list[bool] = []
+
+    class Group(TorchGroup):
+        rank, world_size = 0, 2
+
+        def __init__(self) -> None: ...
+
+        def any(self, flag: bool) -> bool:
+            return True
+
+    def sharded(config: Config, workers: Any, device: Any, whole_steps: bool) -> None:
+        chosen.append(whole_steps)
+        raise StopIteration
+
+    monkeypatch.setattr("lost.backends.torch.distributed.sharded.Sharded", sharded)
+    with pytest.raises(StopIteration):
+        TorchEngine(config(), "cpu", Group())
+    assert chosen == [False]

@@ -1,6 +1,7 @@
 """Several processes under torchrun: the same run at every world size, checkpoints that any of them reads."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,19 @@ def test_workers_that_see_different_folders(straight: tuple[Path, Path], prepare
     done = torchrun(2, "-c", script, *command(tiny, prepared, tmp_path / "run")[2:])
     assert "is not the same folder on all 2 workers" in done.stderr
     assert not (tmp_path / "run0" / "checkpoints").exists()
+
+
+HELD_UP = """
+import atexit, ctypes
+from lost.cli.main import main
+from lost.distributed import launcher
+launcher.LONGEST_EXIT = 1
+atexit.register(ctypes.PyDLL(None).sleep, 3600)  # as a device waits for a worker that is gone, and keeps the lock
+main()
+"""
+
+
+def test_an_exit_that_is_held_up_ends_all_the_same(tmp_path: Path) -> None:
+    done = run_python("-c", HELD_UP, "train", tmp_path / "none.yaml", TORCHELASTIC_RUN_ID="x")
+    assert "none.yaml" in done.stderr
+    assert done.returncode == -signal.SIGALRM

@@ -15,8 +15,11 @@ from lost.errors import BackendError, WorkerLostError
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
 
-def join() -> "SingleProcess | MlxGroup":
+def join(device: str = "auto") -> "SingleProcess | MlxGroup":
     """Return the workers that `mlx.launch` started, or this process alone.
+
+    Args:
+        device: any: they communicate between CPUs.
 
     Raises:
         BackendError: they can't reach each other, or another launcher started them.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lost.backends.torch import devices
 from lost.backends.torch.arrays import to_tensor
 from lost.distributed.group import SingleProcess, Workers, single_process
 from lost.errors import BackendError, WorkerLostError
@@ -17,13 +18,19 @@ from lost.storage.arrays import NamedArrays
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
 
-_TIMEOUT = timedelta(seconds=20)
+_CONNECTING = timedelta(seconds=20)
+# How long one worker waits for another: between CPUs while that one computes initial weights or checks a checkpoint
+# alone, and in a collective of NCCL while it compiles or reads its part of a step. Then NCCL ends the process.
+_ALONE, _IN_A_STEP = timedelta(minutes=30), timedelta(minutes=10)
 
 
-def join() -> "SingleProcess | TorchGroup":
+def join(device: str = "auto") -> "SingleProcess | TorchGroup":
     """Return the workers that torchrun started, or this process alone.
 
     Under torchrun even a single process forms a group, so that one device takes the same path as many.
+
+    Args:
+        device: as `resolve` takes it; on a CUDA device NCCL connects at once.
 
     Raises:
         BackendError: they can't reach each other, or another launcher started them.
@@ -31,13 +38,16 @@ def join() -> "SingleProcess | TorchGroup":
     if not dist.is_torchelastic_launched():
         return single_process()
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        device = devices.resolve(device)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 # The launcher's store, which is older than this process: if it doesn't answer, nobody will.
-                dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)  # type: ignore[attr-defined]
-            dist.init_process_group(backend)
+                dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_CONNECTING)  # type: ignore[attr-defined]
+            if device.startswith("cuda"):
+                dist.init_process_group("cpu:gloo,cuda:nccl", timeout=_IN_A_STEP, device_id=torch.device(device))
+            else:
+                dist.init_process_group("gloo", timeout=_ALONE)
         except (RuntimeError, ValueError) as error:
             raise BackendError(
                 f"the workers of torchrun can't connect: {error}; expected each to reach {host}:{port}; see "
@@ -58,7 +68,7 @@ class TorchGroup:
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.num_readers = self.world_size
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=_ALONE)
 
     def broadcast(self, text: str) -> str:
         """Return rank 0's text."""

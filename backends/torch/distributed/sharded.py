@@ -49,10 +49,6 @@ class Sharded:
         sizes, names = (self._shards,), ("shard",)
         if self._replicas > 1:
             sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
-        if device.type == "cuda":
-            torch.cuda.set_device(
-                device
-            )  # FSDP uses the current device, which the mesh sets only before CUDA is in use
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")
