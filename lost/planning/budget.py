@@ -94,7 +94,9 @@ def budget(
     activations = _mlx_activations if backend == "mlx" else _torch_activations
     # MLX holds the sum so far in addition to the gradients that are added to it.
     sums = 2 if backend == "mlx" and at_once < (local_batch or config.train.batch_size) else 1
-    # Its update allocates new memory for parts of weights and moments, when activations are freed already.
+    # PyTorch's head makes its gradient beside the sum so far.
+    beside = head * width if backend == "torch" and at_once < (local_batch or config.train.batch_size) else 0
+    # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
     update = int(1.4 * trained * width) if backend == "mlx" else 0
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
@@ -114,7 +116,7 @@ def budget(
             weights=trained * width // shards + integers * 4 + whole_weights,
             gradients=sums * trained * width // shards + whole_gradients,
             moments=moments // shards,
-            activations=max(activations(config, device, at_once), update),
+            activations=max(activations(config, device, at_once) + beside, update),
         ),
     )
 
@@ -150,7 +152,7 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
 
 
 def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
-    """Count the bytes that PyTorch saves for the backward pass of one micro-batch, and the head's chunk of logits.
+    """Count the bytes that PyTorch saves for the backward pass of one micro-batch, and what the head's loss takes.
 
     Counted for the model as it runs on a CPU without compilation; a test compares this with what autograd saves.
     """
@@ -182,10 +184,13 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     cast = 0
     if config.train.dtype != config.train.param_dtype:
         kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in _CAST_ANEW)
-        cast = width * ((kept if policy == "none" else 0) + vocabulary(config) * hidden)
+        head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
+        cast = width * ((kept if policy == "none" else 0) + head)
     tokens = micro_batch * config.data.seq_len
-    head = (4 if width == 4 else 6) * min(tokens * vocabulary(config), logits_at_once("torch", device))
-    return tokens * token + cast + head
+    logits = min(tokens * vocabulary(config), logits_at_once("torch", device))
+    # A chunk of logits and its input, scaled; the gradient of all inputs.
+    loss = (4 if width == 4 else 6) * logits + width * hidden * (logits // vocabulary(config) + tokens)
+    return tokens * token + cast + loss
 
 
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:

@@ -25,7 +25,7 @@ class SingleDevice:
     def build(self, config: Config, device: torch.device) -> LostForCausalLM:
         """Make the model, its tensors empty."""
         with device:
-            model = LostForCausalLM(config).to(device)
+            model = LostForCausalLM(config)
         if config.train.compile:
             model.model.compile()
         return model

@@ -1,0 +1,81 @@
+"""CUDA where there is no card: what a step would do to one, counted on a fake device (see `fake_cuda`)."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import run_python
+
+from lost.projections import KINDS
+
+HERE = Path(__file__).parent
+SIZES = ("model.num_hidden_layers=1", "train.batch_size=32", "train.micro_batch_size=16")  # of llama_1b
+# Launches of an eager block, forward and backward: as few as they are. What adds some says why here.
+LAUNCHES = {"lost": (80, 121), "dense": (40, 55), "lowrank": (54, 76), "cola": (60, 81), "sltrain": (61, 118)}
+COPIES = 2  # of a micro-batch that the host waits for: its tokens and its targets. They should be none.
+OPTIONS = {
+    "float32": ("train.dtype=float32", "model.use_qk_norm=true", "model.tie_word_embeddings=true"),
+    "grouped queries": (
+        "model.num_key_value_heads=8",
+        "train.checkpoint_activations=narrow",
+        "optimizer.name=spectron",
+    ),
+    "grouped queries, float32": (
+        *("model.num_key_value_heads=8", "train.dtype=float32", "train.checkpoint_activations=full"),
+        *("projection.activation=gelu", "optimizer.name=muon"),
+    ),
+    "learned gamma": ("projection.learn_gamma=true", "projection.activation_at=inner", "train.skip_spikes=5"),
+    "pure bfloat16": ("train.param_dtype=bfloat16", "projection.activation_at=output", "train.grad_clip=0"),
+    "mixed kinds": (
+        *('projection.overrides={"*.o_proj": {"kind": "dense"}}', "projection.activation=relu2", "train.z_loss=1e-4"),
+    ),
+}
+
+
+def built(folder: Path) -> Path:
+    """The library of the fake card; the tests are skipped where it can't be built."""
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip(f"PyTorch {torch.__version__} has devices of its own, which the fake one can't replace")
+    torch_folder, library = Path(torch.__file__).parent, folder / "fake_cuda.so"
+    libraries = torch_folder / "lib"
+    command = ["g++", "-shared", "-fPIC", "-std=c++20", f"-I{torch_folder / 'include'}", str(HERE / "fake_cuda.cpp")]
+    command += ["-o", str(library), f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("the fake card can't be built: there is no g++")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"the fake card can't be built: {error.stderr[-500:]}")
+    return library
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What every kind's step does, and that of every option."""
+    cases = {kind: (*SIZES, f"projection.kind={kind}") for kind in KINDS}
+    cases |= {name: (*SIZES, *option) for name, option in OPTIONS.items()}
+    library = built(tmp_path_factory.mktemp("fake_cuda"))
+    done = run_python(HERE / "fake_cuda.py", library, json.dumps(cases), cold=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", [*KINDS, *OPTIONS])
+def test_a_step_stays_on_its_device(steps: dict[str, Any], case: str) -> None:
+    """Nothing mixes devices, nothing waits for the card but the copies of a batch, and memory is as planned.
+
+    What is recomputed isn't held while the loss is computed; where the loss takes most, plans are above what is taken.
+    """
+    found = steps[case]
+    assert "error" not in found, found["error"]
+    assert found["copies"] <= COPIES
+    assert (0.8 if "grouped" in case else 0.95) < found["peak"] / found["estimate"] < 1.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_block_takes_few_launches(steps: dict[str, Any], kind: str) -> None:
+    forward, backward = steps[kind]["block"]
+    assert 0 < forward <= LAUNCHES[kind][0]
+    assert 0 < backward <= LAUNCHES[kind][1]
