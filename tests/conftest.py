@@ -112,6 +112,8 @@ def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """Call the command line in this process."""
     from lost.cli.main import main
 
+    monkeypatch.setattr("lost.cli.main.leave", sys.exit)  # whose alarm would end the tests' process later
+
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["lost", *map(str, arguments)])
         capsys.readouterr()
