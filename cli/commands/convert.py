@@ -125,6 +125,7 @@ def _rewrite(
 ) -> None:
     from lost.cli.render.output import answer, size
     from lost.interop.rewrite import rewrite
+    from lost.utils.wording import counted
 
     written = rewrite(checkpoint, out, dtype, weights_only, part_bytes, overwrite)
     before, after = (sum(seal["size"] for seal in each.files.values()) for each in (checkpoint, written))
@@ -133,6 +134,6 @@ def _rewrite(
     what = "weights" if weights_only else "weights and optimizer state"
     lines = [
         f"{checkpoint.path} -> {out}: step {written.progress.step}, {what} in {written.config.train.param_dtype}, "
-        f"{size(after)} (was {size(before)}) in {len(written.files)} files; read back and compared"
+        f"{size(after)} (was {size(before)}) in {counted(len(written.files), 'file')}; read back and compared"
     ]
     answer(as_json, value, lines)

@@ -14,6 +14,7 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
     from lost.cli.load import open_model
     from lost.cli.render.output import answer, count, size, table
     from lost.model.inspect import inspect_layers
+    from lost.utils.wording import counted
 
     source = open_model(path)
     progress = source.progress
@@ -24,7 +25,7 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
     value = {"path": str(source.path), **(asdict(progress) if progress else {}), "parameters": trained, "bytes": stored}
     seen = f"step {progress.step}, {count(progress.tokens)} tokens seen, " if progress else ""
     lines = [
-        f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {len(source.sizes)} files",
+        f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {counted(len(source.sizes), 'file')}",
         *([f"started with the weights of {progress.origin.path}"] if progress and progress.origin else []),
         "",
         *table(

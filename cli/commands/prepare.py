@@ -164,14 +164,15 @@ def check_hub_options(
 def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str, Any], list[str]]":
     """Return the command's answer: the counts of both splits, as JSON and as lines."""
     from lost.cli.render.output import count
+    from lost.utils.wording import counted
 
     value: dict[str, Any] = {"path": str(out)}
     lines = []
     for name, entry in splits.items():
         value[name] = {key: entry[key] for key in ("documents", "bytes", "tokens")}
         line = (
-            f"{name:5}  {entry['documents']:,} documents  {count(entry['bytes'])}B of text  {count(entry['tokens'])} "
-            f"tokens  {entry['bytes'] / entry['tokens']:.2f} bytes a token"
+            f"{name:5}  {counted(entry['documents'], 'document')}  {count(entry['bytes'])}B of text  "
+            f"{count(entry['tokens'])} tokens  {entry['bytes'] / entry['tokens']:.2f} bytes a token"
         )
         if "targets" in entry:
             value[name]["targets"] = entry["targets"]["tokens"]

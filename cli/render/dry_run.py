@@ -12,6 +12,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     from lost.cli.render.output import answer, count, size
     from lost.data.mixture import Mixture
     from lost.planning.budget import budget, dense_twin
+    from lost.utils.wording import counted
 
     config, folder, dataset = run.config, run.folder, run.dataset
     weights = run.source.path if run.source else None
@@ -43,7 +44,8 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
         taken = ", ".join(f"{each['epochs']:.2f} epochs of {each['path']} ({each['share']:.2%})" for each in mixture)
     begins = "resumes at" if result.start else "starts from"
     first = f" with the weights of {weights}" if weights else ""
-    removes = f", {len(result.removed)} checkpoints removed" if result.removed else ""
+    removes = f", {counted(len(result.removed), 'checkpoint')} removed" if result.removed else ""
+    more = counted(disk.checkpoints, "more checkpoint")
     each = " each" if run.workers.world_size > 1 else ""
     rows = [
         ["backend", run.backend],
@@ -52,8 +54,8 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
         ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available"],
         ["data", f"{dataset.path}: {count(result.tokens)} tokens, intact; the run takes {taken}"],
         ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
-        ["disk", f"{size(disk.needed)} needed for {disk.checkpoints} more checkpoints, {size(disk.free)} free"],
-        ["to go", f"{result.steps} steps, {count(tokens)} tokens"],
+        ["disk", f"{size(disk.needed)} needed for {more}, {size(disk.free)} free"],
+        ["to go", f"{counted(result.steps, 'step')}, {count(tokens)} tokens"],
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name.ljust(width)}  {text}" for name, text in rows]

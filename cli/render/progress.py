@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lost.cli.render.output import count, duration, number, size
 from lost.tracking import Tracker
 from lost.utils.printable import printable
+from lost.utils.wording import counted
 
 
 class TrainingScreen(Tracker):
@@ -25,7 +26,8 @@ class TrainingScreen(Tracker):
 
     def __init__(self, total: int, on_stderr: bool, quiet: bool) -> None:
         self._console = Console(stderr=on_stderr, quiet=quiet, highlight=False, soft_wrap=True)
-        self._total, self._step, self._phase, self._numbers = total, 0, "starting", ""
+        self._total, self._step, self._phase = total, 0, "starting"
+        self._row: dict[str, Any] | None = None  # the last reported step's
         self._bar = Progress(
             BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
         )
@@ -56,16 +58,10 @@ class TrainingScreen(Tracker):
 
     def step(self, row: dict[str, Any]) -> None:
         """Show a reported step: in a terminal beside the bar, until the next one."""
-        left = (self._total - row["step"]) * row["tokens"] / row["step"] / row["tokens_per_second"]
-        mean, own = number(row["loss_mean"], 4), number(row["loss"], 4)
-        self._numbers = (
-            f"loss {mean}{'' if own == mean else f' (last {own})'}  lr {row['lr']:.2e}  "
-            f"grad {number(row['grad_norm'], 2)}  {row['tokens_per_second']:,.0f} tokens/s  "
-            f"{duration(left)} left  {size(row['memory_bytes'])}"
-        )
-        self._draw()
+        self._row = row
+        self.advance(row["step"])
         if not self._console.is_terminal:
-            self._console.print(f"step {row['step']}/{self._total}  {self._numbers}", markup=False)
+            self._console.print(f"step {row['step']}/{self._total}  {self._numbers()}", markup=False)
 
     def validation(self, row: dict[str, Any]) -> None:
         """Show a validation."""
@@ -75,9 +71,21 @@ class TrainingScreen(Tracker):
             f"perplexity {number(row['perplexity'], 2)}{bits}"
         )
 
+    def _numbers(self) -> str:
+        """Return the last reported step's numbers, and the time left from where the run is by now."""
+        if (row := self._row) is None:
+            return ""
+        left = (self._total - self._step) * row["tokens"] / row["step"] / row["tokens_per_second"]
+        mean, own = number(row["loss_mean"], 4), number(row["loss"], 4)
+        return (
+            f"loss {mean}{'' if own == mean else f' (last {own})'}  lr {row['lr']:.2e}  "
+            f"grad {number(row['grad_norm'], 2)}  {row['tokens_per_second']:,.0f} tokens/s  "
+            f"{duration(left)} left  {size(row['memory_bytes'])}"
+        )
+
     def _draw(self) -> None:
         where = f"step {self._step}/{self._total}" if self._step else ""
-        parts = [where, self._phase if self._phase != "training" else "", self._numbers]
+        parts = [where, self._phase if self._phase != "training" else "", self._numbers()]
         self._bar.update(self._task, completed=self._step, description="  ".join(filter(None, parts)))
 
     def message(self, text: str) -> None:
@@ -96,6 +104,7 @@ class PreparationScreen:
         self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
         self._tasks: dict[str, Any] = {}
         self._began, self._first, self._shown = 0.0, 0, 0.0
+        self._reached = ("", 0, 0, 0)  # phase, bytes, documents, tokens: most of it is never drawn
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -112,6 +121,8 @@ class PreparationScreen:
         self._console.print(printable(text), markup=False)
 
     def _finish(self) -> None:
+        if self._bar.tasks:
+            self._draw(time.monotonic())
         for task in self._bar.tasks:
             self._bar.update(task.id, total=task.completed or 1, completed=task.completed or 1)
 
@@ -119,24 +130,34 @@ class PreparationScreen:
         """Show the progress of a phase: bytes done, bytes in all (0 if unknown), documents and tokens in them."""
         now = time.monotonic()
         if phase not in self._tasks:
-            self._finish()
+            if self._console.is_terminal:
+                self._finish()
             self._tasks[phase] = self._bar.add_task(phase, total=total or None, counts="")
             self._began, self._first, self._shown = now, done, 0.0 if self._console.is_terminal else now
             if not self._console.is_terminal:
                 self._console.print(f"{phase} ...", markup=False)
+        self._reached = (phase, done, documents, tokens)
         every = self._BAR_EVERY if self._console.is_terminal else self._LINE_EVERY
         if now - self._shown < every and not done == total > 0:
             return
         self._shown = now
-        counts = f"{documents:,} documents  " if documents else ""
-        counts += f"{count(tokens)} tokens  " if tokens else ""
-        if now > self._began:
-            counts += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
         if self._console.is_terminal:
-            self._bar.update(self._tasks[phase], completed=done, counts=counts)
+            self._draw(now)
         else:
             share = f"{done / total:.0%}  " if total else ""
-            self._console.print(f"{phase}: {share}{counts}", markup=False)
+            self._console.print(f"{phase}: {share}{self._counts(now)}", markup=False)
+
+    def _draw(self, now: float) -> None:
+        phase, done, _, _ = self._reached
+        self._bar.update(self._tasks[phase], completed=done, counts=self._counts(now))
+
+    def _counts(self, now: float) -> str:
+        _, done, documents, tokens = self._reached
+        counts = f"{counted(documents, 'document')}  " if documents else ""
+        counts += f"{count(tokens)} tokens  " if tokens else ""
+        if now > self._began and done > self._first:
+            counts += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
+        return counts
 
 
 class EvaluationScreen:

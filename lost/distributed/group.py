@@ -7,6 +7,7 @@ from typing import Protocol
 from lost import __version__
 from lost.config import Config
 from lost.errors import BackendError, ConfigError
+from lost.utils.wording import counted
 
 # Environment variables that launchers set in each process: the number of processes, or (MLX) this one's rank.
 _LAUNCHERS = {"MLX_RANK": "mlx.launch", "WORLD_SIZE": "torchrun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
@@ -143,7 +144,7 @@ def model_shards(config: Config, count: int) -> int:
     """
     if count % config.train.replicas:
         raise ConfigError(
-            f"train.replicas = {config.train.replicas}: {count} workers can't form that many equal groups; "
+            f"train.replicas = {config.train.replicas}: {counted(count, 'worker')} can't form that many equal groups; "
             "expected a divisor of their number; change one of them"
         )
     return count // config.train.replicas

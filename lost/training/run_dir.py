@@ -16,6 +16,7 @@ from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
+from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
 LATEST = "latest"
@@ -43,10 +44,19 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     """
     start = starting_point(config, folder, dataset, tracker)
     if start:
-        tracker.message(f"resuming {folder} from step {start.progress.step}")
+        tracker.message(_going_on(start.progress.step, config, folder))
     elif (folder / CONFIG).exists():
         tracker.message(f"{folder} has no checkpoint yet: starting from step 0")
     return start
+
+
+def _going_on(step: int, config: Config, folder: Path) -> str:
+    """Return what is said of a run that has a checkpoint."""
+    if step < config.last_step:
+        return f"resuming {folder} from step {step}"
+    if step < config.schedule.steps:
+        return f"{folder} has come to train.stop_after = {config.train.stop_after}; raise it to train on"
+    return f"{folder} is complete, at step {step}; to train its model further, begin another run with --init-from it"
 
 
 def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
@@ -77,7 +87,7 @@ def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: boo
     """
     held = checkpoints_to_remove(folder, overwrite)
     if held:
-        tracker.message(f"removing {len(held)} checkpoints of an earlier run in {folder}")
+        tracker.message(f"removing {counted(len(held), 'checkpoint')} of an earlier run in {folder}")
     remove(folder / LATEST)  # first: the checkpoint that it names is about to be removed
     for path in held:
         remove_folder(path)
@@ -94,8 +104,8 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     held = checkpoints(folder / "checkpoints")
     if held and not overwrite:
         raise CheckpointError(
-            f"{folder} holds {len(held)} checkpoints up to {held[-1].name}, which --fresh would remove; choose another "
-            "--out, or add --overwrite to remove them"
+            f"{folder} holds {counted(len(held), 'checkpoint')} up to {held[-1].name}, which --fresh would "
+            "remove; choose another --out, or add --overwrite to remove them"
         )
     return held
 

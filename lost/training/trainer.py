@@ -35,6 +35,7 @@ from lost.training.prefetch import Prefetcher, batches_ahead
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
+from lost.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -193,10 +194,12 @@ class _Run:
     def _with_threads(self, progress: TrainState) -> TrainState:
         """Note the number of threads, and say so if it isn't the one before: sums are then rounded otherwise."""
         now, before = self.engine.threads, progress.threads
+        if progress.step >= self.config.last_step:
+            return progress  # which no thread will change
         if now and before and now != before:
             self.tracker.message(
-                f"trained with {before} threads so far, and now with {now}: the run goes on, but won't end bit for bit "
-                f"where it would have; --threads {before} keeps to it"
+                f"trained with {counted(before, 'thread')} so far, and now with {now}: the run goes on, but won't end "
+                f"bit for bit where it would have; --threads {before} keeps to it"
             )
         if now and (remark := busy_remark(now)):
             self.tracker.message(remark)

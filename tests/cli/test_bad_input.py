@@ -150,7 +150,7 @@ def test_harmless_changes_are_listed_and_taken(lost: Lost, run: Path) -> None:
 def test_fresh_does_not_overwrite_by_itself(lost: Lost, run: Path) -> None:
     answer = lost("train", run, "--fresh")
     assert answer.code == 2
-    assert "holds 1 checkpoints up to step-00000004" in answer.err
+    assert "holds 1 checkpoint up to step-00000004" in answer.err
     assert (run / "checkpoints" / "step-00000004").exists()
     answer = lost("train", "quickstart", "--out", run, "--fresh")
     assert answer.code == 2
@@ -160,7 +160,7 @@ def test_fresh_with_overwrite_begins_again(lost: Lost, run: Path, tiny_yaml: Pat
     answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--fresh", "--overwrite",
                   "--set", "schedule.steps=3")  # fmt: skip
     assert answer.code == 0, answer.err
-    assert "removing 1 checkpoints" in answer.out
+    assert "removing 1 checkpoint of" in answer.out
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000003"]
 
 

@@ -21,6 +21,7 @@ from lost.engine import BACKENDS
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
 from lost.projections import KINDS
+from lost.utils.wording import counted
 
 Lost = Callable[..., object]
 
@@ -118,7 +119,7 @@ def test_threads(lost: Lost, run: Path, tmp_path: Path, monkeypatch: pytest.Monk
         assert torch.get_num_threads() == trained + 1
     finally:
         torch.set_num_threads(before)
-    assert f"trained with {trained} threads so far, and now with {trained + 1}" in answer.out
+    assert f"trained with {counted(trained, 'thread')} so far, and now with {trained + 1}" in answer.out
     assert open_checkpoint(copy / "checkpoints" / "step-00000040").progress.threads == trained + 1
     assert lost("train", copy, "--threads", 0).code == 2
 
@@ -262,7 +263,19 @@ def test_run_folder_is_enough_to_go_on(lost: Lost, run: Path) -> None:
     answer = lost("train", run, "--json")
     assert answer.code == 0, answer.err
     assert json.loads(answer.out)["step"] == 40
-    assert "resuming" in answer.err
+
+
+def test_a_run_at_its_end_is_said_to_be_complete(lost: Lost, run: Path) -> None:
+    """Not that it resumes, nor that it has other threads than before: nothing is trained."""
+    before = torch.get_num_threads()
+    try:
+        answer = lost("train", run, "--threads", before + 1)
+    finally:
+        torch.set_num_threads(before)
+    assert answer.code == 0, answer.err
+    first, _, last = answer.out.splitlines()
+    assert first.startswith(f"{run} is complete, at step 40; to train its model further, ")
+    assert last.startswith("done at step 40")
 
 
 def test_defaults_of_prepare(lost: Lost, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def damage(path: Path) -> None:
     ("arguments", "words"),
     [
         (("--set", "optimizer.lr=1e-3"), "optimizer.lr = 0.001, was 0.01"),
-        (("--fresh",), "holds 1 checkpoints up to step-00000010"),
+        (("--fresh",), "holds 1 checkpoint up to step-00000010"),
         (("--data", "other"), "is not the data that"),
         (("--set", "train.micro_batch_size=3"), "doesn't divide"),
         (("--backend", "abacus"), "no such backend"),

@@ -24,6 +24,25 @@ def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     ]
 
 
+def test_a_finished_phase_shows_all_that_was_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most calls come too soon after one another to be drawn, and so does the last."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    clock = iter([0.0, 0.01, 0.02, 1.0, 1.0, 2.0])
+    monkeypatch.setattr("lost.cli.render.progress.time.monotonic", lambda: next(clock))
+    screen = PreparationScreen(on_stderr=False)
+    with screen.live():
+        screen("reading", 1000, 0, 1)
+        screen("reading", 2000, 0, 2)
+        screen("reading", 4_001_000, 0, 159)
+        screen("training the tokenizer", 0, 0)
+    shown = capsys.readouterr().out
+    assert "159 documents" in shown
+    assert "0.0 MB/s" not in shown  # a phase that counts nothing
+
+
 ROW = {
     "step": 20, "loss": 5.25, "loss_mean": 5.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 2000,
     "tokens_per_second": 100.0, "memory_bytes": 2**20,
@@ -38,7 +57,7 @@ ROW = {
         ([("phase", "training"), ("advance", 7)], "step 7/40"),
         (
             [("advance", 19), ("phase", "training"), ("step", ROW), ("advance", 23)],
-            "step 23/40  loss 5.5000 (last 5.2500)",
+            "step 23/40  loss 5.5000 (last 5.2500)  lr 1.00e-03  grad 1.00  100 tokens/s  0:00:17 left",
         ),
         ([("advance", 20), ("step", ROW), ("phase", "evaluating")], "step 20/40  evaluating  loss 5.5000"),
         ([("phase", "saving"), ("phase", "training"), ("advance", 30)], "step 30/40"),

@@ -134,9 +134,10 @@ def _shape(shape: str | None, rank: int | None, density: float | None, tokens: i
 def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
     """Yield the answer for a terminal."""
     from lost.cli.render.output import count, size
+    from lost.utils.wording import counted
 
     versions = ", ".join(f"{name} {version}" for name, version in value["versions"].items())
-    threads = f", {value['threads']} threads" if value["threads"] else ""
+    threads = f", {counted(value['threads'], 'thread')}" if value["threads"] else ""
     where = f"{value['device']}: {value['device_name']}{threads}"
     yield f"{versions}; {where}; computed in {value['dtype']}, weights in {value['param_dtype']}"
     if layer := value["layer"]:
