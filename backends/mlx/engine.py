@@ -40,7 +40,7 @@ class MlxEngine:
         workers: what `join` returned, where several processes train together.
 
     Raises:
-        BackendError: the device isn't here.
+        BackendError: the device isn't here, or isn't deterministic.
         ConfigError: the batch can't be divided over the workers.
     """
 
@@ -49,6 +49,10 @@ class MlxEngine:
 
     def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device, self.workers = config, devices.resolve(device), workers or SingleProcess()
+        if config.train.deterministic and self.device == "gpu":
+            raise BackendError(
+                "train.deterministic = true: MLX doesn't promise it on Metal; expected CUDA or a CPU; remove it"
+            )
         local_batch, micro_batch = local_batch_size(config, self.workers.world_size)
         memory = budget(config, self.backend, self.device, micro_batch, local_batch).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes

@@ -1,5 +1,6 @@
 """Devices that PyTorch sees here, and their memory. The only file that queries them."""
 
+import os
 import re
 
 import torch
@@ -59,6 +60,23 @@ def capacity(device: str) -> int:
     if device == "mps":
         return torch.mps.recommended_max_memory()
     return memory_bytes() // local_rank()[1]
+
+
+def be_deterministic(device: str) -> None:
+    """Have this process compute in a fixed order from now on; attention leaves out cuDNN's kernels, which don't.
+
+    Raises:
+        BackendError: the device has no such order.
+    """
+    if device == "mps":
+        raise BackendError(
+            "train.deterministic = true: PyTorch doesn't promise it on mps; expected CUDA or a CPU; remove it"
+        )
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):  # others are refused by PyTorch
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # no choice of compiled kernels by their times
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads any
 
 
 def wire(size: int) -> None:

@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 class TorchEngine:
     """A model on a device, or one worker's part of it. Implements `lost.engine.Engine`.
 
+    With `train.deterministic`, making one has the whole process compute deterministically.
+
     Args:
         config: the run; its vocabulary known.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         workers: what `join` returned, where several processes train together.
 
     Raises:
-        BackendError: the device isn't here.
+        BackendError: the device isn't here, or isn't deterministic.
         ConfigError: the workers can't share the model as the configuration says.
     """
 
@@ -49,6 +51,8 @@ class TorchEngine:
     def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device = config, devices.resolve(device)
         self._device = torch.device(self.device)
+        if config.train.deterministic:
+            devices.be_deterministic(self.device)
         self.workers = workers or SingleProcess()
         self._table, self._entries = parameter_table(config), vocabulary(config)
         self._layout: SingleDevice | Sharded = SingleDevice()

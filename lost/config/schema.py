@@ -255,6 +255,9 @@ class TrainConfig(Section):
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
     compile: bool | None = None
     """Whether the step is compiled. null: the device's default, which is yes for MLX on Metal, else no."""
+    deterministic: bool = False
+    """Whether PyTorch takes kernels that add up in a fixed order, where it has others: on CUDA, so that a resumed run
+    is the same to the bit. Slower, by how much isn't known. CPUs need none of it; MPS and Metal refuse."""
     checkpoint_activations: Literal["none", "narrow", "full"] = "none"
     """What the backward pass recomputes instead of saving. narrow: everything wider than the projections' bottlenecks,
     except the residual stream; full: everything inside a block. Slower, but takes less memory."""

@@ -82,9 +82,10 @@ def _installed(package: str) -> bool:
 def inference_config(config: Config) -> Config:
     """Return a configuration for evaluation and generation, where compilation and the optimizer don't matter.
 
-    Compilation pays off only where one shape is used many times, and not every backend has every optimizer.
+    Compilation pays off only where one shape is used many times; not every backend has every optimizer, or is
+    deterministic.
     """
-    return config.replace("train", compile=False).replace("optimizer", name="adamw")
+    return config.replace("train", compile=False, deterministic=False).replace("optimizer", name="adamw")
 
 
 def create_engine(config: Config, backend: str = "auto", device: str = "auto") -> Engine:

@@ -25,7 +25,7 @@ LATEST = "latest"
 MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
-    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
+    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations", "deterministic")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
     *(
         f"train.{key}"
