@@ -128,8 +128,9 @@ class SlTrain(Layer):
 def _composed_product(
     x: mx.array, down: mx.array, up: mx.array, values: mx.array, indices: mx.array, scale: float
 ) -> mx.array:
+    up, down, values = (each.astype(x.dtype) for each in (up, down, values))
     weight = (up @ down * scale).flatten().at[mx.stop_gradient(indices)].add(values).reshape(len(up), -1)
-    return x @ weight.astype(x.dtype).T
+    return x @ weight.T
 
 
 class Lost(Layer):

@@ -119,16 +119,18 @@ class _SlTrain(torch.autograd.Function):
         x, down, up, values, indices = ctx.saved_tensors
         rows, y_grad = x.flatten(0, -2), outer[0].flatten(0, -2)
         x_grad = y_grad @ _composed(x.dtype, down, up, values, indices, ctx.scale)
-        weight_grad = (y_grad.T @ rows).to(down.dtype)
-        pair_grad = weight_grad * ctx.scale
-        values_grad = weight_grad.flatten()[indices.long()]
-        return x_grad.view_as(x), up.T @ pair_grad, pair_grad @ down.T, values_grad, None, None
+        weight_grad = y_grad.T @ rows
+        values_grad = weight_grad.view(-1)[indices.long()].to(values.dtype)
+        pair_grad = weight_grad.mul_(ctx.scale)
+        down_grad = (up.to(x.dtype).T @ pair_grad).to(down.dtype)
+        return x_grad.view_as(x), down_grad, (pair_grad @ down.to(x.dtype).T).to(up.dtype), values_grad, None, None
 
 
 def _composed(dtype: torch.dtype, down: Tensor, up: Tensor, values: Tensor, indices: Tensor, scale: float) -> Tensor:
-    weight = up @ down * scale
-    weight.view(-1).index_add_(0, indices, values)
-    return weight.to(dtype)
+    """Return the weight (out, in), computed in `dtype`: products in float32 would take most of a step on a GPU."""
+    weight = (up.to(dtype) @ down.to(dtype)).mul_(scale)
+    weight.view(-1).index_add_(0, indices, values.to(dtype))
+    return weight
 
 
 class Lost(Layer):
