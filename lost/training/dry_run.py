@@ -13,7 +13,6 @@ from lost.errors import StorageError, UserError
 from lost.planning.budget import Memory
 from lost.planning.disk import DiskRoom, disk_room
 from lost.planning.room import check_room
-from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import check_free
 from lost.tracking import Tracker
 from lost.training.run_dir import check_run_folder, checkpoints_to_remove, starting_point
@@ -94,8 +93,9 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     removed = checkpoints_to_remove(folder, run.overwrite) if run.fresh else []
     start = None if run.fresh else starting_point(config, folder, dataset, tracker)
     check_run_folder(folder, start is not None)
-    if not start and not run.source and (unused := unused_rows(config, dataset)):
-        tracker.message(unused)
+    if not start and not run.source:
+        for text in run.remarks():
+            tracker.message(text)
     step = start.progress.step if start else 0
     disk = disk_room(config, folder, step, removed)
     if disk.shortage:

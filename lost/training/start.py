@@ -4,7 +4,7 @@
 resume from, and trains.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import UserError
 from lost.interop.source import Source
 from lost.model.load import load_config
+from lost.planning.alignment import unaligned
 from lost.planning.disk import disk_room
 from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
@@ -96,6 +97,10 @@ class Ready:
     def engine(self, config: Config | None = None) -> Engine:
         """Make the engine of the run, or of another configuration."""
         return backend_module(self.backend).create(config or self.config, self.device, self.workers)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what is to be said of a model that doesn't train yet, and so can still be changed."""
+        yield from filter(None, (unused_rows(self.config, self.dataset), unaligned(self.config, self.device)))
 
     def check(self) -> None:
         """Read all data, and see that every worker would do the same; all of them call this.
@@ -186,8 +191,9 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
             tracker.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset)
     write_config(run.config, run.folder)
-    if not point and (unused := unused_rows(run.config, run.dataset)):
-        tracker.message(unused)
+    if not point:
+        for text in run.remarks():
+            tracker.message(text)
     if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
         tracker.message(short)
     return point

@@ -30,6 +30,7 @@ def plan(
     from lost.engine import resolve_backend
     from lost.errors import UserError
     from lost.model.load import load_config
+    from lost.planning.alignment import unaligned
     from lost.planning.budget import report
     from lost.planning.room import check_room
     from lost.planning.vocabulary import with_vocabulary
@@ -37,13 +38,13 @@ def plan(
     if memory_gib is not None and device != "auto":
         raise UserError("--memory-gib and --device were both given; leave one of them out")
     settings, remark = with_vocabulary(load_config(config, overrides), data)
-    if remark:
-        note(remark)
     if memory_gib is not None:
         name = resolve_backend(backend)
         device_name, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
     else:
         name, device_name, room = _target(backend, device)
+    for text in filter(None, (remark, unaligned(settings, device_name))):
+        note(text)
     value = report(settings, name, device_name)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
