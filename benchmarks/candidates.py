@@ -3,6 +3,9 @@
     entries, blocks    y = up act(down x) + C x, C being `density` of random entries, or diagonal blocks after a stride
     normed             LOST with an RMSNorm on the bottleneck, before the activation
     lax                that, of the sum with what the same projection had there one block earlier (LaX)
+    crossing           LaX without its norm: the bottleneck's activated features of one block earlier, weighted, from 0
+    gated              CoLA with a gated bottleneck: up (act(a x) * b x), down = [a; b]
+    joint, joined      CoLA with one bottleneck for q, k and v, and one for gate and up: the first has it, the others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
     from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
 
@@ -199,6 +202,69 @@ class Lax(Normed):
         return {**super()._initial(seed, std), "crossing": np.ones(1)}
 
 
+class Crossing(Lost):
+    """LOST with what the same projection had one block earlier."""
+
+    layers = {"torch": "candidates:TorchCrossing"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "crossing": Tensor((self.settings.rank,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "crossing": np.zeros(self.settings.rank)}
+
+
+class Gated(Paired):
+    """A pair whose bottleneck is twice as wide before its gate."""
+
+    layers = {"torch": "candidates:TorchGated"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "down": Tensor((2 * self.settings.rank, self.in_features))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        values = super()._initial(seed, std)
+        gate = normal(seed, f"{self.name}.gate", values["down"].shape, float(values["down"].std()))
+        return {**values, "down": np.concatenate([values["down"], gate])}
+
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        gate, passed = np.split(x @ values["down"].T, 2, axis=-1)
+        return (ACTIVATIONS[self.settings.activation](gate) * passed) @ values["up"].T
+
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return what has the size of one: a gate has no linear form."""
+        return values["up"] @ values["down"][: self.settings.rank]
+
+
+class Joint(Paired):
+    """The pair whose bottleneck others read."""
+
+    layers = {"torch": "candidates:TorchJoint"}  # noqa: RUF012
+
+    def complement(self, values: Mapping[str, Array]) -> Array:
+        """Return nothing."""
+        return np.zeros((self.out_features, self.in_features))
+
+
+class Joined(Paired):
+    """The second half of a pair."""
+
+    layers = {"torch": "candidates:TorchJoined"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"up": Tensor((self.out_features, self.settings.rank))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {"up": super()._initial(seed, std)["up"]}
+
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        return np.zeros((*x.shape[:-1], self.out_features))
+
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return nothing: what it reads is another's."""
+        return np.zeros((self.out_features, self.in_features))
+
+
 class Reselected(Lost):
     """LOST with channels that change."""
 
@@ -245,6 +311,59 @@ class TorchLax(TorchNormed):
         hidden = F.rms_norm(hidden, hidden.shape[-1:], self.norm, 1e-6)
         self.earlier[self.place] = TORCH_ACTIVATIONS[self.activation](hidden)
         return torch_layers.Lost._widen(self, hidden, kept)
+
+
+class TorchCrossing(torch_layers.Lost):
+    """The crossing, of features after the activation."""
+
+    crossing: TorchTensor
+    earlier: dict[str, TorchTensor] = {}  # noqa: RUF012 - of the pass under way
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        _, _, block, self.place = projection.name.split(".", 3)
+        self.first = block == "0"
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        hidden, kept = parts
+        if not self.first:
+            hidden = hidden + self.crossing * self.earlier[self.place]
+        self.earlier[self.place] = TORCH_ACTIVATIONS[self.activation](hidden)
+        return super()._widen(hidden, kept)
+
+
+class TorchGated(TorchPaired):
+    """The gate."""
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return down x, gate and gated."""
+        return (F.linear(x, self.down.to(x.dtype)),)
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        gate, passed = parts[0].chunk(2, dim=-1)
+        return F.linear(self.act(gate) * passed, self.up.to(gate.dtype))
+
+
+class TorchJoint(TorchPaired):
+    """The bottleneck of the pass under way, activated once for all."""
+
+    hidden: TorchTensor
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return act(down x)."""
+        TorchJoint.hidden = self.act(F.linear(x, self.down.to(x.dtype)))
+        return (TorchJoint.hidden,)
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        return F.linear(parts[0], self.up.to(parts[0].dtype))
+
+
+class TorchJoined(TorchJoint):
+    """What the layer before it in this block had."""
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return that."""
+        return (TorchJoint.hidden,)
 
 
 class TorchReselected(Layer):
@@ -322,7 +441,7 @@ def _observed(block: Any, config: Any, number: int, dtype: torch.dtype, _init: A
 
 Block.__init__ = _observed  # type: ignore[method-assign]
 KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
-KINDS.update(from_embedding=FromEmbedding)
+KINDS.update(from_embedding=FromEmbedding, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
 
 if __name__ == "__main__":
     import candidates  # noqa: F401 - registers the kinds under the name that layers are imported by
