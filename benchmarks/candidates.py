@@ -5,7 +5,7 @@
     lax                that, of the sum with what the same projection had there one block earlier (LaX)
     crossing           LaX without its norm: the bottleneck's activated features of one block earlier, weighted, from 0
     gated              CoLA with a gated bottleneck: up (act(a x) * b x), down = [a; b]
-    joint, joined      CoLA with one bottleneck for q, k and v, and one for gate and up: the first has it, the others read it
+    joint, joined      CoLA with one bottleneck of q, k and v, one of gate and up: the first has it, others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
     from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
 
