@@ -5,6 +5,7 @@
     lax                that, of the sum with what the same projection had there one block earlier (LaX)
     crossing           LaX without its norm: the bottleneck's activated features of one block earlier, weighted, from 0
     gated              CoLA with a gated bottleneck: up (act(a x) * b x), down = [a; b]
+    shifted            CoLA whose bottleneck also reads its features one and two tokens earlier, weighted, from 0
     joint, joined      CoLA with one bottleneck of q, k and v, one of gate and up: the first has it, others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
     from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
@@ -236,6 +237,22 @@ class Gated(Paired):
         return values["up"] @ values["down"][: self.settings.rank]
 
 
+class Shifted(Paired):
+    """A pair whose bottleneck looks back: a causal depthwise filter of three taps, the present one fixed at 1."""
+
+    layers = {"torch": "candidates:TorchShifted"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "taps": Tensor((2 * self.settings.rank,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.settings.rank)}
+
+    def complement(self, values: Mapping[str, Array]) -> Array:
+        """Return nothing."""
+        return np.zeros((self.out_features, self.in_features))
+
+
 class Joint(Paired):
     """The pair whose bottleneck others read."""
 
@@ -344,6 +361,22 @@ class TorchGated(TorchPaired):
         return F.linear(self.act(gate) * passed, self.up.to(gate.dtype))
 
 
+class TorchShifted(TorchPaired):
+    """The filter."""
+
+    taps: TorchTensor
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return the filtered down x."""
+        hidden = F.linear(x, self.down.to(x.dtype))
+        before = F.pad(hidden, (0, 0, 2, 0))  # (b, 2 + s, r)
+        one, two = self.taps.chunk(2)
+        return (hidden + one * before[:, 1:-1] + two * before[:, :-2],)
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        return F.linear(self.act(parts[0]), self.up.to(parts[0].dtype))
+
+
 class TorchJoint(TorchPaired):
     """The bottleneck of the pass under way, activated once for all."""
 
@@ -442,6 +475,7 @@ def _observed(block: Any, config: Any, number: int, dtype: torch.dtype, _init: A
 Block.__init__ = _observed  # type: ignore[method-assign]
 KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
 KINDS.update(from_embedding=FromEmbedding, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
+KINDS.update(shifted=Shifted)
 
 if __name__ == "__main__":
     import candidates  # noqa: F401 - registers the kinds under the name that layers are imported by
