@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.profiler import profile
 
 from lost.backends.torch.arrays import DTYPES, to_tensor
+from lost.backends.torch.devices import compiles
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.layers import layer as make_layer
 from lost.bench.compare import Machine, Pass
@@ -37,7 +38,7 @@ def machine(device: str) -> Machine:
 def layer(
     projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
 ) -> Pass:
-    """Make a layer with these values, compiled where the configuration says so."""
+    """Make a layer with these values, compiled if an engine's step would be."""
     module = make_layer(projection, DTYPES[train.param_dtype]).to(device)
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     with torch.no_grad():
@@ -49,7 +50,7 @@ def layer(
         for width in (projection.in_features, projection.out_features)
     )
     x.requires_grad_()
-    forward = torch.compile(module) if train.compile else module
+    forward = torch.compile(module) if (compiles(device) if train.compile is None else train.compile) else module
 
     def run(times: int) -> None:
         for _ in range(times):
@@ -82,7 +83,7 @@ def saved_bytes(engine: TorchEngine, batch: Batch) -> int | None:
     """Return the bytes of tensors that a forward pass of the trunk leaves behind.
 
     `saved_tensors_hooks` don't see everything that a checkpointed segment keeps. The head's loss is left out: it
-    computes gradients at once and keeps no activations. None for a compiled model, whose trunk isn't called like this.
+    computes gradients at once and keeps no activations. None for a compiled model, which would be compiled meanwhile.
     """
     if engine.compiled:
         return None

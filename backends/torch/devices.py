@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+from importlib.util import find_spec
 
 import torch
 
@@ -77,6 +79,17 @@ def be_deterministic(device: str) -> None:
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # no choice of compiled kernels by their times
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads any
+
+
+def compiles(device: str) -> bool:
+    """Return whether training on a device is compiled unless the configuration says otherwise: CUDA, where that works.
+
+    It takes Triton, the C compiler that Triton calls, and a card of Volta's generation or a later one.
+    """
+    if not device.startswith("cuda") or not find_spec("triton"):
+        return False
+    has_compiler = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang"))))
+    return has_compiler and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def wire(size: int) -> None:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -63,8 +64,8 @@ class TorchEngine:
             # Free memory differs between devices, and all workers must gather and reduce alike.
             whole_steps = not self.workers.any(not fits_whole(config, self.device, room, self.workers.world_size))
             self._layout = sharded.Sharded(config, self.workers, self._device, whole_steps)
-        self.model = self._layout.build(config, self._device)
-        self.compiled = bool(config.train.compile)
+        self.compiled = devices.compiles(self.device) if config.train.compile is None else config.train.compile
+        self.model = self._layout.build(config, self._device, self.compiled)
         self._parameters = dict(self.model.named_parameters())
         # Plain tensors on the local part of the parameters' memory: the optimizer knows nothing of sharding.
         tensors = self._parameters | dict(self.model.named_buffers())
@@ -168,8 +169,16 @@ class TorchEngine:
     @torch.no_grad()
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         tokens, targets = self._on_device(batch)
-        with worker_errors(self.workers):
+        with worker_errors(self.workers), self._uncompiled():
             return self.model(tokens, targets)
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Run blocks as they are, and compile nothing, in evaluation and generation.
+
+        Their batches come in many shapes, and each would be compiled anew; and so the loss is to the bit what
+        `lost eval` gets. Evaluation is a small part of a run.
+        """
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return tokens (b, s) and targets (b * s,), both int64, after one copy, which on CUDA nothing waits for."""
@@ -194,7 +203,8 @@ class TorchEngine:
         unread, read = list(prompt), 0
         for _ in range(limit):
             tokens = torch.tensor([unread], device=self._device)
-            logits = self.model.logits(tokens, caches, read)[0, -1]
+            with self._uncompiled():
+                logits = self.model.logits(tokens, caches, read)[0, -1]
             read += len(unread)
             unread = [choose(to_array(logits.float()))]
             yield unread[0]

@@ -207,6 +207,18 @@ class LostForCausalLM(nn.Module):
         if not config.model.tie_word_embeddings:
             self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
 
+    def compile_blocks(self) -> None:
+        """Compile each block for itself, as soon as it runs.
+
+        Blocks of equal shapes share what is compiled. The whole trunk in one piece takes many times as long to trace.
+        """
+        import torch._dynamo.config as dynamo  # here: it takes as long as the rest of PyTorch
+
+        blocks = self.model.layers
+        dynamo.recompile_limit = max(dynamo.recompile_limit, len(blocks))  # they may all differ, by their ranks
+        for block in blocks:
+            block.compile()
+
     @property
     def head(self) -> Tensor:
         """The head's weight, (vocab, h)."""
@@ -224,7 +236,7 @@ class LostForCausalLM(nn.Module):
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""
-        x = self.model.forward(tokens, caches, start)  # not the compiled forward, which is for training's shapes
+        x = self.model(tokens, caches, start)
         return F.linear(x, self.head.to(x.dtype))
 
 

@@ -254,7 +254,8 @@ class TrainConfig(Section):
     param_dtype: DType = "float32"
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
     compile: bool | None = None
-    """Whether the step is compiled. null: the device's default, which is yes for MLX on Metal, else no."""
+    """Whether training is compiled, by PyTorch block by block. null: the device's default, which is yes on Metal (MLX),
+    and on CUDA where Triton and a C compiler are installed; else no."""
     deterministic: bool = False
     """Whether PyTorch takes kernels that add up in a fixed order, where it has others: on CUDA, so that a resumed run
     is the same to the bit. Slower, by how much isn't known. CPUs need none of it; MPS and Metal refuse."""

@@ -56,17 +56,17 @@ class Sharded:
         self._model: FSDPModule
         self._ends: dict[str, tuple[int, int]] = {}
 
-    def build(self, config: Config, device: torch.device) -> LostForCausalLM:
-        """Make the model with empty tensors; memory is taken only for this worker's rows."""
+    def build(self, config: Config, device: torch.device, compiled: bool) -> LostForCausalLM:
+        """Make the model as `SingleDevice.build` does; memory is taken only for the rows held here."""
         with torch.device("meta"):
             model = LostForCausalLM(config)
+        if compiled:
+            model.compile_blocks()
         stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.dtype]
         policy = MixedPrecisionPolicy(
             param_dtype=None if computed == stored else computed, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         for block in model.model.layers:
-            if config.train.compile:
-                block.compile()
             fully_shard(block, mesh=self._mesh, mp_policy=policy, reshard_after_forward=not self._whole_steps)
         fully_shard(model, mesh=self._mesh, mp_policy=policy)
         model.to_empty(device=device)

@@ -22,12 +22,12 @@ class SingleDevice:
     first_rows: Mapping[str, int] = {}
     writes = True
 
-    def build(self, config: Config, device: torch.device) -> LostForCausalLM:
-        """Make the model, its tensors empty."""
+    def build(self, config: Config, device: torch.device, compiled: bool) -> LostForCausalLM:
+        """Make the model, its tensors empty, its blocks compiled or not."""
         with device:
             model = LostForCausalLM(config)
-        if config.train.compile:
-            model.model.compile()
+        if compiled:
+            model.compile_blocks()
         return model
 
     def local_tensor(self, parameter: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""The compiled step of PyTorch: how many graphs it takes, counted with a backend that runs them as they are."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo as dynamo
+from torch._dynamo.utils import counters
+
+from lost.backends.torch import devices
+from lost.backends.torch.engine import TorchEngine
+from lost.config import Config
+from lost.data.batch import Batch
+from lost.model.init import initial_values
+
+KINDS = ("lost", "dense", "cola", "sltrain")
+
+
+@pytest.fixture(autouse=True)
+def counted() -> Iterator[None]:
+    """Count anew, without Inductor, whose code takes long to compile."""
+    dynamo.reset()
+    counters.clear()
+    limit = dynamo.config.recompile_limit
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        yield
+    dynamo.config.recompile_limit = limit
+    dynamo.reset()
+
+
+def started(config: Config, compiled: bool = True) -> TorchEngine:
+    engine = TorchEngine(config.replace("train", compile=compiled), "cpu")
+    engine.load(initial_values(config))
+    return engine
+
+
+def batch(size: int, length: int = 8) -> Batch:
+    return Batch(np.random.default_rng(size * length).integers(0, 19, (size, length + 1)).astype(np.int32))
+
+
+def graphs() -> int:
+    """Graphs so far, with none broken in two."""
+    assert not counters["graph_break"]
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("lost", "none"), ("lost", "narrow"), ("lost", "full"), *((k, "none") for k in KINDS[1:])]
+)
+def test_equal_blocks_share_one_graph(config: Callable[..., Config], kind: str, policy: str) -> None:
+    """Evaluations of other shapes between the steps make no more; what is trained is what an eager engine trains."""
+    settings = config(
+        projection={"kind": kind}, model={"num_hidden_layers": 3}, train={"checkpoint_activations": policy}
+    )
+    compiled, eager = started(settings), started(settings, compiled=False)
+    halves = [batch(2), batch(2)]
+    for _ in range(2):
+        found, expected = (engine.step(halves, 32, 0.01).wait() for engine in (compiled, eager))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert graphs() == 1
+        for shapes in ([batch(3), batch(1)], [batch(2, 5)], [batch(2)]):
+            compiled.evaluate(shapes)
+        list(compiled.generate([1, 2], lambda scores: int(scores.argmax()), 3))
+    assert graphs() == 1
+
+
+def test_evaluation_is_that_of_an_eager_engine(config: Callable[..., Config]) -> None:
+    shapes = [batch(3), batch(2, 5)]
+    assert started(config()).evaluate(shapes) == started(config(), compiled=False).evaluate(shapes)
+    assert graphs() == 0
+
+
+def test_every_block_may_differ(config: Callable[..., Config]) -> None:
+    """More kinds of blocks than PyTorch compiles of one function by default; beyond that it would run them eagerly."""
+    dynamo.config.recompile_limit = 2
+    ranks = {f"model.layers.{layer}.*": {"rank": 2 + layer} for layer in range(3)}
+    engine = started(config(model={"num_hidden_layers": 3}, projection={"overrides": ranks}))
+    for _ in range(2):
+        engine.step([batch(2)], 16, 0.01)
+    assert graphs() == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "compiler", "capability", "expected"),
+    [
+        ("cuda:0", True, "gcc", (9, 0), True),
+        ("cuda:0", True, "clang", (7, 0), True),
+        ("cuda:0", True, "my-cc", (9, 0), True),
+        ("cuda:0", False, "gcc", (9, 0), False),
+        ("cuda:0", True, "", (9, 0), False),
+        ("cuda:0", True, "gcc", (6, 1), False),
+        ("cpu", True, "gcc", (9, 0), False),
+        ("mps", True, "gcc", (9, 0), False),
+    ],
+)
+def test_cuda_compiles_by_default_where_it_can(
+    device: str,
+    triton: bool,
+    compiler: str,
+    capability: tuple[int, int],
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CC", "my-cc")
+    monkeypatch.setattr(devices, "find_spec", lambda name: triton and name == "triton")
+    monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert devices.compiles(device) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "by_default", "expected"), [(None, True, True), (False, True, False), (True, False, True)]
+)
+def test_the_configuration_decides_first(
+    config: Callable[..., Config],
+    asked: bool | None,
+    by_default: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "compiles", lambda device: by_default)
+    engine = TorchEngine(config(train={"compile": asked}), "cpu")
+    engine.load(initial_values(config()))
+    engine.step([batch(2)], 16, 0.01)
+    assert (engine.compiled, graphs()) == (expected, int(expected))
