@@ -28,10 +28,11 @@ class TrainingScreen(Tracker):
         self._console = Console(stderr=on_stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._total, self._step, self._phase = total, 0, "starting"
         self._row: dict[str, Any] | None = None  # the last reported step's
-        self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.description}"), console=self._console, transient=True
-        )
-        self._task = self._bar.add_task(self._phase, total=total)
+        self._began = (0, time.monotonic())  # the step at which the run begins, and when that was
+        self._column = BarColumn()
+        self._bar = Progress(self._column, TextColumn("{task.description}"), console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=total)
+        self._draw()
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -44,6 +45,7 @@ class TrainingScreen(Tracker):
 
     def begin(self, step: int) -> None:
         """Move the bar to where the run begins."""
+        self._began = step, time.monotonic()
         self.advance(step)
 
     def phase(self, name: str) -> None:
@@ -61,7 +63,7 @@ class TrainingScreen(Tracker):
         self._row = row
         self.advance(row["step"])
         if not self._console.is_terminal:
-            self._console.print(f"step {row['step']}/{self._total}  {self._numbers()}", markup=False)
+            self._console.print("  ".join([f"step {row['step']}/{self._total}", *self._numbers(row)]), markup=False)
 
     def validation(self, row: dict[str, Any]) -> None:
         """Show a validation."""
@@ -71,22 +73,40 @@ class TrainingScreen(Tracker):
             f"perplexity {number(row['perplexity'], 2)}{bits}"
         )
 
-    def _numbers(self) -> str:
-        """Return the last reported step's numbers, and the time left from where the run is by now."""
-        if (row := self._row) is None:
-            return ""
+    def _numbers(self, row: dict[str, Any]) -> list[str]:
+        """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""
         left = (self._total - self._step) * row["tokens"] / row["step"] / row["tokens_per_second"]
         mean, own = number(row["loss_mean"], 4), number(row["loss"], 4)
-        return (
-            f"loss {mean}{'' if own == mean else f' (last {own})'}  lr {row['lr']:.2e}  "
-            f"grad {number(row['grad_norm'], 2)}  {row['tokens_per_second']:,.0f} tokens/s  "
-            f"{duration(left)} left  {size(row['memory_bytes'])}"
-        )
+        return [
+            f"loss {mean}",
+            f"{duration(left)} left",
+            f"{row['tokens_per_second']:,.0f} tokens/s",
+            *([f"last loss {own}"] if own != mean else []),
+            f"lr {row['lr']:.2e}",
+            f"grad {number(row['grad_norm'], 2)}",
+            size(row["memory_bytes"]),
+        ]
+
+    def _first_numbers(self) -> list[str]:
+        """Return the time left, as far as steps that aren't reported yet tell."""
+        first, began = self._began
+        if self._step == first:
+            return []
+        return [f"{duration((self._total - self._step) * (time.monotonic() - began) / (self._step - first))} left"]
 
     def _draw(self) -> None:
+        """Show what fits beside the bar: a number is there whole, or not at all."""
+        self._column.bar_width = min(24, self._console.width // 5)
+        room = self._console.width - self._column.bar_width - 1
         where = f"step {self._step}/{self._total}" if self._step else ""
-        parts = [where, self._phase if self._phase != "training" else "", self._numbers()]
-        self._bar.update(self._task, completed=self._step, description="  ".join(filter(None, parts)))
+        phase = self._phase if self._phase != "training" else ""
+        numbers = self._numbers(self._row) if self._row else self._first_numbers()
+        shown = ""
+        for part in filter(None, (where, phase, *numbers)):
+            if len(longer := f"{shown}  {part}" if shown else part) > room:
+                break
+            shown = longer
+        self._bar.update(self._task, completed=self._step, description=shown)
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bar."""

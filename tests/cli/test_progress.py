@@ -57,7 +57,7 @@ ROW = {
         ([("phase", "training"), ("advance", 7)], "step 7/40"),
         (
             [("advance", 19), ("phase", "training"), ("step", ROW), ("advance", 23)],
-            "step 23/40  loss 5.5000 (last 5.2500)  lr 1.00e-03  grad 1.00  100 tokens/s  0:00:17 left",
+            "step 23/40  loss 5.5000  0:00:17 left  100 tokens/s  last loss 5.2500  lr 1.00e-03  grad 1.00",
         ),
         ([("advance", 20), ("step", ROW), ("phase", "evaluating")], "step 20/40  evaluating  loss 5.5000"),
         ([("phase", "saving"), ("phase", "training"), ("advance", 30)], "step 30/40"),
@@ -75,6 +75,47 @@ def test_a_bar_that_moves_with_every_step(
     with screen.live():
         pass
     assert f" {shown}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (100, "step 20/40  loss 5.5000  0:00:20 left  100 tokens/s  last loss 5.2500"),
+        (60, "step 20/40  loss 5.5000  0:00:20 left"),
+        (40, "step 20/40  loss 5.5000"),
+    ],
+)
+def test_beside_the_bar_is_what_fits_whole(
+    columns: int, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar stays; of the numbers those that matter least go."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = TrainingScreen(40, on_stderr=False, quiet=False)
+    screen.phase("training")
+    screen.step(ROW)
+    with screen.live():
+        pass
+    frame = capsys.readouterr().out.split("\x1b[2K")[-2].splitlines()[0]
+    assert frame.startswith("━")
+    assert frame.rstrip().endswith(f" {shown}")
+    assert len(frame) <= columns
+
+
+def test_the_time_left_is_told_before_the_first_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    clock = iter([0.0, 100.0, 160.0])
+    monkeypatch.setattr("lost.cli.render.progress.time.monotonic", lambda: next(clock, 160.0))
+    screen = TrainingScreen(40, on_stderr=False, quiet=False)
+    screen.begin(10)
+    screen.phase("training")
+    screen.advance(13)
+    with screen.live():
+        pass
+    assert " step 13/40  0:09:00 left" in capsys.readouterr().out
 
 
 def test_the_bar_grows_with_every_step(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,5 +140,7 @@ def test_a_line_in_a_pipe_has_both_losses(capsys: pytest.CaptureFixture[str]) ->
         screen.step(ROW)
         screen.step({**ROW, "loss_mean": ROW["loss"]})
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("step 20/40  loss 5.5000 (last 5.2500)  lr 1.00e-03  grad 1.00  100 tokens/s  ")
-    assert second.startswith("step 20/40  loss 5.2500  lr")
+    assert first == (
+        "step 20/40  loss 5.5000  0:00:20 left  100 tokens/s  last loss 5.2500  lr 1.00e-03  grad 1.00  1.0 MiB"
+    )
+    assert second.startswith("step 20/40  loss 5.2500  0:00:20 left  100 tokens/s  lr")
