@@ -16,6 +16,7 @@ import typer
 
 from lost.cli.commands import convert, evaluate, generate, inspect, prepare, train, verify
 from lost.cli.commands.beforehand import bench, config, doctor, plan
+from lost.cli.render.output import folded
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave, leave_with_launcher
 from lost.errors import InterruptedAtOnceError, LostError, OutOfMemoryError
@@ -115,7 +116,7 @@ class _Failure:
     def report(self, trace: str, as_json: bool) -> None:
         """Print it, with a traceback if there is one; as JSON too, where an answer would have been."""
         shown = self.usage or f"lost: {self.message}"
-        print(printable(f"{trace}\n{shown}" if trace else shown), file=sys.stderr)
+        print(*([printable(trace)] if trace else []), folded(shown, sys.stderr), sep="\n", file=sys.stderr)
         if as_json and os.environ.get("RANK", "0") == "0":  # of several workers one answers
             error = {"kind": self.kind, "message": self.message, "exit_code": self.exit_code}
             print(json.dumps({"error": error}, indent=2))

@@ -1,9 +1,12 @@
 """Printing of answers, as one JSON object or as lines, and formatting of numbers."""
 
 import json
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from textwrap import wrap
+from typing import Any, TextIO
 
 from lost.cli.render.streams import check_written
 from lost.utils.parsing import finite
@@ -16,7 +19,7 @@ def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
     Raises:
         OutputError: it could not be written.
     """
-    text = json.dumps(finite(value), indent=2, allow_nan=False) if as_json else printable("\n".join(lines))
+    text = json.dumps(finite(value), indent=2, allow_nan=False) if as_json else folded("\n".join(lines), sys.stdout)
     if text:
         print(text)
         check_written()
@@ -24,12 +27,27 @@ def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
 
 def note(text: str) -> None:
     """Print a remark on standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    print(folded(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
     """Print a line of the answer as soon as it is known."""
-    print(printable(text), flush=True)
+    print(folded(text, sys.stdout), flush=True)
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """Return text made printable, for a terminal in lines that fit it; a command in backticks stays in one line."""
+    if not stream.isatty():
+        return printable(text)
+    whole = re.sub(r"`[^`\n]*`", lambda quoted: quoted[0].replace(" ", "\0"), printable(text))
+    columns = shutil.get_terminal_size().columns
+    lines = (line if len(line) <= columns else _wrapped(line, columns) for line in whole.split("\n"))
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _wrapped(line: str, columns: int) -> str:
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    return "\n".join(wrap(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def write_text(text: str, raw: bool) -> None:

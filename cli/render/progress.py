@@ -9,9 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lost.cli.render.output import count, duration, number, size
+from lost.cli.render.output import count, duration, folded, number, size
 from lost.tracking import Tracker
-from lost.utils.printable import printable
 from lost.utils.wording import counted
 
 
@@ -110,7 +109,7 @@ class TrainingScreen(Tracker):
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bar."""
-        self._console.print(printable(text), markup=False)
+        self._console.print(folded(text, self._console.file), markup=False)
 
 
 class PreparationScreen:
@@ -138,7 +137,7 @@ class PreparationScreen:
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bars."""
-        self._console.print(printable(text), markup=False)
+        self._console.print(folded(text, self._console.file), markup=False)
 
     def _finish(self) -> None:
         if self._bar.tasks:

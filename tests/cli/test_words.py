@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lost.cli.render.output import folded
 from lost.data.dataset import Dataset
 
 
@@ -143,3 +145,30 @@ def test_a_length_is_remarked_on_where_it_was_reached(
     assert done.code == 0, done.err
     assert ("longer than the 16 tokens" in done.err) is not ends
     assert ("has no more positions" in done.err) is not ends
+
+
+def test_in_a_terminal_sentences_break_between_words(lost: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a pipe or a file they go in one line."""
+    whole = lost("config", "--explain", "lr").err
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    folded = lost("config", "--explain", "lr").err
+    assert whole.count("\n") == 1
+    assert folded.split() == whole.split()
+    assert max(map(len, folded.splitlines())) <= 40
+
+
+def test_a_command_to_copy_stays_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = folded("a disk is full; make room, then `lost train runs/a` resumes\nthe run", sys.stderr)
+    assert shown.splitlines() == ["a disk is full; make", "room, then", "`lost train runs/a`", "resumes", "the run"]
+
+
+def test_answers_fit_a_narrow_terminal(lost: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = lost("config", "--explain", "projection").out.splitlines()
+    assert max(map(len, lines)) <= 60
+    meaning = [line for line in lines if line.startswith("    ")]
+    assert sum(len(line) > 50 for line in meaning) > len(meaning) / 2  # not wrapped twice

@@ -10,7 +10,7 @@ from lost.cli.options import AsJson
 if TYPE_CHECKING:
     from lost.config.reference import Key, Part
 
-_COLUMNS = 100
+_COLUMNS = 100  # at most: longer lines are harder to read
 _PAGE = """\
 # Configuration
 
@@ -51,8 +51,10 @@ def config(
 
 def _explained(parts: "list[Part]", whole: bool) -> Iterator[str]:
     """Yield lines for a terminal."""
+    from shutil import get_terminal_size
     from textwrap import wrap
 
+    columns = min(_COLUMNS, get_terminal_size((_COLUMNS, 0)).columns)
     for number, part in enumerate(parts):
         if part.meaning and (whole or len(part.keys) > 1):
             yield from ([""] if number else [])
@@ -60,7 +62,7 @@ def _explained(parts: "list[Part]", whole: bool) -> Iterator[str]:
             yield ""
         for key in part.keys:
             yield f"{key.path}: {key.values}; {_default(key)}"
-            yield from wrap(key.meaning, _COLUMNS, initial_indent="    ", subsequent_indent="    ")
+            yield from wrap(key.meaning, columns, initial_indent="    ", subsequent_indent="    ")
 
 
 def _page(parts: "list[Part]") -> Iterator[str]:
