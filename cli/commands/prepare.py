@@ -107,6 +107,7 @@ def prepare(
         own = load_tokenizer(tokenizer_path(tokenizer), end_of_text)
         with screen.live():
             splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite, screen.message)
+        remark_on_share(splits, None if valid_files else share)
         answer(as_json, *described(out, splits))
         return
     sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision))
@@ -129,7 +130,18 @@ def prepare(
     for each in (sources, *([held_out] if held_out else [])):
         for remark in each.remarks():
             note(remark)
+    remark_on_share(splits, None if held_out else share)
     answer(as_json, *described(out, splits))
+
+
+def remark_on_share(splits: "dict[str, dict[str, Any]]", share: float | None) -> None:
+    """Show that the share held out isn't the one asked for, unless none was."""
+    from lost.cli.render.output import note
+    from lost.data.dataset import TRAIN, VALID
+    from lost.prepare.holdout import uneven
+
+    if share is not None and (remark := uneven(splits[TRAIN]["bytes"], splits[VALID]["bytes"], share)):
+        note(remark)
 
 
 def check_hub_options(

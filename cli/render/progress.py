@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lost.cli.render.output import count, duration, folded, number, size
 from lost.tracking import Tracker
 from lost.utils.wording import counted
+
+
+def _bar_width(console: Console) -> int:
+    return min(24, console.width // 5)
+
+
+def _fitting(parts: Iterable[str], room: int) -> str:
+    """Return the first parts, as many as there is room for, each of them whole."""
+    shown = ""
+    for part in filter(None, parts):
+        if len(longer := f"{shown}  {part}" if shown else part) > room:
+            break
+        shown = longer
+    return shown
 
 
 class TrainingScreen(Tracker):
@@ -95,17 +109,12 @@ class TrainingScreen(Tracker):
 
     def _draw(self) -> None:
         """Show what fits beside the bar: a number is there whole, or not at all."""
-        self._column.bar_width = min(24, self._console.width // 5)
+        self._column.bar_width = _bar_width(self._console)
         room = self._console.width - self._column.bar_width - 1
         where = f"step {self._step}/{self._total}" if self._step else ""
         phase = self._phase if self._phase != "training" else ""
         numbers = self._numbers(self._row) if self._row else self._first_numbers()
-        shown = ""
-        for part in filter(None, (where, phase, *numbers)):
-            if len(longer := f"{shown}  {part}" if shown else part) > room:
-                break
-            shown = longer
-        self._bar.update(self._task, completed=self._step, description=shown)
+        self._bar.update(self._task, completed=self._step, description=_fitting((where, phase, *numbers), room))
 
     def message(self, text: str) -> None:
         """Show a sentence, above the bar."""
@@ -119,8 +128,14 @@ class PreparationScreen:
 
     def __init__(self, on_stderr: bool) -> None:
         self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[counts]}"))
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
+        self._column = BarColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            self._column,
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[counts]}"),
+        )
+        self._bar = Progress(*columns, console=self._console)
         self._tasks: dict[str, Any] = {}
         self._began, self._first, self._shown = 0.0, 0, 0.0
         self._reached = ("", 0, 0, 0)  # phase, bytes, documents, tokens: most of it is never drawn
@@ -164,19 +179,23 @@ class PreparationScreen:
             self._draw(now)
         else:
             share = f"{done / total:.0%}  " if total else ""
-            self._console.print(f"{phase}: {share}{self._counts(now)}", markup=False)
+            self._console.print(f"{phase}: {share}{'  '.join(self._counts(now))}", markup=False)
 
     def _draw(self, now: float) -> None:
         phase, done, _, _ = self._reached
-        self._bar.update(self._tasks[phase], completed=done, counts=self._counts(now))
+        self._column.bar_width = _bar_width(self._console)
+        taken = len("training the tokenizer 0:00:00 ") + self._column.bar_width + 1  # by the longest phase
+        counts = _fitting(self._counts(now), self._console.width - taken)
+        self._bar.update(self._tasks[phase], completed=done, counts=counts)
 
-    def _counts(self, now: float) -> str:
+    def _counts(self, now: float) -> Iterator[str]:
         _, done, documents, tokens = self._reached
-        counts = f"{counted(documents, 'document')}  " if documents else ""
-        counts += f"{count(tokens)} tokens  " if tokens else ""
+        if documents:
+            yield counted(documents, "document")
+        if tokens:
+            yield f"{count(tokens)} tokens"
         if now > self._began and done > self._first:
-            counts += f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
-        return counts
+            yield f"{(done - self._first) / (now - self._began) / 1e6:.1f} MB/s"
 
 
 class EvaluationScreen:

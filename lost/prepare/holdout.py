@@ -15,6 +15,7 @@ _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more chang
 _LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
 _FEW = 20  # with fewer documents, an entire one would be too large a share to hold out
 _MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
+_UNEVEN = 4  # times more, or less, than was to be held out are worth a word
 _REMOTE_BYTES = 64 << 20  # of text from elsewhere, that is read twice
 
 
@@ -116,6 +117,17 @@ def hold_out(stats: TextStats, fraction: float) -> HeldOut:
     chosen = max(1, int(np.searchsorted(np.cumsum(counts[rare]), wanted, side="right")))
     largest = candidates[min(chosen, len(candidates) - 1) - 1]
     return HeldOut(fraction, int(largest), distinct[~rare & (distinct <= largest)].tolist())
+
+
+def uneven(training: int, validation: int, fraction: float) -> str:
+    """Return what a user should know where the bytes held out are far from the share asked for, else ""."""
+    share = validation / (training + validation)
+    if fraction / _UNEVEN <= share <= fraction * _UNEVEN:
+        return ""
+    return (
+        f"{share:.2%} of the text is held out for validation, not {fraction:.2%}: whole documents are, and these "
+        "differ in length; for another share, change --valid-fraction, or name validation text with --valid"
+    )
 
 
 def tokenizer_text(sources: Sources, held_out: HeldOut | None, stats: TextStats) -> Iterator[str]:

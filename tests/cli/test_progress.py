@@ -43,6 +43,22 @@ def test_a_finished_phase_shows_all_that_was_read(
     assert "0.0 MB/s" not in shown  # a phase that counts nothing
 
 
+def test_the_bars_of_a_preparation_fit_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = PreparationScreen(on_stderr=False)
+    with screen.live():
+        screen("reading", 4_000_000, 0, 210)
+        screen("training the tokenizer", 0, 0)
+        screen("encoding", 4_000_000, 4_000_000, 210, 4_210_000)
+    shown = capsys.readouterr().out
+    assert f"encoding               {'━' * 12} 0:00:00 210 documents" in shown
+    assert "…" not in shown
+
+
 ROW = {
     "step": 20, "loss": 5.25, "loss_mean": 5.5, "lr": 1e-3, "grad_norm": 1.0, "tokens": 2000,
     "tokens_per_second": 100.0, "memory_bytes": 2**20,

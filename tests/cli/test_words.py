@@ -172,3 +172,14 @@ def test_answers_fit_a_narrow_terminal(lost: Callable, monkeypatch: pytest.Monke
     assert max(map(len, lines)) <= 60
     meaning = [line for line in lines if line.startswith("    ")]
     assert sum(len(line) > 50 for line in meaning) > len(meaning) / 2  # not wrapped twice
+
+
+@pytest.mark.parametrize("longest", [1, 1000])
+def test_a_share_held_out_that_is_not_the_one_asked_for_is_said(lost: Callable, tmp_path: Path, longest: int) -> None:
+    """Whole documents are held out: one of forty is little of the text, or nearly all, where one is much longer."""
+    documents = [f"rank layer weight {number:02d}. " * (longest if number == 7 else 1) for number in range(40)]
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in documents))
+    done = lost("prepare", text, "--out", tmp_path / "set", "--vocab-size", 300, "--valid-fraction", 0.025)
+    assert done.code == 0, done.err
+    assert ("of the text is held out for validation, not 2.50%" in done.err) == (longest > 1)
