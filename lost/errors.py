@@ -5,6 +5,8 @@ prints the message alone and leaves with `exit_code`; a traceback is shown only 
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SHORT = re.compile(r"out of memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE)
 
@@ -65,6 +67,25 @@ class OutOfMemoryError(UserError):
     def caused(error: BaseException) -> bool:
         """Say whether memory that ran out is what an error of Python, PyTorch or MLX tells of."""
         return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SHORT.search(str(error))))
+
+
+class GradientMemoryError(OutOfMemoryError):
+    """Memory that ran out in a step before it changed anything: with fewer sequences at once it can be taken again.
+
+    Args:
+        error: what Python or a framework raised.
+    """
+
+    @staticmethod
+    @contextmanager
+    def raised() -> Iterator[None]:
+        """Raise this error in place of a framework's, for what changes neither weights nor moments."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not OutOfMemoryError.caused(error):
+                raise
+            raise GradientMemoryError(error) from error
 
 
 class MissingPackageError(UserError):

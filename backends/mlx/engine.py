@@ -19,7 +19,7 @@ from lost.data.batch import Batch, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
-from lost.errors import BackendError
+from lost.errors import BackendError, GradientMemoryError
 from lost.model.parameters import index_limits, parameter_table, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import SkipRule, worst
@@ -115,10 +115,11 @@ class MlxEngine:
         """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
         scale = mx.array(self.workers.world_size / predictions)  # as a number it would be compiled in
         total, gradients = mx.array(0.0), None
-        for batch in micro_batches:
-            nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
-            total = total + nll
-            mx.eval(total, gradients)
+        with GradientMemoryError.raised():
+            for batch in micro_batches:
+                nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
+                total = total + nll
+                mx.eval(total, gradients)
         if isinstance(self.workers, MlxGroup):
             gradients, total = self.workers.reduce(gradients, total)
         flat, norm = _clip(

@@ -22,6 +22,7 @@ from lost.data.batch import Batch, check_tokens, packed, with_last
 from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepResult
 from lost.engine.registry import implementation
+from lost.errors import GradientMemoryError
 from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
 from lost.optim.skip_step import worst
@@ -117,7 +118,7 @@ class TorchEngine:
         for parameter in (*self._parameters.values(), *self._trained.values()):
             parameter.grad = None
         total = torch.zeros((), device=self._device)
-        with worker_errors(self.workers):
+        with worker_errors(self.workers), GradientMemoryError.raised():
             for batch, last in with_last(micro_batches):
                 self._layout.begin_micro_batch(last)
                 nll = self.model(*self._on_device(batch))

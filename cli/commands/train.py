@@ -89,14 +89,19 @@ def train(
 def describe(config: "Config", engine: "Engine") -> str:
     """Return one line that describes what is about to be trained."""
     from lost.cli.render.output import count
+    from lost.distributed.group import local_batch_size
     from lost.planning.budget import budget, dense_twin
+    from lost.utils.wording import counted
 
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
+    local, at_once = local_batch_size(config, engine.workers.world_size)
+    parts = f", {counted(at_once, 'sequence')} at once" if at_once < local else ""
     among = f" and {engine.workers.world_size - 1} more" if engine.workers.world_size > 1 else ""
     return (
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
-        f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a step"
+        f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a "
+        f"step{parts}"
     )
 
 

@@ -11,10 +11,12 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     """Print how training would start."""
     from lost.cli.render.output import answer, count, size
     from lost.data.mixture import Mixture
+    from lost.distributed.group import local_batch_size
     from lost.planning.budget import budget, dense_twin
     from lost.utils.wording import counted
 
     config, folder, dataset = run.config, run.folder, run.dataset
+    at_once = local_batch_size(config, run.workers.world_size)[1]
     weights = run.source.path if run.source else None
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = result.start.progress.step if result.start else 0, result.disk
@@ -25,6 +27,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
         "devices": result.devices,
         "workers": run.workers.world_size,
         "parameters": parameters,
+        "micro_batch_size": at_once,
         "memory_bytes": {"needed": result.memory.total, "there": result.room},
         "data": {"path": str(dataset.path), "tokens": result.tokens, "epochs": max(result.epochs)},
         "resumes": result.start is not None,
@@ -46,12 +49,13 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     first = f" with the weights of {weights}" if weights else ""
     removes = f", {counted(len(result.removed), 'checkpoint')} removed" if result.removed else ""
     more = counted(disk.checkpoints, "more checkpoint")
+    parts = f"{counted(at_once, 'sequence')} at once"
     each = " each" if run.workers.world_size > 1 else ""
     rows = [
         ["backend", run.backend],
         ["workers", f"{run.workers.world_size} ({', '.join(result.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
-        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available"],
+        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available; {parts}"],
         ["data", f"{dataset.path}: {count(result.tokens)} tokens, intact; the run takes {taken}"],
         ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
         ["disk", f"{size(disk.needed)} needed for {more}, {size(disk.free)} free"],

@@ -192,6 +192,8 @@ def _model(
     configs = {kind: config.replace("projection", kind=kind) for kind in kinds}
     for each in configs.values():
         projections(each)  # refuses settings that the kind can't have
+    if config.train.micro_batch_size == "auto":
+        config, configs = _with_micro_batch(target, config, configs)
     _check_room(target, configs)
     train, batches = config.train, list(random_batches(config))
     predictions = sum(batch.predictions for batch in batches)
@@ -241,14 +243,30 @@ def _model(
     }
 
 
+def _with_micro_batch(
+    target: Target, config: Config, configs: Mapping[str, Config]
+) -> tuple[Config, dict[str, Config]]:
+    """Return configurations with the largest micro-batch with which the device holds all models at once; or 1."""
+    room, batch = target.module.capacity(target.device), config.train.batch_size
+    sizes = (size for size in range(batch, 1, -1) if batch % size == 0)
+    size = next((size for size in sizes if _held_at_once(target, configs, size)[0] <= room), 1)
+    at_once = {kind: each.replace("train", micro_batch_size=size) for kind, each in configs.items()}
+    return config.replace("train", micro_batch_size=size), at_once
+
+
+def _held_at_once(target: Target, configs: Mapping[str, Config], micro_batch: int) -> tuple[int, int]:
+    """Return the bytes of all models, one of which computes, and how many of them are its activations."""
+    needs = [budget(config, target.backend, target.device, micro_batch).memory for config in configs.values()]
+    most = max(need.activations for need in needs)
+    return sum(need.total - need.activations for need in needs) + most, most
+
+
 def _check_room(target: Target, configs: Mapping[str, Config]) -> None:
     """Refuse models that the device can't hold at once, as interleaved rounds require."""
     room = target.module.capacity(target.device)
     for config in configs.values():
         check_room(config, target.backend, target.device, room)
-    needs = [budget(config, target.backend, target.device).memory for config in configs.values()]
-    most = max(need.activations for need in needs)
-    total = sum(need.total - need.activations for need in needs) + most
+    total, most = _held_at_once(target, configs, config.train.micro_batch)
     if total > room:
         raise ConfigError(
             f"--kinds {','.join(configs)}: held at once, they need about {total / 2**30:.2f} GiB, and {target.device} "

@@ -12,6 +12,7 @@ _CPU_DEFAULTS = (
     *("train.batch_size=4", "train.micro_batch_size=null"),
     *("train.dtype=float32", "train.param_dtype=float32"),
 )
+_BATCH = 64  # of an accelerator where the file leaves the micro-batch to it
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def settings(
 ) -> Config:
     """Return the configuration to measure: options, before `--set`, before the device's defaults, before the file.
 
-    A CPU gets 4 sequences in float32, other devices one micro-batch of the file.
+    A CPU gets 4 sequences in float32, other devices one micro-batch of the file; 64 sequences if that is `auto`.
 
     Raises:
         UserError: a value is out of range.
@@ -99,8 +100,9 @@ def settings(
     base = load_config(config, [*defaults, *overrides, *named])
     if batch:
         named.append(f"train.batch_size={batch}")
-        if batch <= base.train.micro_batch:
+        if isinstance(base.train.micro_batch_size, int) and batch <= base.train.micro_batch_size:
             named.append("train.micro_batch_size=null")
     elif device != "cpu":
-        defaults = [f"train.batch_size={base.train.micro_batch}"]
+        chosen = _BATCH if base.train.micro_batch_size == "auto" else base.train.micro_batch
+        defaults = [f"train.batch_size={chosen}"]
     return load_config(config, [*defaults, *overrides, *named])

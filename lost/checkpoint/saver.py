@@ -48,13 +48,13 @@ class Saver:
 
     Args:
         folder: holds the checkpoints.
-        config: the run.
+        config: the run; may be replaced between two saves.
         engine: holds the state.
         tokenizer: of the run.
     """
 
     def __init__(self, folder: Path, config: Config, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._folder, self._config, self._engine, self._tokenizer = folder, config, engine, tokenizer
+        self._folder, self.config, self._engine, self._tokenizer = folder, config, engine, tokenizer
         self._writing: _Writing | None = None
 
     def start(self, progress: TrainState) -> None:
@@ -75,7 +75,7 @@ class Saver:
         if refused:
             raise StorageError(refused)
         failpoint("save.begun")
-        needed = 2 * checkpoint.array_bytes(self._config)
+        needed = 2 * checkpoint.array_bytes(self.config)
         writes = workers.rank < workers.num_readers
         beside = not workers.any(writes and needed > available_bytes())
         parameters = self._engine.dump() if writes else iter(())
@@ -128,11 +128,11 @@ class Saver:
         """Give the folder its name, let older ones go, and return what went wrong."""
         if self._engine.workers.rank > 0:
             return ""
-        step, train = writing.progress.step, self._config.train
+        step, train = writing.progress.step, self.config.train
         path = checkpoint.checkpoint_path(self._folder, step)
         try:
             with storage(path):
-                checkpoint.write_manifest(writing.partial, files, self._config, writing.progress, self._tokenizer)
+                checkpoint.write_manifest(writing.partial, files, self.config, writing.progress, self._tokenizer)
                 failpoint("save.manifest")
                 publish(writing.partial, path, replace=True)
                 failpoint("save.renamed")

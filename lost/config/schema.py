@@ -243,9 +243,10 @@ class TrainConfig(Section):
 
     batch_size: Count = 512
     """Sequences an optimizer step, over all devices and micro-batches."""
-    micro_batch_size: Count | None = None
-    """Sequences in memory at once; null: the whole batch. Lower it where memory is short: what is computed stays the
-    same."""
+    micro_batch_size: Count | Literal["auto"] | None = "auto"
+    """Sequences in memory at once: what is computed stays the same, but for rounding. auto: as many as fit by the
+    estimate of memory, on a CPU at most 16,384 tokens; a run keeps its number while it suits the device. null: the
+    whole batch."""
     replicas: Count = 1
     """Under torchrun: copies of the model, each sharded over an equal number of processes (HSDP). With MLX every
     process holds a copy."""
@@ -303,8 +304,8 @@ class TrainConfig(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Sequences in memory at once, with the default resolved."""
-        return self.micro_batch_size or self.batch_size
+        """Sequences in memory at once; the whole batch where no number is set."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
 
 
 class OptimizerConfig(Section):

@@ -127,7 +127,7 @@ def local_batch_size(config: Config, count: int) -> tuple[int, int]:
     """
     train = config.train
     local = train.batch_size // count
-    micro = train.micro_batch_size or max(local, 1)
+    micro = train.micro_batch_size if isinstance(train.micro_batch_size, int) else max(local, 1)
     if train.batch_size % count or local % micro:
         raise ConfigError(
             f"train.batch_size = {train.batch_size}, train.micro_batch_size = {train.micro_batch_size}: they don't "

@@ -68,6 +68,9 @@ class Engine(Protocol):
         """Do one optimizer step on the mean loss over `predictions`, the total of all workers' micro-batches.
 
         Where the guard decides to skip the update, on all workers alike, weights and moments stay unchanged.
+
+        Raises:
+            GradientMemoryError: memory ran out before anything changed; the step may be taken again.
         """
 
     def suspects(self) -> list[str]:

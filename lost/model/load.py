@@ -42,7 +42,7 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
         name: a YAML file, or the name of a shipped configuration such as `llama_60m`; None: `follows` alone.
         overrides: `section.key=value`, the value in YAML; applied in order.
         follows: supplies the keys of model and projection that are left out; without a name all others too, except the
-            data and where to stop.
+            data, where to stop, and the micro-batch, which is a matter of its machine.
 
     Raises:
         ConfigError: with file, line, key and value of all problems at once.
@@ -51,7 +51,8 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
     for text in overrides:
         override(document, text)
     if follows:
-        base = follows.replace("data", path=None, mixture=None).replace("train", stop_after=None).model_dump()
+        new = follows.replace("data", path=None, mixture=None)
+        base = new.replace("train", stop_after=None, micro_batch_size="auto").model_dump()
         for section in ("model", "projection") if name is not None else base:
             own = document.values.get(section, {})
             document.values[section] = {**base[section], **own} if isinstance(own, dict) else own

@@ -126,6 +126,11 @@ def logits_at_once(backend: str, device: str) -> int:
     return _LOGITS[f"{backend} {device.partition(':')[0]}"]
 
 
+def devices_of(backend: str) -> list[str]:
+    """Return the kinds of device that a backend's runs can be planned for, a CPU first, what trains fastest last."""
+    return [key.partition(" ")[2] for key in _LOGITS if key.startswith(f"{backend} ")]
+
+
 def dense_twin(config: Config) -> Config:
     """Return the configuration with every projection dense."""
     return config.replace("projection", kind="dense", overrides={})
@@ -143,6 +148,7 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
             "dense_equivalent": dense.parameters,
         },
         "flops_per_token": own.flops_per_token,
+        "micro_batch_size": config.train.micro_batch,
         "memory_bytes": {**asdict(own.memory), "total": own.memory.total},
         "dense": {
             "flops_per_token": dense.flops_per_token,

@@ -9,6 +9,8 @@ from lost.distributed.group import local_batch_size, model_shards
 from lost.errors import ConfigError
 from lost.planning.budget import Memory, budget
 
+_CLOSE, _SMALL = 0.1, 2**30  # below so many bytes, what isn't counted (workspaces, rounding up) is a large part
+
 
 def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
     """Refuse a run that doesn't fit its device by this estimate: out of memory, Metal ends the process silently.
@@ -58,6 +60,18 @@ def smaller_micro_batch(config: Config, backend: str, device: str, room: int, wo
     local_batch, memory = local_batch_size(config, workers)[0], _estimate(config, backend, device, workers)
     at_most = bisect_right(range(1, below), room, key=lambda size: memory(size).total)
     return next((size for size in range(at_most, 0, -1) if local_batch % size == 0), None)
+
+
+def fits(config: Config, backend: str, device: str, room: int, workers: int, micro_batch: int) -> bool:
+    """Return whether so many sequences at once fit by the estimate."""
+    return _estimate(config, backend, device, workers)(micro_batch).total <= room
+
+
+def peak_remark(peak: int, estimate: int) -> str:
+    """Return what is to be said where a step's peak of memory, in bytes, parts from its estimate by over a tenth."""
+    if abs(peak - estimate) <= _CLOSE * max(estimate, _SMALL):
+        return ""
+    return f"the first step took {_gib(peak)} of memory at its peak, where {_gib(estimate)} were estimated"
 
 
 def settings_that_take_less(config: Config) -> str:

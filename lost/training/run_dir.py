@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from lost.checkpoint import Checkpoint, checkpoints, newest_valid
+from lost.checkpoint import Checkpoint, checkpoints, newest_valid, open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
@@ -77,6 +77,16 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Trac
     if start:
         _check_agreement(start, config, folder, dataset, tracker)
     return start
+
+
+def last_micro_batch(folder: Path) -> int | None:
+    """Return the number of sequences that a run had in memory at once; None: no checkpoint says so."""
+    for path in reversed(checkpoints(folder / "checkpoints")):
+        try:
+            return open_checkpoint(path).config.train.micro_batch
+        except CheckpointError:
+            continue  # reported when the run is resumed
+    return None
 
 
 def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: bool) -> None:

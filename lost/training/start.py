@@ -4,6 +4,7 @@
 resume from, and trains.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from lost.interop.source import Source
 from lost.model.load import load_config
 from lost.planning.alignment import unaligned
 from lost.planning.disk import disk_room
+from lost.planning.micro_batch import with_micro_batch
 from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import locked
@@ -31,6 +33,7 @@ from lost.training.run_dir import (
     check_data,
     check_shared_dir,
     config_file,
+    last_micro_batch,
     reset_run_dir,
     start_or_resume,
     write_config,
@@ -73,7 +76,8 @@ class Ready:
     """A run that may start; nothing is written yet.
 
     Attributes:
-        config: resolved, its vocabulary known.
+        config: resolved, its vocabulary and its micro-batch known.
+        written: as the run folder keeps it: where the micro-batch is left to the device, it stays so.
         folder: the run folder; it may not exist yet.
         dataset: the prepared text.
         source: the weights to begin with, where they are needed still.
@@ -85,6 +89,7 @@ class Ready:
     """
 
     config: Config
+    written: Config
     folder: Path
     dataset: Dataset
     source: Source | None
@@ -136,10 +141,22 @@ def ready(asked: Request) -> Ready:
     module = backend_module(name)
     device = module.resolve(asked.device)
     workers = module.join(device)
-    check_room(config, name, device, module.capacity(device), workers.world_size)
+    room = module.capacity(device)
+    written, config = config, _with_micro_batch(config, name, device, room, workers, None if asked.fresh else folder)
+    check_room(config, name, device, room, workers.world_size)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
-    return Ready(config, folder, dataset, source, name, device, workers, asked.fresh, asked.overwrite)
+    return Ready(config, written, folder, dataset, source, name, device, workers, asked.fresh, asked.overwrite)
+
+
+def _with_micro_batch(
+    config: Config, backend: str, device: str, room: int, workers: Workers, resumed: Path | None
+) -> Config:
+    """Return the configuration with the micro-batch that all workers have: the smallest room decides."""
+    rooms = workers.all_gather(str(room))  # by all, whatever their configuration says: agreement comes later
+    before = last_micro_batch(resumed) if resumed and workers.rank == 0 else None
+    before = json.loads(workers.broadcast(json.dumps(before)))
+    return with_micro_batch(config, backend, device, min(map(int, rooms)), workers.world_size, before)
 
 
 def start(
@@ -173,7 +190,8 @@ def start(
             tracker = Trackers(screen, log)
             point = _starting_point(run, tracker) if first else None  # rank 0 decides
             tracker.message(beginning_with)
-            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked)
+            adapts = run.written.train.micro_batch_size == "auto"
+            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts)
             tracker.message(ended(run.config, engine, result))
         workers.close()
     return result
@@ -190,7 +208,7 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
         for text in (*run.source.remarks, f"beginning with the weights of {run.source.path}"):
             tracker.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset)
-    write_config(run.config, run.folder)
+    write_config(run.written, run.folder)
     if not point:
         for text in run.remarks():
             tracker.message(text)

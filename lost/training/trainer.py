@@ -21,11 +21,13 @@ from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepResult, backend_module
-from lost.errors import DivergedError, LostError, OutOfMemoryError, StorageError
+from lost.errors import DivergedError, GradientMemoryError, LostError, OutOfMemoryError, StorageError
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
-from lost.planning.room import settings_that_take_less, smaller_micro_batch
+from lost.planning.budget import budget
+from lost.planning.micro_batch import half
+from lost.planning.room import peak_remark, settings_that_take_less, smaller_micro_batch
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
@@ -57,6 +59,7 @@ def train(
     tracker: Tracker,
     start: Checkpoint | None = None,
     asked: Stop | None = None,
+    adapts: bool = False,
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -68,25 +71,27 @@ def train(
         tracker: shows the run; its own files, and what the configuration names under `tracking`, are added.
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
         asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
+        adapts: whether the micro-batch may be halved where the first step shows that it doesn't fit.
 
     Raises:
         DivergedError: too many updates in a row were left out.
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = _Run(config, folder, dataset, engine, tracker)
+    run = _Run(config, folder, dataset, engine, tracker, adapts)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
     except (LostError, RuntimeError, MemoryError) as error:
-        short = OutOfMemoryError.caused(error)
+        cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
+        short = OutOfMemoryError.caused(cause)
         if not isinstance(error, LostError) and not short:
             raise
         # A save of a step before is still good. Several workers finish it together, so only if all of them are here.
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
         if short:
-            raise run.out_of_memory(error) from error
+            raise run.out_of_memory(cause) from error
         raise
     finally:
         run.close()
@@ -148,8 +153,11 @@ class _StoppedError(Exception):
 class _Run:
     """The parts of a run that the loop puts in order."""
 
-    def __init__(self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker) -> None:
+    def __init__(
+        self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker, adapts: bool
+    ) -> None:
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
+        self._adapts = adapts and engine.workers.world_size == 1  # others would wait in the midst of a step
         first = engine.workers.rank == 0
         own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
         others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
@@ -208,15 +216,11 @@ class _Run:
     def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""
         first = progress.samples
-        if self._batches is None:
-            read = partial(self.stream.batch, count=self.micro_batch)
-            self._batches = Prefetcher(read, self._starts(first), batches_ahead(self.engine.device))
-        batches = (self._batches.take() for _ in range(self.own_share // self.micro_batch))
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
         beginning = "compiling" if self.engine.compiled else "waiting for the first step"
         with self._phase(beginning) if self._first else nullcontext():
-            report = self.engine.step(batches, predictions, lr)
+            report = self._first_step(first, predictions, lr) if self._first else self._step(first, predictions, lr)
         self._first = False
         self._unread.append(report)
         self.tracker.advance(progress.step + 1)
@@ -228,6 +232,45 @@ class _Run:
             validation_loss=None,
         )
         return moved, report
+
+    def _step(self, first: int, predictions: int, lr: float) -> StepResult:
+        """Have the engine take the step whose first sample is given."""
+        if self._batches is None:
+            read = partial(self.stream.batch, count=self.micro_batch)
+            self._batches = Prefetcher(read, self._starts(first), batches_ahead(self.engine.device))
+        batches = (self._batches.take() for _ in range(self.own_share // self.micro_batch))
+        return self.engine.step(batches, predictions, lr)
+
+    def _first_step(self, first: int, predictions: int, lr: float) -> StepResult:
+        """Take the first step since the start, which shows whether the estimate of memory was right."""
+        planned = self.micro_batch
+        while True:
+            try:
+                report = self._step(first, predictions, lr)
+                break
+            except GradientMemoryError:
+                smaller = half(self.config, 1) if self._adapts else None
+                if smaller is None:
+                    raise
+            self._use_micro_batch(smaller)  # out here, where the error no longer holds what the step had computed
+        memory = self.engine.memory()
+        recorded = "memory_active_bytes" in memory and self.engine.workers.world_size == 1
+        if recorded and self.micro_batch == planned:  # else it is the peak of the step that failed
+            estimate = budget(self.config, self.engine.backend, self.engine.device).memory.total
+            if remark := peak_remark(memory["memory_bytes"], estimate):
+                self.tracker.message(remark)
+        return report
+
+    def _use_micro_batch(self, size: int) -> None:
+        """Go on with fewer sequences at once; checkpoints remember it."""
+        self.tracker.message(
+            f"{self.micro_batch} sequences at once (train.micro_batch_size = auto) took more memory than estimated, "
+            f"before anything was changed: training with {size}, which computes the same"
+        )
+        if self._batches:
+            self._batches.close()
+        self._batches, self.micro_batch = None, size
+        self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
 
     def _starts(self, first: int) -> Iterator[int]:
         """Yield where each micro-batch of this worker begins, from the step on whose first sample is given."""
@@ -310,7 +353,7 @@ class _Run:
             "train.grad_clip, and train again"
         )
 
-    def out_of_memory(self, error: Exception) -> OutOfMemoryError:
+    def out_of_memory(self, error: BaseException) -> OutOfMemoryError:
         """Return what to raise where memory ran out; it names the next smaller micro-batch, and other remedies."""
         engine, below = self.engine, self.micro_batch
         room = backend_module(engine.backend).capacity(engine.device)

@@ -78,7 +78,6 @@ def test_options_that_would_be_ignored(lost: Lost, run: Path, tmp_path: Path) ->
         ("train", run, "--overwrite"),
         ("prepare", run, "--vocab-size", 300, "--tokenizer", run),
         ("prepare", run, "--valid-fraction", 0.1, "--valid", run),
-        ("plan", "quickstart", "--memory-gib", 3, "--device", "cpu"),
         ("eval", run, "--data", run, "--text", run),
     ):
         answer = lost(*arguments)

@@ -113,18 +113,35 @@ def test_what_a_model_saves(lost: Lost, tiny_yaml: Path) -> None:
     assert saved["none"] == pytest.approx(budget(config).memory.activations - logits, rel=0.05)
 
 
+def test_a_micro_batch_that_is_left_to_the_device(lost: Lost, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest that divides the batch and with which all kinds fit at once."""
+    sets = ("data.seq_len=16", "model.vocab_size=64", "train.micro_batch_size=auto")
+    kinds = [load_config(tiny_yaml, (*sets, "train.batch_size=8", f"projection.kind={kind}")) for kind in KINDS[:2]]
+    needs = [budget(each, micro_batch=4).memory for each in kinds]
+    room = sum(need.total - need.activations for need in needs) + max(need.activations for need in needs)
+    monkeypatch.setattr("lost.backends.torch.capacity", lambda device: room + 1000)
+    arguments = ("--model", "--kinds", "dense,cola", "--device", "cpu", "--backend", "torch", "--rounds", 1)
+    value = value_of(lost, tiny_yaml, *arguments, "--batch", 8, *(word for each in sets for word in ("--set", each)))
+    assert (value["model"]["batch_size"], value["model"]["micro_batch_size"]) == (8, 4)
+
+
 def test_what_is_measured(tiny_yaml: Path) -> None:
     """What suits the device over the file, --set over that, what is named over all; a micro-batch where it fits."""
     trains = {device: settings("llama_60m", [], device).train for device in ("cpu", "cuda")}
     assert (trains["cpu"].dtype, trains["cpu"].batch_size, trains["cpu"].micro_batch) == ("float32", 4, 4)
-    file = load_config("llama_60m").train
-    assert (trains["cuda"].dtype, trains["cuda"].batch_size) == (file.dtype, file.micro_batch)
+    cuda = trains["cuda"]
+    assert (cuda.dtype, cuda.batch_size, cuda.micro_batch_size) == (load_config("llama_60m").train.dtype, 64, "auto")
+    assert settings("llama_60m", ["train.micro_batch_size=16"], "cuda").train.batch_size == 16
     train = settings("llama_60m", ["train.dtype=bfloat16", "train.batch_size=6"], "cpu").train
     assert (train.dtype, train.batch_size, train.micro_batch) == ("bfloat16", 6, 6)
     assert settings("llama_60m", ["train.dtype=bfloat16"], "cpu", dtype="float32").train.dtype == "float32"
     pure = settings("llama_60m", ["train.param_dtype=bfloat16"], "cpu", dtype="bfloat16").train
     assert (pure.dtype, pure.param_dtype) == ("bfloat16", "bfloat16")
-    assert [settings("llama_60m", [], "cuda", batch=size).train.micro_batch for size in (4, 64, 128)] == [4, 64, 64]
+    named = {
+        size: settings("llama_60m", ["train.micro_batch_size=64"], "cuda", batch=size).train for size in (4, 64, 128)
+    }
+    assert [each.micro_batch for each in named.values()] == [4, 64, 64]
+    assert settings("llama_60m", [], "cuda", batch=128).train.micro_batch_size == "auto"
 
 
 @pytest.mark.parametrize(

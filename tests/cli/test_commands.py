@@ -178,8 +178,9 @@ def test_plan(lost: Lost) -> None:
         sum(row.size for row in parameter_table(load_config("llama_60m")).values() if row.trained)
         == (value["parameters"]["total"])
     )
-    roomy = json.loads(lost("plan", "llama_60m", "--json", "--memory-gib", 100).out)
-    refused = lost("plan", "llama_60m", "--memory-gib", 1)
+    sets = ("--set", "train.micro_batch_size=64")
+    roomy = json.loads(lost("plan", "llama_60m", "--json", "--memory-gib", 100, *sets).out)
+    refused = lost("plan", "llama_60m", "--memory-gib", 1, *sets)
     assert refused.code == 2
     assert f"training needs about {roomy['memory_bytes']['total'] / 2**30:.2f} GiB" in refused.err
     assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0

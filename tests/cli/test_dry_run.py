@@ -55,6 +55,7 @@ def test_a_new_run(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Pat
         "devices": ["cpu"],
         "workers": 1,
         "parameters": sum(row.size for row in parameter_table(config).values() if row.trained),
+        "micro_batch_size": 2,
         "resumes": False,
         "step": 0,
         "removes": [],

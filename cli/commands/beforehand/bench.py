@@ -35,7 +35,7 @@ def bench(
         typer.Option(help="Type of computation; default: the configuration's, on a CPU float32."),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Model: sequences a step; default: one micro-batch, on a CPU 4.")
+        int | None, typer.Option(help="Model: sequences a step; default: one micro-batch (64 if auto), on a CPU 4.")
     ] = None,
     seq_len: Annotated[int | None, typer.Option(help="Model: tokens a sequence; default: the configuration's.")] = None,
     checkpoint_activations: Annotated[

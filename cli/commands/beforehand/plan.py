@@ -18,7 +18,7 @@ def plan(
     device: Device = "auto",
     memory_gib: Annotated[
         float | None,
-        typer.Option(help="Plan for a device with this much memory, instead of one of this machine.", min=0, max=1e6),
+        typer.Option(help="Plan for a device with this much memory, which needn't be here.", min=0, max=1e6),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -27,22 +27,20 @@ def plan(
     Parameters, FLOPs per token and memory, compared with the dense model's. Fails if the run doesn't fit the device.
     """
     from lost.cli.render.output import answer, count, note, size, table
-    from lost.engine import resolve_backend
-    from lost.errors import UserError
     from lost.model.load import load_config
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
+    from lost.planning.micro_batch import with_micro_batch
     from lost.planning.room import check_room
     from lost.planning.vocabulary import with_vocabulary
 
-    if memory_gib is not None and device != "auto":
-        raise UserError("--memory-gib and --device were both given; leave one of them out")
-    settings, remark = with_vocabulary(load_config(config, overrides), data)
+    asked, remark = with_vocabulary(load_config(config, overrides), data)
     if memory_gib is not None:
-        name = resolve_backend(backend)
-        device_name, room = ("gpu" if name == "mlx" else "cuda"), int(memory_gib * 2**30)
+        name, device_name = _elsewhere(backend, device)
+        room = int(memory_gib * 2**30)
     else:
         name, device_name, room = _target(backend, device)
+    settings = with_micro_batch(asked, name, device_name, room)
     for text in filter(None, (remark, unaligned(settings, device_name))):
         note(text)
     value = report(settings, name, device_name)
@@ -55,16 +53,36 @@ def plan(
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
     ]
     parts = value["parameters"]
+    chosen = f" (train.micro_batch_size = auto, on {device_name})" if settings != asked else ""
     lines = [
         *table(["", settings.projection.kind, "dense", "ratio"], rows),
         "",
         f"{count(parts['projections'])} of the parameters are in projections, "
         f"{count(parts['embeddings'])} in embedding and head",
-        f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once, weights in "
+        f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
     answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
     check_room(settings, name, device_name, room)
+
+
+def _elsewhere(backend: str, device: str) -> tuple[str, str]:
+    """Return the backend and device that are meant by names, wherever they are; auto: an accelerator.
+
+    Raises:
+        UserError: the backend has no such device.
+    """
+    from lost.engine import resolve_backend
+    from lost.errors import UserError
+    from lost.planning.budget import devices_of
+
+    name = resolve_backend(backend)
+    kinds = devices_of(name)
+    if device == "auto":
+        return name, kinds[-1]
+    if device.partition(":")[0] not in kinds:
+        raise UserError(f"--device {device} with --memory-gib: {name} has {', '.join(kinds)}; name one of these")
+    return name, device
 
 
 def _target(backend: str, device: str) -> tuple[str, str, int]:
