@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
-from typing import Any, TextIO
+from typing import IO, Any
 
 from lost.cli.render.streams import check_written
 from lost.utils.parsing import finite
@@ -35,7 +35,7 @@ def say(text: str) -> None:
     print(folded(text, sys.stdout), flush=True)
 
 
-def folded(text: str, stream: TextIO) -> str:
+def folded(text: str, stream: IO[str]) -> str:
     """Return text made printable, for a terminal in lines that fit it; a command in backticks stays in one line."""
     if not stream.isatty():
         return printable(text)
