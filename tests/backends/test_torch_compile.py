@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo as dynamo
+from functorch.compile import make_boxed_func
+from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from lost.backends.torch import devices
 from lost.backends.torch.engine import TorchEngine
+from lost.backends.torch.kernels.lost import narrow_lost
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.model.init import initial_values
@@ -79,6 +83,39 @@ def test_every_block_may_differ(config: Callable[..., Config]) -> None:
     for _ in range(2):
         engine.step([batch(2)], 16, 0.01)
     assert graphs() == 3
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("channels", [[[0, 2, 9], [2, 3, 4, 5], [9]], [[1, 7]]])
+def test_a_compiled_backward_pass_adds_nothing_by_index(channels: list[list[int]], last: bool) -> None:
+    """Which would be atomics on a card, in an order that varies. Layers with one input may keep the same channel."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 10, dtype=torch.float64, requires_grad=True)
+    downs = [torch.randn(4, 10, dtype=torch.float64) for _ in channels]
+    numbers = [torch.tensor(each, dtype=torch.int32) for each in channels]
+    operations: set[str] = set()
+
+    def backward(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        operations.update(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    def joined(x: Tensor) -> Tensor:
+        return torch.cat([part for halves in narrow_lost(x, downs, numbers, last) for part in halves], -1)
+
+    backend = aot_autograd(fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward), bw_compiler=backward)
+    with torch.compiler.set_stance("default"):
+        y = torch.compile(joined, backend=backend)(x)
+    outer = torch.randn_like(y)
+    y.backward(outer)
+    compiled, x.grad = x.grad, None
+    joined(x).backward(outer)
+    eager, x.grad = x.grad, None
+    parts = [part for down, kept in zip(downs, channels, strict=True) for part in (x @ down.T, x[..., kept])]
+    torch.cat(parts, -1).backward(outer)
+    for own in (compiled, eager):
+        torch.testing.assert_close(own, x.grad)
+    assert "aten.where.self" in operations
+    assert not [each for each in operations if "scatter" in each or "index_" in each]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def narrow_lost(
     ranks, counts = [len(each) for each in downs], [len(each) for each in channels]
     indices = _joined(channels).long()
     if last or torch.compiler.is_compiling():
-        kept = x.gather(-1, indices.expand(*x.shape[:-1], -1))
+        kept = _Gather.apply(x, indices, counts)
         hidden = F.linear(x, _joined(downs).to(x.dtype))
     else:
         hidden, kept = _Narrow.apply(x, indices, counts, *downs)
@@ -79,14 +79,52 @@ class _Narrow(torch.autograd.Function):
         x, channels, *downs = ctx.saved_tensors
         hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
         x_grad = hidden_grad @ _joined(downs).to(x.dtype)
-        # Channels are distinct within a layer, not across layers: one by one this is exact, and deterministic on CUDA.
-        for indices, part in zip(channels.split(ctx.counts), kept_grad.split(ctx.counts, 1), strict=True):
-            if x_grad.dtype == torch.float32:
-                x_grad.index_add_(1, indices, part)
-            else:  # where index_add_ is slower (benchmarks/layer_choices.py)
-                x_grad[:, indices] += part
+        _add_kept(x_grad, kept_grad, channels, ctx.counts)
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
         return x_grad.view_as(x), None, None, *down_grad.split([len(each) for each in downs])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channels: Tensor, counts: list[int]) -> Tensor:
+        ctx.save_for_backward(channels)
+        ctx.counts, ctx.width = counts, x.shape[-1]
+        return x.gather(-1, channels.expand(*x.shape[:-1], -1))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        (channels,), kept_grad = ctx.saved_tensors, outer[0].flatten(0, -2)
+        if torch.compiler.is_compiling():
+            x_grad = _spread(kept_grad, channels, ctx.counts, ctx.width)
+        else:
+            x_grad = kept_grad.new_zeros(len(kept_grad), ctx.width)
+            _add_kept(x_grad, kept_grad, channels, ctx.counts)
+        return x_grad.view(*outer[0].shape[:-1], -1), None, None
+
+
+def _add_kept(x_grad: Tensor, kept_grad: Tensor, channels: Tensor, counts: Sequence[int]) -> None:
+    """Add the kept channels' gradient (n, k) of all layers to that of their input (n, in), in place.
+
+    Channels are distinct within a layer, not across layers: one by one this is exact, and deterministic on CUDA.
+    """
+    for indices, part in zip(channels.split(counts), kept_grad.split(counts, 1), strict=True):
+        if x_grad.dtype == torch.float32:
+            x_grad.index_add_(1, indices, part)
+        else:  # where index_add_ is slower (benchmarks/layer_choices.py)
+            x_grad[:, indices] += part
+
+
+def _spread(kept_grad: Tensor, channels: Tensor, counts: Sequence[int], width: int) -> Tensor:
+    """Return the same sum from zero, (n, in), as gathers: each entry looks up where its gradient is, if it has one.
+
+    The compiler makes of an addition by index one of atomics, in an order that varies; this it fuses with what follows.
+    The places come from comparing numbers, a reduction, which is computed once and not anew for each row.
+    """
+    shifted = torch.cat([each + number * width for number, each in enumerate(channels.split(counts))])
+    columns = torch.arange(len(counts) * width, device=channels.device)
+    numbers = torch.arange(1, len(shifted) + 1, device=channels.device)
+    places = (numbers[:, None] * (shifted[:, None] == columns)).sum(0).view(-1, width) - 1  # -1: the layer has none
+    return torch.where(places >= 0, kept_grad[:, places.clamp(min=0)], 0).sum(1)
 
 
 class _Widen(torch.autograd.Function):
