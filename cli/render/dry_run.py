@@ -49,13 +49,13 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     first = f" with the weights of {weights}" if weights else ""
     removes = f", {counted(len(result.removed), 'checkpoint')} removed" if result.removed else ""
     more = counted(disk.checkpoints, "more checkpoint")
-    together = f"{counted(at_once, 'sequence')} at once"
+    sequences = f"{counted(at_once, 'sequence')} at once"
     each = " each" if run.workers.world_size > 1 else ""
     rows = [
         ["backend", run.backend],
         ["workers", f"{run.workers.world_size} ({', '.join(result.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
-        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available; {together}"],
+        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available; {sequences}"],
         ["data", f"{dataset.path}: {count(result.tokens)} tokens, intact; the run takes {taken}"],
         ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
         ["disk", f"{size(disk.needed)} needed for {more}, {size(disk.free)} free"],

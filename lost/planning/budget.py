@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lost.config import Config
+from lost.distributed.group import local_batch_size, model_shards
 from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
 from lost.optim import optimizer_of
 
@@ -20,7 +21,7 @@ _LOGITS = {
 }
 # How far MLX computes ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
 _AHEAD = {"none": 0.4, "narrow": 1.0, "full": 1.5}
-_CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
+CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,19 @@ def dense_twin(config: Config) -> Config:
     return config.replace("projection", kind="dense", overrides={})
 
 
-def report(config: Config, backend: str, device: str) -> dict[str, Any]:
-    """Return the answer of `lost plan --json`: the run's figures and those of its dense twin."""
-    own, dense = budget(config, backend, device), budget(dense_twin(config), backend, device)
+def report(config: Config, backend: str, device: str, workers: int = 1, whole_steps: bool = False) -> dict[str, Any]:
+    """Return the answer of `lost plan --json`: the run's figures and those of its dense twin.
+
+    Args:
+        config: its vocabulary and its micro-batch known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        workers: processes that share the run; the memory is that of one.
+        whole_steps: as `budget` takes it.
+    """
+    local_batch, micro_batch = local_batch_size(config, workers)
+    split = (micro_batch, local_batch, model_shards(config, workers), whole_steps)
+    own, dense = (budget(each, backend, device, *split) for each in (config, dense_twin(config)))
     return {
         "vocab_size": config.model.vocab_size,
         "parameters": {
@@ -148,7 +159,7 @@ def report(config: Config, backend: str, device: str) -> dict[str, Any]:
             "dense_equivalent": dense.parameters,
         },
         "flops_per_token": own.flops_per_token,
-        "micro_batch_size": config.train.micro_batch,
+        "micro_batch_size": micro_batch,
         "memory_bytes": {**asdict(own.memory), "total": own.memory.total},
         "dense": {
             "flops_per_token": dense.flops_per_token,
@@ -189,7 +200,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     token = norm + width * hidden + sum(blocks)  # the last norm and its output
     cast = 0
     if config.train.dtype != config.train.param_dtype:
-        kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in _CAST_ANEW)
+        kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in CAST_ANEW)
         head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
         cast = width * ((kept if policy == "none" else 0) + head)
     tokens = micro_batch * config.data.seq_len

@@ -6,6 +6,9 @@ from lost.planning.room import fits, smaller_micro_batch
 
 # A CPU gains nothing by more tokens at once, and other programs live in its memory: what a run takes there unasked.
 _CPU_TOKENS, _CPU_SHARE = 1 << 14, 0.5
+# Gathering once a step sends several times less than gathering in each micro-batch. With somewhat fewer sequences at
+# once a card computes almost as fast; not with so many times fewer.
+_WORTH = 4
 
 
 def with_micro_batch(
@@ -13,9 +16,10 @@ def with_micro_batch(
 ) -> Config:
     """Return the configuration with a number of sequences in place of `auto`; any other as it is.
 
-    On an accelerator as many as fit by the estimate; on a CPU the whole share of the batch, but at most 16,384 tokens
-    and half of the memory. A run keeps its number, and with it the order of sums, while it fits and divides the share;
-    but an accelerator on which over twice as many fit gets them.
+    On an accelerator as many as fit by the estimate, beside weights that are gathered once a step unless few would fit
+    so; on a CPU the whole share of the batch, but at most 16,384 tokens and half of the memory. A run keeps its number,
+    and with it the order of sums, while it fits and divides the share; but an accelerator on which over twice as many
+    fit gets them.
 
     Args:
         config: its vocabulary known.
@@ -38,6 +42,9 @@ def with_micro_batch(
     if on_cpu:
         most, limit = min(share, _CPU_TOKENS // config.data.seq_len), int(_CPU_SHARE * room)
     chosen = smaller_micro_batch(config, backend, device, limit, workers, below=most + 1) or 1
+    if not on_cpu and backend == "torch" and workers > 1:
+        beside = smaller_micro_batch(config, backend, device, room, workers, chosen + 1, whole_steps=True)
+        chosen = beside if beside and beside * _WORTH >= chosen else chosen
     keeps = before and share % before == 0 and fits(config, backend, device, room, workers, before)
     if before and keeps and (on_cpu or chosen <= 2 * before):
         chosen = before

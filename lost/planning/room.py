@@ -43,7 +43,9 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     )
 
 
-def smaller_micro_batch(config: Config, backend: str, device: str, room: int, workers: int, below: int) -> int | None:
+def smaller_micro_batch(
+    config: Config, backend: str, device: str, room: int, workers: int, below: int, whole_steps: bool = False
+) -> int | None:
     """Return the largest micro-batch below a size that fits by the estimate, and divides a worker's share of the batch.
 
     Args:
@@ -53,11 +55,13 @@ def smaller_micro_batch(config: Config, backend: str, device: str, room: int, wo
         room: the memory in bytes that a run may take there.
         workers: processes that share the batch.
         below: the size.
+        whole_steps: whether sharded weights and gradients are to stay gathered for whole steps.
 
     Returns:
         None: there is none.
     """
-    local_batch, memory = local_batch_size(config, workers)[0], _estimate(config, backend, device, workers)
+    local_batch = local_batch_size(config, workers)[0]
+    memory = _estimate(config, backend, device, workers, whole_steps)
     at_most = bisect_right(range(1, below), room, key=lambda size: memory(size).total)
     return next((size for size in range(at_most, 0, -1) if local_batch % size == 0), None)
 

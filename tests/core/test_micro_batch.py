@@ -20,7 +20,7 @@ from lost.errors import ConfigError
 from lost.model.load import load_config
 from lost.planning.budget import budget
 from lost.planning.micro_batch import half, with_micro_batch
-from lost.planning.room import check_room, peak_remark
+from lost.planning.room import check_room, fits_whole, peak_remark
 
 ENGINES = {"torch": TorchEngine, "mlx": MlxEngine}
 GIB = 2**30
@@ -46,6 +46,20 @@ def test_an_accelerator_takes_as_many_as_fit(config: Callable[..., Config], back
     assert chosen(24) == 24
     assert chosen(24, workers=2) == 12
     assert chosen(24, workers=8) == 3
+
+
+def test_several_cards_gather_once_a_step_where_that_costs_few_sequences(config: Callable[..., Config]) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
+    train = {"batch_size": 128, "micro_batch_size": "auto"}
+    asked = config(model=sizes, projection={"kind": "dense"}, data={"seq_len": 8}, train=train)
+
+    def chosen(size: int) -> tuple[int, bool]:
+        room = budget(asked, "torch", "cuda", size, 64, shards=2).memory.total
+        found = with_micro_batch(asked, "torch", "cuda", room, workers=2)
+        return found.train.micro_batch, fits_whole(found, "cuda", room, 2)
+
+    assert [chosen(size) for size in (64, 32)] == [(32, True), (16, True)]
+    assert chosen(8) == (8, False)  # beside whole weights there is room for hardly any
 
 
 def test_nothing_fits(config: Callable[..., Config]) -> None:

@@ -7,6 +7,9 @@ import typer
 
 from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides, path_option
 
+_H100_GIB = 72  # what a run may take of an H100's 80 GB
+_LINK = 50  # GB/s, 400 Gb/s
+
 
 def plan(
     config: ConfigName,
@@ -20,30 +23,65 @@ def plan(
         float | None,
         typer.Option(help="Plan for a device with this much memory, which needn't be here.", min=0, max=1e6),
     ] = None,
+    world: Annotated[
+        int | None,
+        typer.Option(help="Plan for so many CUDA cards, on which PyTorch shards the run.", min=1, max=65536),
+    ] = None,
+    link: Annotated[
+        float | None,
+        typer.Option(help="With --world: GB/s that a card sends; default 50 (400 Gb/s).", min=1e-3, max=1e6),
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(help="CUDA: the card's peak in TFLOP/s; default: an H100's.", min=1e-3, max=1e6)
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="CUDA: the card's memory in GB/s; default: an H100's.", min=1e-3, max=1e6)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the cost of a run.
 
-    Parameters, FLOPs per token and memory, compared with the dense model's. Fails if the run doesn't fit the device.
+    Parameters, FLOPs per token and memory, compared with the dense model's; for CUDA, a roofline of tokens a second.
+    With --world, what each of many cards holds, computes and sends. Fails if the run doesn't fit the device.
     """
     from lost.cli.render.output import answer, count, note, size, table
+    from lost.cli.render.plan import cluster_lines, roofline_line
+    from lost.errors import UserError
     from lost.model.load import load_config
+    from lost.planning import cluster, roofline
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
     from lost.planning.micro_batch import with_micro_batch
-    from lost.planning.room import check_room
+    from lost.planning.room import check_room, fits_whole
     from lost.planning.vocabulary import with_vocabulary
 
     asked, remark = with_vocabulary(load_config(config, overrides), data)
-    if memory_gib is not None:
+    if world is not None:
+        name, device_name = _elsewhere("torch" if backend == "auto" else backend, device)
+        room = int((memory_gib or _H100_GIB) * 2**30)
+    elif memory_gib is not None:
         name, device_name = _elsewhere(backend, device)
         room = int(memory_gib * 2**30)
     else:
         name, device_name, room = _target(backend, device)
-    settings = with_micro_batch(asked, name, device_name, room)
+    on_cuda, cards = device_name.startswith("cuda"), world or 1
+    if world is not None and not on_cuda:
+        raise UserError(
+            f"--world {world} with {name} on {device_name}: expected PyTorch on CUDA; leave one of them out"
+        )
+    for option, given in (
+        ("--link", link if world is None else None),
+        ("--tflops", tflops),
+        ("--bandwidth", bandwidth),
+    ):
+        if given is not None and (option == "--link" or not on_cuda):
+            expected = "--world" if option == "--link" else "a CUDA device, which --memory-gib may stand for"
+            raise UserError(f"{option} {given:g} was given without {expected}, and would do nothing; leave it out")
+    settings = with_micro_batch(asked, name, device_name, room, cards)
     for text in filter(None, (remark, unaligned(settings, device_name))):
         note(text)
-    value = report(settings, name, device_name)
+    whole_steps = cards > 1 and fits_whole(settings, device_name, room, cards)
+    value = report(settings, name, device_name, cards, whole_steps)
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
@@ -62,8 +100,15 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
+    if on_cuda:
+        card = roofline.card_for(settings, tflops, bandwidth)
+        value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, room), card)
+        lines += roofline_line(value["roofline"], settings.projection.kind)
+        if world is not None:
+            value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, room)
+            lines += cluster_lines(value["cluster"], settings.projection.kind)
     answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
-    check_room(settings, name, device_name, room)
+    check_room(settings, name, device_name, room, cards)
 
 
 def _elsewhere(backend: str, device: str) -> tuple[str, str]:
