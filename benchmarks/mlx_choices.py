@@ -19,7 +19,7 @@ import numpy as np
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import loss
-from lost.backends.mlx.layers import kept
+from lost.backends.mlx.kernels.gather import kept
 from lost.data.batch import Batch
 from lost.model.init import initial_values
 from lost.model.load import load_config

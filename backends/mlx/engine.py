@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from math import isqrt
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +14,7 @@ from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.distributed.group import MlxGroup, Tree
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
-from lost.backends.mlx.optim.base import Update
+from lost.backends.mlx.optim.base import Named, Update
 from lost.config import Config
 from lost.data.batch import Batch, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
@@ -69,9 +70,15 @@ class MlxEngine:
         self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
         self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model, train.z_loss)
-        if self.compiled:  # but not the update: compiled, it would hold new weights and moments beside the old ones
+        self._update: Callable[[mx.array, mx.array, Named], None] = self._move
+        self._norm = _norm
+        if self.compiled:
             weights = self.model.state
             self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
+            self._norm = mx.compile(_norm)
+        if self.compiled and self._optimizer.compiles:
+            held = [self.model.state, self._optimizer.held()]
+            self._update = mx.compile(self._update, inputs=held, outputs=held)
 
     @property
     def threads(self) -> int | None:
@@ -122,18 +129,16 @@ class MlxEngine:
                 mx.eval(total, gradients)
         if isinstance(self.workers, MlxGroup):
             gradients, total = self.workers.reduce(gradients, total)
-        flat, norm = _clip(
-            _cast(dict(tree_flatten(gradients)), mx.float32), self._config.train.grad_clip or float("inf")
-        )
+        flat = dict(tree_flatten(gradients))
+        norm = self._norm(flat)
         self._begun = True
         loss, length = _number(total) / predictions, _number(norm)
         result = StepResult(lambda: (loss, length))
         if self.guard.should_skip(loss, length):
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
             return result
-        del gradients  # so that their memory can be taken by what is computed from them
-        self._update(lr, flat)
-        del flat
+        self._update(mx.array(lr), norm, flat)
+        del gradients, flat  # so that what is computed from them takes their memory
         mx.eval(self.model.state, self._optimizer.held())
         return result
 
@@ -141,13 +146,15 @@ class MlxEngine:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects
 
-    def _update(self, lr: float, flat: dict[str, mx.array]) -> None:
-        """Move every parameter by its clipped gradient.
+    def _move(self, lr: mx.array, norm: mx.array, gradients: Named) -> None:
+        """Move every parameter by its gradient, all of them clipped to a joint norm.
 
         All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
         """
         parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
-        moved = self._optimizer.step(lr, parameters, flat)
+        scale = mx.minimum((self._config.train.grad_clip or float("inf")) / (norm + 1e-6), 1.0)
+        clipped = {name: gradient.astype(mx.float32) * scale for name, gradient in gradients.items()}
+        moved = self._optimizer.step(lr, parameters, clipped)
         self.model.update(tree_unflatten(list(_cast(moved, DTYPES[self._config.train.param_dtype]).items())))
 
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -227,20 +234,21 @@ def _micro_step(
     return nll, gradients
 
 
-def _clip(gradients: dict[str, mx.array], limit: float) -> tuple[dict[str, mx.array], mx.array]:
-    """Scale gradients to a joint L2 norm of at most `limit`, and return the norm before.
+def _norm(gradients: Named) -> mx.array:
+    """Return the joint L2 norm of gradients.
 
-    Summed row by row, then rows in 128 columns: one sum over all entries, as `mlx.optimizers.clip_grad_norm` takes it,
-    is off by 2e-3 for an embedding of 2M entries on a CPU, which is enough for two backends to part.
+    Summed row by row, then the rows' sums in a square, its columns first: one sum over all entries, as
+    `mlx.optimizers.clip_grad_norm` takes it, is off by 2e-3 for an embedding of 2M entries on a CPU, which is enough
+    for two backends to part.
     """
-    rows = [gradient.square().sum(axis=-1).flatten() for gradient in gradients.values()]
-    squares = [mx.pad(each, (0, -each.size % 128)).reshape(-1, 128).sum(axis=0).sum() for each in rows]
-    norm = mx.sqrt(mx.stack(squares).sum())
-    scale = mx.minimum(limit / (norm + 1e-6), 1.0)
-    return {name: gradient * scale for name, gradient in gradients.items()}, norm
+    rows = mx.concatenate(
+        [gradient.astype(mx.float32).square().sum(axis=-1).flatten() for gradient in gradients.values()]
+    )
+    side = isqrt(rows.size - 1) + 1
+    return mx.sqrt(mx.pad(rows, (0, side * side - rows.size)).reshape(side, side).sum(axis=0).sum())
 
 
-def _cast(arrays: dict[str, mx.array], dtype: mx.Dtype) -> dict[str, mx.array]:
+def _cast(arrays: Named, dtype: mx.Dtype) -> Named:
     return {name: array.astype(dtype) for name, array in arrays.items()}
 
 

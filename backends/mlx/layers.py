@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from lost.backends.mlx.kernels.checkpointing import Reads
+from lost.backends.mlx.kernels.gather import kept
 from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
@@ -167,7 +168,7 @@ class Lost(Layer):
 
 
 def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
-    """Return the first halves of layers with the same input, of LOST layers by one product and one gather.
+    """Return the first halves of layers with the same input, of LOST layers by one product.
 
     Args:
         layers: one or more.
@@ -176,14 +177,9 @@ def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
     lost = [each for each in layers if isinstance(each, Lost)]
     if len(lost) < len(layers) or len(lost) == 1:
         return [each.narrow(x) for each in layers]
-    downs, channels = [each.down for each in lost], [each.channels for each in lost]
+    downs = [each.down for each in lost]
     hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, _ends(downs), axis=-1)
-    return list(zip(hidden, mx.split(kept(x, mx.concatenate(channels)), _ends(channels), axis=-1), strict=True))
-
-
-def kept(x: mx.array, channels: mx.array) -> mx.array:
-    """Return x[..., channels], the fastest of three ways on a CPU (benchmarks/mlx_choices.py); unmeasured on Metal."""
-    return mx.take_along_axis(x, mx.broadcast_to(channels, (*x.shape[:-1], channels.size)), axis=-1)
+    return [(part, kept(x, each.channels)) for part, each in zip(hidden, lost, strict=True)]
 
 
 def _ends(arrays: Sequence[mx.array]) -> list[int]:

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from lost.backends.mlx.kernels.checkpointing import directly, rebuilt
+from lost.backends.mlx.kernels.gather import embedded
 from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
@@ -174,7 +175,7 @@ class Trunk(nn.Module):
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Map tokens (b, s) to normed states (b, s, h)."""
         # Looked up before the cast, so that gradients of frequent tokens accumulate in the weights' type.
-        x = self.embed_tokens.weight[inputs].astype(self.dtype)
+        x = embedded(self.embed_tokens.weight, inputs).astype(self.dtype)
         length = inputs.shape[1]
         mask = "causal" if length > 1 else None  # a single query sees all keys
         if cache:

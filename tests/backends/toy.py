@@ -92,10 +92,12 @@ class TorchMomentum:
 
 
 class MlxMomentum:
+    compiles = False
+
     def __init__(self, settings: Any, parameters: dict[str, mx.array], table: Any) -> None:
         self._beta, self._kept = settings.betas[0], {name: mx.zeros_like(each) for name, each in parameters.items()}
 
-    def step(self, lr: float, parameters: Any, gradients: Any) -> dict[str, mx.array]:
+    def step(self, lr: mx.array, parameters: Any, gradients: Any) -> dict[str, mx.array]:
         self._kept = {name: self._beta * each + gradients[name] for name, each in self._kept.items()}
         return {name: parameters[name] - lr * each for name, each in self._kept.items()}
 

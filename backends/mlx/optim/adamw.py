@@ -1,10 +1,8 @@
-"""AdamW: MLX's own, a group for each rate with and without decay."""
+"""AdamW, in kernels that each write over what they read."""
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import mlx.core as mx
-from mlx.optimizers import AdamW as Group
 
 from lost.backends.mlx.optim.base import Named
 from lost.config import OptimizerConfig
@@ -12,11 +10,12 @@ from lost.model.parameters import Parameter
 from lost.optim.adamw import MOMENTS
 from lost.optim.base import relative_rate
 
-_SLOTS = dict(zip(("m", "v"), MOMENTS, strict=True))  # MLX's names of the moments, and a checkpoint's
-
 
 class AdamW:
     """Implements `Update`. All in float32, the moments rounded once to the parameters' type.
+
+    The arithmetic is that of `mlx.optimizers.AdamW`. That, compiled, is a kernel with three results for each tensor,
+    and such kernels never take over a buffer: new weights and moments would be held beside the old ones.
 
     Args:
         settings: of the run.
@@ -24,45 +23,43 @@ class AdamW:
         table: the parameter table.
     """
 
-    def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
-        make = partial(Group, settings.lr, list(settings.betas), settings.eps, bias_correction=True)
-        groups: dict[tuple[bool, float], list[str]] = {}
-        for name in parameters:
-            groups.setdefault((table[name].decays, relative_rate(settings, table[name])), []).append(name)
-        self._groups = [
-            (make(weight_decay=settings.weight_decay if decays else 0.0), rate, names)
-            for (decays, rate), names in groups.items()
-        ]
-        self._order = list(parameters)
-        for group, _, names in self._groups:
-            group.init({name: parameters[name] for name in names})
+    compiles = True
 
-    def step(self, lr: float, parameters: Named, gradients: Named) -> Named:
+    def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
+        self._betas, self._eps = settings.betas, settings.eps
+        self._decays = {name: settings.weight_decay if table[name].decays else 0.0 for name in parameters}
+        self._rates = {name: relative_rate(settings, table[name]) for name in parameters}
+        self._moments = {name: [mx.zeros_like(each) for _ in MOMENTS] for name, each in parameters.items()}
+        self._updates = [mx.array(0)]
+
+    def step(self, lr: mx.array, parameters: Named, gradients: Named) -> Named:
         """Return parameters after an update."""
+        self._updates[0] = self._updates[0] + 1
+        first_beta, second_beta = self._betas
+        first_bias, second_bias = (1 - beta ** self._updates[0] for beta in self._betas)
         moved: Named = {}
-        for group, rate, names in self._groups:
-            group.learning_rate = mx.array(lr * rate, mx.float32)
-            kept = {name: next(iter(group.state[name].values())).dtype for name in names}
-            for name in names:
-                group.state[name] = {slot: each.astype(mx.float32) for slot, each in group.state[name].items()}
-            moved |= group.apply_gradients({name: gradients[name] for name in names}, parameters)
-            for name in names:
-                group.state[name] = {slot: each.astype(kept[name]) for slot, each in group.state[name].items()}
+        for name, held in self._moments.items():
+            gradient, dtype, rate = gradients[name], held[0].dtype, lr * self._rates[name]
+            first, second = (each.astype(mx.float32) for each in held)
+            first = first_beta * first + (1 - first_beta) * gradient
+            second = second_beta * second + (1 - second_beta) * gradient.square()
+            first, second = mx.depends([first, second], [gradient])  # a kernel's end, if compiled
+            held[:] = first.astype(dtype), second.astype(dtype)
+            scale = second.sqrt() * second_bias.rsqrt() + self._eps
+            moved[name] = parameters[name] * (1 - rate * self._decays[name]) - rate / first_bias * first / scale
         return moved
 
     def state(self) -> Iterator[tuple[str, mx.array]]:
         """Yield the moments."""
-        states = {name: group.state[name] for group, _, names in self._groups for name in names}
-        for name in self._order:
-            yield from ((f"{name}.{moment}", states[name][slot]) for slot, moment in _SLOTS.items())
+        for name, held in self._moments.items():
+            yield from ((f"{name}.{moment}", each) for moment, each in zip(MOMENTS, held, strict=True))
 
     def load(self, arrays: Mapping[str, mx.array], updates: int) -> None:
         """Load the moments."""
-        for group, _, names in self._groups:
-            for name in names:
-                group.state[name] = {slot: arrays[f"{name}.{moment}"] for slot, moment in _SLOTS.items()}
-            group.state["step"] = mx.array(updates, mx.uint64)
+        for name, held in self._moments.items():
+            held[:] = (arrays[f"{name}.{moment}"] for moment in MOMENTS)
+        self._updates[0] = mx.array(updates)
 
     def held(self) -> object:
-        """Return MLX's optimizer states."""
-        return [group.state for group, _, _ in self._groups]
+        """Return the moments and the number of updates."""
+        return [self._moments, self._updates]

@@ -11,8 +11,11 @@ Named = dict[str, mx.array]
 class Update(Protocol):
     """An optimizer's update; created from (settings, trained arrays by name, parameter table)."""
 
-    def step(self, lr: float, parameters: Named, gradients: Named) -> Named:
-        """Return float32 parameters after an update by float32 gradients, not evaluated yet."""
+    compiles: bool
+    """Whether a step may be compiled, where the micro-step is."""
+
+    def step(self, lr: mx.array, parameters: Named, gradients: Named) -> Named:
+        """Return float32 parameters after an update by float32 gradients, not evaluated yet; `lr` is a float32 too."""
 
     def state(self) -> Iterator[tuple[str, mx.array]]:
         """Yield the arrays that `lost.optim.state_shapes` lists."""
@@ -21,4 +24,7 @@ class Update(Protocol):
         """Load the arrays that `state` yields, as they were after `updates` updates."""
 
     def held(self) -> object:
-        """Return all arrays that an update changes, to be evaluated with it."""
+        """Return all arrays that an update changes, to be evaluated with it.
+
+        If it compiles, they are also all that it reads, in lists and dictionaries that stay the same objects.
+        """

@@ -15,11 +15,15 @@ from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pie
 class Muon:
     """Implements `Update`.
 
+    Not compiled: on a CPU the peak of memory was a third higher then, and most of its time is in products.
+
     Args:
         settings: of the run.
         parameters: the trained ones, by name.
         table: the parameter table.
     """
+
+    compiles = False
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
         self._settings = settings
@@ -29,7 +33,7 @@ class Muon:
         self._pieces = {name: list(pieces(table[name], settings.split_up)) for name in self._matrices}
         self._momenta = {name: mx.zeros_like(parameters[name]) for name in self._matrices}
 
-    def step(self, lr: float, parameters: Named, gradients: Named) -> Named:
+    def step(self, lr: mx.array, parameters: Named, gradients: Named) -> Named:
         """Return parameters after an update."""
         decay, lengths = 1 - lr * self._settings.weight_decay, self._lengths(lr, parameters)
         moved = self._adamw.step(lr, parameters, gradients)
@@ -49,7 +53,7 @@ class Muon:
             moved[name] = parameters[name] * decay - move
         return moved
 
-    def _lengths(self, lr: float, parameters: Named) -> Callable[[str, tuple[int, ...]], float | mx.array]:
+    def _lengths(self, lr: mx.array, parameters: Named) -> Callable[[str, tuple[int, ...]], mx.array]:
         """Return what says, for the name and the shape of an orthogonal matrix, what it is multiplied with."""
         return lambda name, shape: lr * scale(self._settings.scale, *shape)
 

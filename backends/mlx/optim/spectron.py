@@ -18,7 +18,7 @@ class Spectron(Muon):
         super().__init__(settings, parameters, table)
         self._left = {name: mx.ones(parameters[name].shape[:1]) for name in self._matrices}
 
-    def _lengths(self, lr: float, parameters: Named) -> Callable[[str, tuple[int, ...]], float | mx.array]:
+    def _lengths(self, lr: mx.array, parameters: Named) -> Callable[[str, tuple[int, ...]], mx.array]:
         """Return lr / (1 + both factors' largest singular values); these take a step of power iteration."""
         sigmas: Named = {}
         for name in self._matrices:

@@ -1,0 +1,74 @@
+"""What a compiled step of MLX launches: read from the graph, since no Metal is here. Nothing of it is computed."""
+
+from collections import Counter
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_graph import primitives
+
+from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.kernels.gather import embedded, kept
+from lost.data.batch import Batch
+from lost.model.load import load_config
+
+# No bigger than it must be to have every tensor and every fusion of the real one.
+NARROW = ("model.hidden_size=64", "model.intermediate_size=96", "model.vocab_size=64", "data.seq_len=16",
+          "projection.rank=16", "projection.align=8", "train.batch_size=1", "train.micro_batch_size=1",
+          "train.compile=true")  # fmt: skip
+
+
+def launches(name: str, *settings: str) -> tuple[Counter[str], Counter[str]]:
+    """Operations of a micro-step, and of a whole update with the gradients' norm."""
+    engine = MlxEngine(load_config(name, [*NARROW, *settings]), "cpu")
+    mx.eval(engine.model.parameters(), engine._optimizer.held())
+    tokens = engine._on_device(Batch(np.zeros((1, 17), np.int32)))
+    nll, gradients = engine._micro_step(*tokens, mx.array(1.0), None)
+    micro_step = primitives(nll, gradients)
+    given = {name: mx.ones(each.shape) for name, each in tree_flatten(gradients)}
+    mx.eval(given)
+    norm = engine._norm(given)
+    joint = primitives(norm)
+    mx.eval(norm)
+    engine._update(mx.array(0.1), norm, given)
+    return micro_step, joint + primitives(engine.model.state, engine._optimizer.held())
+
+
+SIZES = [("quickstart", "lost", 814, 66), ("quickstart", "dense", 436, 38), ("llama_60m", "lost", 1786, 131),
+         ("llama_60m", "dense", 968, 75)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "micro_step", "tensors"), SIZES)
+def test_a_step_launches_few_kernels(name: str, kind: str, micro_step: int, tensors: int) -> None:
+    """Of an update: three for each tensor's norm, four for its new values; the others are scalars."""
+    found, update = launches(name, f"projection.kind={kind}", "optimizer.name=adamw")
+    assert found.total() <= micro_step
+    assert update.total() <= 7 * tensors + 12
+
+
+def test_only_the_embedding_gradient_is_a_sum_over_places() -> None:
+    found, _ = launches("quickstart", "optimizer.name=adamw")
+    assert {name: count for name, count in found.items() if "Scatter" in name} == {"ScatterAxis": 28, "Scatter Sum": 1}
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_gradient_of_kept_channels(dtype: mx.Dtype) -> None:
+    x, weights = (mx.random.normal((2, 3, width), key=mx.random.key(width)).astype(dtype) for width in (12, 5))
+    channels = mx.array([1, 2, 5, 8, 11], mx.int32)
+    found = mx.grad(lambda x: (kept(x, channels) * weights).sum())(x)
+    wanted = mx.grad(lambda x: (x[..., channels] * weights).sum())(x)
+    assert found.dtype == dtype
+    assert mx.array_equal(found, wanted)
+
+
+def test_gradient_of_the_embedding_is_summed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Metal additions to one row would come in any order."""
+    weight, tokens = mx.random.normal((7, 4), key=mx.random.key(0)), mx.array([[1, 1, 6], [0, 1, 6]])
+    outer = mx.random.normal((2, 3, 4), key=mx.random.key(1))
+    streams = []
+    plain = mx.stream
+    monkeypatch.setattr(mx, "stream", lambda device: streams.append(device) or plain(device))
+    found = mx.grad(lambda weight: (embedded(weight, tokens) * outer).sum())(weight)
+    assert streams == [mx.cpu]
+    assert mx.array_equal(found, mx.grad(lambda weight: (weight[tokens] * outer).sum())(weight))
