@@ -19,7 +19,7 @@ from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.output import folded
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave, leave_with_launcher
-from lost.errors import InterruptedAtOnceError, LostError, OutOfMemoryError
+from lost.errors import GpuStoppedError, InterruptedAtOnceError, LostError, OutOfMemoryError
 from lost.utils.printable import printable
 from lost.utils.threads import shorten_spinning
 
@@ -90,6 +90,8 @@ def _failure(error: BaseException) -> "_Failure":
         return _Failure("UserError", error.format_message(), error.exit_code, usage.getvalue().rstrip())
     if OutOfMemoryError.caused(error):
         return _failure(OutOfMemoryError(error))
+    if GpuStoppedError.caused(error):
+        return _failure(GpuStoppedError(error))
     if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder closed to this user
         reason = f"{error.filename!s:.400}: {error.strerror}; expected a path that can be used; check it"
         return _Failure("UserError", reason, 2)

@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SHORT = re.compile(r"out of memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE)
+_SHORT = re.compile(
+    r"out of memory|insufficient memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE
+)
 
 
 class LostError(Exception):
@@ -86,6 +88,27 @@ class GradientMemoryError(OutOfMemoryError):
             if not OutOfMemoryError.caused(error):
                 raise
             raise GradientMemoryError(error) from error
+
+
+class GpuStoppedError(UserError):
+    """A computation that macOS ended: the GPU took too long, or the display waited for it.
+
+    Args:
+        error: what MLX raised.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            f"macOS stopped a computation on the GPU: {' '.join(str(error).split()).rstrip('.')}; expected it to end "
+            "by itself; try a smaller train.micro_batch_size, AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment, or "
+            "the display switched off, with caffeinate -i before the command. What was saved before is intact: the "
+            "same command resumes from it"
+        )
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Say whether this is what an error of MLX tells of; where memory ran out, `OutOfMemoryError` says so too."""
+        return isinstance(error, RuntimeError) and str(error).startswith("[METAL] Command buffer")
 
 
 class MissingPackageError(UserError):

@@ -13,7 +13,7 @@ _CLOSE, _SMALL = 0.1, 2**30  # below so many bytes, what isn't counted (workspac
 
 
 def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
-    """Refuse a run that doesn't fit its device by this estimate: out of memory, Metal ends the process silently.
+    """Refuse a run that doesn't fit its device by this estimate: running out of memory may come hours later.
 
     Args:
         config: its vocabulary known.

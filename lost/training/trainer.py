@@ -21,7 +21,14 @@ from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepResult, backend_module
-from lost.errors import DivergedError, GradientMemoryError, LostError, OutOfMemoryError, StorageError
+from lost.errors import (
+    DivergedError,
+    GpuStoppedError,
+    GradientMemoryError,
+    LostError,
+    OutOfMemoryError,
+    StorageError,
+)
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
@@ -75,6 +82,7 @@ def train(
 
     Raises:
         DivergedError: too many updates in a row were left out.
+        GpuStoppedError: macOS ended a computation.
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
@@ -84,14 +92,16 @@ def train(
         return _loop(config, run, progress, engine, asked or Stop())
     except (LostError, RuntimeError, MemoryError) as error:
         cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
-        short = OutOfMemoryError.caused(cause)
-        if not isinstance(error, LostError) and not short:
+        short, stopped = OutOfMemoryError.caused(cause), GpuStoppedError.caused(error)
+        if not isinstance(error, LostError) and not short and not stopped:
             raise
         # A save of a step before is still good. Several workers finish it together, so only if all of them are here.
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
         if short:
             raise run.out_of_memory(cause) from error
+        if stopped:
+            raise GpuStoppedError(error) from error
         raise
     finally:
         run.close()

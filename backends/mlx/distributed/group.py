@@ -10,7 +10,7 @@ import numpy as np
 from mlx.nn import average_gradients
 
 from lost.distributed.group import SingleProcess, single_process
-from lost.errors import BackendError, WorkerLostError
+from lost.errors import BackendError, GpuStoppedError, OutOfMemoryError, WorkerLostError
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
@@ -104,6 +104,8 @@ class MlxGroup:
         try:
             mx.eval(*values)
         except RuntimeError as error:
+            if OutOfMemoryError.caused(error) or GpuStoppedError.caused(error):
+                raise  # it is this worker that can't go on
             raise self._gone() from error
 
     def _gone(self) -> WorkerLostError:
