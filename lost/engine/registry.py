@@ -1,5 +1,6 @@
 """The registry of backends: resolving names, importing backends, making engines."""
 
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -62,12 +63,12 @@ def implementation(key: str, name: str, where: Mapping[str, str], backend: str) 
 def resolve_backend(name: str) -> str:
     """Return the backend meant by a name.
 
-    `auto`: MLX on Apple silicon, else PyTorch (on CUDA where there is one, else CPU), else whichever is installed.
+    `auto`: MLX on Apple silicon, but under torchrun PyTorch; else PyTorch (on CUDA where there is one, else CPU), else whichever is installed.
     """
     if name != "auto":
         return name
     on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
-    order = ("mlx", "torch") if on_apple_silicon else ("torch", "mlx")
+    order = ("mlx", "torch") if on_apple_silicon and "TORCHELASTIC_RUN_ID" not in os.environ else ("torch", "mlx")
     packages = {"mlx": "mlx.core", "torch": "torch"}
     return next((each for each in order if _installed(packages[each])), order[0])
 

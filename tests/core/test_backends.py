@@ -31,6 +31,16 @@ def test_auto(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, instal
     assert resolve_backend("torch") == "torch"
 
 
+def test_auto_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.sys, "platform", "darwin")
+    monkeypatch.setattr(registry.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(registry, "_installed", lambda package: True)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert resolve_backend("auto") == "mlx"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert resolve_backend("auto") == "torch"
+
+
 def without(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Have the backend imported anew."""
     for module in [module for module in sys.modules if module.startswith(f"lost.backends.{name}")]:
