@@ -63,7 +63,8 @@ def implementation(key: str, name: str, where: Mapping[str, str], backend: str) 
 def resolve_backend(name: str) -> str:
     """Return the backend meant by a name.
 
-    `auto`: MLX on Apple silicon, but under torchrun PyTorch; else PyTorch (on CUDA where there is one, else CPU), else whichever is installed.
+    `auto`: MLX on Apple silicon, but under torchrun PyTorch; else PyTorch (on CUDA where there is one, else CPU), else
+    whichever is installed.
     """
     if name != "auto":
         return name
