@@ -3,7 +3,6 @@
 import mlx.core as mx
 
 
-@mx.custom_function
 def kept(x: mx.array, channels: mx.array) -> mx.array:
     """Return x[..., channels], the fastest of three ways on a CPU (benchmarks/mlx_choices.py); unmeasured on Metal.
 
@@ -11,10 +10,20 @@ def kept(x: mx.array, channels: mx.array) -> mx.array:
         x: (..., in).
         channels: (k,) int32, each of them once.
     """
+    return _kept(x, channels)  # type: ignore[return-value]
+
+
+def embedded(weight: mx.array, tokens: mx.array) -> mx.array:
+    """Return the rows of weight (vocab, h) at tokens (...), (..., h)."""
+    return _embedded(weight, tokens)  # type: ignore[return-value]
+
+
+@mx.custom_function
+def _kept(x: mx.array, channels: mx.array) -> mx.array:
     return mx.take_along_axis(x, _everywhere(x, channels), axis=-1)
 
 
-@kept.vjp
+@_kept.vjp
 def _kept_gradient(primals: tuple[mx.array, ...], gradient: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:
     """Put the gradient in the channels' places: MLX would add it there, not knowing that each is met once."""
     x, channels = primals
@@ -26,12 +35,11 @@ def _everywhere(x: mx.array, channels: mx.array) -> mx.array:
 
 
 @mx.custom_function
-def embedded(weight: mx.array, tokens: mx.array) -> mx.array:
-    """Return the rows of weight (vocab, h) at tokens (...), (..., h)."""
+def _embedded(weight: mx.array, tokens: mx.array) -> mx.array:
     return weight[tokens]
 
 
-@embedded.vjp
+@_embedded.vjp
 def _embedded_gradient(
     primals: tuple[mx.array, ...], gradient: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
