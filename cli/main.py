@@ -16,7 +16,7 @@ import typer
 
 from lost.cli.commands import convert, evaluate, generate, inspect, prepare, train, verify
 from lost.cli.commands.beforehand import bench, config, doctor, plan
-from lost.cli.render.output import folded
+from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave, leave_with_launcher
 from lost.errors import GpuStoppedError, InterruptedAtOnceError, LostError, OutOfMemoryError

@@ -1,13 +1,11 @@
 """Printing of answers, as one JSON object or as lines, and formatting of numbers."""
 
 import json
-import re
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from textwrap import wrap
-from typing import IO, Any
+from typing import Any
 
+from lost.cli.render.folding import folded
 from lost.cli.render.streams import check_written
 from lost.utils.parsing import finite
 from lost.utils.printable import JOINERS, printable
@@ -33,21 +31,6 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """Print a line of the answer as soon as it is known."""
     print(folded(text, sys.stdout), flush=True)
-
-
-def folded(text: str, stream: IO[str]) -> str:
-    """Return text made printable, for a terminal in lines that fit it; a command in backticks stays in one line."""
-    if not stream.isatty():
-        return printable(text)
-    whole = re.sub(r"`[^`\n]*`", lambda quoted: quoted[0].replace(" ", "\0"), printable(text))
-    columns = shutil.get_terminal_size().columns
-    lines = (line if len(line) <= columns else _wrapped(line, columns) for line in whole.split("\n"))
-    return "\n".join(lines).replace("\0", " ")
-
-
-def _wrapped(line: str, columns: int) -> str:
-    indent = line[: len(line) - len(line.lstrip(" "))]
-    return "\n".join(wrap(line, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def write_text(text: str, raw: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lost.cli.render.output import count, duration, folded, number, size
+from lost.cli.render.folding import folded
+from lost.cli.render.output import count, duration, number, size
 from lost.tracking import Tracker
 from lost.utils.wording import counted
 

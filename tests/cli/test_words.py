@@ -42,7 +42,7 @@ def test_training_and_evaluation_answer_with_loss_and_checkpoint(lost: Callable,
 
 def test_memory_says_of_what_it_is(lost: Callable, run: Path, prepared: Dataset, tiny_yaml: Path) -> None:
     """The estimate counts arrays; the system counts the process, libraries included."""
-    assert "MiB, the whole process)" in (run.parent / "shown").read_text()
+    assert "B, the whole process)" in (run.parent / "shown").read_text()
     planned = lost("train", tiny_yaml, "--data", prepared.path, "--out", run.parent / "other", "--dry-run")
     assert "needed for arrays," in planned.out
 

@@ -36,8 +36,9 @@ def test_a_second_job_is_refused_and_a_dead_ones_lock_does_not_block(
             assert other.returncode == 2
         assert (tmp_path / "run" / "config.yaml").stat().st_mtime_ns == before
         first.kill()
-    third = run_python(*arguments, "--set", "train.stop_after=20")
-    assert "resuming" in third.stdout, third.stderr
+    reached = max(int(each.name[5:]) for each in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    third = run_python(*arguments, "--set", f"train.stop_after={reached + 5}")
+    assert f"from step {reached}\n" in third.stdout, third.stderr
 
 
 def test_a_lock_is_waited_for_a_while(tmp_path: Path) -> None:
