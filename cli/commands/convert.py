@@ -17,7 +17,7 @@ def convert(
         typer.Argument(
             parser=local_path,
             metavar="SRC",
-            help="A run, a checkpoint, or with --from hf an export or another's folder.",
+            help="A run, a checkpoint, or with --from hf an export or a Hugging Face folder.",
         ),
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
@@ -60,7 +60,7 @@ def convert(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Rewrite or export a checkpoint, or import another library's model.
+    """Rewrite or export a checkpoint, or import a model of others.
 
     A checkpoint is rewritten in another type, without the optimizer state, or in files of another size, and every array
     is read back and compared. An exported folder is opened by transformers and mlx-lm, if installed, which must agree

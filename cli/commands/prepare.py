@@ -18,7 +18,7 @@ def prepare(
     text: Annotated[
         list[str],
         typer.Argument(
-            metavar="TEXT...",
+            metavar="TEXT",
             help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name.",
         ),
     ],
@@ -32,15 +32,22 @@ def prepare(
     end_of_text: Annotated[
         str | None, typer.Option(help="Token that separates documents, if the tokenizer.json doesn't define one.")
     ] = None,
-    valid: Annotated[list[str], typer.Option(help="Separate validation text; may be repeated.")] = [],
+    valid: Annotated[
+        list[str], typer.Option(metavar="TEXT", help="Separate validation text; may be given several times.")
+    ] = [],
     valid_fraction: Annotated[
         float | None, typer.Option(help=f"Otherwise, the fraction of the text to hold out; default {_VALID_FRACTION}.")
     ] = None,
     valid_split: Annotated[
         str | None, typer.Option(help="Validation split of hub data sets: those of --valid, else those of TEXT.")
     ] = None,
-    include: Annotated[list[str], typer.Option(help="In folders, use only names that match, such as '*.py'.")] = [],
-    exclude: Annotated[list[str], typer.Option(help="In folders, skip names that match.")] = [],
+    include: Annotated[
+        list[str],
+        typer.Option(metavar="PATTERN", help="In folders, use only names that match, such as '*.py'; may be repeated."),
+    ] = [],
+    exclude: Annotated[
+        list[str], typer.Option(metavar="PATTERN", help="In folders, skip names that match; may be repeated.")
+    ] = [],
     text_key: Annotated[str, typer.Option(help="Field of a JSON line, or column, with the text.")] = "text",
     examples: Annotated[
         bool, typer.Option("--examples", help="The JSON lines are examples for fine-tuning; needs --tokenizer.")

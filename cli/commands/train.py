@@ -24,7 +24,7 @@ def train(
     out: Annotated[Path | None, path_option("Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
         Path | None,
-        path_option("Start a new run with the weights of a run, a checkpoint, an export or others' folder."),
+        path_option("Start a new run with the weights of a run, a checkpoint, an export or a Hugging Face folder."),
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from lost.config.reference import nearest
 from lost.config.schema import Config, Section
 from lost.errors import ConfigError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
@@ -86,7 +87,7 @@ def problems(error: ValidationError) -> Iterable[Problem]:
 
 def _suggestion(path: tuple[str, ...]) -> str:
     known = _keys(path[:-1])
-    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5) or list(filter(None, [nearest(".".join(path))]))
     return f"; did you mean {near[0]!r}?" if near else f"; known here are {', '.join(known)}"
 
 

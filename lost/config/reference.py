@@ -70,15 +70,21 @@ def explain(name: str) -> list[Part]:
     found = [replace(part, keys=[key for key in part.keys if f"{key.path}.".startswith(f"{name}.")]) for part in parts]
     if any(part.keys for part in found):
         return [part for part in found if part.keys]
-    paths = [*(part.path for part in parts), *(key.path for part in parts for key in part.keys)]
-    words = {path.rpartition(".")[2]: path for path in paths}
-    near = difflib.get_close_matches(name, paths, n=1, cutoff=0.8)
-    near = near or [words[word] for word in difflib.get_close_matches(name.rpartition(".")[2], words, n=1, cutoff=0.8)]
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"did you mean {near!r}? " if (near := nearest(name)) else ""
     sections = ", ".join(part.path for part in parts)
     raise ConfigError(
         f"{name!r} is no key of a configuration; {hint}expected a section ({sections}) or one of its keys"
     )
+
+
+def nearest(name: str) -> str | None:
+    """Return the key or section that may have been meant, its section left out, wrong or right."""
+    parts = reference()
+    paths = [*(part.path for part in parts), *(key.path for part in parts for key in part.keys)]
+    words = {path.rpartition(".")[2]: path for path in paths}
+    near = difflib.get_close_matches(name, paths, n=1, cutoff=0.8)
+    near = near or [words[word] for word in difflib.get_close_matches(name.rpartition(".")[2], words, n=1, cutoff=0.8)]
+    return near[0] if near else None
 
 
 def _section(path: str, entry: dict[str, Any], sections: dict[str, Any]) -> Iterator[Part]:

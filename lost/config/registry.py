@@ -8,11 +8,11 @@ before a configuration is read, or by an entry point of the group `lost.extensio
 are loaded when a name isn't known, so that commands which need none pay nothing for them.
 """
 
-import difflib
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from lost.errors import ConfigError
+from lost.utils.wording import did_you_mean
 
 T = TypeVar("T")
 _GROUP = "lost.extensions"
@@ -33,9 +33,8 @@ class Registry(dict[str, T]):
         load_extensions()
         if name in self:
             return self[name]
-        near = difflib.get_close_matches(name, self, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"{self.key} = {name!r}: no such option; {hint}known are {', '.join(self) or 'none'}")
+        known = f"{did_you_mean(name, self)}known are {', '.join(self) or 'none'}"
+        raise ConfigError(f"{self.key} = {name!r}: no such option; {known}")
 
     def check(self, name: str) -> str:
         """Return the name if it is known, or if nothing is registered yet.

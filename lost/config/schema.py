@@ -356,11 +356,9 @@ class ScheduleConfig(Section):
     def _phases_fit(self) -> "ScheduleConfig":
         if self.decay_steps is not None and self.name in ("cosine", "linear", "constant"):
             raise ValueError(f"decay_steps belongs to the schedule wsd, not to {self.name}; remove it")
-        if self.warmup_steps + (self.decay_steps or 0) > self.steps:
-            raise ValueError(
-                f"warmup_steps + decay_steps = {self.warmup_steps + (self.decay_steps or 0)} is more than "
-                f"steps = {self.steps}; shorten them or train longer"
-            )
+        if (taken := self.warmup_steps + (self.decay_steps or 0)) > self.steps:
+            what = "warmup_steps + decay_steps" if self.decay_steps else "warmup_steps"
+            raise ValueError(f"{what} = {taken} is more than steps = {self.steps}; lower it, or train longer")
         return self
 
 

@@ -17,6 +17,7 @@ from lost.errors import DataError
 from lost.storage.files import Seal, digest_error, read_sealed_json
 from lost.storage.nofollow import resolved
 from lost.tokenizer import load_tokenizer
+from lost.utils.wording import did_you_mean_path
 
 DESCRIPTION = "dataset.json"
 TRAIN, VALID = "train", "valid"
@@ -123,8 +124,11 @@ class Dataset:
         try:
             self._description = read_sealed_json(path / DESCRIPTION)
         except OSError as error:
+            what = f"holds no prepared data ({DESCRIPTION}: {error.strerror})"
+            if not path.is_dir():
+                what = "is a file, no prepared data" if path.exists() else "doesn't exist"
             raise DataError(
-                f"{path} holds no prepared data ({DESCRIPTION}: {error.strerror}); expected a folder written by "
+                f"{path} {what}; {did_you_mean_path(path) if not path.exists() else ''}expected a folder written by "
                 "`lost prepare`; prepare it, or name another with --data"
             ) from None
         except ValueError as error:

@@ -10,6 +10,7 @@ from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
+from lost.utils.wording import did_you_mean_path
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,10 @@ def open_source(path: Path) -> Source:
             found.remarks,
         )
     if not ((path / MANIFEST).exists() or (path / "checkpoints").exists()):
+        what = "holds no model; " if path.exists() else f"doesn't exist; {did_you_mean_path(path)}"
         raise CheckpointError(
-            f"{path} holds no model; expected a run, a checkpoint, an export, or a Hugging Face folder ({CONFIG} and "
-            "safetensors); name one"
+            f"{path} {what}expected a run, a checkpoint, an export, or a Hugging Face folder ({CONFIG} and "
+            f"safetensors); name one{_runs_in(path)}"
         )
     held, rejected = find_checkpoint(path)
     sizes = {name: seal["size"] for name, seal in held.files.items()}
@@ -67,6 +69,12 @@ def open_source(path: Path) -> Source:
     return Source(
         held.path, held.config, held.progress, held.config.data.seq_len, held.tokenizer, held.parameters, sizes, remarks
     )
+
+
+def _runs_in(folder: Path) -> str:
+    """Return an example of the runs in a folder."""
+    found = sorted(path.parent for path in folder.glob("*/checkpoints"))
+    return f", such as {found[0]}" if found else ""
 
 
 def is_folder_of_another(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Loading of configurations: a YAML file and `--set` overrides, validated, with errors that name file, line and key."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lost.config import Config
 from lost.config.document import Document, override, parse, problems
 from lost.errors import ConfigError
 from lost.model.parameters import projections
+from lost.utils.wording import did_you_mean, did_you_mean_path
 
 _SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -28,8 +28,7 @@ def find(name: str) -> Path:
         return path
     if name in shipped():
         return shipped()[name]
-    near = difflib.get_close_matches(name, shipped(), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, shipped()) or did_you_mean_path(path)
     raise ConfigError(
         f"no configuration {name!r}: it is neither a file nor a shipped name; {hint}shipped are {', '.join(shipped())}"
     )

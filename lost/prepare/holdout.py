@@ -89,7 +89,10 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
     if not documents:
         named = ", ".join(str(path) for path in sources.paths)
         skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
-        raise DataError(f"there is no text in {named}{skipped}; expected at least one document that isn't empty")
+        chosen = " under names that --include and --exclude leave" if sources.include or sources.exclude else ""
+        raise DataError(
+            f"there is no text in {named}{chosen}{skipped}; expected at least one document that isn't empty"
+        )
     countable = complete and documents <= _MANY
     return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64))
 

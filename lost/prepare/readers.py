@@ -127,4 +127,8 @@ def _parquet(path: Path, text_key: str) -> Iterator[str]:
 
 def no_text(where: str, text_key: str, keys: str) -> DataError:
     """Return the refusal of a record."""
-    return DataError(f"{where}: no text under {text_key!r} (found: {keys:.200}); name the field with --text-key")
+    named = {key.strip() for key in keys.split(",")}
+    example = ", or, for examples to fine-tune on, add --examples" if named & {"messages", "prompt"} else ""
+    return DataError(
+        f"{where}: no text under {text_key!r} (found: {keys:.200}); name the field with --text-key{example}"
+    )

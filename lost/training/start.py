@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lost.checkpoint import Checkpoint
 from lost.config import Config
-from lost.data.dataset import Dataset
+from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
 from lost.distributed.group import Workers, agree
 from lost.engine import Engine, backend_module, resolve_backend
@@ -224,12 +224,22 @@ def run_place(config: str | None, out: Path | None, init_from: Path | None) -> t
         UserError: one of them isn't named.
     """
     if config is None:
+        if init_from and out is None:
+            raise UserError(
+                f"--init-from {init_from} without a configuration: the new run has no name; expected a folder for it; "
+                "name one with --out"
+            )
         if init_from is None or out is None:
             raise UserError(
                 "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
                 "or begin with other weights with --init-from RUN --out NEW_RUN"
             )
         return None, out
+    if (Path(config) / DESCRIPTION).is_file():
+        raise UserError(
+            f"{config} is a prepared set, not a configuration; expected a YAML file or a shipped name such as "
+            f"quickstart; name one, and the set with --data {config}"
+        )
     if of_run := config_file(Path(config)):
         return of_run, out or Path(config)
     return config, out or Path("runs") / Path(config).stem

@@ -1,6 +1,23 @@
-"""Words that follow a number."""
+"""Words beside numbers and names."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 
 
 def counted(number: int, noun: str) -> str:
     """Return "1 document", "1,234 documents"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'adamw'? ", to stand before what was expected, or "" where nothing known is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def did_you_mean_path(path: Path) -> str:
+    """Return the same of a path that doesn't exist, from what is beside it."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f"did you mean {str(path.with_name(near[0]))!r}? " if near else ""

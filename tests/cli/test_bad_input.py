@@ -196,7 +196,7 @@ def test_nothing_where_a_run_is_expected(lost: Lost, tmp_path: Path) -> None:
     for command in ("eval", "generate", "inspect"):
         answer = lost(command, tmp_path / "nowhere")
         assert answer.code == 2
-        assert "holds no model; expected a run" in answer.err
+        assert "nowhere doesn't exist; expected a run" in answer.err
 
 
 def test_sampling_values(lost: Lost, run: Path) -> None:

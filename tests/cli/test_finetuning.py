@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused(
         (("--set", "model.hidden_size=64"), "model.hidden_size = 64, was 32"),
         (("--set", "model.vocab_size=400"), "model.vocab_size = 400, was 320"),
         (("--data", tmp_path / "other"), "prepared with another tokenizer"),
-        (("--init-from", tmp_path / "nowhere"), "holds no model; expected a run"),
+        (("--init-from", tmp_path / "nowhere"), "doesn't exist; expected a run"),
         (("--init-from", tmp_path / "data"), "holds no model; expected a run"),
         (("--out", base["lost"], "--fresh", "--overwrite"), "whose checkpoints a new run there would replace"),
         (("--out", base["lost"]), "didn't start with other weights"),
@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused(
         assert done.code == 2, changed
         assert words in done.err
         assert not (tuning / "run").exists()
-    assert "no configuration" in lost("train", "--init-from", base["lost"], "--data", tuning / "data").err
+    assert "the new run has no name" in lost("train", "--init-from", base["lost"], "--data", tuning / "data").err
     assert lost(*command, "--set", "train.stop_after=1").code == 0
     assert "started with" in lost(*arguments(tuning, base["dense"], "run")).err
 

@@ -36,6 +36,10 @@ def test_unknown_section_and_override(tiny_yaml: Path) -> None:
         "--set: optimiser = {'lr': 1}: unknown key; did you mean 'opt"
     )
     assert refusal(tiny_yaml, "optimizer.lrr=1").startswith("--set: optimizer.lrr = 1: unknown key")
+    assert refusal(tiny_yaml, "lr=1").startswith("--set: lr = 1: unknown key; did you mean 'optimizer.lr'?")
+    assert refusal(tiny_yaml, "model.rank=1").startswith(
+        "--set: model.rank = 1: unknown key; did you mean 'projection."
+    )
     assert "expected section.key=value" in refusal(tiny_yaml, "optimizer.lr")
 
 
@@ -61,7 +65,7 @@ def test_unknown_section_and_override(tiny_yaml: Path) -> None:
         ("optimizer.betas=[0.9, 1.0]", "optimizer.betas"),
         ("train.micro_batch_size=3", "micro_batch_size = 3 doesn't divide batch_size = 4"),
         ("train.param_dtype=bfloat16", "param_dtype = bfloat16 needs dtype = bfloat16"),
-        ("schedule.warmup_steps=21", "warmup_steps + decay_steps = 21"),
+        ("schedule.warmup_steps=21", "warmup_steps = 21 is more than steps = 20"),
         ("schedule.decay_steps=3", "decay_steps belongs to the schedule wsd"),
         ("data.seq_len=65", "data.seq_len = 65"),
         ("model=3", "model"),

@@ -143,7 +143,7 @@ def test_refused(sets: list[Path], prepared: Dataset, tmp_path: Path) -> None:
     cases = [
         ({sets[0]: 1, prepared.path: 1}, "different tokenizers"),
         ({sets[0]: 1, tmp_path / "copy": 1}, "hold the same data"),
-        ({sets[0]: 1, tmp_path / "nowhere": 1}, "nowhere holds no prepared data"),
+        ({sets[0]: 1, tmp_path / "nowhere": 1}, "nowhere doesn't exist; expected a folder written"),
         ({sets[0]: 1, sets[1]: 0.00001}, "expected at least one 10,000th of all"),
     ]
     for weights, named in cases:

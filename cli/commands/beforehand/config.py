@@ -43,7 +43,10 @@ def config(
     from lost.errors import UserError
 
     if explain == reference or (reference and (key is not None or as_json)):
-        raise UserError("lost config: expected --explain, with a key, a section or neither, or --reference alone")
+        raise UserError(
+            f"expected --explain, with a key, a section or neither, or --reference alone; "
+            f"ask `lost config --explain{f' {key}' if key else ''}`"
+        )
     parts = schema.reference() if key is None else schema.explain(key)
     keys = [asdict(each) for part in parts for each in part.keys]
     answer(as_json, {"keys": keys}, _page(parts) if reference else _explained(parts, whole=key is None))

@@ -19,6 +19,7 @@ from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_lines
 from lost.utils.parsing import parse_json
+from lost.utils.wording import counted
 
 _FRONT = """\
 ---
@@ -172,7 +173,7 @@ def _data(config: Config) -> str:
         split, name = dataset.split(TRAIN), dataset.path.name
     except DataError:
         return f"`{Path(config.data.path or 'unknown').name}`; describe it here.\n"
-    counts = f"{split.documents:,} documents, {split.bytes:,} bytes, {split.tokens:,} tokens"
+    counts = f"{counted(split.documents, 'document')}, {split.bytes:,} bytes, {split.tokens:,} tokens"
     if isinstance(dataset, Mixture):
         shares = zip(dataset.shares(), dataset.sets, strict=True)
         name = ", ".join(f"{each.path.name} ({share:.0%} of the samples)" for share, each in shares)
@@ -198,8 +199,8 @@ def _recipe(config: Config) -> dict[str, Any]:
         "sequences a step": train.batch_size,
         "precision": f"{train.dtype}, weights in {train.param_dtype}",
         "optimizer": f"{optimizer.name}, betas {optimizer.betas}, weight decay {optimizer.weight_decay}",
-        "learning rate": f"{optimizer.lr:g}, {schedule.name} over {schedule.steps} steps",
-        "warm-up": f"{schedule.warmup_steps} steps",
+        "learning rate": f"{optimizer.lr:g}, {schedule.name} over {counted(schedule.steps, 'step')}",
+        "warm-up": counted(schedule.warmup_steps, "step"),
         "gradient clipping": train.grad_clip,
         "seed": train.seed,
     }
