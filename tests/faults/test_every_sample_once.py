@@ -40,6 +40,9 @@ class Recorder:
             self.rows += [row.tobytes() for row in batch.tokens]
         return StepResult(lambda: (0.0, 0.0))
 
+    def memory(self) -> dict[str, int]:
+        return {}
+
 
 # One life of a run: workers, micro-batch, steps before it ends.
 LIVES = st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from([1, None]), st.integers(1, 9)))
