@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from device import NAME, TORCH
 from hypothesis import HealthCheck, settings
 
 from lost.config import Config
@@ -30,6 +31,15 @@ if sys.platform == "linux":
 # On a busy machine an example takes long; that says nothing of what is tested.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a card where none is tested."""
+    if not TORCH.startswith("cuda"):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"needs a CUDA card, named by {NAME}=cuda"))
+
 
 _WORDS = "the of and to in rank layer weight channel sparse model token loss step train data with from dense low"
 
@@ -89,7 +99,7 @@ def logits_of(engine: Engine, tokens: np.ndarray) -> np.ndarray:
     """Whole logits, by the model that the engine trains."""
     if engine.backend == "torch":
         with torch.no_grad():
-            return engine.model.logits(torch.from_numpy(tokens)).numpy()  # type: ignore[attr-defined]
+            return engine.model.logits(torch.from_numpy(tokens).to(TORCH)).cpu().numpy()  # type: ignore[attr-defined]
     import mlx.core as mx
 
     return np.array(engine.model(mx.array(tokens)))  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import TORCH
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.torch.engine import TorchEngine
@@ -56,7 +57,7 @@ def test_every_kind_trains(kind: str, config: Callable[..., Config]) -> None:
     losses = []
     for deterministic in (False, True):
         settings = config(projection={"kind": kind}, train={"deterministic": deterministic, "dtype": "bfloat16"})
-        engine = TorchEngine(settings, "cpu")
+        engine = TorchEngine(settings, TORCH)
         engine.load(initial_values(settings))
         losses.append([engine.step([batch], batch.predictions, 1e-3).wait()[0] for _ in range(3)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)

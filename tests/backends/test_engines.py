@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import pytest
+from device import device_of
 
 from lost.config import Config
 from lost.data.batch import Batch
@@ -20,7 +21,7 @@ Start = Callable[[Config], Engine]
 @pytest.fixture(params=BACKENDS)
 def started(request: pytest.FixtureRequest) -> Start:
     def start(config: Config) -> Engine:
-        engine = create_engine(config, request.param, "cpu")
+        engine = create_engine(config, request.param, device_of(request.param))
         engine.load(initial_values(config))
         return engine
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from device import device_of
 
 from lost.checkpoint import open_checkpoint
 from lost.data.batch import Batch
@@ -71,7 +72,7 @@ def test_against_the_reference(registered: None, backend: str, monkeypatch: pyte
     expected = ReferenceRun(
         ReferenceRun.of("dense").config.replace("projection", kind="scaled").replace("optimizer", name="momentum")
     )
-    engine = create_engine(expected.config, backend, "cpu")
+    engine = create_engine(expected.config, backend, device_of(backend))
     engine.load(expected.start.items())
     for tokens, loss in zip(expected.batches, expected.losses, strict=True):
         parts = [Batch(tokens[:2]), Batch(tokens[2:])]

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from device import device_of
 
 from lost.backends.mlx.optim import muon as on_mlx
 from lost.backends.mlx.optim.spectron import Spectron as MlxSpectron
@@ -45,7 +46,7 @@ Arrays = dict[str, np.ndarray]
 def test_one_step_against_the_reference(backend: str, settings: dict[str, Any]) -> None:
     optimizer = {"name": "muon", "lr": 3e-3, "embedding_lr": 1e-3, **settings}
     run = ReferenceRun(ReferenceRun.of("lost").config.replace("optimizer", **optimizer), steps=1)
-    engine = create_engine(run.config, backend, "cpu")
+    engine = create_engine(run.config, backend, device_of(backend))
     engine.load(run.start.items())
     (tokens,) = run.batches
     parts = [Batch(tokens[:2]), Batch(tokens[2:])]

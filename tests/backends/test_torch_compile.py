@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo as dynamo
+from device import TORCH
 from functorch.compile import make_boxed_func
 from torch import Tensor
 from torch._dynamo.backends.common import aot_autograd
@@ -34,7 +35,7 @@ def counted() -> Iterator[None]:
 
 
 def started(config: Config, compiled: bool = True) -> TorchEngine:
-    engine = TorchEngine(config.replace("train", compile=compiled), "cpu")
+    engine = TorchEngine(config.replace("train", compile=compiled), TORCH)
     engine.load(initial_values(config))
     return engine
 
@@ -157,7 +158,7 @@ def test_the_configuration_decides_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(devices, "compiles", lambda device: by_default)
-    engine = TorchEngine(config(train={"compile": asked}), "cpu")
+    engine = TorchEngine(config(train={"compile": asked}), TORCH)
     engine.load(initial_values(config()))
     engine.step([batch(2)], 16, 0.01)
     assert (engine.compiled, graphs()) == (expected, int(expected))

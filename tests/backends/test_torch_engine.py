@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from device import TORCH
 
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
@@ -27,8 +28,8 @@ def batches(count: int, size: int, length: int = 8, vocab: int = 19) -> list[Bat
     return [Batch(random.integers(0, vocab, (size, length + 1)).astype(np.int32)) for _ in range(count)]
 
 
-def started(config: Config) -> TorchEngine:
-    engine = TorchEngine(config, "cpu")
+def started(config: Config, device: str = TORCH) -> TorchEngine:
+    engine = TorchEngine(config, device)
     engine.load(initial_values(config))
     return engine
 
@@ -47,7 +48,7 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
     for number, (batch, lr) in enumerate(zip(batches(3, 4), lrs, strict=True), 1):
         loss, norm = engine.step([batch], batch.predictions, lr).wait()
 
-        tokens = torch.from_numpy(batch.tokens.astype(np.int64))
+        tokens = torch.from_numpy(batch.tokens.astype(np.int64)).to(TORCH)
         wanted = F.cross_entropy(twin.model.logits(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
         twin.model.zero_grad()
         wanted.backward()
@@ -66,7 +67,7 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
                     tensor.mul_(1 - lr * 0.1)
                 tensor.sub_(lr * (first / (1 - 0.9**number)) / ((second / (1 - 0.95**number)).sqrt() + 1e-8))
     for name, tensor in twin.model.named_parameters():
-        np.testing.assert_allclose(values(engine)[name], tensor.detach().numpy(), atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(values(engine)[name], tensor.detach().cpu().numpy(), atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -75,9 +76,9 @@ def test_head_loss_against_cross_entropy(
     rows: int, z_loss: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    x = (torch.randn(rows, 24) * 2).to(dtype).requires_grad_()
-    weight = torch.randn(300, 24).requires_grad_()
-    targets = torch.randint(0, 300, (rows,))
+    x = (torch.randn(rows, 24, device=TORCH) * 2).to(dtype).requires_grad_()
+    weight = torch.randn(300, 24, device=TORCH).requires_grad_()
+    targets = torch.randint(0, 300, (rows,), device=TORCH)
     targets[::3] = IGNORED
     monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 300 * 100)
     loss = head_loss(x, weight, targets, z_loss)
@@ -154,7 +155,7 @@ def test_plan_estimates_what_autograd_saves(
         train={"dtype": dtype, "checkpoint_activations": policy},
         data={"seq_len": 64},
     )
-    held = held_after_forward(started(settings))
+    held = held_after_forward(started(settings, "cpu"))
     width, cast = (4, 0) if dtype == "float32" else (2, 2)
     # The loss's: logits, inputs' gradients and a scaled copy; the head's gradient, and a product that is added to it.
     loss = (4 + cast) * 128 * 19 + 2 * width * 128 * 64 + (4 + cast) * 19 * 64
@@ -186,7 +187,7 @@ def test_checkpointed_activations_are_not_saved(config: Callable[..., Config]) -
             train={"checkpoint_activations": policy},
             data={"seq_len": 64},
         )
-        held.append(held_after_forward(started(settings)))
+        held.append(held_after_forward(started(settings, "cpu")))
     assert held[1] < 0.4 * held[0]
     assert held[2] < 0.5 * held[1]
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from device import device_of
 
 from lost.config import Config
 from lost.engine import BACKENDS, create_engine
@@ -41,7 +42,7 @@ def made(settings: Config) -> Made:
 @pytest.mark.parametrize("at_once", [1, 20, 1000])
 def test_against_the_reference(settings: Config, made: Made, backend: str, at_once: int) -> None:
     rows, expected = made
-    engine = create_engine(settings, backend, "cpu")
+    engine = create_engine(settings, backend, device_of(backend))
     engine.load(initial_values(settings))
     done: list[int] = []
     found = score_requests(engine, rows, at_once, done.append)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import TORCH, device_of
 
 from lost.backends.torch.model import rotary_tables
 from lost.config import Config
@@ -56,7 +57,7 @@ def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
 
 
 def engine_with(config: Config, values: dict[str, np.ndarray], backend: str) -> Any:
-    engine = create_engine(config, backend, "cpu")
+    engine = create_engine(config, backend, device_of(backend))
     engine.load(
         (name, value.astype(np.float32) if value.dtype != np.int32 else value) for name, value in values.items()
     )
@@ -143,13 +144,13 @@ def double_gradients(config: Config, values: dict[str, np.ndarray], tokens: np.n
     engine = engine_with(config, values, "torch")
     model = engine.model.double()
     model.model.dtype = torch.float64
-    model.model.cos, model.model.sin = rotary_tables(config.model)
+    model.model.cos, model.model.sin = (table.to(TORCH) for table in rotary_tables(config.model))
     for name, tensor in model.named_parameters():
         tensor.data.copy_(torch.from_numpy(values[name]))
-    batch = torch.from_numpy(tokens)
+    batch = torch.from_numpy(tokens).to(TORCH)
     targets = batch[:, 1:].flatten()
     (model(batch[:, :-1], targets) / len(targets)).backward()
-    return {name: tensor.grad.numpy() for name, tensor in model.named_parameters() if tensor.grad is not None}
+    return {name: tensor.grad.cpu().numpy() for name, tensor in model.named_parameters() if tensor.grad is not None}
 
 
 def gradients(config: Config, values: dict[str, np.ndarray], tokens: np.ndarray, backend: str) -> dict[str, np.ndarray]:
