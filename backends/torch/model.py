@@ -208,16 +208,17 @@ class LostForCausalLM(nn.Module):
             self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
 
     def compile_blocks(self) -> None:
-        """Compile each block for itself, as soon as it runs.
+        """Compile each block for itself, as soon as it runs, for the shapes that it is given.
 
         Blocks of equal shapes share what is compiled. The whole trunk in one piece takes many times as long to trace.
+        Code for any size of micro-batch, which a second size would bring about, would be slower for all of them.
         """
         import torch._dynamo.config as dynamo  # here: it takes as long as the rest of PyTorch
 
         blocks = self.model.layers
-        dynamo.recompile_limit = max(dynamo.recompile_limit, len(blocks))  # they may all differ, by their ranks
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(blocks))  # its default, for each: all may differ
         for block in blocks:
-            block.compile()
+            block.compile(dynamic=False)
 
     @property
     def head(self) -> Tensor:

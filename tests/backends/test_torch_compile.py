@@ -76,6 +76,14 @@ def test_evaluation_is_that_of_an_eager_engine(config: Callable[..., Config]) ->
     assert graphs() == 0
 
 
+def test_every_size_of_micro_batch_is_compiled_for_itself(config: Callable[..., Config]) -> None:
+    """After a second one PyTorch would make code for any size: as when the first step shows that it doesn't fit."""
+    engine = started(config(model={"num_hidden_layers": 1}))
+    for made, size in enumerate((8, 4, 2), 1):
+        engine.step([batch(size)], 8 * size, 0.01)
+        assert graphs() == made
+
+
 def test_every_block_may_differ(config: Callable[..., Config]) -> None:
     """More kinds of blocks than PyTorch compiles of one function by default; beyond that it would run them eagerly."""
     dynamo.config.recompile_limit = 2
