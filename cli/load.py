@@ -22,12 +22,17 @@ def open_model(path: Path) -> "Source":
 
 def load_model(path: Path, backend: str, device: str) -> "tuple[Source, Engine]":
     """Open a model, and load its weights."""
+    source = open_model(path)
+    return source, load_weights(source, backend, device)
+
+
+def load_weights(source: "Source", backend: str, device: str) -> "Engine":
+    """Load a model's weights: last of all, as it may take minutes."""
     from lost.engine import create_engine, inference_config
 
-    source = open_model(path)
     engine = create_engine(inference_config(source.config), backend, device)
     engine.load(source.parameters())
-    return source, engine
+    return engine
 
 
 def context_of(model: "ModelConfig", requested: int | None, default: int) -> int:

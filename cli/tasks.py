@@ -20,7 +20,8 @@ def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -
     separate = [name.strip() for name in names.split(",") if name.strip()]
     if not separate:
         raise UserError(f"--tasks {names!r} names no task; expected names separated by commas")
-    note(f"loading {', '.join(separate)} ...")
+    network = "" if include_path else ", over the network what isn't here yet"
+    note(f"loading {', '.join(separate)}{network} ...")
     tasks = Tasks(separate, include_path, num_fewshot)
     if tasks.without_examples:
         note(f"{', '.join(tasks.without_examples)}: always run without examples; --num-fewshot is ignored")

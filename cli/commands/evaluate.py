@@ -44,8 +44,9 @@ def evaluate(
     `lost prepare --examples`, only what is to be learned counts: completions, not prompts. With --tasks, runs tasks of
     lm-evaluation-harness instead.
     """
-    from lost.cli.load import context_of, load_model
+    from lost.cli.load import context_of, load_weights, open_model
     from lost.cli.render.output import answer, note
+    from lost.cli.render.progress import EvaluationScreen
     from lost.cli.tasks import load_tasks, run_tasks
     from lost.data.dataset import VALID
     from lost.data.mixture import open_dataset
@@ -62,19 +63,23 @@ def evaluate(
         raise UserError(
             "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
         )
-    source, engine = load_model(path, backend, device)
+    source = open_model(path)
     model = source.config.model
     if tasks is not None:
         window = context_of(model, context, model.max_position_embeddings)
         loaded = load_tasks(tasks, include_path, num_fewshot)
+        engine = load_weights(source, backend, device)
         answer(as_json, *run_tasks(source, engine, loaded, window, batch_size, limit))
         return
-    tokenizer, targets = source.tokenizer(), None
+    tokenizer, targets, screen = source.tokenizer(), None, EvaluationScreen()
     size = batch_size or source.config.train.micro_batch
     window = context_of(model, context, source.config.data.seq_len)
     if text:
         tokens, text_bytes = text_tokens(tokenizer, text, note)
-        result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes)
+        engine = load_weights(source, backend, device)
+        shown = screen.counting("evaluating", window * size, len(tokens) - 1)
+        with screen.live():
+            result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes, check=shown)
     else:
         if source.progress is None and not data:
             raise UserError(f"{path} names no data: expected --text with text, or --data with a prepared set; add one")
@@ -86,7 +91,10 @@ def evaluate(
             )
         split = dataset.split(VALID)
         targets = split.loss_mask
-        result = evaluate_split(engine, split, window, size)
+        engine = load_weights(source, backend, device)
+        shown = screen.counting("evaluating", window * size, None if targets else split.tokens - 1)
+        with screen.live():
+            result = evaluate_split(engine, split, window, size, check=shown)
     value = {
         "checkpoint": str(source.path),
         "loss": result.loss,

@@ -107,6 +107,8 @@ def describe(config: "Config", engine: "Engine") -> str:
 
 def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     """Return one line that describes how training ended."""
+    from shlex import quote
+
     from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"
@@ -116,4 +118,5 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.
     what = "the whole process" if engine.device == "cpu" and memory.keys() == {"memory_bytes"} else "arrays"
     peak = f"peak memory: {size(memory['memory_bytes'])}, {what}"
-    return f"{verb} at step {result.progress.step}: {result.checkpoint} ({peak})"
+    again = f"; `lost train {quote(str(result.checkpoint.parents[1]))}` resumes" if result.interrupted else ""
+    return f"{verb} at step {result.progress.step}: {result.checkpoint} ({peak}){again}"

@@ -1,8 +1,9 @@
 """Progress on screen: a live bar in a terminal, plain lines in a pipe."""
 
+import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -200,7 +201,7 @@ class PreparationScreen:
 
 
 class EvaluationScreen:
-    """Shows the number of requests answered, on the standard error of its creation: lm_eval's own output is dropped."""
+    """Shows how far an evaluation is, on the standard error of its creation: lm_eval's own output is dropped."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -214,8 +215,19 @@ class EvaluationScreen:
         with self._bar if self._console.is_terminal else nullcontext():
             yield
 
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        """Show the progress of a phase: requests answered, requests in all."""
+    def counting(self, phase: str, tokens: int, total: int | None) -> Callable[[], None]:
+        """Return what is to be called before each batch of so many tokens, of `total` in all; None: unknown."""
+        batches = itertools.count()
+
+        def show() -> None:
+            done = next(batches) * tokens
+            if self._console.is_terminal:
+                self(phase, min(done, total or done), total)
+
+        return show
+
+    def __call__(self, phase: str, done: int, total: int | None) -> None:
+        """Show the progress of a phase: requests answered, or tokens read; and how many there are, if that is known."""
         if phase not in self._tasks:
             self._tasks[phase] = self._bar.add_task(phase, total=total)
             if not self._console.is_terminal:

@@ -164,7 +164,8 @@ def _load(manager: Any, name: str) -> Any:
     except Exception as error:  # from the hub, the data's library, or the task's own code
         raise DataError(
             f"task {name} can't be loaded: {_brief(error)}; expected a task that lm-eval {version('lm_eval')} can run, "
-            "with its data on this machine or a network to download it; correct its YAML, or choose another"
+            "with its data on this machine or a network to download it; correct its YAML, find a network, or choose "
+            "another"
         ) from error
 
 

@@ -207,6 +207,9 @@ def test_self_test(lost: Lost) -> None:
     """On the CPU of both backends, against the numpy reference; what is seen elsewhere is printed likewise."""
     answer = lost("doctor", "--self-test", "--device", "cpu", "--json")
     assert answer.code == 0, answer.err
+    head, *rows = answer.err.splitlines()
+    assert head.split() == ["errors", "logits", "evaluation", "gradients", "losses", "weights"]
+    assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
     checks = json.loads(answer.out)["self_test"]
     assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
         (backend, kind, dtype) for backend in BACKENDS for kind in KINDS for dtype in ("float32", "bfloat16")

@@ -56,3 +56,14 @@ def test_help_is_in_words_of_its_reader(lost: Any) -> None:
     options = lost("prepare", "--help").out.partition("Options:")[2]
     assert "list[" not in options
     assert "TEXT...}..." not in lost("prepare", "--help").out
+
+
+def test_what_an_evaluation_needs_is_asked_for_before_weights_are_read(
+    lost: Any, prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large model that takes minutes."""
+    lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "schedule.steps=2")
+    monkeypatch.setattr("lost.engine.create_engine", lambda *_: pytest.fail("the weights were read"))
+    for wrong in (("--data", tmp_path / "nowhere"), ("--text", tmp_path / "nowhere"), ("--tasks", ",")):
+        answer = lost("eval", tmp_path / "run", *wrong)
+        assert answer.code == 2

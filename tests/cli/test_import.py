@@ -87,6 +87,9 @@ def test_decomposes_for_a_calibration_text(lost: Callable, folder: Path, text: P
         answer = lost(*arguments, "--json")
         assert answer.code == 0, answer.err
         answers[name] = json.loads(answer.out)
+        assert answer.err.startswith(
+            "decomposing block 1 of 2\n" if name == "plain" else "decomposing blocks 1 to 2 of 2"
+        )
         assert lost("verify", tmp_path / name).code == 0
     plain, calibrated = (answers[name] for name in ("plain", "calibrated"))
     assert [each["name"] for each in plain["layers"]] == [each["name"] for each in calibrated["layers"]]

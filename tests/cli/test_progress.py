@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lost.cli.render.progress import PreparationScreen, TrainingScreen
+from lost.cli.render.progress import EvaluationScreen, PreparationScreen, TrainingScreen
 
 
 def test_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,3 +160,20 @@ def test_a_line_in_a_pipe_has_both_losses(capsys: pytest.CaptureFixture[str]) ->
         "step 20/40  loss 5.5000  0:00:20 left  100 tokens/s  last loss 5.2500  lr 1.00e-03  grad 1.00  1.0 MiB"
     )
     assert second.startswith("step 20/40  loss 5.2500  0:00:20 left  100 tokens/s  lr")
+
+
+def test_an_evaluation_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a terminal; a pipe gets the answer alone."""
+
+    def shown() -> str:
+        screen = EvaluationScreen()
+        with screen.live():
+            before_a_batch = screen.counting("evaluating", tokens=64, total=100)
+            before_a_batch()
+            before_a_batch()
+        return capsys.readouterr().err
+
+    assert shown() == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert " 64/100 " in shown()

@@ -163,7 +163,8 @@ def test_compared_by_more_than_rounding() -> None:
 
 
 def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
-    settings = config(model={"vocab_size": 320}, data={"path": str(prepared.path)}, projection={"gamma": 0.61})
+    settings = config(model={"vocab_size": 320}, data={"path": str(prepared.path)}, projection={"gamma": 0.61},
+                      schedule={"steps": 9, "warmup_steps": 1})  # fmt: skip
     path = tmp_path / "nightly" / "checkpoints" / "step-00000007"
     source: Checkpoint = write(
         path, initial_values(settings), (), settings, TrainState(step=7, tokens=1234567), prepared.tokenizer
@@ -177,7 +178,8 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     (tmp_path / "nightly" / "metrics.jsonl").write_text(metrics)
     text = card(source, settings, "float32")
     assert text.startswith("---\nlibrary_name: transformers\n")
-    for part in ("# nightly", "1,234,567", "3.1250", "2.5000", "1.7500", "0.61", "trust_remote_code=True"):
+    numbers = ("1,234,567", "3.1250", "2.5000", "1.7500", "0.61", "| 1 step |")
+    for part in ("# nightly", *numbers, "trust_remote_code=True"):
         assert part in text
     assert f"{prepared.split('train').documents} documents" in text
     assert "Licence: none was chosen yet" in text

@@ -89,6 +89,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
     assert stopped.returncode == 130
     assert "SIGTERM: saving after this step" in stopped.stdout
     assert "stopped at step 13: " in stopped.stdout
+    assert stopped.stdout.endswith(f"; `lost train {tmp_path / 'run'}` resumes\n")
     assert max(losses(run)) == 13
     for out in (run, straight):
         assert lost(*command(tiny_yaml, prepared, out)[2:]).code == 0

@@ -8,6 +8,7 @@ import typer
 
 from lost.cli.options import AsJson, Backend, Device
 
+_PLACE, _ERROR = 30, 7  # columns of the self-test
 _PACKAGES = ("torch", "mlx", "mlx-lm", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic")
 
 
@@ -105,19 +106,23 @@ def _self_test(targets: list[tuple[str, str]], as_json: bool) -> Iterator[dict[s
 
     if not targets:
         raise UserError("--self-test: no such device works here; see `lost doctor` for those that do")
-    show = note if as_json else say
+    show, head = note if as_json else say, ""
     for target in targets:
         where = {"backend": target[0], "device": target[1]}
         checks = self_test(lambda config, to=target: create_engine(config, *to))  # type: ignore[misc]
         try:
             for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
                 results = list(group)
-                errors = "  ".join(f"{check.quantity} {check.error:.1e}" for check in results)
+                if not head:
+                    head = "  ".join(each.quantity.rjust(_ERROR) for each in results)
+                    show(f"{'errors':{_PLACE}}  {head}")
+                errors = "  ".join(f"{each.error:.1e}".rjust(max(_ERROR, len(each.quantity))) for each in results)
                 wrong = [
                     f"{each.quantity} at most {ALLOWED[dtype][each.quantity]}" for each in results if not each.passed
                 ]
                 verdict = f"FAILED: {', '.join(wrong)}" if wrong else "ok"
-                show(f"{' '.join(target)}  {kind:8} {dtype:9} {errors}  {verdict}")
+                place = f"{' '.join(target):10}  {kind:8}  {dtype}"
+                show(f"{place:{_PLACE}}  {errors}  {verdict}")
                 yield from ({**where, **asdict(check), "passed": check.passed} for check in results)
         except Exception as error:  # whatever the device raises: this command is there to report it
             reason = f"{type(error).__name__}: {error}"

@@ -134,7 +134,7 @@ def _decomposed(
     at_once = _blocks_at_once(config.model) if input_moments else 1
     for first in range(0, blocks, at_once):
         last = min(first + at_once, blocks)
-        log(f"decomposing blocks {first + 1} to {last} of {blocks}")
+        log(f"decomposing block{f's {first + 1} to' if last > first + 1 else ''} {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
         measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
         moments = input_moments(measured) if input_moments else {}
