@@ -204,8 +204,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
     if refused := fixed_differences(start.config, config):
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; restore the "
-            "values, choose another --out, with --init-from this run to train its model further, or start over with --fresh "
-            "--overwrite"
+            "values, choose another --out, with --init-from this run to train its model further, or start over with "
+            "--fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
