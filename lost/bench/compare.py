@@ -28,6 +28,7 @@ from lost.planning.peak_flops import peak_flops
 from lost.planning.room import check_room
 from lost.projections import Projection, projection
 from lost.utils.machine import cores
+from lost.utils.wording import counted
 
 T = TypeVar("T")
 Log = Callable[[str], None]
@@ -159,7 +160,7 @@ def measure(
 def _layer(
     target: Target, config: Config, kinds: Sequence[str], shape: LayerShape, rounds: int, log: Log
 ) -> dict[str, Any]:
-    log(f"layer: {rounds} rounds of {', '.join(kinds)}")
+    log(f"layer: {counted(rounds, 'round')} of {', '.join(kinds)}")
     built, passes = {}, {}
     for kind in kinds:
         measured = {"kind": kind, "rank": shape.rank, "density": shape.density}
@@ -215,7 +216,7 @@ def _model(
         log(f"model: two steps of {kind}")
         engines[kind], peaks[kind] = target.bench.peak_memory(target.device, partial(start, configs[kind]))
         saved[kind] = target.bench.saved_bytes(engines[kind], batches[0])
-    log(f"model: {rounds} rounds of {', '.join(kinds)}")
+    log(f"model: {counted(rounds, 'round')} of {', '.join(kinds)}")
     times = time_interleaved({kind: partial(step, engines[kind]) for kind in kinds}, rounds)
     results = {}
     for kind in kinds:

@@ -10,6 +10,7 @@ from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
+from lost.tracking.log import FILE as LOG
 from lost.utils.wording import did_you_mean_path
 
 
@@ -59,6 +60,8 @@ def open_source(path: Path) -> Source:
         )
     if not ((path / MANIFEST).exists() or (path / "checkpoints").exists()):
         what = "holds no model; " if path.exists() else f"doesn't exist; {did_you_mean_path(path)}"
+        if (path / LOG).is_file():
+            what = "is a run without a checkpoint yet; "
         raise CheckpointError(
             f"{path} {what}expected a run, a checkpoint, an export, or a Hugging Face folder ({CONFIG} and "
             f"safetensors); name one{_runs_in(path)}"

@@ -1,6 +1,7 @@
 """`lost bench`: the shape of its answer, that its figures belong together, what is kept and held. Never how fast."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +84,19 @@ def test_for_people(lost: Lost, tiny_yaml: Path) -> None:
         "/ dense", "peak", "saved"
     ]  # fmt: skip
     assert sum(line.startswith("lost ") and "MiB" in line for line in answer.out.splitlines()) == 2
+
+
+def test_in_a_narrow_terminal(lost: Lost, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What matters least goes, and what stays is whole."""
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    answer = lost("bench", tiny_yaml, *SMALL, "--backend", "torch", "--kinds", "dense,lost", "--rounds", 1)
+    assert answer.code == 0, answer.err
+    assert "…" not in answer.out
+    head = next(line for line in answer.out.splitlines() if "tokens/s" in line)
+    assert all(title in head for title in ("kind", "ms", "/ dense"))
+    assert "25-75" not in head
+    assert "1 round of dense, lost" in answer.err
 
 
 def test_what_a_layer_saves(lost: Lost, tiny_yaml: Path) -> None:

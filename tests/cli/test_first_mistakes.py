@@ -16,6 +16,8 @@ def place(prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytes
     Path("data").mkdir()
     Path("data/mine").symlink_to(prepared.path)
     Path("runs/tiny/checkpoints").mkdir(parents=True)
+    Path("runs/begun").mkdir()
+    Path("runs/begun/log.txt").touch()
     Path("book.txt").write_text("Once upon a time.\n")
     Path("chat.jsonl").write_text('{"messages": []}\n')
     return tmp_path
@@ -33,6 +35,7 @@ def place(prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytes
         ("train --init-from runs/tiny --data data/mine", "without a configuration: the new run has no name; expected a "
          "folder for it; name one with --out"),
         ("eval runs/tinny", "runs/tinny doesn't exist; did you mean 'runs/tiny'?"),
+        ("eval runs/begun", "runs/begun is a run without a checkpoint yet; expected"),
         ("inspect runs", "name one, such as runs/tiny"),
         ("prepare chat.jsonl", "name the field with --text-key, or, for examples to fine-tune on, add --examples"),
         ("prepare data --include *.md", "there is no text in data under names that --include and --exclude leave"),

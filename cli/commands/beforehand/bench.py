@@ -8,6 +8,7 @@ import typer
 from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides, Threads
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from lost.bench.options import LayerShape
@@ -20,6 +21,8 @@ _TIMES: list[_Column] = [
     ("/ dense", "ratio_to_dense", "{:.2f}".format),
     ("/ CoLA", "ratio_to_cola", "{:.2f}".format),
 ]
+
+_LEAST = ("25-75 %", "saved", "MFU", "/ CoLA", "FLOP/s", "parameters", "peak")  # what goes first in a narrow terminal
 
 
 def bench(
@@ -102,7 +105,7 @@ def bench(
     answer(as_json, value, [])
     if not as_json:
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-        for part in _shown(value):
+        for part in _shown(value, console):
             console.print(part)
 
 
@@ -131,7 +134,7 @@ def _shape(shape: str | None, rank: int | None, density: float | None, tokens: i
     return LayerShape(**{name: value for name, value in named.items() if value is not None})
 
 
-def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
+def _shown(value: dict[str, Any], console: "Console") -> "Iterator[str | Table]":
     """Yield the answer for a terminal."""
     from lost.cli.render.output import count, size
     from lost.utils.wording import counted
@@ -143,17 +146,18 @@ def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
     if layer := value["layer"]:
         yield (
             f"\nlayer: {layer['in_features']} to {layer['out_features']}, rank {layer['rank']}, density "
-            f"{layer['density']}, {layer['tokens']:,} tokens; forward and backward, {layer['rounds']} rounds"
+            f"{layer['density']}, {layer['tokens']:,} tokens; forward and backward, {counted(layer['rounds'], 'round')}"
         )
         yield _table(
             layer["results"],
             [*_TIMES, ("FLOP/s", "flops_per_second", count), ("saved", "saved_bytes", size)],
+            console,
         )
     if model := value["model"]:
         yield (
             f"\nmodel: {model['config']}, {model['batch_size']} x {model['seq_len']} tokens a step, "
-            f"{model['micro_batch_size']} sequences at once, activations checkpointed: "
-            f"{model['checkpoint_activations']}; {model['rounds']} rounds"
+            f"{counted(model['micro_batch_size'], 'sequence')} at once, activations checkpointed: "
+            f"{model['checkpoint_activations']}; {counted(model['rounds'], 'round')}"
         )
         more: list[_Column] = [
             ("tokens/s", "tokens_per_second", lambda rate: f"{rate:,.0f}"),
@@ -162,15 +166,15 @@ def _shown(value: dict[str, Any]) -> "Iterator[str | Table]":
             ("saved", "saved_bytes", size),
             ("parameters", "parameters", count),
         ]
-        yield _table(model["results"], [*_TIMES, *more])
+        yield _table(model["results"], [*_TIMES, *more], console)
         yield f"peak: {model['peak_memory_is']}"
     rows = [row for part in (value["layer"], value["model"]) if part for row in part["results"].values()]
     saved = "; saved: bytes kept from the forward for the backward pass"
     yield f"times: median and quartiles{saved if any(row['saved_bytes'] is not None for row in rows) else ''}"
 
 
-def _table(results: dict[str, dict[str, Any]], columns: list[_Column]) -> "Table":
-    """Return a table with one row a kind, without columns whose values are unknown."""
+def _table(results: dict[str, dict[str, Any]], columns: list[_Column], console: "Console") -> "Table":
+    """Return a table with one row a kind, without columns whose values are unknown or for which it is too narrow."""
     from rich import box
     from rich.table import Table
 
@@ -180,4 +184,8 @@ def _table(results: dict[str, dict[str, Any]], columns: list[_Column]) -> "Table
         table.add_column(title, justify="right", no_wrap=True)
     for kind, row in results.items():
         table.add_row(kind, *(write(row[key]) for _, key, write in known))
+    least = min(known, key=lambda each: _LEAST.index(each[0]) if each[0] in _LEAST else len(_LEAST))
+    whole = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    if whole > console.width and least[0] in _LEAST:
+        return _table(results, [each for each in known if each is not least], console)
     return table
