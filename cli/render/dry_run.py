@@ -39,12 +39,12 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     }
     if weights:
         value["weights"] = str(weights)
-    taken = f"{result.epochs[0]:.2f} epochs"
+    taken = f"{result.epochs[0]:,.2f} epochs"
     if isinstance(dataset, Mixture):
         parts = zip(dataset.sets, dataset.shares(), result.epochs, strict=True)
         mixture = [{"path": str(each.path), "share": share, "epochs": epochs} for each, share, epochs in parts]
         value["data"] |= {"mixture": mixture}
-        taken = ", ".join(f"{each['epochs']:.2f} epochs of {each['path']} ({each['share']:.2%})" for each in mixture)
+        taken = ", ".join(f"{each['epochs']:,.2f} epochs of {each['path']} ({each['share']:.2%})" for each in mixture)
     begins = "resumes at" if result.start else "starts from"
     first = f" with the weights of {weights}" if weights else ""
     removes = f", {counted(len(result.removed), 'checkpoint')} removed" if result.removed else ""
