@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yield pieces of text up to where the first of the stop strings begins, and ask for no more of them.
+    """Yield pieces of text up to where the first of the stop strings begins; ask for no more once one is whole.
 
     What may be the beginning of a stop string is held back until it is known.
 
