@@ -20,7 +20,7 @@ from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
 from lost.distributed.group import local_batch_size
-from lost.engine import Engine, StepResult, backend_module
+from lost.engine import Engine, StepResult
 from lost.errors import (
     DivergedError,
     GpuStoppedError,
@@ -34,12 +34,13 @@ from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
 from lost.planning.budget import budget
 from lost.planning.micro_batch import half
-from lost.planning.room import peak_remark, settings_that_take_less, smaller_micro_batch
+from lost.planning.room import peak_remark
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
+from lost.training.endings import diverged, ended_amid, out_of_memory
 from lost.training.prefetch import Prefetcher, batches_ahead
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
@@ -99,7 +100,7 @@ def train(
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
         if short:
-            raise run.out_of_memory(cause) from error
+            raise out_of_memory(cause, run.config, engine, run.micro_batch) from error
         if stopped:
             raise GpuStoppedError(error) from error
         raise
@@ -127,7 +128,7 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if step > run.saved_at and (ending or interrupted or due):
             run.save(progress, ending or interrupted)
         if ending and progress.guard.in_a_row:
-            raise run.ended_amid(progress)
+            raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
             return Result(progress, run.saved, run.loss, validation, interrupted)
         progress, report = run.step(progress)
@@ -333,13 +334,7 @@ class _Run:
         guard, before = self.engine.guard.state(), progress.guard
         self._read_losses()
         if guard.in_a_row >= self.config.train.max_skipped:
-            loss, grad_norm = report.wait()
-            raise DivergedError(
-                f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}, and {guard.in_a_row} "
-                "updates in a row were left out; expected finite numbers, and no spikes. The gradients to look at: "
-                f"{', '.join(self.engine.suspects()[:8])}. Nothing was saved since; lower optimizer.lr, lengthen "
-                "schedule.warmup_steps or lower train.grad_clip, and train again"
-            )
+            raise diverged(progress, self.engine, report.wait())
         if guard.skipped > before.skipped:
             self.tracker.message(
                 f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
@@ -351,30 +346,6 @@ class _Run:
         """Take the losses of all steps so far, where the device was waited for."""
         self._losses += [each.wait()[0] for each in self._unread]
         self._unread.clear()
-
-    def ended_amid(self, progress: TrainState) -> DivergedError:
-        """Return what to raise at the end of a run whose last updates were left out: it has not succeeded."""
-        rows = [each for each in self.engine.suspects()[:8] if each]
-        named = f" The gradients to look at: {', '.join(rows)}." if rows else ""
-        return DivergedError(
-            f"the run ended at step {progress.step} while updates were being left out, the last "
-            f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {self.saved} holds "
-            "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
-            "train.grad_clip, and train again"
-        )
-
-    def out_of_memory(self, error: BaseException) -> OutOfMemoryError:
-        """Return what to raise where memory ran out; it names the next smaller micro-batch, and other remedies."""
-        engine, below = self.engine, self.micro_batch
-        room = backend_module(engine.backend).capacity(engine.device)
-        size = smaller_micro_batch(self.config, engine.backend, engine.device, room, engine.workers.world_size, below)
-        remedies = [f"--set train.micro_batch_size={size}, which computes the same"] if size else []
-        remedies.append(settings_that_take_less(self.config))
-        return OutOfMemoryError(
-            error,
-            f"train.micro_batch_size was {below}: train again with {', or '.join(remedies)}; or end what else uses "
-            f"{engine.device}. What was saved before is intact",
-        )
 
     def validate(self, progress: TrainState, stop: Callable[[], bool]) -> Evaluation:
         """Evaluate on held-out text.

@@ -1,0 +1,51 @@
+"""What is said of a training that can't go on: what happened, and what to do."""
+
+from pathlib import Path
+
+from lost.checkpoint import TrainState
+from lost.config import Config
+from lost.engine import Engine, backend_module
+from lost.errors import DivergedError, OutOfMemoryError
+from lost.planning.room import settings_that_take_less, smaller_micro_batch
+
+
+def diverged(progress: TrainState, engine: Engine, figures: tuple[float, float]) -> DivergedError:
+    """Return what to raise where too many updates in a row were left out.
+
+    Args:
+        progress: up to the last step.
+        engine: names the gradients that were at fault.
+        figures: that step's loss and gradient norm.
+    """
+    loss, grad_norm = figures
+    return DivergedError(
+        f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}, and "
+        f"{engine.guard.state().in_a_row} updates in a row were left out; expected finite numbers, and no spikes. The "
+        f"gradients to look at: {', '.join(engine.suspects()[:8])}. Nothing was saved since; lower optimizer.lr, "
+        "lengthen schedule.warmup_steps or lower train.grad_clip, and train again"
+    )
+
+
+def ended_amid(progress: TrainState, engine: Engine, saved: Path) -> DivergedError:
+    """Return what to raise at the end of a run whose last updates were left out: it has not succeeded."""
+    rows = [each for each in engine.suspects()[:8] if each]
+    named = f" The gradients to look at: {', '.join(rows)}." if rows else ""
+    return DivergedError(
+        f"the run ended at step {progress.step} while updates were being left out, the last "
+        f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {saved} holds "
+        "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
+        "train.grad_clip, and train again"
+    )
+
+
+def out_of_memory(error: BaseException, config: Config, engine: Engine, micro_batch: int) -> OutOfMemoryError:
+    """Return what to raise where memory ran out; it names the next smaller micro-batch, and other remedies."""
+    room, workers = backend_module(engine.backend).capacity(engine.device), engine.workers.world_size
+    size = smaller_micro_batch(config, engine.backend, engine.device, room, workers, below=micro_batch)
+    remedies = [f"--set train.micro_batch_size={size}, which computes the same"] if size else []
+    remedies.append(settings_that_take_less(config))
+    return OutOfMemoryError(
+        error,
+        f"train.micro_batch_size was {micro_batch}: train again with {', or '.join(remedies)}; or end what else uses "
+        f"{engine.device}. What was saved before is intact",
+    )
