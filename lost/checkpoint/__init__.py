@@ -10,12 +10,22 @@ from lost.checkpoint.checkpoint import (
     open_checkpoint,
 )
 from lost.checkpoint.state import Origin, TrainState
-from lost.checkpoint.store import checkpoint_path, checkpoints, find_checkpoint, newest_valid, prune, tokenizer_path
+from lost.checkpoint.store import (
+    LATEST,
+    checkpoint_path,
+    checkpoints,
+    find_checkpoint,
+    newest_valid,
+    prune,
+    set_latest,
+    tokenizer_path,
+)
 from lost.checkpoint.verify import check_intact, problems
 from lost.checkpoint.writer import array_bytes, write, write_manifest
 
 __all__ = [
     "CONFIG",
+    "LATEST",
     "MANIFEST",
     "MODEL",
     "OPTIMIZER",
@@ -32,6 +42,7 @@ __all__ = [
     "open_checkpoint",
     "problems",
     "prune",
+    "set_latest",
     "tokenizer_path",
     "write",
     "write_manifest",

@@ -19,7 +19,7 @@ from lost.engine import Engine
 from lost.errors import LostError, StorageError
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
-from lost.storage.files import Seal, begin_dir, publish, replace_text, storage
+from lost.storage.files import Seal, begin_dir, publish, storage
 from lost.storage.nofollow import remove
 from lost.storage.tensors import write_tensors
 from lost.tokenizer import Tokenizer
@@ -136,7 +136,7 @@ class Saver:
                 failpoint("save.manifest")
                 publish(writing.partial, path, replace=True)
                 failpoint("save.renamed")
-                replace_text(self._folder.parent / "latest", f"{self._folder.name}/{path.name}\n")
+                checkpoint.set_latest(path)
                 failpoint("save.latest")
                 checkpoint.prune(self._folder, train.keep_last, train.keep_every, step)
         except (StorageError, OSError) as error:  # whatever it is, the others must hear of it

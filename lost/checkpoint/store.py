@@ -7,9 +7,10 @@ from pathlib import Path
 from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
 from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
-from lost.storage.files import remove_folder, remove_stale
+from lost.storage.files import remove_folder, remove_stale, replace_text
 from lost.storage.nofollow import check_folder, is_folder
 
+LATEST = "latest"  # the file of a run that names its newest checkpoint
 _NAME = re.compile(r"step-\d{8,}")
 
 
@@ -69,6 +70,15 @@ def tokenizer_path(path: Path) -> Path:
     return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
 
 
+def set_latest(path: Path) -> None:
+    """Name a checkpoint as the newest of its run.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    replace_text(path.parent.parent / LATEST, f"{path.parent.name}/{path.name}\n")
+
+
 def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
     """Remove checkpoints that are neither among the last, nor the best, nor at a multiple of `keep_every` steps.
 
@@ -78,7 +88,8 @@ def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
         folder: holds the checkpoints.
         keep_last: how many of the last to keep.
         keep_every: 0, or the multiple whose checkpoints stay.
-        newest: the step just saved; later ones are leftovers of another life of the run, and neither count nor go.
+        newest: the step just saved, or resumed from; later ones are leftovers of another life of the run, and neither
+            count nor go.
     """
     remove_stale(folder)
     held = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint
+from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, set_latest
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
@@ -22,11 +22,11 @@ from lost.interop.to_hf.description import model_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, shapes_of
 from lost.storage.arrays import NamedArrays, check_arrays
-from lost.storage.files import atomic_dir, replace_text, storage
+from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
 from lost.tokenizer import same_ids
-from lost.training.run_dir import CONFIG, LATEST, config_file, differences
+from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
 _FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
@@ -140,7 +140,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
         progress = TrainState(data=dataset.fingerprint, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
-        replace_text(folder / LATEST, f"{path.parent.name}/{path.name}\n")
+        set_latest(path)
     return open_checkpoint(path)
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from lost.checkpoint import Checkpoint, checkpoints, newest_valid, open_checkpoint
+from lost.checkpoint import LATEST, Checkpoint, checkpoints, newest_valid, open_checkpoint, prune, set_latest
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import Workers
@@ -19,7 +19,6 @@ from lost.tracking.metrics import FILE as METRICS
 from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
-LATEST = "latest"
 
 # What may change when a run is resumed: none of it changes the results, except for rounding.
 MUTABLE_KEYS = {
@@ -45,6 +44,9 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     start = starting_point(config, folder, dataset, tracker)
     if start:
         tracker.message(_going_on(start.progress.step, config, folder))
+        with storage(folder):  # what a crash in the midst of a save left undone
+            set_latest(start.path)
+            prune(start.path.parent, config.train.keep_last, config.train.keep_every, start.progress.step)
     elif (folder / CONFIG).exists():
         tracker.message(f"{folder} has no checkpoint yet: starting from step 0")
     return start

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from lost import checkpoint
-from lost.checkpoint import MANIFEST, Checkpoint, checkpoints, open_checkpoint
+from lost.checkpoint import LATEST, MANIFEST, Checkpoint, checkpoints, open_checkpoint
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
@@ -20,7 +20,7 @@ from lost.storage.files import stale_temps
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.tracking import metrics
-from lost.training.run_dir import CONFIG, LATEST, config_file, fixed_differences
+from lost.training.run_dir import CONFIG, config_file, fixed_differences
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: 
     path = folder / LATEST
     if not os.path.lexists(path):
         if held:
-            remarks.append(f"{path} is missing: the next checkpoint restores it")
+            remarks.append(f"{path} is missing: training on restores it")
         return
     try:
         named = read_bytes(path, DOCUMENT_BYTES).decode("utf-8", "replace").strip()
@@ -144,7 +144,7 @@ def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: 
     elif whole and folder / named < whole[-1]:
         text = f"{path} names {named}, and {whole[-1].name} is newer"
         if folder / named in whole[-2:]:
-            remarks.append(f"{text}: the next checkpoint corrects it")
+            remarks.append(f"{text}: training on corrects it")
         else:
             yield text
 

@@ -129,8 +129,8 @@ def test_faults(lost: Lost, run: Path, name: str) -> None:
 
 
 REMARKS: dict[str, tuple[Change, str]] = {
-    "latest one behind": (replace("latest", "0006", "0004"), "the next checkpoint corrects it"),
-    "no latest": (remove("latest"), "latest is missing: the next checkpoint restores it"),
+    "latest one behind": (replace("latest", "0006", "0004"), "training on corrects it"),
+    "no latest": (remove("latest"), "latest is missing: training on restores it"),
     "data elsewhere": (rename("../data", "../moved"), "is not on this machine"),
     "an unfinished checkpoint": (
         lambda run: (run / "checkpoints" / ".partial-step-00000008").mkdir(), "step-00000008 was never finished"

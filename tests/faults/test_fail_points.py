@@ -63,6 +63,19 @@ def test_killed_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_pat
     assert (tmp_path / "run" / "latest").read_text() == "checkpoints/step-00000030\n"
 
 
+@pytest.mark.parametrize("point", ["save.renamed:2", "save.latest:2"])
+def test_a_resume_first_ends_what_a_killed_save_left(
+    lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str
+) -> None:
+    """Killed before the checkpoint of step 10 is gone, and again while step 30 is saved: step 20's is the only one."""
+    arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
+    assert run_python(*arguments, LOST_FAIL_POINT=f"{point}=kill").returncode == -9
+    assert run_python(*arguments, LOST_FAIL_POINT="save.begun:1=kill").returncode == -9
+    left = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in left.iterdir() if not path.name.startswith(".")] == ["step-00000020"]
+    assert (tmp_path / "run" / "latest").read_text() == "checkpoints/step-00000020\n"
+
+
 @pytest.mark.parametrize("point", ["save.file:3", "save.manifest:2", "prune.renamed:1"])
 def test_told_to_stop_in_a_save(lost: Lost, straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     """SIGTERM while step 20 is being saved: that save is finished, the step under way too, and saved."""
