@@ -127,6 +127,13 @@ class TorchGated(TorchPaired):
         return F.linear(self.act(gate) * passed, self.up.to(gate.dtype))
 
 
+def filtered(x: TorchTensor, taps: TorchTensor) -> TorchTensor:
+    """Return x (b, s, n) and, weighted by `taps` (2 n), what it was one and two tokens earlier."""
+    before = F.pad(x, (0, 0, 2, 0))
+    one, two = taps.to(x.dtype).chunk(2)
+    return x + one * before[:, 1:-1] + two * before[:, :-2]
+
+
 class TorchShifted(TorchPaired):
     """The filter."""
 
@@ -134,10 +141,37 @@ class TorchShifted(TorchPaired):
 
     def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
         """Return the filtered down x."""
-        (hidden,) = super().narrow(x)
-        before = F.pad(hidden, (0, 0, 2, 0))  # (b, 2 + s, r)
-        one, two = self.taps.chunk(2)
-        return (hidden + one * before[:, 1:-1] + two * before[:, :-2],)
+        return (filtered(*super().narrow(x), self.taps),)
+
+
+class TorchShiftedLost(torch_layers.Lost):
+    """The filter on the bottleneck; kept channels are the present token's."""
+
+    taps: TorchTensor
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return the filtered down x, and the kept channels."""
+        hidden, kept = super().narrow(x)
+        return filtered(hidden, self.taps), kept
+
+
+class TorchShiftedDense(torch_layers.Dense):
+    """The filter, on the input."""
+
+    taps: TorchTensor
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return W x, of the filtered input."""
+        return super().narrow(filtered(x, self.taps))
+
+
+class TorchEarlier(torch_layers.Lost):
+    """The kept channels of the token before."""
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return down x, and the kept channels one token earlier."""
+        hidden, kept = super().narrow(x)
+        return hidden, F.pad(kept, (0, 0, 1, 0))[:, :-1]
 
 
 class TorchJoint(TorchPaired):

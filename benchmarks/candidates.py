@@ -6,6 +6,9 @@
     crossing           LaX without its norm: the bottleneck's activated features of one block earlier, weighted, from 0
     gated              CoLA with a gated bottleneck: up (act(a x) * b x), down = [a; b]
     shifted            CoLA whose bottleneck also reads its features one and two tokens earlier, weighted, from 0
+    shifted_lost       LOST with that bottleneck
+    shifted_dense      dense that also reads its input one and two tokens earlier, weighted by channel, from 0
+    earlier            LOST whose kept channels are those of the token before, their columns from 0
     joint, joined      CoLA with one bottleneck of q, k and v, one of gate and up: the first has it, others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
     from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
@@ -25,6 +28,7 @@ import numpy as np
 from lost.projections import KINDS, Projection, Tensor
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array
+from lost.projections.dense import Dense
 from lost.projections.lost import Lost
 from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator, normal
@@ -195,6 +199,41 @@ class Shifted(Paired):
         return {**super()._initial(seed, std), "taps": np.zeros(2 * self.settings.rank)}
 
 
+class ShiftedLost(Lost):
+    """LOST whose bottleneck looks back."""
+
+    layers = {"torch": "candidate_layers:TorchShiftedLost"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "taps": Tensor((2 * self.settings.rank,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.settings.rank)}
+
+
+class ShiftedDense(Dense):
+    """Dense whose input looks back."""
+
+    layers = {"torch": "candidate_layers:TorchShiftedDense"}  # noqa: RUF012
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "taps": Tensor((2 * self.in_features,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.in_features)}
+
+
+class Earlier(Lost):
+    """LOST whose kept channels look back."""
+
+    layers = {"torch": "candidate_layers:TorchEarlier"}  # noqa: RUF012
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        values = super()._initial(seed, std)
+        values["up"][:, self.settings.rank :] = 0
+        return values
+
+
 class Joint(Paired):
     """The pair whose bottleneck others read."""
 
@@ -240,7 +279,7 @@ class FromEmbedding(Lost):
 
 KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
 KINDS.update(from_embedding=FromEmbedding, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
-KINDS.update(shifted=Shifted)
+KINDS.update(shifted=Shifted, shifted_lost=ShiftedLost, shifted_dense=ShiftedDense, earlier=Earlier)
 
 if __name__ == "__main__":
     from lost.cli.main import main

@@ -229,6 +229,7 @@ def _model(
             "tokens_per_second": rate,
             "mfu": rate * count.flops_per_token / peak_rate if peak_rate else None,
             "peak_memory_bytes": peaks[kind],
+            "planned_memory_bytes": count.memory.total,
             "saved_bytes": saved[kind],
         }
     return {

@@ -66,6 +66,7 @@ def test_answer(lost: Lost, tiny_yaml: Path, backend: str) -> None:
         assert (row["parameters"], row["flops_per_token"]) == (needed.parameters, needed.flops_per_token)
         assert row["tokens_per_second"] == pytest.approx(4 * 16 / row["seconds"]["median"])
         assert row["mfu"] is None  # a CPU
+        assert row["planned_memory_bytes"] == budget(config, backend, "cpu", 4).memory.total
         assert row["peak_memory_bytes"] > 3 * 4 * needed.parameters  # weights, two moments, and more
 
 

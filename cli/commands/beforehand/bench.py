@@ -22,7 +22,7 @@ _TIMES: list[_Column] = [
     ("/ CoLA", "ratio_to_cola", "{:.2f}".format),
 ]
 
-_LEAST = ("25-75 %", "saved", "MFU", "/ CoLA", "FLOP/s", "parameters", "peak")  # what goes first in a narrow terminal
+_LEAST = ("25-75 %", "saved", "planned", "MFU", "/ CoLA", "FLOP/s", "parameters", "peak")  # what goes first in a narrow terminal
 
 
 def bench(
@@ -163,11 +163,12 @@ def _shown(value: dict[str, Any], console: "Console") -> "Iterator[str | Table]"
             ("tokens/s", "tokens_per_second", lambda rate: f"{rate:,.0f}"),
             ("MFU", "mfu", lambda share: f"{share:.1%}"),
             ("peak", "peak_memory_bytes", size),
+            ("planned", "planned_memory_bytes", size),
             ("saved", "saved_bytes", size),
             ("parameters", "parameters", count),
         ]
         yield _table(model["results"], [*_TIMES, *more], console)
-        yield f"peak: {model['peak_memory_is']}"
+        yield f"peak: {model['peak_memory_is']}; planned: what `lost plan` expects"
     rows = [row for part in (value["layer"], value["model"]) if part for row in part["results"].values()]
     saved = "; saved: bytes kept from the forward for the backward pass"
     yield f"times: median and quartiles{saved if any(row['saved_bytes'] is not None for row in rows) else ''}"
