@@ -1,0 +1,53 @@
+"""The table of a card, `benchmarks/cuda`: each part comes to its end, on a CPU, at sizes that say nothing."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from processes import run_python
+
+CUDA = Path(__file__).parents[2] / "benchmarks" / "cuda"
+
+
+@pytest.mark.slow
+def test_every_part_comes_to_its_end(tmp_path: Path) -> None:
+    run_python(CUDA, "--device", "cpu", "--small", "--out", tmp_path, "--minutes", "60", cold=True, check=True)
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert len(found) == 9
+    assert {name: each.get("stopped") for name, each in found.items()} == dict.fromkeys(found)
+    assert (tmp_path / "README.md").read_text().count("\n## ") == 9
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    monkeypatch.syspath_prepend(CUDA)
+    before = set(sys.modules)
+    import resume
+    import steps
+
+    yield {"resume": resume, "steps": steps}
+    for name in set(sys.modules) - before:
+        if name in {"resume", "steps", "part"}:
+            del sys.modules[name]
+
+
+def test_what_failed_has_a_row_with_the_reason(table: dict[str, object]) -> None:
+    answer = {"model": "llama_1b", "kinds": ["dense", "lost"], "sets": [], "reason": "needs 90 GiB | has 80"}
+    rows = table["steps"].lines({"answers": [answer]})[2:]  # type: ignore[attr-defined]
+    assert [row.split(" | ")[2] for row in rows] == ["dense", "lost"]
+    assert all(row.endswith("needs 90 GiB / has 80 |") for row in rows)
+
+
+def test_equal_to_the_bit_is_told_from_close(table: dict[str, object]) -> None:
+    form = {
+        "compiled": True,
+        "deterministic": False,
+        "seconds": 0.01,
+        "repeated": {"arrays": 9, "differ": 0, "most": 0},
+    }
+    (row,) = table["resume"].lines(  # type: ignore[attr-defined]
+        {"steps": 20, "forms": [form | {"resumed": {"arrays": 9, "differ": 2, "most": 3e-7}}]}
+    )[2:]
+    assert "all 9 arrays to the bit" in row
+    assert "2 of 9 arrays, by 3.0e-07" in row
