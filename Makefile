@@ -2,7 +2,8 @@
 #             BACKEND=mlx or BACKEND=torch chooses who computes
 # make test   set up, then run the tests
 # make lint   set up, then ruff and mypy
-PYTHON ?= python3
+# PYTHON=python3.12 names the interpreter that .venv is made with (setup.sh says which will do).
+export PYTHON
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -11,11 +12,20 @@ BACKEND ?= auto
 LOST = $(BIN)/lost
 SIZES =
 
+# The demo installs what computes, and no more: on a Mac MLX, else PyTorch.
+COMPUTES = torch
+ifeq ($(shell uname -s),Darwin)
+ifneq ($(BACKEND),torch)
+COMPUTES = mlx
+endif
+endif
+
 # MLX is made for Macs. On Linux its own BLAS is a slow reference one, so PyTorch's is put in front of it here, and less
 # than a third of the text is read. The library itself never does such a thing.
 ifeq ($(BACKEND)-$(shell uname -s),mlx-Linux)
 LOST = LD_PRELOAD=$(shell ls $(VENV)/lib/python3*/site-packages/torch/lib/libtorch_cpu.so) $(BIN)/lost
 SIZES += --set train.batch_size=4 --set schedule.steps=150 --set train.eval_every=150
+COMPUTES = torch,mlx
 endif
 
 # The text: Python's own standard library, which is on every machine that can run this.
@@ -23,12 +33,15 @@ STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('s
 
 .PHONY: demo test test-slow lint clean
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,mlx,dev]"
+$(READY): setup.sh pyproject.toml constraints.txt
+	sh setup.sh torch,mlx,dev
 	touch $(READY)
 
-demo: $(READY)
+$(VENV)/.ready-$(COMPUTES): setup.sh pyproject.toml constraints.txt
+	sh setup.sh $(COMPUTES)
+	touch $@
+
+demo: $(VENV)/.ready-$(COMPUTES)
 	$(LOST) prepare $(STDLIB) --include '*.py' --exclude site-packages --exclude test --exclude tests \
 		--exclude idlelib --vocab-size 4096 --valid-fraction 0.02 --out $(DEMO)/data --overwrite
 	$(LOST) train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite --backend $(BACKEND) $(SIZES)
