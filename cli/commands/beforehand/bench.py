@@ -22,7 +22,8 @@ _TIMES: list[_Column] = [
     ("/ CoLA", "ratio_to_cola", "{:.2f}".format),
 ]
 
-_LEAST = ("25-75 %", "saved", "planned", "MFU", "/ CoLA", "FLOP/s", "parameters", "peak")  # what goes first in a narrow terminal
+# What goes first in a narrow terminal.
+_LEAST = ("25-75 %", "saved", "planned", "MFU", "/ CoLA", "FLOP/s", "parameters", "peak")
 
 
 def bench(
