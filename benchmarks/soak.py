@@ -1,6 +1,6 @@
 """Runs that are killed again and again, with kill -9, and what becomes of them: prints a table and whether all held.
 
-usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--work DIR]    (20 minutes on two cores)
+usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--device cpu] [--work DIR]    (20 minutes)
 
 Runs of one process and of two under torchrun, in turns; with MLX of one. Each life of a run ends in one of three ways:
 a process of it, worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or
@@ -58,18 +58,19 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", choices=WORLDS, default="torch")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="soak-"))
     work.mkdir(parents=True, exist_ok=True)
     prepare(work)
     chance, tally, number = random.Random(options.seed), Tally(), 0
-    worlds, backend = WORLDS[options.backend], options.backend
-    expected = {world: undisturbed(work, world, backend) for world in worlds}
+    worlds, backend, device = WORLDS[options.backend], options.backend, options.device
+    expected = {world: undisturbed(work, world, backend, device) for world in worlds}
     one_checkpoint = sum(len(array) for array in expected[1].values())
     while tally.kills.total() < options.kills:
         world, run = worlds[number % len(worlds)], work / f"run-{number}"
-        while not live(work, run, world, backend, chance, tally):
+        while not live(work, run, world, backend, device, chance, tally):
             print(f"{tally.kills.total()} kills, {tally.ended.total()} runs ended", file=sys.stderr, flush=True)
         if state(run) != expected[world]:
             tally.faults.append(f"{run} ({world} processes) ended otherwise than the undisturbed run")
@@ -90,21 +91,18 @@ def prepare(work: Path) -> None:
         subprocess.run([sys.executable, "-m", "lost", *arguments], check=True, capture_output=True)
 
 
-def command(work: Path, run: Path, world: int, backend: str) -> list[str]:
+def command(work: Path, run: Path, world: int, backend: str, device: str) -> list[str]:
     """Return what starts a run, or goes on with it."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "--no-python"]
     train = [sys.executable, "-m", "lost", "train", work / "soak.yaml", "--data", work / "data", "--out", run]
-    return [
-        *map(
-            str, [*([sys.executable, *launcher] if world > 1 else []), *train, "--backend", backend, "--device", "cpu"]
-        )
-    ]
+    words = [*([sys.executable, *launcher] if world > 1 else []), *train, "--backend", backend, "--device", device]
+    return [str(word) for word in words]
 
 
-def undisturbed(work: Path, world: int, backend: str) -> dict[str, bytes]:
+def undisturbed(work: Path, world: int, backend: str, device: str) -> dict[str, bytes]:
     """Return how a run ends that nobody kills."""
     run = work / f"undisturbed-{world}"
-    subprocess.run(command(work, run, world, backend), check=True, capture_output=True)
+    subprocess.run(command(work, run, world, backend, device), check=True, capture_output=True)
     return state(run)
 
 
@@ -115,7 +113,7 @@ def state(run: Path) -> dict[str, bytes]:
     return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
 
 
-def live(work: Path, run: Path, world: int, backend: str, chance: random.Random, tally: Tally) -> bool:
+def live(work: Path, run: Path, world: int, backend: str, device: str, chance: random.Random, tally: Tally) -> bool:
     """Start a run and kill something; return whether it reached its end before that."""
     environment, moment = dict(os.environ), 0.0
     if chance.random() < 0.5:
@@ -126,7 +124,10 @@ def live(work: Path, run: Path, world: int, backend: str, chance: random.Random,
     else:
         moment = chance.uniform(0.5, 20)
     with subprocess.Popen(
-        command(work, run, world, backend), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        command(work, run, world, backend, device),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     ) as process:
         began = time.monotonic()
         while process.poll() is None and not (moment and time.monotonic() - began > moment):
@@ -185,14 +186,9 @@ def pause(numbers: list[int], seconds: float) -> None:
 
 def processes(run: Path) -> list[int]:
     """Return the processes that name a run's folder on their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.fsencode(run) in (folder / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+    listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    lines = [line.split() for line in listed.splitlines()]
+    return [int(number) for number, *words in lines if str(run) in words and "<defunct>" not in words]
 
 
 def kill(number: int) -> None:
