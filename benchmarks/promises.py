@@ -1,10 +1,11 @@
 """What each promise's test does when the code that keeps the promise is removed: it must fail. Prints a table.
 
-usage: python benchmarks/promises.py [WORD...]        (40 minutes; WORD: only promises that contain it)
+usage: python benchmarks/promises.py [--jobs N] [WORD...]        (40 minutes; WORD: only promises that contain it)
 
 Every entry below takes something out of a copy of the tree, by its text, and runs one test there.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -184,16 +186,19 @@ CASES = [
 
 def main() -> None:
     """Break, test, and say what came of it."""
-    words = sys.argv[1:]
-    cases = [case for case in CASES if not words or any(word in case[0] for word in words)]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only promises that contain it")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time: several tests mostly wait")
+    options = parser.parse_args()
+    cases = [case for case in CASES if not options.words or any(word in case[0] for word in options.words)]
     held = True
-    asked = shlex.join(["python", "benchmarks/promises.py", *words])
+    asked = shlex.join(["python", "benchmarks/promises.py", *sys.argv[1:]])
     print(f"# Promises, and their tests without the code that keeps them\n\n`{asked}`\n")
     print("| promise | test | without |\n| --- | --- | --- |")
-    for promise, file, text, instead, test in cases:
-        came = outcome(file, text, instead, test)
-        held = held and came.endswith("failed")
-        print(f"| {promise} | `{test.partition('::')[2] or test}` | {came} |", flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for (promise, *_, test), came in zip(cases, pool.map(lambda case: outcome(*case[1:]), cases), strict=True):
+            held = held and came.endswith("failed")
+            print(f"| {promise} | `{test.partition('::')[2] or test}` | {came} |", flush=True)
     sys.exit(0 if held else 1)
 
 

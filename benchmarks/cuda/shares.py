@@ -30,8 +30,8 @@ def measured(options: argparse.Namespace, tell: Tell) -> None:
     model, batch = ("quickstart", 2) if options.small else ("llama_1b", 128)
     found: dict[str, Any] = {"model": model, "kinds": {}}
     for kind in ("lost", "dense"):
-        config = settings(model, [f"projection.kind={kind}", "train.micro_batch_size=2"] if options.small else [
-            f"projection.kind={kind}", "train.micro_batch_size=64"], options.device, batch=batch)  # fmt: skip
+        size = ["train.micro_batch_size=2", "model.vocab_size=1024"] if options.small else ["train.micro_batch_size=64"]
+        config = settings(model, [f"projection.kind={kind}", *size], options.device, batch=batch)
         found["kinds"][kind] = profiled(config, options.device)
         tell(found)
 
