@@ -112,7 +112,7 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"
-    if result.progress.step < config.schedule.steps and not result.interrupted:
+    if result.progress.step < config.schedule.total_steps and not result.interrupted:
         verb = f"stopped by train.stop_after = {config.train.stop_after}"
     memory = engine.memory()
     # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.

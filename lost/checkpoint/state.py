@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lost.config.schema import Finite, Natural
+from lost.config.fields import Finite, Natural
 from lost.optim.skip_step import GuardState
 
 

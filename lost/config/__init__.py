@@ -1,5 +1,7 @@
 """The configuration of a run: its sections, validated as they are read."""
 
+from lost.config.fields import Section
+from lost.config.schedule import ScheduleConfig
 from lost.config.schema import (
     Config,
     DataConfig,
@@ -9,8 +11,6 @@ from lost.config.schema import (
     ProjectionConfig,
     ProjectionSettings,
     RopeScaling,
-    ScheduleConfig,
-    Section,
     TrainConfig,
 )
 

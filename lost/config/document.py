@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from lost.config.fields import Section
 from lost.config.reference import nearest
-from lost.config.schema import Config, Section
+from lost.config.schedule import ALTERNATIVES
+from lost.config.schema import Config
 from lost.errors import ConfigError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.utils.parsing import compose_yaml, yaml_value
@@ -137,6 +139,12 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
     return values
 
 
+def _others(path: tuple[str, ...]) -> list[str]:
+    """Return the keys that say the same as a key otherwise."""
+    ways = [keys for keys in ALTERNATIVES if path[0] == "schedule" and path[-1] in keys]
+    return [key for keys in ways for key in keys if key != path[-1]]
+
+
 def override(document: Document, text: str) -> None:
     """Set a value as `--set section.key=value` says.
 
@@ -158,6 +166,8 @@ def override(document: Document, text: str) -> None:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {text}: {part!r} is a value, not a section")
+    for key in _others(path) if value is not None else ():
+        section.pop(key, None)  # of several ways to say a thing, the last one counts
     section[path[-1]] = value
     document.lines[path] = _COMMAND_LINE
     for end in range(1, len(path)):

@@ -8,29 +8,12 @@ where it has one.
 import fnmatch
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from lost.config.registry import OPTIMIZERS, PROJECTIONS, SCHEDULES
+from lost.config.fields import Count, Float, Fraction, Int, Natural, NotNegative, Positive, Section, Share
+from lost.config.registry import OPTIMIZERS, PROJECTIONS
+from lost.config.schedule import ScheduleConfig
 from lost.storage.nofollow import check_name
-
-
-def _no_booleans(value: Any) -> Any:
-    """Refuse `true` for a number: pydantic would read it as 1."""
-    if isinstance(value, bool):
-        raise ValueError("expected a number, got a boolean")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_no_booleans)]
-Float = Annotated[float, BeforeValidator(_no_booleans)]
-_MOST = 2**53  # whole numbers below it survive every format, and arithmetic with them is quick
-Count = Annotated[Int, Field(ge=1, lt=_MOST)]
-Natural = Annotated[Int, Field(ge=0, lt=_MOST)]
-Share = Annotated[Float, Field(ge=0, le=1)]
-Fraction = Annotated[Float, Field(ge=0, lt=1)]
-Positive = Annotated[Float, Field(gt=0)]
-NotNegative = Annotated[Float, Field(ge=0)]
-Finite = Annotated[NotNegative, Field(allow_inf_nan=False)]
 
 PathText = Annotated[str, AfterValidator(check_name)]
 
@@ -39,12 +22,6 @@ Activation = Literal["silu", "gelu", "relu2", "none"]
 Select = Literal["l2", "l1", "leverage", "random"]
 Values = Literal["original", "complement"]
 DType = Literal["float32", "bfloat16"]
-
-
-class Section(BaseModel):
-    """A section: immutable, without unknown keys or infinities."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class RopeScaling(Section):
@@ -193,7 +170,7 @@ class ProjectionConfig(ProjectionSettings):
 
     keep_gate_activation: bool = True
     """Whether SwiGLU keeps its own SiLU if the gate projection has an activation inside."""
-    overrides: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
 
     @model_validator(mode="after")
@@ -337,31 +314,6 @@ class OptimizerConfig(Section):
     """Share of a matrix, times the learning rate, that a step takes away (decoupled)."""
 
 
-class ScheduleConfig(Section):
-    """The learning rate's schedule."""
-
-    name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
-    """How the rate falls from its peak to `min_lr_ratio` of it: cosine; linear; constant, not at all; wsd (arXiv
-    2404.06395), in a straight line at the end. With wsd and constant a longer run begins like a shorter one."""
-    steps: Count
-    """Optimizer steps of the whole run. Tokens: this, times `train.batch_size` and `data.seq_len`."""
-    warmup_steps: Natural = 0
-    """Steps in which the rate rises from 0 to its peak; a tenth of the run is usual."""
-    decay_steps: Natural | None = None
-    """wsd only: length of the final decay; null: a fifth of the run."""
-    min_lr_ratio: Share = 0.1
-    """The last step's rate as a share of the peak."""
-
-    @model_validator(mode="after")
-    def _phases_fit(self) -> "ScheduleConfig":
-        if self.decay_steps is not None and self.name in ("cosine", "linear", "constant"):
-            raise ValueError(f"decay_steps belongs to the schedule wsd, not to {self.name}; remove it")
-        if (taken := self.warmup_steps + (self.decay_steps or 0)) > self.steps:
-            what = "warmup_steps + decay_steps" if self.decay_steps else "warmup_steps"
-            raise ValueError(f"{what} = {taken} is more than steps = {self.steps}; lower it, or train longer")
-        return self
-
-
 def _settings(value: Any) -> Any:
     """Return empty settings for `NAME: true`."""
     return {} if value is True else value
@@ -376,7 +328,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig
-    tracking: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}
+    tracking: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}  # noqa: RUF012
     """Trackers by name, besides metrics.jsonl and log.txt, each with its settings, or `true` if it needs none."""
 
     @model_validator(mode="after")
@@ -397,7 +349,7 @@ class Config(Section):
     @property
     def last_step(self) -> int:
         """The step at which training ends: the schedule's end, or `stop_after` before it."""
-        return min(self.schedule.steps, self.train.stop_after or self.schedule.steps)
+        return min(self.schedule.total_steps, self.train.stop_after or self.schedule.total_steps)
 
     def replace(self, section: str, **changes: Any) -> "Config":
         """Return a copy with changed fields in one section, validated again."""

@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from lost.config import ModelConfig, ProjectionConfig
-from lost.config.schema import Activation, Count, Positive, Share
+from lost.config.fields import Count, Positive, Share
+from lost.config.schema import Activation
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections
 from lost.projections import Projection
 from lost.projections.lost import Lost

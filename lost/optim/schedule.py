@@ -37,8 +37,8 @@ def cosine(schedule: ScheduleConfig, step: int) -> float:
 
 def wsd(schedule: ScheduleConfig, step: int) -> float:
     """Return a share that stays, then falls in a straight line over the last `decay_steps` (Hu et al., 2404.06395)."""
-    length = schedule.steps // 5 if schedule.decay_steps is None else schedule.decay_steps
-    start = max(schedule.warmup_steps, schedule.steps - length)
+    length = schedule.total_steps // 5 if schedule.decay_steps is None else schedule.decay_steps
+    start = max(schedule.warmup_steps, schedule.total_steps - length)
     return 1.0 if step <= start else _down_to(schedule, 1 - _done(schedule, step, start))
 
 
@@ -47,7 +47,7 @@ KINDS.update(cosine=cosine, linear=linear, constant=constant, wsd=wsd)
 
 def _done(schedule: ScheduleConfig, step: int, start: int) -> float:
     """Return how much of the way from a step to the last one is done."""
-    return min(1.0, (step - start) / (schedule.steps - start))
+    return min(1.0, (step - start) / (schedule.total_steps - start))
 
 
 def _down_to(schedule: ScheduleConfig, share: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lost.config import TrainConfig
-from lost.config.schema import Finite, Natural
+from lost.config.fields import Finite, Natural
 
 WARM_UP = 20  # applied updates before a norm can count as a spike
 WINDOW = 100  # applied updates that the mean norm is over, older ones fading

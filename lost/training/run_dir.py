@@ -56,7 +56,7 @@ def _going_on(step: int, config: Config, folder: Path) -> str:
     """Return what is said of a run that has a checkpoint."""
     if step < config.last_step:
         return f"resuming {folder} from step {step}"
-    if step < config.schedule.steps:
+    if step < config.schedule.total_steps:
         return f"{folder} has come to train.stop_after = {config.train.stop_after}; raise it to train on"
     return f"{folder} is complete, at step {step}; to train its model further, begin another run with --init-from it"
 

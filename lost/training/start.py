@@ -21,6 +21,7 @@ from lost.interop.source import Source
 from lost.model.load import load_config
 from lost.planning.alignment import unaligned
 from lost.planning.disk import disk_room
+from lost.planning.horizon import with_steps
 from lost.planning.micro_batch import with_micro_batch
 from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
@@ -131,7 +132,7 @@ def ready(asked: Request) -> Ready:
         follows, source = beginning(asked.init_from, folder, asked.fresh, file is not None)
     config = load_config(file, asked.overrides, follows)
     dataset = open_dataset(config.data, asked.data)
-    config = with_data(config, dataset)
+    config = with_steps(with_data(config, dataset), dataset)
     if source:
         check_fit(source, config, dataset)
     open_data(config, dataset)

@@ -199,7 +199,7 @@ def _recipe(config: Config) -> dict[str, Any]:
         "sequences a step": train.batch_size,
         "precision": f"{train.dtype}, weights in {train.param_dtype}",
         "optimizer": f"{optimizer.name}, betas {optimizer.betas}, weight decay {optimizer.weight_decay}",
-        "learning rate": f"{optimizer.lr:g}, {schedule.name} over {counted(schedule.steps, 'step')}",
+        "learning rate": f"{optimizer.lr:g}, {schedule.name} over {counted(schedule.total_steps, 'step')}",
         "warm-up": counted(schedule.warmup_steps, "step"),
         "gradient clipping": train.grad_clip,
         "seed": train.seed,
