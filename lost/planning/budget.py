@@ -213,9 +213,10 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     """Count the bytes that MLX saves for the backward pass of one micro-batch, and the head's chunk of logits.
 
-    In addition to what PyTorch saves: attention's softmax, and SiLU's sigmoid, here and inside projections. A test
-    compares this with MLX's peak, on a CPU.
+    In addition to what PyTorch saves: attention's softmax; on a CPU SiLU's sigmoid, here and inside projections. A test
+    compares this with MLX's peak.
     """
+    keeps = device == "cpu"  # what an activation computes, for its backward pass
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
@@ -223,11 +224,13 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     whole, narrow = [], []  # bytes per token that a block saves under the policies `none` and `narrow`
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [part.saved_per_token() + (part.settings.rank if part.has_activation else 0) for part in parts]
+        saved = [
+            part.saved_per_token() + (part.settings.rank if keeps and part.has_activation else 0) for part in parts
+        ]
         attention = 3 * queries + 2 * shared + model.num_attention_heads * config.data.seq_len
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
-        opened = 5 if gate_is_activated(config, parts[4]) else 3  # gate, its sigmoid and SiLU, up, their product
+        opened = 5 if keeps and gate_is_activated(config, parts[4]) else 3  # gate, (its sigmoid and SiLU,) up, product
         whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
