@@ -35,6 +35,11 @@ def _quota() -> float:
         return math.inf
 
 
+def on_apple_silicon() -> bool:
+    """Return whether this is a Mac whose graphics processor MLX can use."""
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
 def may_have_accelerator() -> bool:
     """Return whether a framework may find another device than the processor: a driver is there, or this is a Mac."""
     return sys.platform == "darwin" or any(Path("/dev", driver).exists() for driver in _DRIVERS)
