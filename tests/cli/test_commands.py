@@ -213,12 +213,15 @@ def test_self_test(lost: Lost) -> None:
     assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
     checks = json.loads(answer.out)["self_test"]
     assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
-        (backend, kind, dtype) for backend in BACKENDS for kind in KINDS for dtype in ("float32", "bfloat16")
+        (backend, kind, dtype)
+        for backend in BACKENDS
+        for kind in (*KINDS, "head 64", "head 128")
+        for dtype in ("float32", "bfloat16")
     }
     assert {check["quantity"] for check in checks} == {"logits", "evaluation", "gradients", "losses", "weights"}
     assert all(check["passed"] for check in checks)
     assert max(check["error"] for check in checks if check["dtype"] == "float32") < 1e-5
-    assert answer.err.count("ok") == 2 * 2 * len(KINDS)
+    assert answer.err.count("ok") == 2 * 2 * (len(KINDS) + 2)
 
 
 def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
