@@ -20,6 +20,7 @@ from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave, leave_with_launcher
 from lost.errors import GpuStoppedError, InterruptedAtOnceError, LostError, OutOfMemoryError
+from lost.utils.machine import allow_open_files
 from lost.utils.printable import printable
 from lost.utils.threads import shorten_spinning
 
@@ -71,6 +72,7 @@ def main() -> None:
 def _run() -> None:
     leave_with_launcher()
     shorten_spinning()
+    allow_open_files()
     debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

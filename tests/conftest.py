@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny model, a small prepared set, the command line called in this process."""
 
 import ctypes
+import os
 import random
 import signal
 import sys
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.engine import Engine
+from lost.engine import Engine, registry
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 
@@ -24,9 +25,17 @@ from lost.prepare.text import prepare
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+BLAS = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 if sys.platform == "linux":
     # MLX's own BLAS is slow on Linux. PyTorch's stands in for it, as long as it's there before MLX is imported.
-    ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(BLAS), mode=ctypes.RTLD_GLOBAL)
+
+if os.environ.get("LOST_TEST_AUTO") == "mlx":  # as on Apple silicon, here and in what tests start
+    registry.on_apple_silicon = lambda: True
+    paths = [str(Path(__file__).parent / "auto_is_mlx"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if sys.platform == "linux":
+        os.environ["LD_PRELOAD"] = str(BLAS)  # all compute with one BLAS, to the same bits
 
 # On a busy machine an example takes long; that says nothing of what is tested.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

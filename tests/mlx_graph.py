@@ -8,8 +8,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 _VIEWS = {
-    "AsStrided", "Broadcast", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split", "Squeeze",
-    "StopGradient", "Transpose", "Unflatten", "View int32", "View uint32", "View uint16",
+    "AsStrided", "Broadcast", "CustomTransforms", "Depends", "ExpandDims", "Flatten", "Reshape", "Slice", "Split",
+    "Squeeze", "StopGradient", "Transpose", "Unflatten", "View int32", "View uint32", "View uint16",
 }  # fmt: skip
 
 

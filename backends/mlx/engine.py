@@ -32,8 +32,8 @@ from lost.utils.threads import threads_asked_for
 class MlxEngine:
     """A model on a device. Implements `lost.engine.Engine`.
 
-    MLX is lazy: what a method builds is computed where `mx.eval` says so, once a micro-batch and once a step, with
-    fixed shapes. Making an engine sets MLX's default device for the whole process.
+    MLX is lazy: what a method builds is computed where it is told to, once a micro-batch and once a step, with fixed
+    shapes. Making an engine sets MLX's default device for the whole process.
 
     Args:
         config: the run; its vocabulary known.
@@ -119,14 +119,19 @@ class MlxEngine:
         return self.workers.spread(targets) if isinstance(self.workers, MlxGroup) else iter(targets.items())
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
-        """Do one optimizer step; gradients of micro-batches add up, each computed before the next is begun."""
+        """Do one optimizer step; gradients of micro-batches add up.
+
+        A micro-batch is read, and its graph made, while the one before is computed; only then is it begun.
+        """
         scale = mx.array(self.workers.world_size / predictions)  # as a number it would be compiled in
         total, gradients = mx.array(0.0), None
         with GradientMemoryError.raised():
             for batch in micro_batches:
                 nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
+                mx.eval(total)  # of those before
                 total = total + nll
-                mx.eval(total, gradients)
+                mx.async_eval(total, gradients)
+            mx.eval(total, gradients)
         if isinstance(self.workers, MlxGroup):
             gradients, total = self.workers.reduce(gradients, total)
         flat = dict(tree_flatten(gradients))

@@ -6,12 +6,14 @@ Activation checkpointing cuts between them. Weights are stored in `param_dtype` 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import accumulate
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
-from lost.backends.mlx.kernels.checkpointing import Reads
+from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.gather import kept
 from lost.engine.registry import implementation
 from lost.projections import Projection
@@ -103,7 +105,7 @@ class LowRank(Layer):
 
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return up act(down x)."""
-        hidden = ACTIVATIONS[self.activation](parts[0])
+        hidden = parts[0] if self.activation == "none" else _activated(self.activation)(parts[0])
         return hidden @ self.up.astype(hidden.dtype).T
 
 
@@ -145,6 +147,7 @@ class Lost(Layer):
         if not settings.learn_gamma:
             self.gamma = settings.gamma
         self.activation, self.activation_at = settings.activation, settings.activation_at
+        self._is_hidden = mx.array(np.arange(self.up.shape[1]) < len(self.down))
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return down x, and x[channels]."""
@@ -152,19 +155,30 @@ class Lost(Layer):
 
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
-        hidden, channels = parts
-        act, gamma, rest = ACTIVATIONS[self.activation], self.gamma, 1 - self.gamma
-        if isinstance(gamma, mx.array):
-            # One entry a channel: the gradient is then a sum of sums, on a CPU 50 times as accurate as a single sum.
-            gamma = mx.broadcast_to(gamma.astype(hidden.dtype), hidden.shape[-1:])
-            rest = mx.broadcast_to(rest.astype(hidden.dtype), channels.shape[-1:])
-        if self.activation_at != "output":
-            hidden = act(hidden)
-        if self.activation_at == "inner":
-            channels = act(channels)
-        inner = mx.concatenate([gamma * hidden, rest * channels], axis=-1)
+        inputs = mx.concatenate(list(parts), axis=-1)
+        inner = _mixed(self.activation, self.activation_at)(inputs, self._is_hidden, self.gamma)
         y = inner @ self.up.astype(inner.dtype).T
-        return act(y) if self.activation_at == "output" else y
+        return ACTIVATIONS[self.activation](y) if self.activation_at == "output" else y
+
+
+@cache
+def _activated(name: str) -> Callable[[mx.array], mx.array]:
+    return recomputed(ACTIVATIONS[name])
+
+
+@cache
+def _mixed(activation: str, activation_at: str) -> Callable[[mx.array, mx.array, mx.array | float], mx.array]:
+    """Return the function that makes [gamma act(hidden) ; (1 - gamma) channels] of [hidden ; channels]."""
+    act = ACTIVATIONS[activation]
+
+    def mixed(inputs: mx.array, is_hidden: mx.array, gamma: mx.array | float) -> mx.array:
+        # One entry a channel: gamma's gradient is then a sum of sums, on a CPU 50 times as accurate as a single sum.
+        scales = mx.where(is_hidden, gamma, 1 - gamma).astype(inputs.dtype)
+        if activation_at == "low_rank":
+            return scales * mx.where(is_hidden, act(inputs), inputs)
+        return scales * (act(inputs) if activation_at == "inner" else inputs)
+
+    return recomputed(mixed)
 
 
 def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:

@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from lost.backends.mlx.kernels.checkpointing import directly, rebuilt
+from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
 from lost.backends.mlx.kernels.gather import embedded
 from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
 from lost.config import ModelConfig, ProjectionConfig
@@ -43,7 +43,7 @@ class Table(nn.Module):
 
 
 class Norm(nn.Module):
-    """RMSNorm, computed in float32."""
+    """RMSNorm, its sums in float32."""
 
     def __init__(self, width: int, eps: float, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -52,8 +52,10 @@ class Norm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Map (..., h) to (..., h)."""
-        wide = mx.float32
-        return mx.fast.rms_norm(x.astype(wide), self.weight.astype(wide), self.eps).astype(x.dtype)
+        if self.weight.dtype == x.dtype:
+            return mx.fast.rms_norm(x, self.weight, self.eps)
+        # A float32 weight is never rounded: near 1, where it stays, bfloat16 has steps that updates don't reach.
+        return (mx.fast.rms_norm(x, None, self.eps) * self.weight).astype(x.dtype)
 
 
 class Rotary:
@@ -124,9 +126,13 @@ class FeedForward(nn.Module):
 
     def mix(self, gate: Narrow, up: Narrow) -> Narrow:
         """Map the first halves of gate and up to that of the output."""
-        opened = self.gate_proj.widen(*gate)
-        opened = (nn.silu(opened) if self.activated else opened) * self.up_proj.widen(*up)
-        return self.down_proj.narrow(opened)
+        product = _gated if self.activated else mx.multiply
+        return self.down_proj.narrow(product(self.gate_proj.widen(*gate), self.up_proj.widen(*up)))
+
+
+@recomputed
+def _gated(gate: mx.array, x: mx.array) -> mx.array:
+    return nn.silu(gate) * x
 
 
 class Block(nn.Module):

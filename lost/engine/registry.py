@@ -1,7 +1,6 @@
 """The registry of backends: resolving names, importing backends, making engines."""
 
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,6 +11,7 @@ from lost.config import Config
 from lost.engine.backend import Backend
 from lost.engine.base import Engine
 from lost.errors import BackendError
+from lost.utils.machine import on_apple_silicon
 
 # Each backend with the packages to install. MLX's plain package has no CPU library on Linux.
 BACKENDS = {"torch": "torch", "mlx": "mlx mlx-lm" if sys.platform == "darwin" else "'mlx[cpu]' mlx-lm"}
@@ -68,8 +68,7 @@ def resolve_backend(name: str) -> str:
     """
     if name != "auto":
         return name
-    on_apple_silicon = sys.platform == "darwin" and platform.machine() == "arm64"
-    order = ("mlx", "torch") if on_apple_silicon and "TORCHELASTIC_RUN_ID" not in os.environ else ("torch", "mlx")
+    order = ("mlx", "torch") if on_apple_silicon() and "TORCHELASTIC_RUN_ID" not in os.environ else ("torch", "mlx")
     packages = {"mlx": "mlx.core", "torch": "torch"}
     return next((each for each in order if _installed(packages[each])), order[0])
 

@@ -1,7 +1,8 @@
 """Self-test of a backend on a device: a tiny model compared with the numpy reference.
 
 Logits with and without a cache, the loss, the gradients of every parameter, and three optimizer steps, for each kind of
-projection, in float32 and in bfloat16. All of it goes through the engine: the code that trains is the code tested.
+projection, in float32 and in bfloat16; and one step with heads as wide as real models'. All of it goes through the
+engine: the code that trains is the code tested.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import numpy as np
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.engine.base import Engine
+from lost.engine.wide_heads import WIDTHS, WideHeads
 from lost.model import reference
 from lost.model.init import initial_values
 from lost.model.parameters import parameter_table
@@ -44,7 +46,7 @@ class Check:
     """One comparison.
 
     Attributes:
-        kind: of projection.
+        kind: of projection; or `head 64`, attention with heads so wide.
         dtype: of the engine's computation; its weights stay float32.
         quantity: that was compared: logits, evaluation, gradients, or the losses of three steps and the weights after.
         error: absolute for logits and losses, else relative in norm, the largest over all arrays.
@@ -68,6 +70,11 @@ def self_test(create: Callable[[Config], Engine]) -> Iterator[Check]:
         for dtype in ALLOWED:
             for quantity, error in expected.errors(create(expected.config.replace("train", dtype=dtype))):
                 yield Check(kind, dtype, quantity, error)
+    for width in WIDTHS:
+        wide = WideHeads(width)
+        for dtype in ALLOWED:
+            for quantity, error in wide.errors(create(wide.config.replace("train", dtype=dtype))):
+                yield Check(f"head {width}", dtype, quantity, error)
 
 
 class ReferenceRun:

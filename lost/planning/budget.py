@@ -1,6 +1,10 @@
 """The budget of a run: parameters, FLOPs per token and memory, compared with a dense model's."""
 
+import os
+import re
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lost.config import Config
@@ -21,6 +25,8 @@ _LOGITS = {
 }
 # How far MLX computes ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
 _AHEAD = {"none": 0.4, "narrow": 1.0, "full": 1.5}
+# Widths of heads for which MLX's training on Metal makes no attention scores, since this version (by its source).
+_FUSED_WIDTHS, _FUSED_SINCE = {64, 72, 80, 96, 128, 192, 256}, (0, 32, 4)
 CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
 
 
@@ -213,9 +219,12 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     """Count the bytes that MLX saves for the backward pass of one micro-batch, and the head's chunk of logits.
 
-    In addition to what PyTorch saves: attention's softmax, and SiLU's sigmoid, here and inside projections. A test
-    compares this with MLX's peak, on a CPU.
+    In addition to what PyTorch saves: attention's softmax where it isn't fused; on a CPU SiLU's sigmoid, here and in
+    projections. A test compares this with MLX's peak on a CPU.
     """
+    keeps = device == "cpu"  # what an activation computes, for its backward pass
+    fused = device == "gpu" and config.model.head_width in _FUSED_WIDTHS and _mlx_fuses()
+    scores = 1 if fused else config.data.seq_len  # of a head and a token; fused, a scale
     model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
@@ -223,11 +232,13 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     whole, narrow = [], []  # bytes per token that a block saves under the policies `none` and `narrow`
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [part.saved_per_token() + (part.settings.rank if part.has_activation else 0) for part in parts]
-        attention = 3 * queries + 2 * shared + model.num_attention_heads * config.data.seq_len
+        saved = [
+            part.saved_per_token() + (part.settings.rank if keeps and part.has_activation else 0) for part in parts
+        ]
+        attention = 3 * queries + 2 * shared + model.num_attention_heads * scores
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
-        opened = 5 if gate_is_activated(config, parts[4]) else 3  # gate, its sigmoid and SiLU, up, their product
+        opened = 5 if keeps and gate_is_activated(config, parts[4]) else 3  # gate, (its sigmoid and SiLU,) up, product
         whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
@@ -241,3 +252,17 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     # a chunk's temporaries, and part of the next one
     head = 16 * min(tokens * vocabulary(config), 5 * logits_at_once("mlx", device) // 2)
     return tokens * token + cast + head
+
+
+@cache
+def _mlx_fuses() -> bool:
+    """Return whether attention's backward pass is fused by the MLX installed here, or the newest where there is none.
+
+    `MLX_SDPA_VJP_FALLBACK=1` in the environment switches it off.
+    """
+    if os.environ.get("MLX_SDPA_VJP_FALLBACK", "0") != "0":
+        return False
+    try:
+        return tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) >= _FUSED_SINCE
+    except PackageNotFoundError:
+        return True

@@ -122,12 +122,17 @@ def flush(path: Path) -> None:
     """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        os.fsync(handle)
-        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone leaves the data in the drive's cache
-            with suppress(OSError):  # unsupported on network shares and some drives, which only have fsync
-                fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+        _flush(handle)
     finally:
         os.close(handle)
+
+
+def _flush(handle: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync leaves the data in the drive's cache
+        with suppress(OSError):  # unsupported on network shares and some drives, which only have fsync
+            fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(handle)
 
 
 class Seal(TypedDict):

@@ -6,9 +6,12 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_OPEN_FILES = 10240  # the most that macOS grants
 _DRIVERS = ("nvidiactl", "nvmap", "kfd", "dxg")  # of CUDA, on a Jetson too; of ROCm; of CUDA under Windows
 
 
@@ -35,6 +38,11 @@ def _quota() -> float:
         return math.inf
 
 
+def on_apple_silicon() -> bool:
+    """Return whether this is a Mac whose graphics processor MLX can use."""
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
 def may_have_accelerator() -> bool:
     """Return whether a framework may find another device than the processor: a driver is there, or this is a Mac."""
     return sys.platform == "darwin" or any(Path("/dev", driver).exists() for driver in _DRIVERS)
@@ -46,11 +54,31 @@ def memory_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory that processes can still take; half of the total where the system doesn't report it."""
-    file = Path("/proc/meminfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    """Return the memory that processes can still take; half of the total where nothing tells it.
+
+    Linux tells it in /proc, macOS to psutil.
+    """
+    lines = _MEMINFO.read_text().splitlines() if _MEMINFO.exists() else []
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return available[0] if available else memory_bytes() // 2
+    if available:
+        return available[0]
+    try:
+        import psutil
+    except ImportError:
+        return memory_bytes() // 2
+    return psutil.virtual_memory().available
+
+
+def allow_open_files() -> None:
+    """Raise the number of files that this process may have open, as far as its user may.
+
+    A shell of macOS starts programs with 256, and a prepared set's shards are all open at once.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # a system's own limit, below what it tells
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def process_peak_bytes() -> int:

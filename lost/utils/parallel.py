@@ -1,4 +1,8 @@
-"""Concurrent decompositions, each with one BLAS thread (benchmarks/eigenvectors.py), their results in order."""
+"""Concurrent decompositions, each with one BLAS thread (benchmarks/eigenvectors.py), their results in order.
+
+Accelerate, numpy's BLAS on a Mac, takes no limit once it is loaded: there each has as many threads as Accelerate
+chooses, unless `--threads` or VECLIB_MAXIMUM_THREADS said how many before.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

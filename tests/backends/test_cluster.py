@@ -113,7 +113,7 @@ def test_what_bounds_a_step() -> None:
 
 def test_the_command_line(lost: Callable[..., Any]) -> None:
     """One card's ceiling, and a table for many; what would do nothing is refused."""
-    answer = lost("plan", "llama_1b", "--memory-gib", 72)
+    answer = lost("plan", "llama_1b", "--memory-gib", 72, "--backend", "torch")
     assert "one card at best, compiled, 64 sequences at once: lost " in answer.out
     assert "80% of 989 TFLOP/s and 90% of 3350 GB/s: nothing is measured" in answer.out
     value = json.loads(lost("plan", "llama_1b", "--world", 64, "--link", 100, "--tflops", 500, "--json").out)
@@ -129,7 +129,7 @@ def test_the_command_line(lost: Callable[..., Any]) -> None:
     assert "whole steps" in shown
     for arguments, named in (
         (("--link", 9), "--link 9 was given without --world"),
-        (("--tflops", 9, "--device", "cpu"), "--tflops 9 was given without a CUDA device"),
+        (("--tflops", 9, "--device", "cpu", "--backend", "torch"), "--tflops 9 was given without a CUDA device"),
         (("--world", 2, "--device", "cpu"), "--world 2 with torch on cpu"),
         (("--world", 2, "--backend", "mlx"), "--world 2 with mlx on gpu"),
         (("--world", 7), "divide among 7 workers"),

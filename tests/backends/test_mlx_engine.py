@@ -1,6 +1,6 @@
 """The MLX engine: the chunked loss, memory and its estimate, frozen channels, devices, a missing or old package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from lost.backends.mlx import devices
 from lost.backends.mlx.engine import MlxEngine
-from lost.backends.mlx.kernels import loss
+from lost.backends.mlx.kernels import checkpointing, loss
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.config import Config
 from lost.data.batch import Batch
@@ -94,6 +94,42 @@ def test_accumulation_takes_less_memory_than_the_whole_batch(config: Callable[..
         parts = [Batch(rows[start : start + size]) for start in range(0, 8, size)]
         peaks.append(peak_of_a_step(engine, parts))
     assert peaks[0] < 0.5 * peaks[1]
+
+
+def test_a_micro_batch_is_made_ready_while_the_one_before_is_computed(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, events = started(config()), []
+    begin, wait = mx.async_eval, mx.eval
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: (events.append("begin"), begin(*arrays))[1])
+    monkeypatch.setattr(mx, "eval", lambda *arrays: (events.append("wait"), wait(*arrays))[1])
+
+    def read() -> Iterator[Batch]:
+        for _ in range(3):
+            events.append("read")
+            yield Batch(np.zeros((2, 9), np.int32))
+
+    engine.step(read(), 48, 0.01)
+    assert " ".join(events).startswith("read wait begin read wait begin read wait begin wait")
+
+
+@pytest.mark.parametrize("at", ["low_rank", "inner", "output"])
+@pytest.mark.parametrize("kind", ["lost", "cola"])
+def test_activations_computed_anew_have_the_same_gradients(
+    config: Callable[..., Config], kind: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Metal, and so for the numpy reference too, with which the other form is compared."""
+    inner = {"activation_at": at, "learn_gamma": True} if kind == "lost" else {}
+    settings = config(projection={"kind": kind, **inner})
+    batch = Batch(np.random.default_rng(0).integers(0, 19, (2, 9)).astype(np.int32))
+    ends = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(checkpointing, "on_cpu", lambda here=on_cpu: here)
+        engine = started(settings)
+        engine.step([batch], batch.predictions, 0.01)
+        ends.append(dict(engine.optimizer_state()))
+    for name, value in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], value, rtol=1e-4, atol=1e-8, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["lost", "cola", "dense"])

@@ -185,8 +185,8 @@ def test_backends_and_devices(lost: Lost, tiny_yaml: Path, prepared: Dataset, tm
     assert "--backend abacus: no such backend" in answer.err
     if not torch.cuda.is_available():
         for device in ("tpu", "cpu:", "cuda:x"):
-            assert "PyTorch devices are" in lost(*arguments, "--device", device).err
-        answer = lost(*arguments, "--device", "cuda")
+            assert "PyTorch devices are" in lost(*arguments, "--backend", "torch", "--device", device).err
+        answer = lost(*arguments, "--backend", "torch", "--device", "cuda")
         assert answer.code == 2
         assert "sees no such device here; available: " in answer.err
     assert not (tmp_path / "run").exists()
@@ -224,7 +224,7 @@ def test_framework_missing(
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("lost.engine.registry.import_module", missing)
-    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run")
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch")
     assert answer.code == 2
     assert "install it with: pip install --upgrade torch" in answer.err
     assert lost("plan", "quickstart").code == 0

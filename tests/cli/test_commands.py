@@ -57,7 +57,7 @@ def test_run_folder(run: Path, prepared: Dataset) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(5, 41, 5))
-    assert steps[1].keys() == {
+    assert steps[1].keys() - {"memory_active_bytes", "memory_cache_bytes"} == {  # which not every device reports
         "step", "loss", "loss_mean", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_bytes",
         "samples", "skipped",
     }  # fmt: skip
@@ -80,7 +80,8 @@ def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     assert value["perplexity"] == pytest.approx(np.exp(value["nll"] / value["tokens"]))
     assert value["bits_per_byte"] == pytest.approx(value["nll"] / np.log(2) / value["bytes"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert value["perplexity"] == pytest.approx(rows[-2]["perplexity"], rel=1e-9)
+    last = [row for row in rows if "perplexity" in row][-1]
+    assert value["perplexity"] == pytest.approx(last["perplexity"], rel=1e-9)
     one = json.loads(lost("eval", run, "--json", "--batch-size", 1).out)
     assert one["nll"] == pytest.approx(value["nll"], rel=1e-6)
 
@@ -212,12 +213,15 @@ def test_self_test(lost: Lost) -> None:
     assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
     checks = json.loads(answer.out)["self_test"]
     assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
-        (backend, kind, dtype) for backend in BACKENDS for kind in KINDS for dtype in ("float32", "bfloat16")
+        (backend, kind, dtype)
+        for backend in BACKENDS
+        for kind in (*KINDS, "head 64", "head 128")
+        for dtype in ("float32", "bfloat16")
     }
     assert {check["quantity"] for check in checks} == {"logits", "evaluation", "gradients", "losses", "weights"}
     assert all(check["passed"] for check in checks)
     assert max(check["error"] for check in checks if check["dtype"] == "float32") < 1e-5
-    assert answer.err.count("ok") == 2 * 2 * len(KINDS)
+    assert answer.err.count("ok") == 2 * 2 * (len(KINDS) + 2)
 
 
 def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:

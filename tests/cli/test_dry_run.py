@@ -37,7 +37,8 @@ def everything(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def test_a_new_run(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
-    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "a" / "run", "--device", "cpu")
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "a" / "run")
+    command += ("--backend", "torch", "--device", "cpu")
     before = everything(tmp_path)
     answer = lost(*command, "--dry-run", "--json")
     assert answer.code == 0, answer.err
@@ -114,7 +115,7 @@ def damage(path: Path) -> None:
         (("--data", "other"), "is not the data that"),
         (("--set", "train.micro_batch_size=3"), "doesn't divide"),
         (("--backend", "abacus"), "no such backend"),
-        (("--device", "tpu"), "PyTorch devices are"),
+        (("--backend", "torch", "--device", "tpu"), "PyTorch devices are"),
         (("--out", "tiny.yaml/run"), "could not be written: Not a directory"),
         (
             ("--backend", "mlx", "--out", "new", "--set", "optimizer.name=adamw8bit"),
@@ -154,7 +155,7 @@ def test_refused_for_damage(lost: Lost, run: Path, prepared: Dataset, tmp_path: 
 
 def test_refused_for_memory(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lost.backends.torch.capacity", lambda device: 1 << 10)
-    answer = lost("train", run, "--dry-run")
+    answer = lost("train", run, "--dry-run", "--backend", "torch")
     assert answer.code == 2
     assert "training needs about" in answer.err
 

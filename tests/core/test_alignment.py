@@ -53,7 +53,10 @@ def test_plans_and_new_runs_say_it(
     lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not again when a run goes on, which can't change."""
-    assert "--set model.intermediate_size=5464" in lost("plan", "llama_1b", "--memory-gib", 80, "--set", *PAPERS).err
+    assert (
+        "--set model.intermediate_size=5464"
+        in lost("plan", "llama_1b", "--memory-gib", 80, "--backend", "torch", "--set", *PAPERS).err
+    )
     monkeypatch.setattr("lost.training.start.unaligned", lambda config, device: f"slow sizes on {device}")
     train = (
         "train",

@@ -10,35 +10,43 @@ import pytest
 
 from lost.engine import backend_module, registry, resolve_backend
 from lost.errors import BackendError
+from lost.utils.machine import on_apple_silicon
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "installed", "expected"),
+    ("apple", "installed", "expected"),
     [
-        ("darwin", "arm64", {"torch", "mlx.core"}, "mlx"),
-        ("darwin", "arm64", {"torch"}, "torch"),
-        ("darwin", "x86_64", {"torch", "mlx.core"}, "torch"),
-        ("linux", "x86_64", {"torch", "mlx.core"}, "torch"),
-        ("linux", "aarch64", {"mlx.core"}, "mlx"),
-        ("linux", "x86_64", set(), "torch"),
+        (True, {"torch", "mlx.core"}, "mlx"),
+        (True, {"torch"}, "torch"),
+        (False, {"torch", "mlx.core"}, "torch"),
+        (False, {"mlx.core"}, "mlx"),
+        (False, set(), "torch"),
     ],
 )
-def test_auto(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, installed: set[str], expected: str) -> None:
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(platform, "machine", lambda: machine)
+def test_auto(monkeypatch: pytest.MonkeyPatch, apple: bool, installed: set[str], expected: str) -> None:
+    monkeypatch.setattr(registry, "on_apple_silicon", lambda: apple)
     monkeypatch.setattr(registry, "find_spec", lambda name: object() if name in installed else None)
     assert resolve_backend("auto") == expected
     assert resolve_backend("torch") == "torch"
 
 
 def test_auto_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry.sys, "platform", "darwin")
-    monkeypatch.setattr(registry.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(registry, "on_apple_silicon", lambda: True)
     monkeypatch.setattr(registry, "_installed", lambda package: True)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert resolve_backend("auto") == "mlx"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert resolve_backend("auto") == "torch"
+
+
+@pytest.mark.parametrize(
+    ("system", "architecture", "expected"),
+    [("darwin", "arm64", True), ("darwin", "x86_64", False), ("linux", "arm64", False)],
+)
+def test_apple_silicon(monkeypatch: pytest.MonkeyPatch, system: str, architecture: str, expected: bool) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    assert on_apple_silicon() is expected
 
 
 def without(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -147,10 +147,11 @@ def test_sltrain_starts_as_its_sparse_part(config: Callable[..., Config]) -> Non
 def test_starting_a_1b_model_takes_less_than_twice_its_memory() -> None:
     """Four minutes on two cores; `benchmarks/start_up.py` prints the time as well."""
     program = (
-        "import resource; from lost.backends.torch.engine import TorchEngine; from lost.planning.budget import budget\n"
+        "from lost.backends.torch.engine import TorchEngine; from lost.planning.budget import budget\n"
         "from lost.model.load import load_config; from lost.model.init import initial_values\n"
+        "from lost.utils.machine import process_peak_bytes\n"
         "config = load_config('llama_1b'); TorchEngine(config, 'cpu').load(initial_values(config))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / budget(config).memory.weights)"
+        "print(process_peak_bytes() / budget(config).memory.weights)"
     )
     done = run_python("-c", program, cold=True, check=True)
     assert float(done.stdout) < 2

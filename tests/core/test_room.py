@@ -1,6 +1,7 @@
 """A run that doesn't fit: refused before it starts, or ended when memory runs out, with the nearest batch that does."""
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import local_batch_size
 from lost.engine import StepResult
 from lost.errors import ConfigError
-from lost.planning.budget import budget
+from lost.planning.budget import _mlx_fuses, budget
 from lost.planning.room import check_room
 
 
@@ -40,6 +41,31 @@ def test_accumulating_on_mlx_holds_two_sets_of_gradients(config: Callable[..., C
     parts = config(train={"micro_batch_size": 2})
     assert budget(parts, "mlx").memory.gradients == 2 * budget(whole, "mlx").memory.gradients
     assert budget(parts, "torch").memory.gradients == budget(whole, "torch").memory.gradients
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "installed", "made"),
+    [(64, "gpu", "0.32.3", True), (64, "gpu", "0.32.4", False), (64, "gpu", None, False), (64, "cpu", "0.33.0", True),
+     (56, "gpu", "0.33.0", True)],
+)  # fmt: skip
+def test_attention_scores_on_mlx(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, width: int, device: str, installed: str, made: bool
+) -> None:
+    """Counted, four bytes for each pair of tokens in each head and block, unless this MLX never makes them."""
+
+    def version(package: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(package)
+        return installed
+
+    monkeypatch.setattr("lost.planning.budget.version", version)
+    monkeypatch.delenv("MLX_SDPA_VJP_FALLBACK", raising=False)
+    heads = {"hidden_size": 4 * width, "head_dim": width, "max_position_embeddings": 2048}
+    _mlx_fuses.cache_clear()
+    one, two = (budget(config(model=heads, data={"seq_len": size}), "mlx", device, 1).memory for size in (1024, 2048))
+    _mlx_fuses.cache_clear()
+    more = two.activations - 2 * one.activations  # what doesn't grow with the tokens, or grows with their square
+    assert (more > 4 * 4 * 2 * (2048**2 - 2 * 1024**2)) is made
 
 
 def test_shares(config: Callable[..., Config]) -> None:

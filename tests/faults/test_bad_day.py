@@ -189,18 +189,21 @@ def test_few_open_files(arguments: tuple[Any, ...], whole: Path, tmp_path: Path)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the limit isn't kept")
 @pytest.mark.parametrize("gigabytes", [0.4, 2])
-def test_little_address_space(gigabytes: float, arguments: tuple[Any, ...], whole: Path, run: Path) -> None:
+def test_little_address_space(gigabytes: float, arguments: tuple[Any, ...], run: Path, tmp_path: Path) -> None:
     """Too little for PyTorch itself, or for its threads: done, or an end in words; the next command goes on."""
     shutil.rmtree(run / "checkpoints" / "step-00000020")
     on = ("--backend", "torch", "--device", "cpu")
-    done = run_python("-c", LIMITED, "RLIMIT_AS", int(gigabytes * 1e9), *arguments, run, *on, cold=True)
+    shutil.copytree(run, tmp_path / "whole")
+    run_python("-m", "lost", *arguments, tmp_path / "whole", *on, check=True)
+    limited = ("-c", LIMITED, "RLIMIT_AS", int(gigabytes * 1e9), *arguments, run, *on)
+    done = run_python(*limited, cold=True, LD_PRELOAD="")
     assert done.returncode in (0, 1, 2), done.stderr
     if done.returncode:
         assert "Traceback" not in done.stderr
         assert "memory" in done.stderr.lower() or "can't be loaded" in done.stderr, done.stderr
         check_intact(open_checkpoint(run / "checkpoints" / "step-00000010"))
-        assert run_python("-m", "lost", *arguments, run).returncode == 0
-    assert state(run) == state(whole / "run")
+        assert run_python("-m", "lost", *arguments, run, *on).returncode == 0
+    assert state(run) == state(tmp_path / "whole")
 
 
 @pytest.fixture

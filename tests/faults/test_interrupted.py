@@ -314,7 +314,8 @@ def test_an_error_waits_for_the_save_before_it(
 
 
 def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
-    with start_python("-c", ENDLESS, 2, *command(tiny_yaml, prepared, tmp_path / "run")[2:]) as process:
+    train = command(tiny_yaml, prepared, tmp_path / "run", "--backend", "torch")[2:]
+    with start_python("-c", ENDLESS, 2, *train) as process:
         wait_for_line(process, "inside")
         process.send_signal(signal.SIGINT)
         wait_for_line(process, "SIGINT: saving after this step")
@@ -328,7 +329,8 @@ def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_pa
 def test_before_the_first_step_there_is_nothing_to_wait_for(
     tiny_yaml: Path, prepared: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with start_python("-c", ENDLESS, 1, *command(tiny_yaml, prepared, tmp_path / "run")[2:]) as process:
+    train = command(tiny_yaml, prepared, tmp_path / "run", "--backend", "torch")[2:]
+    with start_python("-c", ENDLESS, 1, *train) as process:
         wait_for_line(process, "inside")
         process.send_signal(number)
         assert process.wait() == 130

@@ -30,6 +30,21 @@ def rebuilt(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
     return mx.checkpoint(inner)([[module[name] for name in names] for module, names in reads], *arguments)
 
 
+def recomputed(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Return an elementwise function whose backward pass computes it anew, and so keeps nothing but its arguments.
+
+    A compiled step then has a kernel for it in each pass. On a CPU it stays as it is: there exponentials take longer
+    than reading them.
+    """
+    again = mx.checkpoint(function)
+    return lambda *arguments: (function if on_cpu() else again)(*arguments)
+
+
+def on_cpu() -> bool:
+    """Return whether arrays are computed on a CPU."""
+    return mx.default_device().type.name == "cpu"
+
+
 def directly(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function."""
     return function(*arguments)

@@ -114,9 +114,10 @@ def _self_test(targets: list[tuple[str, str]], as_json: bool) -> Iterator[dict[s
             for (kind, dtype), group in groupby(checks, lambda check: (check.kind, check.dtype)):
                 results = list(group)
                 if not head:
-                    head = "  ".join(each.quantity.rjust(_ERROR) for each in results)
+                    head = "  ".join(quantity.rjust(_ERROR) for quantity in ALLOWED[dtype])
                     show(f"{'errors':{_PLACE}}  {head}")
-                errors = "  ".join(f"{each.error:.1e}".rjust(max(_ERROR, len(each.quantity))) for each in results)
+                found = {each.quantity: f"{each.error:.1e}" for each in results}
+                errors = "  ".join(found.get(name, "").rjust(max(_ERROR, len(name))) for name in ALLOWED[dtype])
                 wrong = [
                     f"{each.quantity} at most {ALLOWED[dtype][each.quantity]}" for each in results if not each.passed
                 ]
