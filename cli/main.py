@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from lost.cli.commands import convert, evaluate, fit, generate, inspect, prepare, train, verify
+from lost.cli.commands import convert, evaluate, fit, generate, inspect, prepare, sweep, train, verify
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
