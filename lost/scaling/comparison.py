@@ -82,11 +82,14 @@ def effective_size(first: FittedFamily, second: FittedFamily) -> EffectiveSize:
 
     def equal(reference: Law, other: Law) -> float | None:
         left = float(other.loss(size, tokens)) - reference.E - reference.B * tokens**-reference.b
-        return float((reference.A / left) ** (1 / reference.a)) if left > 0 else None
+        found = np.exp(np.log(reference.A / left) / reference.a) if left > 0 else np.inf
+        return float(found) if np.isfinite(found) else None
 
-    drawn = [equal(*laws) for laws in zip(first.parameters.draws, second.parameters.draws, strict=True)]
+    with np.errstate(over="ignore"):
+        own = equal(first.parameters.law, second.parameters.law)
+        drawn = [equal(*laws) for laws in zip(first.parameters.draws, second.parameters.draws, strict=True)]
     known = [each for each in drawn if each is not None]
-    return EffectiveSize(size, tokens, equal(first.parameters.law, second.parameters.law), interval(known))
+    return EffectiveSize(size, tokens, own, interval(known))
 
 
 def _shared_shape(one: Family, two: Family) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ _DELTA = 1e-3  # of the Huber loss on log losses, as in the paper: what lies fur
 # Where a fit starts: shares of the lowest loss that E and the terms of size and tokens take; exponents.
 _STARTS = tuple(itertools.product((0.2, 0.5, 0.9), (0.05, 0.3), (0.05, 0.3), (0.2, 0.7), (0.2, 0.7)))
 _ROUNDS, _TINY = 60, 1e-12  # of least squares; a slope that is none
+_STEEPEST = float(np.log(5))  # of exponents: with larger ones A and B are no numbers any more
 Array = np.ndarray
 
 
@@ -174,7 +175,8 @@ class _Problem:
             pull = np.clip((expected[0] - log_losses) / _DELTA, -1, 1) / _DELTA
             return float(self.off(x[None], log_losses)[0]), pull @ slopes[0]
 
-        return minimize(objective, start, method="L-BFGS-B", jac=True).x
+        bounds = [(None, None)] * 3 + [(None, _STEEPEST)] * 2
+        return minimize(objective, start, method="L-BFGS-B", jac=True, bounds=bounds).x
 
     def solve(self, starts: Array, log_losses: Array) -> Array:
         """Return the constants that fit best near each start, float64 (rows, 5), by reweighted, damped least squares.
@@ -192,6 +194,7 @@ class _Problem:
             damped = normal + diagonal[..., None] * np.eye(5)
             downhill = np.linalg.solve(damped, np.swapaxes(weighted, 1, 2) @ residuals[..., None])
             tried = x - np.clip(downhill[..., 0], -1, 1)
+            tried[:, 3:] = np.minimum(tried[:, 3:], _STEEPEST)
             reached = self.off(tried, log_losses)
             better = (reached <= lowest)[:, None]
             x, lowest = np.where(better, tried, x), np.minimum(reached, lowest)

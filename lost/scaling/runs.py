@@ -92,9 +92,8 @@ def _run_folders(path: Path) -> list[Path]:
     """Return a run folder itself, or those inside a folder, or inside its own folders."""
     found = [path] if (path / METRICS).is_file() else sorted({*path.glob(f"*/{METRICS}"), *path.glob(f"*/*/{METRICS}")})
     if not found:
-        raise UserError(
-            f"{path} holds no run; {did_you_mean_path(path)}expected what `lost train` wrote, or a folder of such"
-        )
+        hint = "" if path.exists() else did_you_mean_path(path)
+        raise UserError(f"{path} holds no run; {hint}expected what `lost train` wrote, or a folder of such")
     return [each if each == path else each.parent for each in found]
 
 

@@ -137,3 +137,17 @@ def test_shapes_that_differ_leave_tokens_out() -> None:
     )
     moved = FittedFamily(Family("lost", other, lost.family.losses, False), lost.parameters, lost.flops)
     assert [each.unit for each in crossings(dense, moved)] == ["FLOPs", "seconds"]
+
+
+def test_a_size_beyond_all_numbers_is_none() -> None:
+    """Dense's size brings so little that no number of parameters makes up for what is between the two."""
+    flat = a_family("dense", Law(2.0, 1.0, 1e-4, 1.0, 0.3), 1.0)
+    assert effective_size(flat, a_family("lost", Law(2.5, 0.0, 0.3, 1.0, 0.3), 0.5)).equal is None
+
+
+def test_losses_that_hardly_change_with_size_give_a_law_all_the_same() -> None:
+    points = noisy(0.01, 3)
+    points.losses[:] = np.where(points.sizes > 5e5, 3.0, 4.0) + 1e4 / points.tokens
+    found = fit(points, draws=20)
+    assert np.isfinite([*found.law.__dict__.values()]).all()
+    assert np.isfinite(found.predict(1e7, 1e7)[1]).all()
