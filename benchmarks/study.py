@@ -2,17 +2,14 @@
 
 usage: python benchmarks/study.py benchmarks/studies/NAME.yaml --data DIR [--work DIR] [--jobs N] [--threads N]
 
-Every run is a `lost train`. What is done is kept, a line a run, in benchmarks/results/NAME.jsonl: stopped at any time,
-the same command goes on, unfinished runs from their checkpoints. The table and the plots beside it are written anew
-after each run (`study_report.py`).
+Every run is a `lost train`, begun and collected by the runner of `lost sweep`. What is done is kept, a line a run, in
+benchmarks/results/NAME.jsonl: stopped at any time, the same command goes on, unfinished runs from their checkpoints.
+The table and the plots beside it are written anew after each run (`study_report.py`).
 """
 
 import argparse
 import json
-import os
 import signal
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,8 +21,10 @@ from typing import Any
 import yaml
 from study_report import write_report
 
-from lost.model.load import load_config
-from lost.planning.budget import budget
+from lost.sweep.runner import Runner, Wanted, measured, work_off
+from lost.sweep.search import beyond
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,6 +54,12 @@ class Run:
         """A folder's name."""
         text = f"{self.group or ''}-{self.method}-{self.scale}-{self.lr:g}-{self.seed}"
         return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in text).strip("-")
+
+    @property
+    def overrides(self) -> list[str]:
+        """What it sets, as `--set` takes it."""
+        settings = {**dict(self.settings), "optimizer.lr": self.lr, "train.seed": self.seed}
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
 
 Losses = dict[str, float]  # by the run's name
@@ -117,10 +122,8 @@ def searched(spec: dict[str, Any], method: str, losses: Losses) -> list[Run]:
         best = min(runs, key=lambda each: losses[each.name])
         lrs = tried[best.scale]
         fresh = next((scale for scale in others if not tried[scale]), None)
-        if best.lr == lrs[0]:
-            lrs.insert(0, best.lr / 2)
-        elif best.lr == lrs[-1]:
-            lrs.append(best.lr * 2)
+        if edge := beyond(lrs, best.lr):
+            tried[best.scale] = sorted([*lrs, edge])
         elif fresh:
             tried[fresh].append(best.lr)
         else:
@@ -128,100 +131,60 @@ def searched(spec: dict[str, Any], method: str, losses: Losses) -> list[Run]:
 
 
 class Study:
-    """The runs in hand and what came of those that are done."""
+    """The runs that are done, and those in hand."""
 
     def __init__(self, path: Path, data: Path, work: Path, threads: int) -> None:
         self.spec = yaml.safe_load(path.read_text())
-        self.program = ["-m", "lost"]
-        if program := self.spec.get("program"):
-            self.program = [str(Path(__file__).with_name(program))]
-            import_module(Path(program).stem)  # registers what it adds
-        self.data, self.work, self.threads = data, work / path.stem, threads
+        program = ["-m", "lost"]
+        if name := self.spec.get("program"):
+            program = [str(Path(__file__).with_name(name))]
+            import_module(Path(name).stem)  # registers what it adds
+        self.work = work / path.stem
         self.log = RESULTS / f"{path.stem}.jsonl"
         steps = self.log.with_name(f"{path.stem}-steps.json")
-        measured = json.loads(steps.read_text())["methods"] if steps.exists() else {}
-        self.times = {method: each["relative"] for method, each in measured.items()}
+        timed = json.loads(steps.read_text())["methods"] if steps.exists() else {}
+        self.times = {method: each["relative"] for method, each in timed.items()}
         self.rows = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
         self.work.mkdir(parents=True, exist_ok=True)
         self.config = self.work / "config.yaml"
         self.config.write_text(yaml.safe_dump(self.spec["config"]))
-        self.running: dict[str, tuple[Run, subprocess.Popen[str]]] = {}
+        command = [sys.executable, *program, "train", str(self.config), "--backend", "torch", "--json"]
+        self.runner = Runner([*command, "--data", str(data)], self.work, threads)
+        self.begun: dict[str, Run] = {}
 
     def losses(self) -> Losses:
         """Return the validation loss of every finished run; of one that diverged, infinity."""
         return {row["name"]: float(row["loss"]) for row in self.rows}
 
-    def next(self) -> Run | None:
+    def due(self) -> Wanted | None:
         """Return a run to begin now, if there is one."""
         losses = self.losses()
         pending = (run for run in wanted(self.spec, losses, self.times) if run.name not in losses)
-        return next((run for run in pending if run.name not in self.running), None)
-
-    def begin(self, run: Run) -> None:
-        """Start or resume a run."""
-        command = [sys.executable, *self.program, "train", str(self.config), "--backend", "torch", "--json"]
-        command += ["--data", str(self.data), "--out", str(self.work / run.name)]
-        for setting in self.overrides(run):
-            command += ["--set", setting]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with (self.work / f"{run.name}.log").open("a") as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-        self.running[run.name] = (run, process)
+        run = next((run for run in pending if run.name not in self.runner.running), None)
+        if run is None:
+            return None
+        self.begun[run.name] = run
         print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
+        return Wanted(run.name, run.overrides)
 
-    def overrides(self, run: Run) -> list[str]:
-        """Return what the run sets, as `--set` takes it."""
-        settings = {**dict(run.settings), "optimizer.lr": run.lr, "train.seed": run.seed}
-        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-
-    def collect(self) -> None:
-        """Take the results of runs that have ended."""
-        for name, (run, process) in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[name]
-            answer = process.communicate()[0]
-            if process.returncode == 0:
-                result = json.loads(answer)
-            elif process.returncode == 1 and "expected finite" in (self.work / f"{name}.log").read_text():
-                result = {"validation_loss": float("inf"), "bits_per_byte": float("inf"), "tokens": None}
-            else:
-                raise SystemExit(f"{name} ended with {process.returncode}; see {self.work / name}.log")
-            self.keep(run, result)
-
-    def keep(self, run: Run, result: dict[str, Any]) -> None:
+    def keep(self, name: str, answer: dict[str, Any]) -> None:
         """Write a line about a finished run, and the report; drop its checkpoints."""
-        config = load_config(str(self.config), self.overrides(run))
-        metrics = (self.work / run.name / "metrics.jsonl").read_text().splitlines()
-        steps = [row for row in map(json.loads, metrics) if "tokens_per_second" in row]
-        per_step = config.train.batch_size * config.data.seq_len
+        run, folder = self.begun[name], self.work / name
         row = {
-            "name": run.name,
+            "name": name,
             **asdict(run),
             "settings": dict(run.settings),
-            "loss": result["validation_loss"],
-            "bits_per_byte": result["bits_per_byte"],
-            "tokens": result["tokens"],
-            "parameters": budget(config).parameters,
-            "step_seconds": statistics.median(per_step / step["tokens_per_second"] for step in steps),
-            "memory_bytes": max(step["memory_bytes"] for step in steps),
-            "threads": self.threads,
+            **measured(folder, answer, self.runner.threads),
         }
         if run.group == "final":
-            row["curve"] = [[step["step"] * per_step, step["loss"]] for step in steps]
+            steps = [each for each in read_rows(folder / METRICS) if "tokens_per_second" in each]
+            row["curve"] = [[step["tokens"], step["loss"]] for step in steps]
         self.rows.append(row)
         with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")
-        for path in (self.work / run.name / "checkpoints").rglob("*.safetensors"):
+        for path in (folder / "checkpoints").rglob("*.safetensors"):
             path.unlink()
         write_report(self.spec, self.rows, self.log.with_suffix(".md"))
-
-    def stop(self) -> None:
-        """Have every run save itself and end."""
-        for _, process in self.running.values():
-            process.send_signal(signal.SIGTERM)
-        for _, process in self.running.values():
-            process.wait()
 
 
 def main() -> None:
@@ -235,16 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     study = Study(options.study, options.data, options.work, options.threads)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-    try:
-        while True:
-            study.collect()
-            while len(study.running) < options.jobs and (run := study.next()):
-                study.begin(run)
-            if not study.running:
-                break
-            time.sleep(1)
-    finally:
-        study.stop()
+    work_off(study.runner, options.jobs, study.due, study.keep)
     write_report(study.spec, study.rows, study.log.with_suffix(".md"))
 
 

@@ -4,9 +4,10 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from lost.sweep.report import markdown
 
 Row = dict[str, Any]
 
@@ -70,7 +71,7 @@ def _final(spec: dict[str, Any], rows: list[Row], path: Path) -> list[str]:
             ]
         )
     head = ["method", "rate", "parameters", "memory (MiB)", "a step's time", "loss at equal tokens", "bits a byte"]
-    lines = ["## Final", "", *_table([*head, "loss in equal time"], cells), ""]
+    lines = ["## Final", "", *markdown([*head, "loss in equal time"], cells), ""]
     lines += ["Mean, deviation and number of seeds. Memory: weights, gradients, the optimizer's state, activations."]
     if "machine" in measured:
         machine, versions = measured["machine"], measured["versions"]
@@ -133,7 +134,7 @@ def _screen(rows: list[Row]) -> list[str]:
         for method, tried in sorted(methods.items(), key=lambda pair: min(row["loss"] for row in pair[1].values()))
     ]
     head = ["method", "parameters", *(f"lr {lr:g}" for lr in rates)]
-    return ["## Screen: one seed, one thing changed at a time", "", *_table(head, cells), ""]
+    return ["## Screen: one seed, one thing changed at a time", "", *markdown(head, cells), ""]
 
 
 def _best(spec: dict[str, Any], searched: list[Row], method: str) -> Row | None:
@@ -149,11 +150,6 @@ def _seeds(base: Row, searched: list[Row]) -> list[Row]:
 
 def _spread(losses: list[float]) -> float | None:
     return statistics.stdev(losses) if len(losses) > 1 else None
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    head = list(head)
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def _methods(bases: dict[str, Row], searched: list[Row]) -> list[str]:
@@ -180,7 +176,7 @@ def _methods(bases: dict[str, Row], searched: list[Row]) -> list[str]:
         )
     head = ["method", "parameters", "best lr", "initial scale", "loss, mean", "deviation", "seeds", "perplexity"]
     head += ["bits a byte", "step (s)", "peak memory of the process (MiB)"]
-    return ["## Methods at their best", "", *_table(head, rows), ""]
+    return ["## Methods at their best", "", *markdown(head, rows), ""]
 
 
 def _search(spec: dict[str, Any], searched: list[Row], picture: str) -> list[str]:
@@ -193,7 +189,7 @@ def _search(spec: dict[str, Any], searched: list[Row], picture: str) -> list[str
             if found:
                 rows.append([method, scale, *(f"{found[lr]:.4f}" if lr in found else "" for lr in rates)])
     head = ["method", "initial scale", *(f"{lr:g}" for lr in rates)]
-    return ["## Search over learning rates, first seed", "", *_table(head, rows), "", f"![rates]({picture})", ""]
+    return ["## Search over learning rates, first seed", "", *markdown(head, rows), "", f"![rates]({picture})", ""]
 
 
 def _ablations(
@@ -218,7 +214,7 @@ def _ablations(
                 )
         if cells:
             head = ["variant", "of", "parameters", "loss", "change, same seed", "in deviations over seeds"]
-            lines += [f"### {group}", "", *_table(head, cells), ""]
+            lines += [f"### {group}", "", *markdown(head, cells), ""]
     return ["## One thing changed", "", *lines, f"![ablations]({picture})", ""] if lines else []
 
 

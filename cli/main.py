@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from lost.cli.commands import convert, evaluate, generate, inspect, prepare, train, verify
+from lost.cli.commands import convert, evaluate, fit, generate, inspect, prepare, sweep, train, verify
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
@@ -36,10 +36,12 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("fit")(fit.fit)
 app.command("convert")(convert.convert)
 app.command("config")(config.config)
 app.command("plan")(plan.plan)

@@ -32,7 +32,9 @@ class MetricsFile(Tracker):
 
         Also lines that are no rows: the log must not keep intact checkpoints from being used.
         """
-        rows = [row for line in self._lines() if (row := _row(line)) and row["step"] <= step] if step else []
+        there = step > 0 and os.path.lexists(self._path)
+        with storage(self._path):
+            rows = [row for row in read_rows(self._path) if row["step"] <= step] if there else []
         replace_text(self._path, "".join(_line(row) for row in rows))
 
     def step(self, row: dict[str, Any]) -> None:
@@ -56,20 +58,15 @@ class MetricsFile(Tracker):
                 file.truncate(end)  # the next row must not stand on half of this one's line
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _lines(self) -> list[bytes]:
-        if not os.path.lexists(self._path):
-            return []
-        with storage(self._path):
-            return read_lines(self._path)[:-1]  # what follows the last line's end was cut off by a crash
 
-
-def read_lines(path: Path) -> list[bytes]:
-    """Return the lines of a metrics.jsonl, the last one without an end.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics.jsonl, each with its step, an integer; lines that are no rows are left out.
 
     Raises:
         OSError: it can't be read, or is too long to be one.
     """
-    return read_bytes(path, _BYTES).split(b"\n")
+    whole = read_bytes(path, _BYTES).split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
+    return [row for line in whole if (row := _row(line))]
 
 
 def _line(row: dict[str, Any]) -> str:

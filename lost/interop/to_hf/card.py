@@ -1,7 +1,6 @@
 """The model card of an export: the model, its training data and recipe, measurements, how to open it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from lost.planning import budget
 from lost.storage.nofollow import resolved
 from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_lines
-from lost.utils.parsing import parse_json
+from lost.tracking.metrics import read_rows
 from lost.utils.wording import counted
 
 _FRONT = """\
@@ -150,19 +148,9 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     return {name: f"{value:.4f}" for name, value in shown.items() if isinstance(value, int | float)}
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for line in _lines(path):
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue  # truncated by a crash: `lost verify` reports it
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            yield row
-
-
-def _lines(path: Path) -> list[bytes]:
+def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return read_lines(path)
+        return read_rows(path)
     except OSError:
         return []  # no file of ours
 

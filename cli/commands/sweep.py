@@ -1,0 +1,71 @@
+"""`lost sweep`: many runs of one configuration, over a grid and in search of a best value."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lost.cli.options import AsJson, Backend, Device, local_path, path_option
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(parser=local_path, metavar="FILE", help="A sweep's YAML file.")],
+    data: Annotated[Path | None, path_option("Folder made by `lost prepare`.")] = None,
+    out: Annotated[Path | None, path_option("Folder of all runs and results; default runs/NAME.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1, max=1024)] = 1,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each run on a CPU; default: the cores, divided among jobs.", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a configuration many times, each run a `lost train`.
+
+    FILE has `config` (a YAML file, a shipped name, or sections) and any of: `grid`, keys with lists of values, or named
+    settings of several keys; `search`, one key with values to begin with, which are halved and doubled until the best
+    is inside; `seeds`, of which the first searches, and the others repeat each best run.
+
+    Ctrl-C has the runs save themselves; the same command goes on. The folder has table.md, results.jsonl, loss.png
+    (with matplotlib), and the runs, which `lost eval`, `generate` and `fit` take.
+    """
+    from lost.cli.render.output import answer, note
+    from lost.cli.render.output import table as shown
+    from lost.cli.render.sweep import SweepScreen
+    from lost.storage.lock import locked
+    from lost.sweep.plan import read_sweep
+    from lost.sweep.report import TABLE, table, write_report
+    from lost.sweep.results import CONFIG, Results
+    from lost.sweep.runner import Runner, work_off
+    from lost.training.signals import stop_on_signal
+    from lost.utils.threads import threads_asked_for
+
+    plan, folder = read_sweep(file), out or Path("runs") / file.stem
+    command = [sys.executable, "-m", "lost", "train", str(folder / CONFIG), "--json", "--backend", backend]
+    command += ["--device", device, *(["--data", str(data)] if data else [])]
+    each = threads or max(1, threads_asked_for() // jobs)
+    with locked(folder, note):
+        results = Results(plan, folder)
+        runner = Runner(command, folder, each)
+        screen = SweepScreen(results, runner, as_json)
+
+        def keep(name: str, result: dict[str, object]) -> None:
+            screen.done(results.keep(name, result, each))
+            write_report(results, file.stem)
+
+        with screen.live(), stop_on_signal(screen.message) as asked:
+            asked.nothing_to_save = False
+
+            def look() -> bool:
+                screen.refresh()
+                return asked.requested
+
+            complete = work_off(runner, jobs, lambda: results.due(runner), keep, look)
+        write_report(results, file.stem)
+    value = {"sweep": str(folder), "complete": complete, "results": results.rows}
+    lines = [*shown(*table(results)), "", str(folder / TABLE)]
+    answer(as_json, value, lines if results.rows else [])
+    if not complete:
+        screen.message(f"stopped; `lost sweep {file}` with the same options goes on")
+        raise typer.Exit(130)

@@ -1,0 +1,141 @@
+"""Finished runs as a law sees them: size, tokens, losses, and what a token cost."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lost.checkpoint import checkpoints, open_checkpoint
+from lost.config import Config
+from lost.errors import CheckpointError, UserError
+from lost.model.load import load_config
+from lost.optim.schedule import learning_rate
+from lost.planning.budget import budget, dense_twin
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+from lost.training.run_dir import CONFIG
+from lost.utils.wording import did_you_mean_path
+
+LEVEL = ("constant", "wsd")  # schedules that keep the rate at its peak: a longer run begins like a shorter one
+_EARLY = 10  # the first tenth of a run tells more of its start than of its tokens
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose losses can be fitted.
+
+    Attributes:
+        folder: the run's.
+        config: the run's.
+        data: fingerprint of its prepared set.
+        size: trained parameters without embedding and head.
+        dense_size: those of its dense twin.
+        flops: of a token, forward and backward.
+        seconds: of a token, by the median of its reported steps.
+        losses: of its validations, nats a token, by step.
+    """
+
+    folder: Path
+    config: Config
+    data: str
+    size: int
+    dense_size: int
+    flops: int
+    seconds: float
+    losses: dict[int, float]
+
+    @property
+    def kind(self) -> str:
+        """The kind of its projections."""
+        return self.config.projection.kind
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens that it has read after a step."""
+        return step * self.config.train.batch_size * self.config.data.seq_len
+
+    def at_end(self) -> dict[int, float]:
+        """Return the loss at the schedule's end, by its step; nothing: it hasn't come there."""
+        last = self.config.schedule.steps
+        return {last: self.losses[last]} if last in self.losses else {}
+
+    def at_peak(self) -> dict[int, float]:
+        """Return the losses, by step, up to which the rate has stayed at its peak; without the run's beginning."""
+        optimizer, schedule = self.config.optimizer, self.config.schedule
+        begins = max(schedule.warmup_steps, schedule.steps // _EARLY)
+        return {
+            step: loss
+            for step, loss in self.losses.items()
+            if step > begins and schedule.name in LEVEL and learning_rate(optimizer, schedule, step) == optimizer.lr
+        }
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
+    """Return the runs in folders, and which are left out and why.
+
+    Args:
+        paths: run folders, or folders that hold some, such as a sweep's.
+
+    Raises:
+        UserError: a path holds none.
+    """
+    runs, left_out = [], []
+    for folder in dict.fromkeys(each for path in paths for each in _run_folders(path)):
+        try:
+            runs.append(_read(folder))
+        except (OSError, UserError) as error:
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            left_out.append(f"left out: {folder}: {reason}")
+    return runs, left_out
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """Return a run folder itself, or those inside a folder, or inside its own folders."""
+    found = [path] if (path / METRICS).is_file() else sorted({*path.glob(f"*/{METRICS}"), *path.glob(f"*/*/{METRICS}")})
+    if not found:
+        hint = "" if path.exists() else did_you_mean_path(path)
+        raise UserError(f"{path} holds no run; {hint}expected what `lost train` wrote, or a folder of such")
+    return [each if each == path else each.parent for each in found]
+
+
+def _read(folder: Path) -> TrainedRun:
+    """Read one run.
+
+    Raises:
+        OSError: its metrics.jsonl can't be read.
+        UserError: it can't be told what it is, or it has no validation.
+    """
+    config = load_config(folder / CONFIG)
+    losses, speeds = {}, []
+    for row in read_rows(folder / METRICS):
+        if (loss := _positive(row.get("validation_loss"))) is not None:
+            losses[row["step"]] = loss
+        if (speed := _positive(row.get("tokens_per_second"))) is not None:
+            speeds.append(speed)
+    if not losses or not speeds:
+        raise UserError("it has no validation yet")
+    own, dense = budget(config), budget(dense_twin(config))
+    return TrainedRun(
+        folder,
+        config,
+        _fingerprint(folder),
+        own.parameters - own.embeddings,
+        dense.parameters - dense.embeddings,
+        own.flops_per_token,
+        1 / statistics.median(speeds),
+        losses,
+    )
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return the fingerprint of the data that a run was trained on, which its checkpoints know.
+
+    Raises:
+        CheckpointError: none can be read.
+    """
+    for path in reversed(checkpoints(folder / "checkpoints")):
+        return open_checkpoint(path).progress.data
+    raise CheckpointError("it has no checkpoint, which says what text it was trained on")
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None

@@ -1,0 +1,101 @@
+"""A sweep's folder: the lines of what is done, kept through crashes, and which run is due."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lost.errors import ConfigError
+from lost.storage.files import replace_text, storage
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
+from lost.sweep.plan import Losses, Sweep, Trial
+from lost.sweep.runner import Runner, Wanted, measured
+from lost.utils.parsing import finite, parse_object
+
+CONFIG, LINES = "config.yaml", "results.jsonl"
+
+
+class Results:
+    """What is done of a sweep.
+
+    Args:
+        sweep: its file.
+        folder: holds everything; it is made if necessary.
+
+    Raises:
+        ConfigError: the folder's sweep had other runs under the same names.
+        StorageError: the disk refused.
+    """
+
+    def __init__(self, sweep: Sweep, folder: Path) -> None:
+        self.sweep, self.folder = sweep, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(sweep.base, sort_keys=False)
+        self.config = folder / CONFIG
+        if self.config.exists() and read_bytes(self.config, DOCUMENT_BYTES).decode() != text:
+            raise self._changed(self.config, "its configuration is another")
+        replace_text(self.config, text)
+        self.rows = list(self._read())
+        self._by_name = {row["name"]: row for row in self.rows}
+        for trial in self.trials():
+            row = self._by_name.get(trial.name)
+            if row and row["settings"] != json.loads(json.dumps(trial.settings)):
+                raise self._changed(folder / LINES, f"{trial.name} had other settings")
+
+    def losses(self) -> Losses:
+        """Return the loss of every run that is done; of one that diverged, infinity."""
+        return {name: float("inf") if row["loss"] is None else row["loss"] for name, row in self._by_name.items()}
+
+    def row(self, trial: Trial) -> dict[str, Any] | None:
+        """Return the line of a run, if it is done."""
+        return self._by_name.get(trial.name)
+
+    def trials(self) -> list[Trial]:
+        """Return the runs that are known to be needed."""
+        return list(self.sweep.trials(self.losses()))
+
+    def due(self, runner: Runner) -> Wanted | None:
+        """Return a run to begin now, if there is one."""
+        pending = (trial for trial in self.trials() if trial.name not in self._by_name)
+        return next((trial.wanted for trial in pending if trial.name not in runner.running), None)
+
+    def keep(self, name: str, answer: dict[str, Any], threads: int) -> dict[str, Any]:
+        """Write the line of a run that has ended, and return it."""
+        trial = next(each for each in self.trials() if each.name == name)
+        row = {
+            "name": name,
+            "cell": trial.cell.names,
+            "value": trial.value,
+            "seed": trial.seed,
+            "settings": trial.settings,
+            **measured(self.folder / name, answer, threads),
+        }
+        self._by_name[name] = finite(row)
+        self.rows.append(self._by_name[name])
+        replace_text(self.folder / LINES, "".join(json.dumps(each) + "\n" for each in self.rows))
+        return self._by_name[name]
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        path = self.folder / LINES
+        if not path.exists():
+            return
+        with storage(path):
+            lines = read_bytes(path, DOCUMENT_BYTES).splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                row = parse_object(line)
+                if not isinstance(row["name"], str) or not isinstance(row["loss"], float | None):
+                    raise ValueError("its name or loss isn't one")
+            except (ValueError, KeyError) as error:
+                raise ConfigError(
+                    f"{path}:{number} isn't a sweep's line ({error}); expected what `lost sweep` wrote; remove it"
+                ) from None
+            yield row
+
+    def _changed(self, path: Path, what: str) -> ConfigError:
+        return ConfigError(
+            f"{path}: the sweep in this folder was begun with another file: {what}; expected the same one; change it "
+            "back, or choose another --out"
+        )

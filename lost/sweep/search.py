@@ -1,0 +1,36 @@
+"""The one-dimensional search: twofold steps until the best value is inside those that were tried."""
+
+from collections.abc import Callable, Sequence
+
+STEPS = 8  # beyond the values that a search begins with, to either side: 256 times as much, or as little
+
+
+def beyond(tried: Sequence[float], best: float) -> float | None:
+    """Return the value to try next: half or twice the best, where it is the least or the largest; None: it is inside.
+
+    Args:
+        tried: ascending.
+        best: one of them; half of a whole number is whole too, or none.
+    """
+    if best == tried[0]:
+        return best / 2 if isinstance(best, float) else (best // 2 if best % 2 == 0 else None)
+    return best * 2 if best == tried[-1] else None
+
+
+def searched(begins: Sequence[float], loss: Callable[[float], float | None]) -> tuple[list[float], bool]:
+    """Return the values that a search has come to, ascending, and whether it is over.
+
+    Args:
+        begins: the values that it begins with.
+        loss: of a value; None: it isn't known yet.
+    """
+    tried = sorted(begins)
+    lowest, highest = tried[0] / 2**STEPS, tried[-1] * 2**STEPS
+    while True:
+        losses = {value: loss(value) for value in tried}
+        if None in losses.values():
+            return tried, False
+        fresh = beyond(tried, min(tried, key=lambda value: losses[value] or 0.0))
+        if fresh is None or not lowest <= fresh <= highest:
+            return tried, True
+        tried = sorted([*tried, fresh])

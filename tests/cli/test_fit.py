@@ -1,0 +1,166 @@
+"""`lost fit` as a user meets it: laws of run folders, what is refused, and what is left out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+from runs import make_run
+
+from lost.cli.render.fit import comparison_lines
+from lost.config import Config
+from lost.planning.budget import budget
+
+WIDTHS, STEPS = (16, 32, 64), (100, 200, 400)
+
+
+def planted(size: float, tokens: float) -> float:
+    return 1.5 + 9 * size**-0.3 + 60 * tokens**-0.4
+
+
+def of_width(width: int, **sections: dict) -> Config:
+    model = {"hidden_size": width, "intermediate_size": 2 * width}
+    return tiny_config(model=model, **{"projection": {"kind": "dense"}, **sections})
+
+
+def size_of(config: Config) -> int:
+    counts = budget(config)
+    return counts.parameters - counts.embeddings
+
+
+def loss_of(config: Config, step: int) -> float:
+    return planted(size_of(config), step * config.train.batch_size * config.data.seq_len)
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> Path:
+    """A dense run for each width and number of steps."""
+    for width in WIDTHS:
+        for steps in STEPS:
+            config = of_width(width, schedule={"steps": steps})
+            make_run(tmp_path / "ladder" / f"{width}-{steps}", config, {steps: loss_of(config, steps)})
+    return tmp_path / "ladder"
+
+
+def constants(answer: str) -> dict[str, float]:
+    return {name: each["value"] for name, each in json.loads(answer)["laws"]["parameters"]["constants"].items()}
+
+
+def test_a_folder_of_runs_has_the_law_that_they_follow(lost: Callable, ladder: Path) -> None:
+    """Ends, since cosine's rates decay; a prediction far off says so, on standard error."""
+    done = lost("fit", ladder, "--json", "--predict", "5e4,2e4", "--predict", "1e9,2e4")
+    assert done.code == 0, done.err
+    assert constants(done.out) == pytest.approx({"E": 1.5, "A": 9, "a": 0.3, "B": 60, "b": 0.4}, rel=0.02)
+    value = json.loads(done.out)
+    assert (value["runs"], value["points"], value["at_peak"]) == (9, 9, False)
+    near = value["predictions"][0]
+    assert near["loss"] == pytest.approx(planted(5e4, 2e4), rel=1e-3)
+    assert near["interval"] == pytest.approx([near["loss"]] * 2, rel=1e-3)  # without noise
+    assert "1e9,2e4" in done.err
+    assert "5e4,2e4" not in done.err
+    shown = lost("fit", ladder, "--predict", "5e4,2e4").out
+    assert "9 runs, 9 validations at schedules' ends" in shown
+    assert f"loss {near['loss']:.4f}" in shown
+
+
+def test_level_rates_give_a_loss_a_validation(lost: Callable, tmp_path: Path) -> None:
+    """Before wsd's decay and after the warm-up, and after a tenth of a run; with --ends what each came to."""
+    for number, width in enumerate((16, 24, 32, 48, 64)):
+        wsd = {"name": "wsd", "steps": 400 + 40 * number, "warmup_steps": 80, "decay_steps": 100}
+        config = of_width(width, schedule=wsd)
+        level = {step: loss_of(config, step) for step in (100, 200, 300)}
+        losses = {40: 9.0, **level, wsd["steps"]: 0.9 * loss_of(config, wsd["steps"])}
+        make_run(tmp_path / str(width), config, losses)
+    done = lost("fit", tmp_path, "--json")
+    assert done.code == 0, done.err
+    assert constants(done.out) == pytest.approx({"E": 1.5, "A": 9, "a": 0.3, "B": 60, "b": 0.4}, rel=0.02)
+    assert (json.loads(done.out)["points"], json.loads(done.out)["at_peak"]) == (15, True)
+    ends = json.loads(lost("fit", tmp_path, "--ends", "--json").out)
+    assert (ends["points"], ends["at_peak"]) == (5, False)
+
+
+def test_three_runs_are_too_few(lost: Callable, ladder: Path) -> None:
+    done = lost("fit", *(ladder / f"{width}-{steps}" for width, steps in zip(WIDTHS, STEPS, strict=True)))
+    assert done.code == 2
+    assert "3 runs for the law's constants, which take 5: 2 missing" in done.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data": "other"}, "differ in their prepared text"),
+        ({"config": {"data": {"seq_len": 16}}}, "differ in data.seq_len (8 and 16)"),
+        ({"config": {"projection": {"kind": "lost"}}}, "more than one kind of projection"),
+        ({"config": {"schedule": {"name": "constant", "steps": 300}}}, "more than one kind of schedule"),
+    ],
+)
+def test_runs_that_can_not_be_compared_are_named(lost: Callable, ladder: Path, changed: dict, words: str) -> None:
+    config = of_width(16, **{"schedule": {"steps": 300}, **changed.get("config", {})})
+    make_run(ladder / "odd", config, {300: 3.0}, changed.get("data", "text"))
+    done = lost("fit", ladder)
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+    assert str(ladder / "odd") in done.err
+
+
+def test_what_is_unfinished_or_unreadable_is_left_out_and_said(lost: Callable, ladder: Path) -> None:
+    config = of_width(16, schedule={"steps": 300})
+    make_run(ladder / "begun", config, {200: 3.0})
+    make_run(ladder / "broken", config, {300: 3.0})
+    (ladder / "broken" / "config.yaml").write_text("model: 3")
+    done = lost("fit", ladder, "--json")
+    assert json.loads(done.out)["runs"] == 9
+    assert all(f"left out: {ladder / name}" in done.err for name in ("begun", "broken"))
+
+
+def test_of_a_search_for_a_rate_the_best_is_taken(lost: Callable, ladder: Path) -> None:
+    """And both of its seeds, whichever did better."""
+    for lr, seed, loss in ((3e-2, 0, 9.0), (1e-2, 1, loss_of(of_width(64), 400))):
+        config = of_width(64, schedule={"steps": 400}, optimizer={"lr": lr}, train={"seed": seed})
+        make_run(ladder / f"64-400-{lr}", config, {400: loss})
+    done = lost("fit", ladder, "--json")
+    assert json.loads(done.out)["runs"] == 10
+    assert "left out: 1 run of settings that did worse" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no run was named"),
+        (("{}/nowhere",), "holds no run"),
+        (("{}", "--predict", "1e6"), "--predict 1e6: expected parameters and tokens"),
+        (("{}", "--predict", "-1,5"), "two positive numbers"),
+        (("--compare", "dense={}", "lost={}"), "no finished run of kind lost"),
+        (("--compare", "dense={}", "dense={}"), "names dense twice"),
+        (("--compare", "dense", "lost={}"), "expected KIND=RUNS twice"),
+        (("{}", "--compare", "dense={}", "lost={}"), "--compare names all runs itself"),
+    ],
+)
+def test_what_can_not_be_fitted_is_refused(
+    lost: Callable, ladder: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    done = lost("fit", *(each.format(ladder) for each in arguments))
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+
+
+def test_two_kinds_of_one_folder_are_compared(lost: Callable, ladder: Path) -> None:
+    """LOST is made to gain less from tokens, and to be ahead of dense before 40,000 of them."""
+    for width in WIDTHS:
+        for steps in STEPS:
+            config = of_width(width, schedule={"steps": steps}, projection={"kind": "lost"})
+            own, tokens = planted(size_of(of_width(width)), steps * 32), steps * 32
+            shifted = own + 60 * 40_000**-0.4 - 60 * tokens**-0.4 - 40 * 40_000**-0.4 + 40 * tokens**-0.4
+            make_run(ladder / f"lost-{width}-{steps}", config, {steps: shifted})
+    done = lost("fit", "--compare", f"dense={ladder}", f"lost={ladder}", "--json")
+    assert done.code == 0, done.err
+    value = json.loads(done.out)
+    tokens = value["crossings"][0]
+    assert (tokens["unit"], tokens["ahead"]) == ("tokens", "dense")
+    assert tokens["at"] == pytest.approx(40_000, rel=0.1)
+    assert [each["kind"] for each in value["compared"]] == ["dense", "lost"]
+    assert value["effective_size"]["density"] > 1
+    shown = "\n".join(comparison_lines(value))
+    assert "dense and lost cross at" in shown
+    assert "3.1 times beyond what was trained" in shown

@@ -1,0 +1,104 @@
+"""`lost sweep` as a user meets it: stopped and gone on with, and what is said of a run that fails."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Process, start_python
+
+from lost.data.dataset import Dataset
+from lost.sweep.results import Results
+
+GRID = "grid: {projection.kind: [dense, lost]}\n"
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs start with torch imported, and are looked at often."""
+
+    def start(command: list[str], errors: int, environment: dict[str, str]) -> Process:
+        return start_python(*command[1:], **environment)
+
+    monkeypatch.setattr("lost.sweep.runner.start_process", start)
+    monkeypatch.setattr("lost.sweep.runner._WAIT", 0.05)
+
+
+@pytest.fixture
+def file(tmp_path: Path, tiny_yaml: Path) -> Path:
+    path = tmp_path / "kinds.yaml"
+    path.write_text(f"config: {tiny_yaml}\n{GRID}")
+    return path
+
+
+def losses(folder: Path) -> dict[str, float]:
+    return {row["name"]: row["loss"] for row in map(json.loads, (folder / "results.jsonl").read_text().splitlines())}
+
+
+@pytest.fixture
+def arguments(file: Path, prepared: Dataset) -> list[object]:
+    return ["sweep", file, "--data", prepared.path, "--backend", "torch", "--device", "cpu", "--threads", 1]
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_stopped_sweep_saves_its_runs_and_goes_on(
+    lost: Callable, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lost(*arguments, "--out", tmp_path / "whole", "--json")
+    assert whole.code == 0, whole.err
+    answer = json.loads(whole.out)
+    assert answer["complete"]
+    assert {row["cell"]["projection.kind"] for row in answer["results"]} == {"dense", "lost"}
+    assert "dense-seed0: loss" in whole.err
+
+    keep = Results.keep
+
+    def keep_and_stop(self: Results, *what: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return keep(self, *what)
+
+    monkeypatch.setattr(Results, "keep", keep_and_stop)
+    stopped = lost(*arguments, "--out", tmp_path / "stopped")
+    assert stopped.code == 130, stopped.err
+    assert len(losses(tmp_path / "stopped")) == 1
+    assert "goes on" in stopped.out
+    monkeypatch.setattr(Results, "keep", keep)
+    again = lost(*arguments, "--out", tmp_path / "stopped", "--jobs", 2)
+    assert again.code == 0, again.err
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert "| lost |" in (tmp_path / "stopped" / "table.md").read_text()
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_killed_sweep_goes_on_beside_the_run_that_it_left(
+    lost: Callable, arguments: list[object], file: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    """Nothing ends the run that a killed sweep had begun: it is waited for, and not trained twice at once."""
+    file.write_text(f"config: {tiny_yaml}\nseeds: [3]\n")
+    with start_python("-m", "lost", *arguments, "--out", tmp_path / "killed") as sweep:
+        while not (tmp_path / "killed" / "seed3" / ".lock").exists():
+            assert sweep.poll() is None
+        sweep.kill()
+    done = lost(*arguments, "--out", tmp_path / "killed")
+    assert done.code == 0, done.err
+    assert lost(*arguments, "--out", tmp_path / "whole").code == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_run_that_is_refused_ends_the_sweep_with_its_reason(lost: Callable, file: Path, tmp_path: Path) -> None:
+    done = lost("sweep", file, "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "dense-seed0: " in done.err
+    assert "nowhere" in done.err
+
+
+def test_a_wrong_file_is_refused_before_anything_is_made(lost: Callable, file: Path, tmp_path: Path) -> None:
+    file.write_text(file.read_text().replace("kind", "kinds"))
+    done = lost("sweep", file, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "kinds.yaml:2: projection.kinds" in done.err
+    assert not (tmp_path / "out").exists()

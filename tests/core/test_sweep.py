@@ -1,0 +1,235 @@
+"""A sweep's plan: which runs it needs, given what is known; no run is started here."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import make_run
+
+from lost.errors import ConfigError, LostError
+from lost.storage.lock import locked
+from lost.sweep.plan import Sweep, Trial, read_sweep
+from lost.sweep.report import table, write_report
+from lost.sweep.results import LINES, Results
+from lost.sweep.runner import Runner, Wanted, work_off
+from lost.sweep.search import beyond, searched
+
+FILE = """\
+config:
+  model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 4, vocab_size: 99}
+  projection: {rank: 4}
+  schedule: {steps: 20}
+grid:
+  projection.kind: [dense, lost]
+  size:
+    small: {model.hidden_size: 16, model.num_attention_heads: 2}
+    large: {}
+search: {optimizer.lr: [1.0e-3, 2.0e-3]}
+seeds: [0, 7]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def follow(sweep: Sweep, loss: Callable[[Trial], float]) -> list[Trial]:
+    """Do what is wanted until nothing is."""
+    losses: dict[str, float] = {}
+    done = []
+    while trial := next((each for each in sweep.trials(losses) if each.name not in losses), None):
+        losses[trial.name] = loss(trial)
+        done.append(trial)
+        assert len(done) < 99
+    return done
+
+
+def test_each_cell_searches_until_its_best_is_inside_and_repeats_it(file: Path) -> None:
+    """Dense is best at 1e-3, at the lower edge at first; LOST at 8e-3, two steps beyond the upper one."""
+    best = {"dense": 1e-3, "lost": 8e-3}
+    done = follow(read_sweep(file), lambda trial: abs(trial.value - best[trial.cell.names["projection.kind"]]))
+    tried = {
+        kind: sorted({each.value for each in done if each.cell.names == {"projection.kind": kind, "size": "small"}})
+        for kind in best
+    }
+    assert tried == {"dense": [0.0005, 0.001, 0.002], "lost": [0.001, 0.002, 0.004, 0.008, 0.016]}
+    repeated = [each for each in done if each.seed == 7]
+    assert [(each.cell.names["projection.kind"], each.value) for each in repeated] == [
+        (kind, best[kind]) for kind in best for _ in ("small", "large")
+    ]
+    assert len({each.name for each in done}) == len(done)
+    assert done[0].name == "dense-small-0.001-seed0"
+    assert 'projection.kind="dense"' in done[0].wanted.overrides
+    assert "model.hidden_size=16" in done[0].wanted.overrides
+
+
+def test_a_grid_without_a_search_is_each_place_at_each_seed(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(
+        "config: quickstart\ngrid: {optimizer.lr: [1e-3, 2e-3], projection.rank: [32, 64]}\nseeds: [0, 1]"
+    )
+    done = follow(read_sweep(tmp_path / "grid.yaml"), lambda trial: 1.0)
+    assert [(each.settings["projection.rank"], each.seed) for each in done] == [
+        (32, 0), (64, 0), (32, 0), (64, 0), (32, 1), (64, 1), (32, 1), (64, 1),
+    ]  # fmt: skip
+
+
+def test_twofold_steps_end_inside_and_keep_whole_numbers_whole() -> None:
+    assert [beyond([1.0, 2.0, 4.0], best) for best in (1.0, 2.0, 4.0)] == [0.5, None, 8.0]
+    assert [beyond([6, 12], best) for best in (6, 12)] == [3, 24]
+    assert beyond([3, 6], 3) is None
+    values, over = searched([1.0, 2.0], lambda value: value)  # the lower, the better: it ends all the same
+    assert over
+    assert min(values) == 1 / 256
+    diverging, over = searched([4.0], lambda value: float("inf") if value > 1 else 2 - value)
+    assert (over, diverging) == (True, [0.5, 1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("optimizer.lr", "optimizer.lrr"), "mine.yaml:10: optimizer.lrr = 0.001: unknown key; did you mean 'lr'?"),
+        (("model.hidden_size: 16", "model.hidden_size: 15"), "(in the run dense-small-0.001-seed0)"),
+        (("seeds", "seed"), "mine.yaml:11: seed = [0, 7]: unknown key; did you mean 'seeds'?"),
+        (("[0, 7]", "[0, 0]"), "mine.yaml:11: seeds = [0, 0]: expected one number or more, each once"),
+        (("[dense, lost]", "dense"), "mine.yaml:6: grid.projection.kind = 'dense': expected a list of its values"),
+        (("[dense, lost]", "[dense, lots]"), "mine.yaml:6: projection.kind = 'lots'"),
+        (("[1.0e-3, 2.0e-3]", "[-1]"), "mine.yaml:10: search.optimizer.lr = [-1]: expected a list of positive"),
+        (("[1.0e-3, 2.0e-3]", "[1.0e-3, 1.0000001e-3]"), "two runs would be called dense-small-0.001-seed0"),
+        (("  schedule: {steps: 20}\n", ""), "schedule: missing; add it"),
+        (("config:", "confit:"), "did you mean 'config'?"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(file: Path, change: tuple[str, str], words: str) -> None:
+    file.write_text(FILE.replace(*change))
+    with pytest.raises(ConfigError) as error:
+        read_sweep(file)
+    assert words in str(error.value)
+
+
+@pytest.fixture
+def results(file: Path, tmp_path: Path) -> Results:
+    """All is done: LOST's runs are better, and each is best at 2e-3; at 4e-3 runs diverge."""
+    results = Results(read_sweep(file), tmp_path / "out")
+    while pending := [each for each in results.trials() if results.row(each) is None]:
+        trial = pending[0]
+        config = results.sweep.configuration(trial)
+        loss = 3 + abs(trial.value - 2e-3) * 100 - (trial.cell.names["projection.kind"] == "lost") + trial.seed / 70
+        make_run(results.folder / trial.name, config, {20: loss})
+        answer = {"validation_loss": float("inf") if trial.value > 3e-3 else loss, "bits_per_byte": 1.5, "tokens": 640}
+        results.keep(trial.name, answer, 1)
+    return results
+
+
+def test_the_table_has_the_best_of_each_cell_over_seeds(results: Results) -> None:
+    head, rows = table(results)
+    assert head[:6] == ["projection.kind", "size", "optimizer.lr", "loss", "deviation", "seeds"]
+    assert rows[0][:6] == ["lost", "small", "0.002", "2.0500", "0.0707", "2"]
+    assert [row[0] for row in rows] == ["lost", "lost", "dense", "dense"]
+    write_report(results, "mine")
+    text = (results.folder / "table.md").read_text()
+    assert "| lost | small | 0.002 | 2.0500 | 0.0707 | 2 | 1.5000 |" in text
+    assert "| dense | large | 3.1000 | 3.0000 | diverged |" in text
+    assert (results.folder / "loss.png").stat().st_size > 1000
+
+
+def test_lines_are_json_and_are_read_again(results: Results) -> None:
+    lines = [json.loads(line) for line in (results.folder / LINES).read_text().splitlines()]
+    assert {line["loss"] for line in lines if line["value"] > 3e-3} == {None}
+    again = Results(results.sweep, results.folder)
+    assert again.losses() == results.losses()
+    assert [each for each in again.trials() if again.row(each) is None] == []
+
+
+def test_a_run_that_was_complete_before_has_its_loss_from_its_metrics(file: Path, tmp_path: Path) -> None:
+    """As after kill -9 between a run's end and its line: training again has nothing to do, and validates nothing."""
+    results = Results(read_sweep(file), tmp_path / "out")
+    trial = results.trials()[0]
+    make_run(results.folder / trial.name, results.sweep.configuration(trial), {20: 2.5})
+    row = results.keep(trial.name, {"validation_loss": None, "bits_per_byte": None, "tokens": 640}, 1)
+    assert row["loss"] == 2.5
+
+
+def test_another_file_does_not_go_on_in_a_folder(results: Results, file: Path) -> None:
+    file.write_text(FILE.replace("rank: 4", "rank: 8"))
+    with pytest.raises(ConfigError, match="its configuration is another"):
+        Results(read_sweep(file), results.folder)
+    file.write_text(FILE.replace("model.hidden_size: 16, ", ""))
+    with pytest.raises(ConfigError, match="seed0 had other settings"):
+        Results(read_sweep(file), results.folder)
+
+
+TRAINING = """
+import json, pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(out.with_suffix(".saved").write_text("")))
+out.with_suffix(".began").write_text("")
+while "--set" in sys.argv:
+    time.sleep(0.01)
+print(json.dumps(json.loads(out.name)))
+sys.exit(2 if "error" in out.name else 0)
+"""
+"""Answers with its own name; what sets something trains until it is told to save itself."""
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setattr("lost.sweep.runner._WAIT", 0.01)
+    return Runner([sys.executable, "-c", TRAINING], tmp_path, 1)
+
+
+def test_whatever_ends_a_sweep_its_runs_save_themselves(runner: Runner, tmp_path: Path) -> None:
+    due = [Wanted("first", ["a=1"]), Wanted("second", ["a=1"])]
+    complete = work_off(
+        runner, 2, lambda: due.pop(0) if due else None, lambda *_: None, lambda: len([*tmp_path.glob("*.began")]) == 2
+    )
+    assert not complete
+    assert {each.name for each in tmp_path.glob("*.saved")} == {"first.saved", "second.saved"}
+
+
+def test_as_many_runs_at_a_time_as_are_asked_for(runner: Runner) -> None:
+    due, at_once = [Wanted(f'{{"run": {number}}}', []) for number in range(4)], []
+    done = {}
+
+    def look() -> bool:
+        at_once.append(len(runner.running))
+        return False
+
+    assert work_off(runner, 2, lambda: due.pop(0) if due else None, done.__setitem__, look)
+    assert {answer["run"] for answer in done.values()} == {0, 1, 2, 3}
+    assert max(at_once) == 2
+
+
+def test_a_run_that_diverged_has_an_infinite_loss_and_another_failure_ends_the_sweep(runner: Runner) -> None:
+    done: dict[str, dict] = {}
+    kinds = "DivergedError", "DataError"
+    diverged, failed = (Wanted(json.dumps({"error": {"kind": kind, "message": "why"}}), []) for kind in kinds)
+    due = [diverged]
+    assert work_off(runner, 1, lambda: due.pop() if due else None, done.__setitem__)
+    assert done[diverged.name]["validation_loss"] == float("inf")
+    due = [failed]
+    with pytest.raises(LostError, match="why") as error:
+        work_off(runner, 1, lambda: due.pop() if due else None, done.__setitem__)
+    assert error.value.exit_code == 2
+
+
+def test_a_run_that_another_process_trains_is_waited_for(runner: Runner, tmp_path: Path) -> None:
+    """As one that a killed sweep has left."""
+    due, looks = [Wanted('{"run": 1}', [])], []
+    done: dict[str, dict] = {}
+    lock = locked(tmp_path / due[0].name, print)
+    lock.__enter__()
+
+    def look() -> bool:
+        looks.append([process for _, process in runner.running.values()])
+        if len(looks) == 5:
+            lock.__exit__(None, None, None)
+        return False
+
+    assert work_off(runner, 1, lambda: due.pop() if due else None, done.__setitem__, look)
+    assert looks[1:5] == [[None]] * 4  # the first look is before anything is due
+    assert list(done.values()) == [{"run": 1}]
