@@ -30,25 +30,27 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -
 
 
 @torch.no_grad()
-def head_scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def head_scores(x: Tensor, weight: Tensor, targets: Tensor, likeliest: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return the negative log-likelihood of each target, and whether it is the likeliest entry.
 
     Args:
         x: (n, hidden), the type that products are computed in.
         weight: (vocab, hidden), the head.
         targets: (n,) int64.
+        likeliest: whether the latter is asked for: it takes a pass over the logits.
 
     Returns:
-        (n,) float32 (float64 for a float64 x), 0 where the target is -100; and (n,) bool.
+        (n,) float32 (float64 for a float64 x), 0 where the target is -100; and (n,) bool, or None.
     """
     weight, wide = weight.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
-    nll, likeliest = [], []
+    nll, first = [], []
     for part, labels in _chunks(x, weight, targets):
         logits = part @ weight.T
-        likeliest.append(logits.argmax(dim=-1) == labels)
+        if likeliest:
+            first.append(logits.argmax(dim=-1) == labels)
         scores = torch.log_softmax(logits, dim=-1, dtype=wide)
         nll.append(-scores.gather(1, labels.clamp(min=0)[:, None])[:, 0].masked_fill_(labels == IGNORED, 0.0))
-    return torch.cat(nll), torch.cat(likeliest)
+    return torch.cat(nll), torch.cat(first) if likeliest else None
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
