@@ -207,20 +207,20 @@ class LostForCausalLM(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.z_loss = config.train.z_loss
+        self.z_loss, self.compiled = config.train.z_loss, False
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
             self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
 
-    def compile_blocks(self) -> None:
-        """Compile each block for itself, as soon as it runs, for the shapes that it is given.
+    def compile_training(self) -> None:
+        """Compile each block for itself, and on CUDA the loss, as soon as they run, for the shapes that they are given.
 
         Blocks of equal shapes share what is compiled. The whole trunk in one piece takes many times as long to trace.
         Code for any size of micro-batch, which a second size would bring about, would be slower for all of them.
         """
         import torch._dynamo.config as dynamo  # here: it takes as long as the rest of PyTorch
 
-        blocks = self.model.layers
+        self.compiled, blocks = True, self.model.layers
         dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(blocks))  # its default, for each: all may differ
         for block in blocks:
             block.compile(dynamic=False)
@@ -237,7 +237,8 @@ class LostForCausalLM(nn.Module):
         """
         states = self.model(tokens).flatten(0, 1)
         if torch.is_grad_enabled():
-            return head_loss(states, self.head, targets, self.z_loss)
+            fused = self.compiled and states.is_cuda  # on a CPU that is slower
+            return head_loss(states, self.head, targets, self.z_loss, fused)
         return head_scores(states, self.head, targets, likeliest)
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:

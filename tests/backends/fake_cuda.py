@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lost.backends.torch.devices as devices
+import lost.backends.torch.kernels.loss as loss
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.model import AttentionContext
 from lost.bench.compare import random_batches
@@ -82,6 +83,7 @@ def measured(config: Config) -> dict[str, Any]:
     PyTorch refuses to mix devices, and to tell the host a value, for which it would wait.
     """
     engine, watch = TorchEngine(config, "cuda"), Watch()
+    loss._compiled.cache_clear()
     batches = list(random_batches(config))
     with watch:
         for tensor in engine._held.values():
@@ -96,6 +98,7 @@ def measured(config: Config) -> dict[str, Any]:
     engine._scores(batches[0], likeliest=True)
     return {
         "block": [each.total() for each in (forward, backward)],
+        "fused_losses": loss._compiled.cache_info().hits + loss._compiled.cache_info().misses,
         "attention": [name for name in forward if "attention" in name],
         "norm": norm.launches.total(),
         "matmul_precision": torch.get_float32_matmul_precision(),
@@ -133,7 +136,8 @@ def main() -> None:
     for name, overrides in json.loads(sys.argv[2]).items():
         with FakeTensorMode(allow_non_fake_inputs=True):
             try:
-                found[name] = measured(load_config("llama_1b", overrides))
+                with torch.compiler.set_stance("force_eager"):  # shapes alone can't be compiled
+                    found[name] = measured(load_config("llama_1b", overrides))
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
     print(json.dumps(found))

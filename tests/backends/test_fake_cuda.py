@@ -12,12 +12,13 @@ from processes import run_python
 from lost.projections import KINDS
 
 HERE = Path(__file__).parent
-# Of llama_1b, uncompiled: shapes alone can't be compiled.
+# Of llama_1b, as it is uncompiled.
 SIZES = ("model.num_hidden_layers=1", "train.batch_size=32", "train.micro_batch_size=16", "train.compile=false")
 # Launches of an eager block, forward and backward: as few as they are. What adds some says why here: SLTrain casts
 # three tensors a layer, in each pass, so that its weight is a product in bfloat16.
 LAUNCHES = {"lost": (71, 109), "dense": (31, 43), "lowrank": (45, 64), "cola": (51, 69), "sltrain": (66, 148)}
 OPTIONS = {
+    "compiled": ("train.compile=true",),
     "float32": (
         "train.dtype=float32",
         "train.matmul_precision=high",
@@ -98,6 +99,11 @@ def test_attention_holds_no_scores(steps: dict[str, Any], case: str) -> None:
 def test_the_gradient_norm_takes_few_launches(steps: dict[str, Any], case: str) -> None:
     """All tensors' norms, which are joined, squared and added."""
     assert steps[case]["norm"] <= 4
+
+
+def test_a_compiled_step_has_a_compiled_loss(steps: dict[str, Any]) -> None:
+    """Of each micro-batch of two steps, three in all."""
+    assert {case: each["fused_losses"] for case, each in steps.items() if each["fused_losses"]} == {"compiled": 3}
 
 
 def test_products_of_float32_are_as_asked(steps: dict[str, Any]) -> None:

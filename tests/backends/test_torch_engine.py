@@ -74,16 +74,19 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "z_loss"), [(1, 0.0), (130, 0.0), (700, 0.0), (130, 0.3)])
+@pytest.mark.parametrize("fused", [False, True])
 def test_head_loss_against_cross_entropy(
-    rows: int, z_loss: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    rows: int, z_loss: float, fused: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Fused: as it is traced for PyTorch's compiler, which generates no code here."""
     torch.manual_seed(0)
     x = (torch.randn(rows, 24, device=TORCH) * 2).to(dtype).requires_grad_()
     weight = torch.randn(300, 24, device=TORCH).requires_grad_()
     targets = torch.randint(0, 300, (rows,), device=TORCH)
     targets[::3] = IGNORED
     monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 300 * 100)
-    loss = head_loss(x, weight, targets, z_loss)
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        loss = head_loss(x, weight, targets, z_loss, fused)
     (loss * 0.5).backward()
     found = loss.item(), x.grad, weight.grad
     x.grad = weight.grad = None
