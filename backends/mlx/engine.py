@@ -47,6 +47,7 @@ class MlxEngine:
 
     backend = "mlx"
     first_rows: Mapping[str, int] = {}  # every worker holds the whole model
+    yields_views = True  # of memory that a processor shares with its GPU
 
     def __init__(self, config: Config, device: str = "auto", workers: Workers | None = None) -> None:
         self._config, self.device, self.workers = config, devices.resolve(device), workers or SingleProcess()

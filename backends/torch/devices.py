@@ -81,6 +81,12 @@ def be_deterministic(device: str) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads any
 
 
+def set_matmul_precision(device: str, precision: str) -> None:
+    """Have this process take CUDA's products of float32 with `precision`, as PyTorch names it, from now on."""
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision(precision)
+
+
 def compiles(device: str) -> bool:
     """Return whether training on a device is compiled unless the configuration says otherwise: CUDA, where that works.
 

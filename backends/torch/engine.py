@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 class TorchEngine:
     """A model on a device, or one worker's part of it. Implements `lost.engine.Engine`.
 
-    With `train.deterministic`, making one has the whole process compute deterministically.
+    Making one sets `train.matmul_precision` on CUDA, and with `train.deterministic` deterministic algorithms, for the
+    whole process.
 
     Args:
         config: the run; its vocabulary known.
@@ -55,6 +56,7 @@ class TorchEngine:
         self._device = torch.device(self.device)
         if config.train.deterministic:
             devices.be_deterministic(self.device)
+        devices.set_matmul_precision(self.device, config.train.matmul_precision)
         self.workers = workers or SingleProcess()
         self._table, self._entries = parameter_table(config), vocabulary(config)
         self._layout: SingleDevice | Sharded = SingleDevice()
@@ -65,6 +67,7 @@ class TorchEngine:
             # Free memory differs between devices, and all workers must gather and reduce alike.
             whole_steps = not self.workers.any(not fits_whole(config, self.device, room, self.workers.world_size))
             self._layout = sharded.Sharded(config, self.workers, self._device, whole_steps)
+        self.yields_views = self.device == "cpu"
         self.compiled = devices.compiles(self.device) if config.train.compile is None else config.train.compile
         self.model = self._layout.build(config, self._device, self.compiled)
         self._parameters = dict(self.model.named_parameters())
@@ -97,7 +100,7 @@ class TorchEngine:
                 self._held[name].copy_(to_tensor(self._layout.local_rows(name, array)))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield what is held here; on CPU, views."""
+        """Yield what is held here."""
         for name, row in self._table.items():
             if self._layout.writes and (row.trained or self.workers.rank == 0):  # numbers of channels are everyone's
                 yield name, to_array(self._held[name])
@@ -110,7 +113,7 @@ class TorchEngine:
         )
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments of what is held here; on CPU, views."""
+        """Yield the moments of what is held here."""
         return self._optimizer.state() if self._layout.writes else iter(())
 
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
@@ -128,9 +131,7 @@ class TorchEngine:
             gradient = self._parameters[name].grad
             held.grad = None if gradient is None else self._layout.local_tensor(gradient)
         limit = self._config.train.grad_clip or float("inf")
-        # Row by row: torch's float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8.
-        rows = [torch.linalg.vector_norm(each.grad, dim=-1) for each in self._trained.values() if each.grad is not None]
-        squares = torch.cat([each.flatten() for each in rows]).to(self._wide).square().sum()
+        squares = self._squares([each.grad for each in self._trained.values() if each.grad is not None])
         with worker_errors(self.workers):
             squares, total = self._layout.all_reduce(squares, total)
         norm = squares.sqrt()
@@ -140,6 +141,14 @@ class TorchEngine:
         with worker_errors(self.workers):
             self._optimizer.step(lr, skip)
         return StepResult(lambda: (total.item() / predictions, norm.item()))
+
+    def _squares(self, gradients: list[Tensor]) -> Tensor:
+        """Return the sum of the squares of all entries."""
+        if self._device.type == "cuda":  # few kernels for all tensors, which add in float64
+            norms = list(torch._foreach_norm(gradients, dtype=self._wide))
+        else:  # row by row: a float32 sum over all of an embedding of 16M entries is off by 1e-3, over a row by 1e-8
+            norms = [torch.linalg.vector_norm(each, dim=-1) for each in gradients]
+        return torch.cat([each.flatten() for each in norms]).to(self._wide).square().sum()
 
     def suspects(self) -> list[str]:
         """Name the parameters whose last gradients weren't finite, else the three largest ones'."""
@@ -154,24 +163,25 @@ class TorchEngine:
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each target's nll, and whether it is the likeliest."""
         for batch in batches:
-            nll, likeliest = self._scores(batch)
+            nll, likeliest = self._scores(batch, likeliest=True)
+            assert likeliest is not None
             shape = batch.tokens[:, 1:].shape
             yield nll.cpu().numpy().reshape(shape), likeliest.cpu().numpy().reshape(shape)
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Return (summed nll, predictions), summed in float64."""
-        total, count = 0.0, 0
+        """Return (summed nll, predictions), in float64 where the device has it; nothing waits before the last batch."""
+        sums, count = [], 0
         for batch in batches:
-            nll, _ = self._scores(batch)
-            total += nll.cpu().double().sum().item()
+            nll, _ = self._scores(batch, likeliest=False)
+            sums.append(nll.sum(dtype=self._wide))
             count += batch.predictions
-        return total, count
+        return sum(each.item() for each in sums), count
 
     @torch.no_grad()
-    def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _scores(self, batch: Batch, likeliest: bool) -> tuple[Tensor, Tensor | None]:
         tokens, targets = self._on_device(batch)
         with worker_errors(self.workers), self._uncompiled():
-            return self.model(tokens, targets)
+            return self.model(tokens, targets, likeliest)
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Run blocks as they are, and compile nothing, in evaluation and generation.

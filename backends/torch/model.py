@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
-from lost.backends.torch.kernels.elementwise import rms_norm, swiglu
+from lost.backends.torch.kernels.elementwise import rms_norm, rotate, swiglu
 from lost.backends.torch.kernels.loss import head_loss, head_scores
 from lost.backends.torch.layers import Narrow, layer, narrow
 from lost.config import Config, ModelConfig
@@ -82,27 +82,32 @@ class Attention(nn.Module):
 
     def mix(self, q: Narrow, k: Narrow, v: Narrow, context: AttentionContext, last: bool) -> Narrow:
         """Map the first halves of q, k and v to that of the output."""
-        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), context.rotary)
-        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), context.rotary)
-        values = self._split(self.v_proj.widen(*v), self.shared)
+        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), *context.rotary).transpose(1, 2)
+        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), *context.rotary).transpose(1, 2)
+        values = self._split(self.v_proj.widen(*v), self.shared).transpose(1, 2)
         length = queries.shape[2]
         if context.cache is not None:
             end = context.start + length
             context.cache.keys[:, :, context.start : end] = keys
             context.cache.values[:, :, context.start : end] = values
             keys, values = context.cache.keys[:, :, :end], context.cache.values[:, :, :end]
+        grouped = self.heads != self.shared
+        if grouped and queries.dtype == torch.float32 and queries.is_cuda:
+            # CUDA's fused kernel for float32 knows no groups; PyTorch would hold all scores instead, (b, heads, s, s).
+            keys, values = (each.repeat_interleave(self.heads // self.shared, 1) for each in (keys, values))
+            grouped = False
         y = F.scaled_dot_product_attention(
             queries,
             keys,
             values,
             is_causal=length > 1,  # a single query sees all keys
-            enable_gqa=self.heads != self.shared,
+            enable_gqa=grouped,
         )
         return narrow((self.o_proj,), y.transpose(1, 2).flatten(2), last)[0]
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
-        """Map (b, s, heads * d) to (b, heads, s, d)."""
-        return x.unflatten(-1, (heads, self.width)).transpose(1, 2)
+        """Map (b, s, heads * d) to (b, s, heads, d)."""
+        return x.unflatten(-1, (heads, self.width))
 
 
 class FeedForward(nn.Module):
@@ -202,20 +207,20 @@ class LostForCausalLM(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.z_loss = config.train.z_loss
+        self.z_loss, self.compiled = config.train.z_loss, False
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
             self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
 
-    def compile_blocks(self) -> None:
-        """Compile each block for itself, as soon as it runs, for the shapes that it is given.
+    def compile_training(self) -> None:
+        """Compile each block for itself, and on CUDA the loss, as soon as they run, for the shapes that they are given.
 
         Blocks of equal shapes share what is compiled. The whole trunk in one piece takes many times as long to trace.
         Code for any size of micro-batch, which a second size would bring about, would be slower for all of them.
         """
         import torch._dynamo.config as dynamo  # here: it takes as long as the rest of PyTorch
 
-        blocks = self.model.layers
+        self.compiled, blocks = True, self.model.layers
         dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(blocks))  # its default, for each: all may differ
         for block in blocks:
             block.compile(dynamic=False)
@@ -225,15 +230,16 @@ class LostForCausalLM(nn.Module):
         """The head's weight, (vocab, h)."""
         return self.lm_head.weight if hasattr(self, "lm_head") else self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, targets: Tensor, likeliest: bool = True) -> Tensor | tuple[Tensor, Tensor | None]:
         """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood; without gradients, to scores.
 
         The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered.
         """
         states = self.model(tokens).flatten(0, 1)
         if torch.is_grad_enabled():
-            return head_loss(states, self.head, targets, self.z_loss)
-        return head_scores(states, self.head, targets)
+            fused = self.compiled and states.is_cuda  # on a CPU that is slower
+            return head_loss(states, self.head, targets, self.z_loss, fused)
+        return head_scores(states, self.head, targets, likeliest)
 
     def logits(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""
@@ -245,10 +251,3 @@ def rotary_tables(model: ModelConfig) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (positions, d / 2) float64."""
     angles = np.arange(model.max_position_embeddings)[:, None] * frequencies(model)
     return torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))
-
-
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate (b, heads, s, d) by position, the two halves of d being the pairs (Hugging Face's convention)."""
-    cos, sin = rotary
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

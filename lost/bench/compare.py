@@ -198,7 +198,7 @@ def _model(
     _check_room(target, configs)
     train, batches = config.train, list(random_batches(config))
     predictions = sum(batch.predictions for batch in batches)
-    peak_rate = peak_flops(machine.device_name, train.dtype) if target.device.startswith("cuda") else None
+    peak_rate = peak_flops(machine.device_name, train.product_dtype) if target.device.startswith("cuda") else None
 
     def step(engine: Engine) -> None:
         engine.step(batches, predictions, _LR).wait()

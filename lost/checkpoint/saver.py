@@ -5,7 +5,6 @@ The state is copied first, which is all that training waits for; where memory is
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -82,8 +81,8 @@ class Saver:
         moments = self._engine.optimizer_state() if writes else iter(())
         writing = _Writing(
             Path(where),
-            _copied(parameters) if beside else parameters,
-            _copied(moments) if beside else moments,
+            self._kept(parameters) if beside else parameters,
+            self._kept(moments) if beside else moments,
             dict(self._engine.first_rows),
             f"-{workers.rank:05d}" if self._engine.first_rows else "",  # several write, some rows each
             progress,
@@ -123,6 +122,10 @@ class Saver:
         now = time.perf_counter()
         path = checkpoint.checkpoint_path(self._folder, writing.progress.step)
         return Saved(path, writing.progress.step, writing.stalled + now - began, now - writing.began)
+
+    def _kept(self, arrays: NamedArrays) -> NamedArrays:
+        """Return the arrays in memory that no step changes."""
+        return [(name, np.array(array) if self._engine.yields_views else array) for name, array in arrays]
 
     def _seal(self, writing: "_Writing", files: dict[str, Seal]) -> str:
         """Give the folder its name, let older ones go, and return what went wrong."""
@@ -186,7 +189,3 @@ class _Writing(Thread):
         """Wait until it is done."""
         if self.ident is not None:
             self.join()
-
-
-def _copied(arrays: Iterator[tuple[str, np.ndarray]]) -> NamedArrays:
-    return [(name, np.array(array)) for name, array in arrays]

@@ -231,6 +231,9 @@ class TrainConfig(Section):
     """Type of computation. bfloat16 is faster on accelerators, and less exact."""
     param_dtype: DType = "float32"
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
+    matmul_precision: Literal["highest", "high"] = "highest"
+    """Of products of float32 in PyTorch on CUDA, muon's too, as `torch.set_float32_matmul_precision` has it. high:
+    factors are rounded to TF32, 10 bits of fraction instead of 23, which tensor cores multiply. Elsewhere highest."""
     compile: bool | None = None
     """Whether training is compiled, by PyTorch block by block. null: the device's default, which is yes on Metal (MLX),
     and on CUDA where Triton and a C compiler are installed; else no."""
@@ -278,6 +281,11 @@ class TrainConfig(Section):
         if self.param_dtype == "bfloat16" and self.dtype == "float32":
             raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than computation")
         return self
+
+    @property
+    def product_dtype(self) -> str:
+        """What CUDA multiplies: bfloat16, float32 or tf32."""
+        return "tf32" if (self.dtype, self.matmul_precision) == ("float32", "high") else self.dtype
 
     @property
     def micro_batch(self) -> int:

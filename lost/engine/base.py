@@ -35,6 +35,8 @@ class Engine(Protocol):
     workers: Workers
     compiled: bool
     """Whether the first step compiles what the later ones run, which may take minutes."""
+    yields_views: bool
+    """Whether what `dump` and `optimizer_state` yield may be memory that the next step changes; else copies already."""
 
     @property
     def threads(self) -> int | None:
@@ -56,7 +58,7 @@ class Engine(Protocol):
         """
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield this worker's rows of every parameter; the arrays may be views, valid until the next step."""
+        """Yield this worker's rows of every parameter; with `yields_views` valid until the next step."""
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:
         """Load the arrays that `lost.optim.state_shapes` lists, as they were after `updates` updates."""

@@ -190,7 +190,8 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         parts = layer_projections(config, layer)
         saved = [part.saved_per_token() for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
-        attention = 3 * queries + 2 * shared  # rotated q and k, v, output and its copy for o_proj
+        repeated = device.startswith("cuda") and width == 4  # keys and values, for float32
+        attention = 2 * queries + 2 * (queries if repeated else shared)  # rotated q and k, v, output
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
         opened = 3  # gate, up, their product

@@ -1,7 +1,7 @@
 """Peak FLOP/s of GPUs, for the model FLOPs utilization (MFU, arXiv 2204.02311, appendix B).
 
-From the vendors' data sheets, dense. bfloat16: without sparsity and, on GeForce cards, with sums in float32. float32:
-without TF32, which PyTorch leaves off by default.
+From the vendors' data sheets, dense. bfloat16: without sparsity and, on GeForce cards, with sums in float32. TF32: half
+of that on all of them. float32: without TF32.
 """
 
 import re
@@ -37,10 +37,11 @@ def peak_flops(device_name: str, dtype: str) -> float | None:
 
     Args:
         device_name: as CUDA reports it, such as "NVIDIA H100 80GB HBM3".
-        dtype: of the matrix products, float32 or bfloat16.
+        dtype: of the matrix products, float32, tf32 or bfloat16.
     """
     name = device_name.lower()
     if _VARIANTS.search(name):
         return None
-    column = ("bfloat16", "float32").index(dtype)
-    return next((1e12 * rates[column] for gpu, rates in _TFLOPS.items() if re.search(rf"\b{gpu}\b", name)), None)
+    column, share = {"bfloat16": (0, 1.0), "tf32": (0, 0.5), "float32": (1, 1.0)}[dtype]
+    rates = (rates for gpu, rates in _TFLOPS.items() if re.search(rf"\b{gpu}\b", name))
+    return next((1e12 * share * each[column] for each in rates), None)

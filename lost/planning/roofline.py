@@ -43,7 +43,7 @@ class Card:
 
 def card_for(config: Config, tflops: float | None = None, bandwidth: float | None = None) -> Card:
     """Return a card by its peak in TFLOP/s and its memory's bandwidth in GB/s; an H100 where they are left out."""
-    peak = tflops * 1e12 if tflops else peak_flops("H100", config.train.dtype)
+    peak = tflops * 1e12 if tflops else peak_flops("H100", config.train.product_dtype)
     assert peak  # an H100's is known
     return Card(peak, bandwidth * 1e9) if bandwidth else Card(peak)
 

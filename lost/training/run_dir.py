@@ -24,8 +24,8 @@ CONFIG = "config.yaml"
 MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
-    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations", "deterministic")),
-    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens")),
+    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
+    *(f"train.{key}" for key in ("deterministic", "matmul_precision", "log_every", "eval_every", "eval_tokens")),
     *(
         f"train.{key}"
         for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after", "max_skipped")

@@ -8,6 +8,7 @@ import ctypes
 import json
 import sys
 import weakref
+from collections import Counter
 from typing import Any
 
 if __name__ == "__main__":
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lost.backends.torch.devices as devices
+import lost.backends.torch.kernels.loss as loss
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.model import AttentionContext
 from lost.bench.compare import random_batches
@@ -38,7 +40,8 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches = self.copies = self.peak = self._held = 0
+        self.copies = self.peak = self._held = 0
+        self.launches: Counter[str] = Counter()
         self._storages: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,7 +56,7 @@ class Watch(TorchDispatchMode):
         if name in {"copy_", "_to_copy"} and "cpu" in places:
             self.copies += not (kwargs or {}).get("non_blocking", name == "copy_" and args[2:] == (True,))
         elif not function.is_view and name not in NO_LAUNCHES:
-            self.launches += 1
+            self.launches[name] += 1
         for each in tree_leaves(result):
             if isinstance(each, Tensor) and each.device.type == "cuda":
                 self.hold(each)
@@ -80,6 +83,7 @@ def measured(config: Config) -> dict[str, Any]:
     PyTorch refuses to mix devices, and to tell the host a value, for which it would wait.
     """
     engine, watch = TorchEngine(config, "cuda"), Watch()
+    loss._compiled.cache_clear()
     batches = list(random_batches(config))
     with watch:
         for tensor in engine._held.values():
@@ -87,17 +91,25 @@ def measured(config: Config) -> dict[str, Any]:
         engine.step(batches[:1], batches[0].predictions, 1e-3)  # which makes the moments
         watch.copies = watch.peak = 0
         engine.step(batches, sum(batch.predictions for batch in batches), 1e-3)
-    engine._scores(batches[0])
+    gradients = [held.grad for held in engine._trained.values() if held.grad is not None]
+    forward, backward = launches(engine, config)
+    with Watch() as norm:
+        engine._squares(gradients)
+    engine._scores(batches[0], likeliest=True)
     return {
-        "block": launches(engine, config),
+        "block": [each.total() for each in (forward, backward)],
+        "fused_losses": loss._compiled.cache_info().hits + loss._compiled.cache_info().misses,
+        "attention": [name for name in forward if "attention" in name],
+        "norm": norm.launches.total(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "copies": watch.copies / len(batches),
         "peak": watch.peak,
         "estimate": budget(config, "torch", "cuda").memory.total,
     }
 
 
-def launches(engine: TorchEngine, config: Config) -> list[int]:
-    """Return the launches of a block's forward and backward pass."""
+def launches(engine: TorchEngine, config: Config) -> list[Counter[str]]:
+    """Return the launches of a block's forward and backward pass, by name."""
     trunk, length, forward, backward = engine.model.model, config.data.seq_len, Watch(), Watch()
     shape = (config.train.micro_batch, length, config.model.hidden_size)
     x = torch.empty(shape, device=engine.device, dtype=trunk.dtype, requires_grad=True)
@@ -124,7 +136,8 @@ def main() -> None:
     for name, overrides in json.loads(sys.argv[2]).items():
         with FakeTensorMode(allow_non_fake_inputs=True):
             try:
-                found[name] = measured(load_config("llama_1b", overrides))
+                with torch.compiler.set_stance("force_eager"):  # shapes alone can't be compiled
+                    found[name] = measured(load_config("llama_1b", overrides))
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
     print(json.dumps(found))

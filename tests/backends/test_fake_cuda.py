@@ -12,13 +12,19 @@ from processes import run_python
 from lost.projections import KINDS
 
 HERE = Path(__file__).parent
-# Of llama_1b, uncompiled: shapes alone can't be compiled.
+# Of llama_1b, as it is uncompiled.
 SIZES = ("model.num_hidden_layers=1", "train.batch_size=32", "train.micro_batch_size=16", "train.compile=false")
 # Launches of an eager block, forward and backward: as few as they are. What adds some says why here: SLTrain casts
 # three tensors a layer, in each pass, so that its weight is a product in bfloat16.
-LAUNCHES = {"lost": (80, 121), "dense": (40, 55), "lowrank": (54, 76), "cola": (60, 81), "sltrain": (75, 160)}
+LAUNCHES = {"lost": (71, 109), "dense": (31, 43), "lowrank": (45, 64), "cola": (51, 69), "sltrain": (66, 148)}
 OPTIONS = {
-    "float32": ("train.dtype=float32", "model.use_qk_norm=true", "model.tie_word_embeddings=true"),
+    "compiled": ("train.compile=true",),
+    "float32": (
+        "train.dtype=float32",
+        "train.matmul_precision=high",
+        "model.use_qk_norm=true",
+        "model.tie_word_embeddings=true",
+    ),
     "grouped queries": (
         "model.num_key_value_heads=8",
         "train.checkpoint_activations=narrow",
@@ -80,3 +86,28 @@ def test_a_block_takes_few_launches(steps: dict[str, Any], kind: str) -> None:
     forward, backward = steps[kind]["block"]
     assert 0 < forward <= LAUNCHES[kind][0]
     assert 0 < backward <= LAUNCHES[kind][1]
+
+
+@pytest.mark.parametrize("case", [*KINDS, *OPTIONS])
+def test_attention_holds_no_scores(steps: dict[str, Any], case: str) -> None:
+    """One of PyTorch's fused kernels. That for float32 takes no groups of queries."""
+    kernel = "efficient" if "float32" in case else "flash"
+    assert steps[case]["attention"] == [f"_scaled_dot_product_{kernel}_attention"]
+
+
+@pytest.mark.parametrize("case", [*KINDS, *OPTIONS])
+def test_the_gradient_norm_takes_few_launches(steps: dict[str, Any], case: str) -> None:
+    """All tensors' norms, which are joined, squared and added."""
+    assert steps[case]["norm"] <= 4
+
+
+def test_a_compiled_step_has_a_compiled_loss(steps: dict[str, Any]) -> None:
+    """Of each micro-batch of two steps, three in all."""
+    assert {case: each["fused_losses"] for case, each in steps.items() if each["fused_losses"]} == {"compiled": 3}
+
+
+def test_products_of_float32_are_as_asked(steps: dict[str, Any]) -> None:
+    """By each engine anew."""
+    found = {case: each["matmul_precision"] for case, each in steps.items()}
+    assert found.pop("float32") == "high"
+    assert set(found.values()) == {"highest"}

@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 
 from lost.backends.torch import devices
 from lost.backends.torch.engine import TorchEngine
+from lost.backends.torch.kernels.loss import head_loss
 from lost.backends.torch.kernels.lost import narrow_lost
 from lost.config import Config
 from lost.data.batch import Batch
@@ -125,6 +126,24 @@ def test_a_compiled_backward_pass_adds_nothing_by_index(channels: list[list[int]
         torch.testing.assert_close(own, x.grad)
     assert "aten.where.self" in operations
     assert not [each for each in operations if "scatter" in each or "index_" in each]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fused_loss_can_be_one_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in it writes by index, and no argument changes. Chunks are of one size, and share a graph."""
+    operations: list[str] = []
+
+    def forward(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        operations.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 80 * 50)
+    x, head = torch.randn(240, 8, dtype=dtype), torch.randn(50, 8)
+    x, head = x.requires_grad_(), head.requires_grad_()
+    with torch.compiler.set_stance("default", force_backend=aot_autograd(fw_compiler=forward)):
+        head_loss(x, head, torch.zeros(240, dtype=torch.long), 1e-4, fused=True)
+    assert operations.count("aten.mm.default") == 1
+    assert [each for each in operations if "scatter" in each or "index" in each or "copy_" in each] == []
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from device import TORCH
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lost.backends.torch.engine import TorchEngine
+from lost.backends.torch.kernels.elementwise import rotate
 from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
 from lost.config import Config
 from lost.data.batch import Batch
@@ -72,16 +74,19 @@ def test_steps_against_plain_torch(config: Callable[..., Config], clip: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("rows", "z_loss"), [(1, 0.0), (130, 0.0), (700, 0.0), (130, 0.3)])
+@pytest.mark.parametrize("fused", [False, True])
 def test_head_loss_against_cross_entropy(
-    rows: int, z_loss: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    rows: int, z_loss: float, fused: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Fused: as it is traced for PyTorch's compiler, which generates no code here."""
     torch.manual_seed(0)
     x = (torch.randn(rows, 24, device=TORCH) * 2).to(dtype).requires_grad_()
     weight = torch.randn(300, 24, device=TORCH).requires_grad_()
     targets = torch.randint(0, 300, (rows,), device=TORCH)
     targets[::3] = IGNORED
     monkeypatch.setattr("lost.backends.torch.kernels.loss.logits_at_once", lambda *place: 300 * 100)
-    loss = head_loss(x, weight, targets, z_loss)
+    with torch.compiler.set_stance("default", force_backend="aot_eager"):
+        loss = head_loss(x, weight, targets, z_loss, fused)
     (loss * 0.5).backward()
     found = loss.item(), x.grad, weight.grad
     x.grad = weight.grad = None
@@ -112,6 +117,57 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     with Watch():
         head_loss(x, weight, torch.zeros(1000, dtype=torch.long)).backward()
     assert 0 < widest <= 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_rotation_is_its_formula(dtype: torch.dtype) -> None:
+    """Which is what is compiled. Values and gradients."""
+    x = torch.randn(2, 5, 3, 8, dtype=dtype, requires_grad=True)
+    angles = torch.randn(5, 4, dtype=torch.float64)
+    tables = angles.cos().to(dtype), angles.sin().to(dtype)
+    outer, found = torch.randn_like(x), []
+    for compiling in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.compiler, "is_compiling", lambda: compiling)  # noqa: B023
+            y = rotate(x, *tables)
+        found.append((y, torch.autograd.grad(y, x, outer)[0]))
+    tolerance = 1e-12 if dtype is torch.float64 else 2e-2
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
+def test_evaluation_waits_once_all_is_computed(config: Callable[..., Config]) -> None:
+    """And doesn't look for the likeliest entry."""
+    engine, done = started(config()), []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            done.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    parts = batches(3, 2)
+    with Watch():
+        nll, count = engine.evaluate(parts)
+    assert done.count("_local_scalar_dense") == 3
+    assert set(done[-3:]) == {"_local_scalar_dense"}
+    assert "argmax" not in done
+    scored = [values.sum(dtype=np.float64) for values, _ in engine.score(parts)]
+    assert (nll, count) == (pytest.approx(sum(scored), rel=1e-7), 48)
+
+
+def test_squares_as_a_card_adds_them(config: Callable[..., Config]) -> None:
+    """All tensors at once, in float64; gradients in bfloat16 too."""
+    engine = started(config(), "cpu")
+    gradients = [torch.randn(70, 90), torch.randn(33).bfloat16(), torch.randn(())]
+    wanted = sum(each.double().square().sum() for each in gradients)
+    for engine._device in (torch.device("cpu"), torch.device("cuda")):
+        torch.testing.assert_close(engine._squares(gradients), wanted, rtol=3e-3, atol=0)
+    torch.testing.assert_close(engine._squares(gradients), wanted)
+
+
+def test_what_is_dumped_is_a_view_where_the_engine_says_so(config: Callable[..., Config]) -> None:
+    engine = started(config(), TORCH)
+    for (_, first), (_, second) in zip(engine.dump(), engine.dump(), strict=True):
+        assert np.shares_memory(first, second) == engine.yields_views
 
 
 def test_devices_that_are_not_here() -> None:

@@ -35,6 +35,7 @@ def test_summary() -> None:
         ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
         ("NVIDIA A100-SXM4-80GB", "float32", 19.5),
         ("NVIDIA H100 80GB HBM3", "bfloat16", 989),
+        ("NVIDIA H100 80GB HBM3", "tf32", 494.5),
         ("NVIDIA H100 PCIe", "bfloat16", 756),
         ("NVIDIA H100 NVL", "bfloat16", 835),
         ("NVIDIA H200", "bfloat16", 989),

@@ -22,7 +22,7 @@ from lost.storage.tensors import read_tensors, write_tensors
 
 
 class StandIn:
-    workers, first_rows = SingleProcess(), {}  # type: ignore[var-annotated]
+    workers, first_rows, yields_views = SingleProcess(), {}, False  # type: ignore[var-annotated]
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -72,6 +72,16 @@ def test_comes_back_whole(save: Save, prepared: Dataset, config: Callable[..., C
     assert {path.name for path in saved.path.iterdir()} == {
         "manifest.json", "config.json", "tokenizer.model", "model-00001.safetensors", "optimizer-00001.safetensors"
     }  # fmt: skip
+
+
+def test_only_views_are_copied(prepared: Dataset, config: Callable[..., Config], tmp_path: Path) -> None:
+    """An accelerator's arrays are copies already."""
+    engine, array = StandIn(the_run(config)), np.zeros(3)
+    for views in (False, True):
+        engine.yields_views = views
+        saver = Saver(tmp_path, the_run(config), engine, prepared.tokenizer)  # type: ignore[arg-type]
+        [(_, kept)] = saver._kept([("a", array)])
+        assert np.shares_memory(kept, array) is not views
 
 
 @pytest.mark.parametrize(

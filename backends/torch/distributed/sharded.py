@@ -61,7 +61,7 @@ class Sharded:
         with torch.device("meta"):
             model = LostForCausalLM(config)
         if compiled:
-            model.compile_blocks()
+            model.compile_training()
         stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.dtype]
         policy = MixedPrecisionPolicy(
             param_dtype=None if computed == stored else computed, reduce_dtype=torch.float32, cast_forward_inputs=False

@@ -27,7 +27,7 @@ class SingleDevice:
         with device:
             model = LostForCausalLM(config)
         if compiled:
-            model.compile_blocks()
+            model.compile_training()
         return model
 
     def local_tensor(self, parameter: Tensor) -> Tensor:

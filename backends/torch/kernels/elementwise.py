@@ -1,4 +1,4 @@
-"""RMSNorm and SwiGLU's product, which save only their inputs; autograd would also save intermediate results."""
+"""RMSNorm, SwiGLU's product and rotary positions; autograd would save intermediate results and launch more kernels."""
 
 from typing import Any
 
@@ -29,6 +29,21 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         up: (..., m).
     """
     return F.silu(gate) * up if torch.compiler.is_compiling() else _SwiGlu.apply(gate, up)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate by position, the two halves of d being the pairs (Hugging Face's convention).
+
+    Args:
+        x: (b, s, heads, d): as the products leave it. Transposed before, it would be copied in both passes.
+        cos: (s, d / 2).
+        sin: (s, d / 2).
+    """
+    if not torch.compiler.is_compiling():
+        return _Rotate.apply(x, cos, sin)
+    first, second = x.chunk(2, -1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -63,3 +78,23 @@ class _RmsNorm(torch.autograd.Function):
         along = (shares @ wide_weight).div_(x.shape[-1])
         x_grad = (y_grad * wide_weight).sub_(normed.mul_(along[:, None])).mul_(scale.flatten(0, -2))
         return x_grad.view_as(x).to(x.dtype), shares.sum(0).to(weight.dtype), None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(outer[0], cos, sin, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    halves = x.unflatten(-1, (2, -1))
+    rotated = halves * cos[:, None, None]
+    rotated[..., 0, :].addcmul_(halves[..., 1, :], sin[:, None], value=-sign)
+    rotated[..., 1, :].addcmul_(halves[..., 0, :], sin[:, None], value=sign)
+    return rotated.flatten(-2)

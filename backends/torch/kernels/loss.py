@@ -3,8 +3,13 @@
 A chunk's gradient is computed together with its loss, so that no logits are kept for the backward pass or recomputed
 in it. Same values as `cross_entropy(linear(x, weight), targets, reduction="sum")`; faster than
 `torch.nn.functional.linear_cross_entropy` with its chunks, measured in docs/experiments.md.
+
+On CUDA PyTorch's compiler makes of all that is between the products one kernel, which reads a chunk's logits and writes
+their gradient, both in the products' type. A Triton kernel of ours, or Liger's, would touch as much memory.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +20,7 @@ from lost.planning.budget import logits_at_once
 IGNORED = -100
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0, fused: bool = False) -> Tensor:
     """Return the summed negative log-likelihood, a float32 scalar (float64 for a float64 x), natural log.
 
     Its gradient is that of the sum plus `z_loss` times the summed squares of log Z, the logits' log-sum-exp.
@@ -25,59 +30,81 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -
         weight: (vocab, hidden), the head.
         targets: (n,) int64; predictions with target -100 aren't counted.
         z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
+        fused: whether PyTorch's compiler makes one kernel of what is between the products.
     """
-    return _HeadLoss.apply(x, weight, targets, z_loss)
+    return _HeadLoss.apply(x, weight, targets, z_loss, _compiled() if fused else _loss_and_gradient)
 
 
 @torch.no_grad()
-def head_scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def head_scores(x: Tensor, weight: Tensor, targets: Tensor, likeliest: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return the negative log-likelihood of each target, and whether it is the likeliest entry.
 
     Args:
         x: (n, hidden), the type that products are computed in.
         weight: (vocab, hidden), the head.
         targets: (n,) int64.
+        likeliest: whether the latter is asked for: it takes a pass over the logits.
 
     Returns:
-        (n,) float32 (float64 for a float64 x), 0 where the target is -100; and (n,) bool.
+        (n,) float32 (float64 for a float64 x), 0 where the target is -100; and (n,) bool, or None.
     """
     weight, wide = weight.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
-    nll, likeliest = [], []
+    nll, first = [], []
     for part, labels in _chunks(x, weight, targets):
         logits = part @ weight.T
-        likeliest.append(logits.argmax(dim=-1) == labels)
+        if likeliest:
+            first.append(logits.argmax(dim=-1) == labels)
         scores = torch.log_softmax(logits, dim=-1, dtype=wide)
         nll.append(-scores.gather(1, labels.clamp(min=0)[:, None])[:, 0].masked_fill_(labels == IGNORED, 0.0))
-    return torch.cat(nll), torch.cat(likeliest)
+    return torch.cat(nll), torch.cat(first) if likeliest else None
 
 
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
-    rows = max(64, logits_at_once("torch", x.device.type) // len(weight))
+    most = max(64, logits_at_once("torch", x.device.type) // len(weight))
+    rows = -(-len(x) // -(-len(x) // most))  # as equal as can be: each size is compiled for itself
     return zip(x.split(rows), targets.split(rows), strict=True)
+
+
+def _loss_and_gradient(x: Tensor, head: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a chunk's summed nll, and the gradient of its logits (n, vocab), whose rows lack a scale each, (n, 1).
+
+    Products with it are scaled instead, whose rows are shorter than the vocabulary.
+    """
+    counted, index = (targets != IGNORED)[:, None], targets.clamp(min=0)[:, None]
+    logits = (x @ head.T).to(torch.promote_types(x.dtype, torch.float32))
+    top, score = logits.amax(1, keepdim=True), logits.gather(1, index)
+    powers = logits.sub_(top).exp_()
+    sums = powers.sum(1, keepdim=True)
+    log_z = sums.log() + top
+    total = (log_z - score).mul_(counted).sum()
+    # The gradient of the logits is their softmax, minus 1 at the target, and that of log Z is their softmax.
+    if z_loss:
+        powers.mul_(1 + 2 * z_loss * log_z)
+    if torch.compiler.is_compiling():  # an addition by index would be a kernel of its own, with atomics
+        at_target = torch.arange(powers.shape[1], device=powers.device) == index
+        powers = torch.where(at_target, powers - sums, powers)
+    else:
+        powers.scatter_add_(1, index, -sums)
+    return total, powers.to(x.dtype), counted / sums
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(_loss_and_gradient, dynamic=False)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        total = torch.zeros((), dtype=wide, device=x.device)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float, loss_and_gradient: Callable[..., Any]
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         head = weight.to(x.dtype)
         x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
         done = 0
         for part, labels in _chunks(x, head, targets):
-            counted, index = (labels != IGNORED)[:, None], labels.clamp(min=0)[:, None]
-            logits = (part @ head.T).to(wide)
-            top, score = logits.amax(1, keepdim=True), logits.gather(1, index)
-            powers = logits.sub_(top).exp_()
-            sums = powers.sum(1, keepdim=True)
-            log_z = sums.log() + top
-            total += (log_z - score).mul_(counted).sum()
-            # The gradient of the logits is their softmax, minus 1 at the target, and that of log Z is their softmax.
-            # Rows are divided by their sums after the products, where they are shorter than the vocabulary.
-            if z_loss:
-                powers.mul_(1 + 2 * z_loss * log_z)
-            grad = powers.scatter_add_(1, index, -sums).to(x.dtype)
-            scales = counted / sums
+            nll, grad, scales = loss_and_gradient(part, head, labels, z_loss)
+            total += nll
             x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
             scaled = (part * scales).to(x.dtype)
             if weight.dtype == x.dtype:
@@ -87,12 +114,12 @@ class _HeadLoss(torch.autograd.Function):
             else:
                 weight_grad.copy_(grad.T @ scaled)
             done += len(part)
-            del logits, powers, grad  # before the next chunk allocates its own
+            del grad  # before the next chunk allocates its own
         ctx.save_for_backward(x_grad, weight_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
-        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None, None
+        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None, None, None
