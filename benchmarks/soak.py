@@ -5,8 +5,8 @@ usage: python benchmarks/soak.py [--kills 100] [--seed 0] [--backend torch] [--d
 Runs of one process and of two under torchrun, in turns; with MLX of one. Each life of a run ends in one of three ways:
 a process of it, worker or launcher, is killed at a random moment; a worker kills itself at a random place of a save or
 of the pruning after it (LOST_FAIL_POINT); or the run reaches its end. Before a kill all processes may be paused for a
-while (SIGSTOP); between two lives the newest of several checkpoints may be deleted, or the metrics cut short. Ten
-seconds after a kill nothing of the run may be left, and its folder may hold no more than three checkpoints. A run that
+while (SIGSTOP); between two lives the newest of several checkpoints may be deleted, or the metrics cut short. Half a
+minute after a kill nothing of the run may be left, and its folder may hold no more than three checkpoints. A run that
 ended must equal one that nobody disturbed, to the bit.
 """
 
@@ -37,6 +37,7 @@ train: {{batch_size: 4, log_every: 10, eval_every: 500, eval_tokens: 200, save_e
 optimizer: {{lr: 1.0e-2}}
 schedule: {{steps: {STEPS}, warmup_steps: 10}}
 """
+LEFT = 30  # seconds: a worker that was just being started when its launcher died waits 20 for the launcher's store
 WORLDS = {"torch": (1, 2), "mlx": (1,)}  # numbers of processes
 SAVING = [point for point in POINTS if point.startswith(("save", "prune"))]
 
@@ -151,11 +152,11 @@ def live(work: Path, run: Path, world: int, backend: str, device: str, chance: r
         until = time.monotonic() + 40  # torchrun gives the others 30 seconds
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
-    until = time.monotonic() + 10
+    until = time.monotonic() + LEFT
     while processes(run) and time.monotonic() < until:
         time.sleep(0.05)
     for stray in processes(run):
-        tally.faults.append(f"process {stray} of {run} was left ten seconds after its launcher")
+        tally.faults.append(f"process {stray} of {run} was left {LEFT} seconds after its launcher")
         kill(stray)
     folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
     if len(folders) > 3:
