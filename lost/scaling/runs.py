@@ -55,13 +55,13 @@ class TrainedRun:
 
     def at_end(self) -> dict[int, float]:
         """Return the loss at the schedule's end, by its step; nothing: it hasn't come there."""
-        last = self.config.schedule.steps
+        last = self.config.schedule.total_steps
         return {last: self.losses[last]} if last in self.losses else {}
 
     def at_peak(self) -> dict[int, float]:
         """Return the losses, by step, up to which the rate has stayed at its peak; without the run's beginning."""
         optimizer, schedule = self.config.optimizer, self.config.schedule
-        begins = max(schedule.warmup_steps, schedule.steps // _EARLY)
+        begins = max(schedule.warmup_steps, schedule.total_steps // _EARLY)
         return {
             step: loss
             for step, loss in self.losses.items()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lost.config import Config
 from lost.config.document import Document, override, parse
-from lost.config.schema import Natural
+from lost.config.fields import Natural
 from lost.errors import ConfigError
 from lost.model.load import find, validate
 from lost.sweep.runner import Wanted
