@@ -214,7 +214,7 @@ def outcome(file: str, text: str, instead: str, test: str) -> str:
         place, _, name = test.partition("::")
         chosen = [test] if "[" in name else [place, "-k", name]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *chosen]
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        environment = {**os.environ, "PYTHONPATH": str(tree), "TMPDIR": folder}  # where tests put runs
         with subprocess.Popen(
             command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
@@ -225,6 +225,7 @@ def outcome(file: str, text: str, instead: str, test: str) -> str:
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+                subprocess.run(["pkill", "-KILL", "-f", folder])  # workers that nothing stops any more
     counts = dict(reversed(pair) for pair in re.findall(r"(\d+) (failed|passed|error)", said))
     of = sum(int(count) for count in counts.values())
     return f"{counts.get('failed', 0)} of {of} failed" if "failed" in counts else f"PASSED: {said[-200:]!r}"
