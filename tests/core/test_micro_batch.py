@@ -113,7 +113,7 @@ def test_a_remark_where_the_peak_parts_from_the_estimate() -> None:
     assert "8.00 GiB" in peak_remark(8 * GIB, 10 * GIB)
 
 
-@pytest.mark.parametrize(("gib", "size"), [(80, 64), (40, 32), (24, 16)])
+@pytest.mark.parametrize(("gib", "size"), [(80, 128), (40, 32), (24, 16)])
 def test_a_plan_says_what_would_be_chosen(lost: Callable[..., Any], gib: int, size: int) -> None:
     command = ("plan", "llama_1b", "--backend", "torch", "--device", "cuda", "--memory-gib", gib)
     answer = lost(*command)
