@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
-from lost.distributed.group import local_batch_size
 from lost.engine import Engine, StepResult
 from lost.errors import (
     DivergedError,
@@ -32,16 +29,13 @@ from lost.errors import (
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
-from lost.planning.budget import budget
-from lost.planning.micro_batch import half
-from lost.planning.room import peak_remark
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
 from lost.training.endings import diverged, ended_amid, out_of_memory
-from lost.training.prefetch import Prefetcher, batches_ahead
+from lost.training.micro_batches import MicroBatches
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
@@ -100,7 +94,7 @@ def train(
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
         if short:
-            raise out_of_memory(cause, run.config, engine, run.micro_batch) from error
+            raise out_of_memory(cause, run.config, engine, run.micro_batches.size) from error
         if stopped:
             raise GpuStoppedError(error) from error
         raise
@@ -168,15 +162,13 @@ class _Run:
         self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker, adapts: bool
     ) -> None:
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
-        self._adapts = adapts and engine.workers.world_size == 1  # others would wait in the midst of a step
         first = engine.workers.rank == 0
         own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
         others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
         self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
         self.per_step = config.train.batch_size * config.data.seq_len
-        self.own_share, self.micro_batch = local_batch_size(config, engine.workers.world_size)
-        self._batches: Prefetcher | None = None
+        self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
         self._doing, self._first = "training", True
         self._unread: list[StepResult] = []  # of the steps since the device was last waited for
         self._losses: list[float] = []  # of those before, back to the last row
@@ -230,8 +222,14 @@ class _Run:
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
         beginning = "compiling" if self.engine.compiled else "waiting for the first step"
-        with self._phase(beginning) if self._first else nullcontext():
-            report = self._first_step(first, predictions, lr) if self._first else self._step(first, predictions, lr)
+        if self._first:
+            planned = self.micro_batches.size
+            with self._phase(beginning):
+                report = self.micro_batches.first_step(first, predictions, lr)
+            if (size := self.micro_batches.size) != planned:  # checkpoints remember it
+                self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
+        else:
+            report = self.micro_batches.step(first, predictions, lr)
         self._first = False
         self._unread.append(report)
         self.tracker.advance(progress.step + 1)
@@ -244,55 +242,9 @@ class _Run:
         )
         return moved, report
 
-    def _step(self, first: int, predictions: int, lr: float) -> StepResult:
-        """Have the engine take the step whose first sample is given."""
-        if self._batches is None:
-            read = partial(self.stream.batch, count=self.micro_batch)
-            self._batches = Prefetcher(read, self._starts(first), batches_ahead(self.engine.device))
-        batches = (self._batches.take() for _ in range(self.own_share // self.micro_batch))
-        return self.engine.step(batches, predictions, lr)
-
-    def _first_step(self, first: int, predictions: int, lr: float) -> StepResult:
-        """Take the first step since the start, which shows whether the estimate of memory was right."""
-        planned = self.micro_batch
-        while True:
-            try:
-                report = self._step(first, predictions, lr)
-                break
-            except GradientMemoryError:
-                smaller = half(self.config, 1) if self._adapts else None
-                if smaller is None:
-                    raise
-            self._use_micro_batch(smaller)  # out here, where the error no longer holds what the step had computed
-        memory = self.engine.memory()
-        recorded = "memory_active_bytes" in memory and self.engine.workers.world_size == 1
-        if recorded and self.micro_batch == planned:  # else it is the peak of the step that failed
-            estimate = budget(self.config, self.engine.backend, self.engine.device).memory.total
-            if remark := peak_remark(memory["memory_bytes"], estimate):
-                self.tracker.message(remark)
-        return report
-
-    def _use_micro_batch(self, size: int) -> None:
-        """Go on with fewer sequences at once; checkpoints remember it."""
-        self.tracker.message(
-            f"{self.micro_batch} sequences at once (train.micro_batch_size = auto) took more memory than estimated, "
-            f"before anything was changed: training with {size}, which computes the same"
-        )
-        if self._batches:
-            self._batches.close()
-        self._batches, self.micro_batch = None, size
-        self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
-
-    def _starts(self, first: int) -> Iterator[int]:
-        """Yield where each micro-batch of this worker begins, from the step on whose first sample is given."""
-        for step in count(first, self.config.train.batch_size):
-            mine = step + self.engine.workers.rank * self.own_share
-            yield from range(mine, mine + self.own_share, self.micro_batch)
-
     def close(self) -> None:
         """Let go of the data and the trackers."""
-        if self._batches:
-            self._batches.close()
+        self.micro_batches.close()
         self.tracker.close()
 
     def report(self, progress: TrainState, report: StepResult) -> TrainState:
@@ -362,7 +314,7 @@ class _Run:
 
         size, limit = self.config.data.seq_len, self.config.train.eval_tokens
         with self._phase("evaluating"):
-            result = evaluate_split(self.engine, self.valid, size, self.micro_batch, limit=limit, check=check)
+            result = evaluate_split(self.engine, self.valid, size, self.micro_batches.size, limit=limit, check=check)
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
         self.tracker.validation(finite(row))

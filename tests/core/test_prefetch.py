@@ -89,7 +89,7 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return found
 
     monkeypatch.setattr(Dataset, "split", split)
-    monkeypatch.setattr("lost.training.trainer.batches_ahead", lambda device: 4)
+    monkeypatch.setattr("lost.training.micro_batches.batches_ahead", lambda device: 4)
     return names
 
 

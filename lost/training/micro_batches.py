@@ -1,0 +1,87 @@
+"""The micro-batches of a run: which samples each worker reads, ahead of time, and how many it computes at once."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+
+from lost.config import Config
+from lost.data.loader import SampleStream
+from lost.distributed.group import local_batch_size
+from lost.engine import Engine, StepResult
+from lost.errors import GradientMemoryError
+from lost.planning.budget import budget
+from lost.planning.micro_batch import half
+from lost.planning.room import peak_remark
+from lost.training.prefetch import Prefetcher, batches_ahead
+
+
+class MicroBatches:
+    """Feeds an engine's steps.
+
+    Args:
+        config: the run.
+        stream: its samples.
+        engine: takes the steps.
+        adapts: whether the size may be halved where the first step shows that it doesn't fit.
+        say: shows the user a sentence.
+
+    Attributes:
+        size: sequences at once.
+    """
+
+    def __init__(
+        self, config: Config, stream: SampleStream, engine: Engine, adapts: bool, say: Callable[[str], None]
+    ) -> None:
+        self._config, self._stream, self._engine, self._say = config, stream, engine, say
+        self._adapts = adapts and engine.workers.world_size == 1  # others would wait in the midst of a step
+        self._own_share, self.size = local_batch_size(config, engine.workers.world_size)
+        self._coming: Prefetcher | None = None
+
+    def step(self, first: int, predictions: int, lr: float) -> StepResult:
+        """Have the engine take the step whose first sample is given."""
+        if self._coming is None:
+            read = partial(self._stream.batch, count=self.size)
+            self._coming = Prefetcher(read, self._starts(first), batches_ahead(self._engine.device))
+        batches = (self._coming.take() for _ in range(self._own_share // self.size))
+        return self._engine.step(batches, predictions, lr)
+
+    def first_step(self, first: int, predictions: int, lr: float) -> StepResult:
+        """Take the first step since the start, which shows whether the estimate of memory was right."""
+        planned = self.size
+        while True:
+            try:
+                report = self.step(first, predictions, lr)
+                break
+            except GradientMemoryError:
+                smaller = half(self._config, 1) if self._adapts else None
+                if smaller is None:
+                    raise
+            self._resize(smaller)  # out here, where the error no longer holds what the step had computed
+        memory = self._engine.memory()
+        recorded = "memory_active_bytes" in memory and self._engine.workers.world_size == 1
+        if recorded and self.size == planned:  # else it is the peak of the step that failed
+            estimate = budget(self._config, self._engine.backend, self._engine.device).memory.total
+            if remark := peak_remark(memory["memory_bytes"], estimate):
+                self._say(remark)
+        return report
+
+    def close(self) -> None:
+        """Let go of the data."""
+        if self._coming:
+            self._coming.close()
+        self._coming = None
+
+    def _resize(self, size: int) -> None:
+        """Go on with fewer sequences at once."""
+        self._say(
+            f"{self.size} sequences at once (train.micro_batch_size = auto) took more memory than estimated, "
+            f"before anything was changed: training with {size}, which computes the same"
+        )
+        self.close()
+        self.size, self._config = size, self._config.replace("train", micro_batch_size=size)
+
+    def _starts(self, first: int) -> Iterator[int]:
+        """Yield where each micro-batch of this worker begins, from the step on whose first sample is given."""
+        for step in count(first, self._config.train.batch_size):
+            mine = step + self._engine.workers.rank * self._own_share
+            yield from range(mine, mine + self._own_share, self.size)
