@@ -54,7 +54,7 @@ def test_two_steps_saved_and_resumed(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, registered: None, backend: str
 ) -> None:
     words = [word for value in SETS for word in ("--set", value)]
-    command = ("train", tiny_yaml, "--data", prepared.path, "--backend", backend, *words)
+    command = ("train", tiny_yaml, "--data", prepared.path, "--backend", backend, "--device", "cpu", *words)
     for out, stops in (("straight", (2,)), ("resumed", (1, 2))):
         for stop in stops:
             answer = lost(*command, "--out", tmp_path / out, "--set", f"train.stop_after={stop}")

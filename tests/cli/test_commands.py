@@ -4,10 +4,12 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,6 +234,46 @@ def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.
     answer = lost("doctor", "--self-test", "--backend", "mlx", "--device", "cpu", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["self_test"][-1]["reason"] == "RuntimeError: [metal::load_kernel] unknown"
+
+
+@pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (1e-1, 1)])
+def test_self_test_without_tf32(lost: Lost, monkeypatch: pytest.MonkeyPatch, error: float, code: int) -> None:
+    """A GPU, the CPU in its place, that rounds unless MLX_ENABLE_TF32=0 is set: tested again, and found right.
+
+    What no rounding explains fails at once.
+    """
+    from lost.backends import mlx
+    from lost.backends.mlx.engine import MlxEngine
+    from lost.engine import selftest
+
+    load, run, environments = MlxEngine.load, subprocess.run, []
+
+    def rounding(engine: MlxEngine, parameters: Any) -> None:
+        exact = engine._config.train.dtype == "bfloat16"
+        load(engine, ((n, v if exact or v.dtype == np.int32 else v * np.float32(1 + error)) for n, v in parameters))
+
+    def on_the_cpu(command: list[str], env: dict[str, str], **more: Any) -> Any:
+        environments.append(env)
+        return run(["cpu" if word == "gpu" else word for word in command], env=env, **more)
+
+    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    monkeypatch.setattr(mlx, "available", lambda: ["gpu"])
+    monkeypatch.setattr(mlx, "capacity", lambda device: 1 << 30)
+    monkeypatch.setattr("lost.backends.mlx.devices.resolve", lambda name: "cpu")
+    monkeypatch.setattr(MlxEngine, "load", rounding)
+    monkeypatch.setattr(selftest, "KINDS", ("dense",))
+    monkeypatch.setattr(subprocess, "run", on_the_cpu)
+    answer = lost("doctor", "--self-test", "--backend", "mlx", "--json")
+    assert answer.code == code, answer.err
+    checks = json.loads(answer.out)["self_test"]
+    assert [each["MLX_ENABLE_TF32"] for each in environments] == (["0"] if code == 0 else [])
+    rounded = [check for check in checks if check["error"] > 1e-5 and check["dtype"] == "float32"]
+    assert rounded
+    assert all(check["passed"] == check.get("tf32", False) == (code == 0) for check in rounded)
+    assert ("once more with MLX_ENABLE_TF32=0" in answer.err) == (code == 0)
+    assert {check["kind"] for check in checks if check.get("tf32") is False} == (
+        {*KINDS, "head 64", "head 128"} if code == 0 else set()
+    )
 
 
 def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:

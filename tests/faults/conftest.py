@@ -19,7 +19,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text
     """A run of 20 steps, with its checkpoints of steps 10 and 20."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "tiny.yaml").write_text(tiny_text)
-    command = ["train", folder / "tiny.yaml", "--data", prepared.path, "--out", folder / "run"]
+    command = ["train", folder / "tiny.yaml", "--data", prepared.path, "--out", folder / "run", "--device", "cpu"]
     run_python("-m", "lost", *command, check=True)
     return folder
 

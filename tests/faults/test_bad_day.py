@@ -40,7 +40,7 @@ def losses(run: Path) -> list[tuple[int, float]]:
 @pytest.fixture
 def arguments(whole: Path, prepared: Dataset) -> tuple[Any, ...]:
     """The command of `whole`, up to its folder."""
-    return ("train", whole / "tiny.yaml", "--data", prepared.path, "--out")
+    return ("train", whole / "tiny.yaml", "--data", prepared.path, "--device", "cpu", "--out")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's state in /proc")
@@ -121,7 +121,7 @@ def test_a_run_moved_elsewhere(lost: Lost, whole: Path, run: Path, prepared: Dat
     moved = tmp_path / "another disk" / "run"
     moved.parent.mkdir()
     run.rename(moved)
-    answer = lost("train", moved, "--data", prepared.path)
+    answer = lost("train", moved, "--data", prepared.path, "--device", "cpu")
     assert answer.code == 0, answer.err
     assert state(moved) == state(whole / "run")
     assert verify(moved).problems == []
@@ -192,7 +192,7 @@ def test_few_open_files(arguments: tuple[Any, ...], whole: Path, tmp_path: Path)
 def test_little_address_space(gigabytes: float, arguments: tuple[Any, ...], run: Path, tmp_path: Path) -> None:
     """Too little for PyTorch itself, or for its threads: done, or an end in words; the next command goes on."""
     shutil.rmtree(run / "checkpoints" / "step-00000020")
-    on = ("--backend", "torch", "--device", "cpu")
+    on = ("--backend", "torch")
     shutil.copytree(run, tmp_path / "whole")
     run_python("-m", "lost", *arguments, tmp_path / "whole", *on, check=True)
     limited = ("-c", LIMITED, "RLIMIT_AS", int(gigabytes * 1e9), *arguments, run, *on)

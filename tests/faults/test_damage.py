@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     refused = lost("eval", newest)
     assert refused.code == 2
     assert "step-00000020" in refused.err
-    again = lost("train", whole / "tiny.yaml", "--data", prepared.path, "--out", run)
+    again = lost("train", whole / "tiny.yaml", "--data", prepared.path, "--out", run, "--device", "cpu")
     assert again.code == 0, again.err
     assert "skipped: " in again.out
     assert "step-00000020" in again.out

@@ -27,7 +27,7 @@ STEPS = 60
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
-    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out),
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--device", "cpu",
             "--set", f"schedule.steps={STEPS}", "--set", "train.eval_every=20", *more]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
 
 
 def test_stop_after_and_go_on_equals_straight(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
-    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--device", "cpu", "--out")
     assert lost(*arguments, tmp_path / "a").code == 0
     for stop in (3, 11, 20):
         assert lost(*arguments, tmp_path / "b", "--set", f"train.stop_after={stop}").code == 0
@@ -124,7 +124,7 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
 def test_damaged_newest_checkpoint_is_passed_over(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:
-    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--device", "cpu", "--out")
     assert lost(*arguments, tmp_path / "a").code == 0
     assert lost(*arguments, tmp_path / "b", "--set", "train.stop_after=15").code == 0
     newest = tmp_path / "b" / "checkpoints" / "step-00000015" / "optimizer-00001.safetensors"
@@ -270,7 +270,7 @@ def test_killed_while_saving_leaves_the_last_good_checkpoint(
 ) -> None:
     """What a crash leaves at each point of a save, as far as a file system shows it."""
     run = tmp_path / "run"
-    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out")
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--device", "cpu", "--out")
     assert lost(*arguments, tmp_path / "straight").code == 0
     assert lost(*arguments, run, "--set", "train.stop_after=10").code == 0
     for name in (".partial-step-00000020", ".partial-step-00000013", ".partial-removed-step-00000005"):

@@ -72,7 +72,7 @@ def test_a_run_goes_on_and_counts(
 ) -> None:
     """Steps 10 (where a save is due) and 12 are spoilt; stopped in between and gone on with, the end is the same."""
     poison(monkeypatch, backend, {10, 12})
-    arguments = ("train", tiny_yaml, "--data", prepared.path, "--backend", backend, "--out")
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--backend", backend, "--device", "cpu", "--out")
     answer = lost(*arguments, tmp_path / "straight")
     assert answer.code == 0, answer.err
     assert "1 updates left out" in answer.out
@@ -172,7 +172,7 @@ def test_interrupted_amid_trouble_it_goes_on_to_the_bit(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, "torch", {12, 13})
-    command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--out")
+    command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--device", "cpu", "--out")
     assert lost(*command, tmp_path / "straight").code == 0
     monkeypatch.setattr("lost.storage.failpoints._PLAN", "step.done:12=term")
     monkeypatch.setattr("lost.storage.failpoints._reached", 0)

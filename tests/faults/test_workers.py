@@ -19,7 +19,8 @@ LAUNCH = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backe
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
-    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--backend", "mlx", *more]
+    return ["-m", "lost", "train", str(config), "--data", str(data.path), "--out", str(out), "--backend", "mlx",
+            "--device", "cpu", *more]  # fmt: skip
 
 
 def losses(run: Path) -> dict[int, float]:

@@ -47,7 +47,8 @@ def straight(lost: Lost, yaml: Path, text: Dataset) -> Path:
     folder = yaml.with_name("straight")
     if not folder.exists():
         for backend in ("torch", "mlx"):
-            done = lost("train", yaml, "--data", text.path, "--out", folder / backend, "--backend", backend)
+            done = lost("train", yaml, "--data", text.path, "--out", folder / backend, "--backend", backend,
+                        "--device", "cpu")  # fmt: skip
             assert done.code == 0, done.err
     return folder
 
@@ -72,7 +73,7 @@ def test_handed_over_twice(
 ) -> None:
     moved = tmp_path / "moved"
     for backend, stop in zip(order, (50, 100, 150), strict=True):
-        done = lost("train", yaml, "--data", text.path, "--out", moved, "--backend", backend,
+        done = lost("train", yaml, "--data", text.path, "--out", moved, "--backend", backend, "--device", "cpu",
                     "--set", f"train.stop_after={stop}")  # fmt: skip
         assert done.code == 0, done.err
         assert f"on {backend} cpu" in done.out
