@@ -62,7 +62,10 @@ def _going_on(step: int, config: Config, folder: Path) -> str:
         return f"{folder} has come to train.stop_after = {config.train.stop_after}; raise it to train on"
     if config.schedule.name == "constant":
         return f"{folder} is complete, at step {step}; raise schedule.steps to train on"
-    return f"{folder} is complete, at step {step}; to train its model further, begin another run with --init-from it"
+    return (
+        f"{folder} is complete, at step {step}; to train its model further, begin another run with --branch-from it, "
+        "or with --init-from it on other data"
+    )
 
 
 def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
@@ -216,8 +219,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
             )
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused.values())}. Expected the same{past}; "
-            "restore the values, choose another --out, with --init-from this run to train its model further, or start "
-            "over with --fresh --overwrite"
+            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, "
+            "with --init-from it on other data), or start over with --fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
