@@ -1,6 +1,19 @@
 """`lost inspect`: show the layers of a model."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from lost.cli.options import AsJson, Model
+
+if TYPE_CHECKING:
+    from lost.checkpoint import Origin
+
+
+def ancestry(origin: "Origin | None") -> Iterator[str]:
+    """Yield where a run's weights come from, a line for each run before it."""
+    while origin:
+        yield f"branched from {origin.path}" if origin.moments else f"started with the weights of {origin.path}"
+        origin = origin.before
 
 
 def inspect(path: Model, as_json: AsJson = False) -> None:
@@ -26,7 +39,7 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
     seen = f"step {progress.step}, {count(progress.tokens)} tokens seen, " if progress else ""
     lines = [
         f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {counted(len(source.sizes), 'file')}",
-        *([f"started with the weights of {progress.origin.path}"] if progress and progress.origin else []),
+        *(ancestry(progress.origin) if progress else []),
         "",
         *table(
             ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],

@@ -26,6 +26,10 @@ def train(
         Path | None,
         path_option("Start a new run with the weights of a run, a checkpoint, an export or a Hugging Face folder."),
     ] = None,
+    branch_from: Annotated[
+        Path | None,
+        path_option("RUN[@STEP]: go on from a checkpoint of a run in a new folder, under another schedule."),
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -48,6 +52,9 @@ def train(
     With --init-from, a new run starts at step 0 with other weights: it has its own data, schedule and optimizer state.
     Keys of model and projection that CONFIG leaves out follow the weights; without CONFIG everything but the data does.
 
+    With --branch-from, a new run goes on from a step of another, with its weights, moments and place in the data. What
+    isn't given follows that run; schedule and rates may change, and schedule.steps counts from its start.
+
     With --dry-run, the configuration, the data (every byte), the device, memory, the run folder and the disk space for
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
@@ -57,7 +64,9 @@ def train(
     from lost.training.dry_run import check_start, miniature
     from lost.training.start import Request, ready, start
 
-    run = ready(Request(config, data, out, init_from, overrides, backend, device, wired_gib, fresh, overwrite))
+    run = ready(
+        Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite)
+    )
     screen = TrainingScreen(run.config.last_step, as_json, quiet=run.workers.rank > 0)
     engine = run.engine(miniature(run.config) if dry_run else None)
     run.check()  # before anything in the folder is touched

@@ -19,7 +19,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     at_once = local_batch_size(config, run.workers.world_size)[1]
     weights = run.source.path if run.source else None
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
-    step, disk = result.start.progress.step if result.start else 0, result.disk
+    step, disk = result.start.progress.step if result.start else run.first_step, result.disk
     tokens = result.steps * config.train.batch_size * config.data.seq_len
     value: dict[str, Any] = {
         "run": str(folder),
@@ -46,7 +46,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
         value["data"] |= {"mixture": mixture}
         taken = ", ".join(f"{each['epochs']:,.2f} epochs of {each['path']} ({each['share']:.2%})" for each in mixture)
     begins = "resumes at" if result.start else "starts from"
-    first = f" with the weights of {weights}" if weights else ""
+    first = f" {'of' if run.branches else 'with the weights of'} {weights}" if weights else ""
     removes = f", {counted(len(result.removed), 'checkpoint')} removed" if result.removed else ""
     more = counted(disk.checkpoints, "more checkpoint")
     sequences = f"{counted(at_once, 'sequence')} at once"

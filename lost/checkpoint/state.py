@@ -14,11 +14,15 @@ class Origin:
         path: of the checkpoint or folder, as it was then.
         step: of the run that it belongs to; None: no run's.
         fingerprint: SHA-256 of the arrays.
+        moments: whether the optimizer's moments came along, with the place in the data: a branch.
+        before: of that run's initial weights; None: they were drawn, or it isn't known.
     """
 
     path: str
     step: int | None
     fingerprint: str
+    moments: bool = False
+    before: "Origin | None" = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,23 @@ def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, step: in
     return optimizer.lr * KINDS[schedule.name](schedule, step)
 
 
+def agree_until(old: ScheduleConfig, new: ScheduleConfig, step: int) -> bool:
+    """Whether two schedules have the same rates up to a step: in the warm-up, and at the peak after it.
+
+    So a run that took so many steps under one of them is, to the bit, a run under the other.
+    """
+    if old.steps is None or new.steps is None or old.warmup_steps != new.warmup_steps:
+        return False
+    return step <= min(level_until(old), level_until(new))
+
+
+def level_until(schedule: ScheduleConfig) -> int:
+    """Return the last step before the rate falls from its peak; the last of all if it doesn't."""
+    if schedule.name == "constant":
+        return schedule.total_steps
+    return _decay_start(schedule) if schedule.name == "wsd" else schedule.warmup_steps
+
+
 def constant(schedule: ScheduleConfig, step: int) -> float:
     """Return 1: the rate stays at its peak."""
     return 1.0
@@ -37,12 +54,17 @@ def cosine(schedule: ScheduleConfig, step: int) -> float:
 
 def wsd(schedule: ScheduleConfig, step: int) -> float:
     """Return a share that stays, then falls in a straight line over the last `decay_steps` (Hu et al., 2404.06395)."""
-    length = schedule.total_steps // 5 if schedule.decay_steps is None else schedule.decay_steps
-    start = max(schedule.warmup_steps, schedule.total_steps - length)
+    start = _decay_start(schedule)
     return 1.0 if step <= start else _down_to(schedule, 1 - _done(schedule, step, start))
 
 
 KINDS.update(cosine=cosine, linear=linear, constant=constant, wsd=wsd)
+
+
+def _decay_start(schedule: ScheduleConfig) -> int:
+    """Return the last step before wsd's decay."""
+    length = schedule.total_steps // 5 if schedule.decay_steps is None else schedule.decay_steps
+    return max(schedule.warmup_steps, schedule.total_steps - length)
 
 
 def _done(schedule: ScheduleConfig, step: int, start: int) -> float:

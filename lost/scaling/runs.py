@@ -9,7 +9,7 @@ from lost.checkpoint import checkpoints, open_checkpoint
 from lost.config import Config
 from lost.errors import CheckpointError, UserError
 from lost.model.load import load_config
-from lost.optim.schedule import learning_rate
+from lost.optim.schedule import level_until
 from lost.planning.budget import budget, dense_twin
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
@@ -60,13 +60,9 @@ class TrainedRun:
 
     def at_peak(self) -> dict[int, float]:
         """Return the losses, by step, up to which the rate has stayed at its peak; without the run's beginning."""
-        optimizer, schedule = self.config.optimizer, self.config.schedule
+        schedule = self.config.schedule
         begins = max(schedule.warmup_steps, schedule.total_steps // _EARLY)
-        return {
-            step: loss
-            for step, loss in self.losses.items()
-            if step > begins and schedule.name in LEVEL and learning_rate(optimizer, schedule, step) == optimizer.lr
-        }
+        return {step: loss for step, loss in self.losses.items() if begins < step <= level_until(schedule)}
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:

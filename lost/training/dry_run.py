@@ -96,7 +96,7 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     if not start and not run.source:
         for text in run.remarks():
             tracker.message(text)
-    step = start.progress.step if start else 0
+    step = start.progress.step if start else run.first_step
     disk = disk_room(config, folder, step, removed)
     if disk.shortage:
         raise StorageError(disk.shortage)

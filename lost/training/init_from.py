@@ -1,11 +1,12 @@
-"""`lost train --init-from`: a new run that starts with the weights of another model.
+"""`lost train --init-from`, `--branch-from`: a new run that starts with the weights of another model.
 
-They become the run's checkpoint of step 0, and from there on it is a run like any other: it resumes without the source
-of the weights, and every worker reads its part.
+They become the run's first checkpoint, of step 0 or, with all that a run goes on with, of the step where it branches.
+From there on it is a run like any other: it resumes without the source of the weights, and every worker reads its part.
 """
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
 from lost.tokenizer import same_ids
+from lost.training.branch import open_branch, run_and_step
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
@@ -34,16 +36,18 @@ _FREE = {
     *(f"model.{key}" for key in _FREE_OF_MODEL),
     *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
 }
+_OPTION = {False: "--init-from", True: "--branch-from"}  # by whether it branches
 
 
-def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[Config, Source | None]:
+def beginning(path: Path, folder: Path, fresh: bool, configured: bool, branches: bool) -> tuple[Config, Source | None]:
     """Return the configuration that supplies what the run's own leaves out, and the model to start with.
 
     Args:
-        path: of --init-from.
+        path: of --init-from or --branch-from.
         folder: the run folder; if it has checkpoints the run is resumed, and the source isn't opened.
         fresh: whether to start over even so.
         configured: whether the run has a configuration of its own.
+        branches: whether it goes on as the run that `path` names.
 
     Raises:
         CheckpointError: there are no weights.
@@ -52,12 +56,13 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
     """
     held = [] if fresh else checkpoints(folder / "checkpoints")
     if held:
-        _check_origin(held, path, folder)
+        _check_origin(held, path, folder, branches)
         return load_config(config_file(folder) or folder / CONFIG), None
-    source = open_source(path)
+    source = open_branch(path) if branches else open_source(path)
     if resolved(source.path).is_relative_to(resolved(folder)):
         raise UserError(
-            f"--init-from {path} is in {folder}, whose checkpoints a new run there would replace; choose another --out"
+            f"{_OPTION[branches]} {path} is in {folder}, whose checkpoints a new run there would replace; choose "
+            "another --out"
         )
     if source.progress is None and not configured:
         raise UserError(
@@ -67,17 +72,20 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool) -> tuple[
     return source.config, source
 
 
-def _check_origin(held: list[Path], named: Path, folder: Path) -> None:
+def _check_origin(held: list[Path], named: Path, folder: Path, branches: bool) -> None:
+    source, step = run_and_step(named) if branches else (named, None)
     for path in reversed(held):
         try:
             origin = open_checkpoint(path).progress.origin
         except CheckpointError:
             continue  # reported when the run is resumed
-        if origin is None or not Path(origin.path).is_relative_to(resolved(named)):
-            started = f"started with {origin.path}" if origin else "didn't start with other weights"
+        same = origin and Path(origin.path).is_relative_to(resolved(source)) and step in (None, origin.step)
+        if origin is None or not same or origin.moments != branches:
+            how = "branched from" if origin and origin.moments else "started with"
+            started = f"{how} {origin.path}" if origin else "didn't start with other weights"
             raise ConfigError(
-                f"--init-from {named}: the run in {folder} {started}; expected the same; leave it out to resume, "
-                "choose another --out, or start over with --fresh --overwrite"
+                f"{_OPTION[branches]} {named}: the run in {folder} {started}; expected the same; leave it out to "
+                "resume, choose another --out, or start over with --fresh --overwrite"
             )
         return
 
@@ -113,20 +121,23 @@ def _same_model(held: Config, wanted: Config) -> bool:
     return parameter_table(held) == parameter_table(wanted) and described[0] == described[1]
 
 
-def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -> Checkpoint:
-    """Write the weights as the checkpoint of step 0 of a run, and return it.
+def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool) -> Checkpoint:
+    """Write the weights as the first checkpoint of a run, and return it.
 
     Args:
         source: of the weights.
         config: of the run.
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
+        branches: whether moments, counts and the step come along.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
         StorageError: the disk refused.
     """
-    path = checkpoint.checkpoint_path(folder / "checkpoints", 0)
+    before = source.progress
+    begun = before if before and branches else TrainState(data=dataset.fingerprint)
+    path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
     table = parameter_table(config)
     digest = _Digest()
     arrays = cast(
@@ -135,9 +146,10 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset) -
     )
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
-        step = source.progress.step if source.progress else None
-        origin = Origin(str(resolved(source.path)), step, digest.hexadecimal)
-        progress = TrainState(data=dataset.fingerprint, origin=origin)
+        if branches:
+            files |= write_tensors(partial, checkpoint.OPTIMIZER, open_checkpoint(source.path).moments())
+        step, origin = (before.step, before.origin) if before else (None, None)
+        progress = replace(begun, origin=Origin(str(resolved(source.path)), step, digest.hexadecimal, branches, origin))
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         set_latest(path)

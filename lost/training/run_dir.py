@@ -11,6 +11,7 @@ from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
+from lost.optim.schedule import agree_until
 from lost.storage.files import check_writable, remove_folder, remove_stale, replace_text, storage
 from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
@@ -20,7 +21,8 @@ from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
 
-# What may change when a run is resumed: none of it changes the results, except for rounding.
+# What may change when a run is resumed: none of it changes the results, except for rounding. So may the schedule, as
+# far as it leaves the rates of the steps that were taken as they were.
 MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
@@ -58,7 +60,12 @@ def _going_on(step: int, config: Config, folder: Path) -> str:
         return f"resuming {folder} from step {step}"
     if step < config.schedule.total_steps:
         return f"{folder} has come to train.stop_after = {config.train.stop_after}; raise it to train on"
-    return f"{folder} is complete, at step {step}; to train its model further, begin another run with --init-from it"
+    if config.schedule.name == "constant":
+        return f"{folder} is complete, at step {step}; raise schedule.steps to train on"
+    return (
+        f"{folder} is complete, at step {step}; to train its model further, begin another run with --branch-from it, "
+        "or with --init-from it on other data"
+    )
 
 
 def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
@@ -203,11 +210,17 @@ def write_config(config: Config, folder: Path) -> None:
 
 def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> None:
     changes = differences(start.config, config)
-    if refused := fixed_differences(start.config, config):
+    if refused := fixed_differences(start.config, config, start.progress.step):
+        past = ""
+        if any(key.startswith("schedule.") for key in refused):
+            past = (
+                f", or a schedule with the rates of the {start.progress.step} steps so far (constant has them at any "
+                "step, wsd before its decay, with the same warm-up in steps)"
+            )
         raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(refused)}. Expected the same; restore the "
-            "values, choose another --out, with --init-from this run to train its model further, or start over with "
-            "--fresh --overwrite"
+            f"{folder} holds a run of another configuration: {'; '.join(refused.values())}. Expected the same{past}; "
+            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, "
+            "with --init-from it on other data), or start over with --fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")
@@ -233,14 +246,12 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     }
 
 
-def fixed_differences(old: Config, new: Config) -> list[str]:
-    """Return the differences with which a run can't be resumed."""
-    fixed = {
-        key: text
-        for key, text in differences(old, new).items()
-        if key not in MUTABLE_KEYS and not key.startswith("tracking.")
+def fixed_differences(old: Config, new: Config, step: int) -> dict[str, str]:
+    """Return the differences, as `differences` does, with which a run that is at a step can't be resumed."""
+    free = ("tracking.", "schedule.") if agree_until(old.schedule, new.schedule, step) else ("tracking.",)
+    return {
+        key: text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS and not key.startswith(free)
     }
-    return list(fixed.values())
 
 
 def _flat(config: Config) -> dict[str, object]:

@@ -29,6 +29,7 @@ from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
+from lost.training.branch import check_branch
 from lost.training.init_from import begin_with, beginning, check_fit
 from lost.training.run_dir import (
     check_data,
@@ -52,6 +53,7 @@ class Request:
         data: a prepared set; None: what the configuration names.
         out: the run folder; None: the one that `config` is, or runs/NAME.
         init_from: weights to begin with.
+        branch_from: RUN[@STEP] to go on from in another folder.
         overrides: `section.key=value`.
         backend: its name, or auto.
         device: its name, or auto.
@@ -64,6 +66,7 @@ class Request:
     data: Path | None = None
     out: Path | None = None
     init_from: Path | None = None
+    branch_from: Path | None = None
     overrides: Sequence[str] = ()
     backend: str = "auto"
     device: str = "auto"
@@ -82,6 +85,7 @@ class Ready:
         folder: the run folder; it may not exist yet.
         dataset: the prepared text.
         source: the weights to begin with, where they are needed still.
+        branches: whether all that the source's run goes on with comes along.
         backend: the backend's name.
         device: resolved.
         workers: the processes of the run.
@@ -94,11 +98,17 @@ class Ready:
     folder: Path
     dataset: Dataset
     source: Source | None
+    branches: bool
     backend: str
     device: str
     workers: Workers
     fresh: bool
     overwrite: bool
+
+    @property
+    def first_step(self) -> int:
+        """The step at which a run that begins has its first checkpoint."""
+        return self.source.progress.step if self.branches and self.source and self.source.progress else 0
 
     def engine(self, config: Config | None = None) -> Engine:
         """Make the engine of the run, or of another configuration."""
@@ -126,15 +136,20 @@ def ready(asked: Request) -> Ready:
     """
     if asked.overwrite and not asked.fresh:
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
-    file, folder = run_place(asked.config, asked.out, asked.init_from)
+    if asked.init_from and asked.branch_from:
+        raise UserError("--init-from and --branch-from: a run begins with one of them; leave out the other")
+    origin, branches = asked.branch_from or asked.init_from, asked.branch_from is not None
+    file, folder = run_place(asked.config, asked.out, origin)
     follows, source = None, None
-    if asked.init_from:
-        follows, source = beginning(asked.init_from, folder, asked.fresh, file is not None)
+    if origin:
+        follows, source = beginning(origin, folder, asked.fresh, file is not None, branches)
     config = load_config(file, asked.overrides, follows)
+    if follows and branches and not (config.data.path or config.data.mixture):
+        config = config.replace("data", path=follows.data.path, mixture=follows.data.mixture)
     dataset = open_dataset(config.data, asked.data)
     config = with_steps(with_data(config, dataset), dataset)
     if source:
-        check_fit(source, config, dataset)
+        (check_branch if branches else check_fit)(source, config, dataset)
     open_data(config, dataset)
     for each in config.tracking:
         TRACKERS[each]  # known, or a ConfigError
@@ -143,11 +158,16 @@ def ready(asked: Request) -> Ready:
     device = module.resolve(asked.device)
     workers = module.join(device)
     room = module.capacity(device)
-    written, config = config, _with_micro_batch(config, name, device, room, workers, None if asked.fresh else folder)
+    before = None if asked.fresh else folder
+    if source and branches:
+        before = source.path.parents[1]
+    written, config = config, _with_micro_batch(config, name, device, room, workers, before)
     check_room(config, name, device, room, workers.world_size)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
-    return Ready(config, written, folder, dataset, source, name, device, workers, asked.fresh, asked.overwrite)
+    return Ready(
+        config, written, folder, dataset, source, branches, name, device, workers, asked.fresh, asked.overwrite
+    )
 
 
 def _with_micro_batch(
@@ -206,9 +226,10 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     else:
         point = start_or_resume(run.config, run.folder, run.dataset, tracker)
     if run.source and not point:
-        for text in (*run.source.remarks, f"beginning with the weights of {run.source.path}"):
+        how = f"going on from step {run.first_step} of" if run.branches else "beginning with the weights of"
+        for text in (*run.source.remarks, f"{how} {run.source.path}"):
             tracker.message(text)
-        point = begin_with(run.source, run.config, run.folder, run.dataset)
+        point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches)
     write_config(run.written, run.folder)
     if not point:
         for text in run.remarks():
@@ -218,19 +239,19 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     return point
 
 
-def run_place(config: str | None, out: Path | None, init_from: Path | None) -> tuple[Path | str | None, Path]:
+def run_place(config: str | None, out: Path | None, origin: Path | None) -> tuple[Path | str | None, Path]:
     """Return the configuration's file or name, None where everything follows the weights, and the run folder.
 
     Raises:
         UserError: one of them isn't named.
     """
     if config is None:
-        if init_from and out is None:
+        if origin and out is None:
             raise UserError(
-                f"--init-from {init_from} without a configuration: the new run has no name; expected a folder for it; "
+                f"the weights of {origin} without a configuration: the new run has no name; expected a folder for it; "
                 "name one with --out"
             )
-        if init_from is None or out is None:
+        if origin is None or out is None:
             raise UserError(
                 "no configuration: expected a YAML file, a shipped name such as quickstart, or a run folder; name one, "
                 "or begin with other weights with --init-from RUN --out NEW_RUN"

@@ -109,16 +109,16 @@ def _configuration(folder: Path, newest: Checkpoint | None) -> tuple[Config | No
         config = load_config(path)
     except ConfigError as error:
         return kept, [str(error)]
-    if newest and (changed := fixed_differences(newest.config, config)):
-        return config, [f"{path} is not the configuration of {newest.path}: {'; '.join(changed)}"]
+    if newest and (changed := fixed_differences(newest.config, config, newest.progress.step)):
+        return config, [f"{path} is not the configuration of {newest.path}: {'; '.join(changed.values())}"]
     return config, []
 
 
 def _wrong_position(held: Checkpoint, newest: Checkpoint) -> Iterator[str]:
     """Yield the problems with a checkpoint's configuration, name and counts, compared with its step and its run."""
     step, batch = held.progress.step, held.config.train.batch_size
-    if changed := fixed_differences(newest.config, held.config):
-        yield f"{held.path} has another configuration than {newest.path}: {'; '.join(changed)}"
+    if changed := fixed_differences(newest.config, held.config, step):
+        yield f"{held.path} has another configuration than {newest.path}: {'; '.join(changed.values())}"
     if held.path.name != checkpoint.checkpoint_path(held.path.parent, step).name:
         yield f"{held.path} is the checkpoint of step {step}, under another's name"
     expected = {"samples": step * batch, "tokens": step * batch * held.config.data.seq_len}

@@ -396,5 +396,5 @@ def test_generate_says_when_there_is_no_chat_template(lost: Lost, run: Path) -> 
 def test_more_steps_than_a_run_has_are_another_run_with_its_weights(lost: Lost, run: Path) -> None:
     answer = lost("train", run, "--set", "schedule.steps=80")
     assert answer.code == 2
-    assert "schedule.steps = 80, was 40. Expected the same; " in answer.err
-    assert "with --init-from this run to train its model further" in answer.err
+    assert "schedule.steps = 80, was 40. Expected the same, or a schedule with the rates of the 40 steps " in answer.err
+    assert "with --branch-from this run to go on under another schedule" in answer.err

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from lost.config import OptimizerConfig, ScheduleConfig
-from lost.optim.schedule import learning_rate
+from lost.optim.schedule import agree_until, learning_rate
 
 
 def rates(**schedule: object) -> list[float]:
@@ -45,3 +45,17 @@ def test_falls_steadily() -> None:
 def test_no_warm_up_and_warm_up_only() -> None:
     assert rates(warmup_steps=0, name="constant")[0] == 2.0
     assert rates(warmup_steps=100)[-1] == 2.0
+
+
+@pytest.mark.parametrize("name", ["constant", "wsd"])
+@pytest.mark.parametrize("other", ["constant", "wsd", "cosine", "linear"])
+def test_schedules_agree_as_long_as_their_rates_do(name: str, other: str) -> None:
+    """Of a longer one, one with another decay, and one with another warm-up; none has a step after its end."""
+    optimizer, old = OptimizerConfig(lr=2.0), ScheduleConfig(name=name, steps=20, warmup_steps=3)
+    for changed in ({"steps": 30}, {"steps": 12}, {"steps": 30, "warmup_steps": 5}):
+        new = ScheduleConfig.model_validate({"name": other, "warmup_steps": 3, **changed})
+        shorter, same = min(20, new.total_steps), True
+        for step in range(1, shorter + 1):
+            same &= learning_rate(optimizer, old, step) == learning_rate(optimizer, new, step)
+            assert agree_until(old, new, step) == same, (changed, step)
+        assert not agree_until(old, new, shorter + 1)

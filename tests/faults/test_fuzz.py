@@ -24,7 +24,7 @@ OPTIONS = (
     *("--data", "--out", "--set", "--json", "--backend", "--device", "--fresh", "--overwrite", "--to"),
     *("--from", "--rank", "--dtype", "--chat", "--prompt", "--seed", "--top-k", "--top-p", "--temperature", "--text"),
     *("--tokenizer", "--vocab-size", "--valid-fraction", "--examples", "--include", "--end-of-text", "--init-from"),
-    *("--memory-gib", "--context", "--", "-x", "--help"),
+    *("--branch-from", "--memory-gib", "--context", "--", "-x", "--help"),
 )
 TEMPLATES = ["{% for m in messages %}{{ m.content }}{% endfor %}", "{{ 1 // 0 }}", "{% if %}", [{"name": "default"}]]
 

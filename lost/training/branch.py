@@ -1,0 +1,78 @@
+"""`lost train --branch-from RUN[@STEP]`: a new run that goes on from a checkpoint of another, under another schedule.
+
+Weights, moments and the place in the data come along, so that with the schedule kept it is, to the bit, the same run.
+"""
+
+import re
+from pathlib import Path
+
+from lost.checkpoint import checkpoint_path, checkpoints, open_checkpoint
+from lost.config import Config
+from lost.data.dataset import Dataset
+from lost.errors import CheckpointError, ConfigError, DataError
+from lost.interop.source import Source, open_source
+from lost.training.run_dir import MUTABLE_KEYS, differences
+
+_FREE = ("tracking.", "schedule.", "optimizer.")  # beside what may change in any run; the rates are set anew
+
+
+def run_and_step(named: Path) -> tuple[Path, int | None]:
+    """Return the run, or the checkpoint, and the step that RUN[@STEP] names; None: the newest."""
+    parts = re.fullmatch(r"(.+)@([0-9]{1,15})", str(named))
+    return (Path(parts[1]), int(parts[2])) if parts and not named.exists() else (named, None)
+
+
+def open_branch(named: Path) -> Source:
+    """Open the checkpoint that RUN[@STEP] names.
+
+    Raises:
+        CheckpointError: there is none at this step, none that is intact, or one without moments.
+    """
+    path, step = run_and_step(named)
+    if step is not None:
+        held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / "checkpoints")}
+        if held and step not in held:
+            nearest = sorted(sorted(held, key=lambda other: abs(other - step))[:2])
+            raise CheckpointError(
+                f"--branch-from {named}: {path} has no checkpoint of step {step}; expected one that was kept "
+                f"(train.keep_every keeps more); nearest: {' and '.join(f'{path}@{each}' for each in nearest)}"
+            )
+        path = checkpoint_path(path / "checkpoints", step) if held else path
+    source = open_source(path)
+    if source.progress is None or not open_checkpoint(source.path).resumable:
+        raise CheckpointError(
+            f"--branch-from {named}: it holds weights, and no optimizer state; expected a checkpoint as training "
+            "writes it; name one, or begin with the weights alone with --init-from"
+        )
+    return source
+
+
+def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
+    """Check that a run can go on as another one.
+
+    Raises:
+        ConfigError: they differ in more than may change, or the schedule has ended before.
+        DataError: the data is other data, in which the place has no meaning.
+    """
+    assert source.progress
+    step = source.progress.step
+    refused = [
+        text
+        for key, text in differences(source.config, config).items()
+        if key == "optimizer.name" or (key not in MUTABLE_KEYS and not key.startswith(_FREE))
+    ]
+    if refused:
+        raise ConfigError(
+            f"a branch of {source.path} can't have another {'; '.join(refused)}. Expected the same but for schedule, "
+            "rates, and what may change in any run; restore the values, or begin with its weights with --init-from"
+        )
+    if config.schedule.total_steps <= step:
+        raise ConfigError(
+            f"schedule.steps = {config.schedule.total_steps}: the branch begins at step {step}, and steps count from "
+            "the start of the run that it goes on from; expected more; raise it"
+        )
+    if source.progress.data != dataset.fingerprint:
+        raise DataError(
+            f"{dataset.path} is not the data that {source.path} was trained on, and a branch goes on at its place in "
+            "it; expected the same; leave out --data, or begin with the weights on other data with --init-from"
+        )
