@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from lost.config.fields import Section
 from lost.config.reference import nearest
-from lost.config.schedule import ALTERNATIVES
+from lost.config.schedule import others
 from lost.config.schema import Config
 from lost.errors import ConfigError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
@@ -139,12 +139,6 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
     return values
 
 
-def _others(path: tuple[str, ...]) -> list[str]:
-    """Return the keys that say the same as a key otherwise."""
-    ways = [keys for keys in ALTERNATIVES if path[0] == "schedule" and path[-1] in keys]
-    return [key for keys in ways for key in keys if key != path[-1]]
-
-
 def override(document: Document, text: str) -> None:
     """Set a value as `--set section.key=value` says.
 
@@ -166,7 +160,7 @@ def override(document: Document, text: str) -> None:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
             raise ConfigError(f"--set {text}: {part!r} is a value, not a section")
-    for key in _others(path) if value is not None else ():
+    for key in others(path[-1]) if path[0] == "schedule" and value is not None else ():
         section.pop(key, None)  # of several ways to say a thing, the last one counts
     section[path[-1]] = value
     document.lines[path] = _COMMAND_LINE

@@ -12,6 +12,11 @@ LENGTHS = ("steps", "tokens", "epochs", "tokens_per_parameter")
 ALTERNATIVES = (LENGTHS, ("warmup_steps", "warmup_ratio"), ("decay_steps", "decay_ratio"))  # ways to say one thing
 
 
+def others(key: str) -> list[str]:
+    """Return the keys that say the same as a key otherwise."""
+    return [other for keys in ALTERNATIVES if key in keys for other in keys if other != key]
+
+
 class ScheduleConfig(Section):
     """The learning rate's schedule."""
 

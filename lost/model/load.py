@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lost.config import Config
 from lost.config.document import Document, override, parse, problems
+from lost.config.schedule import others
 from lost.errors import ConfigError
 from lost.model.parameters import projections
 from lost.utils.wording import did_you_mean, did_you_mean_path
@@ -54,7 +55,10 @@ def load_config(name: str | Path | None, overrides: Sequence[str] = (), follows:
         base = new.replace("train", stop_after=None, micro_batch_size="auto").model_dump()
         for section in ("model", "projection") if name is not None else base:
             own = document.values.get(section, {})
-            document.values[section] = {**base[section], **own} if isinstance(own, dict) else own
+            if isinstance(own, dict):
+                said = {other for key in own for other in others(key)} if section == "schedule" else ()
+                own = {key: value for key, value in base[section].items() if key not in said} | own
+            document.values[section] = own
     return validate(document.values, document)
 
 

@@ -55,6 +55,13 @@ def test_the_last_of_several_ways_counts(said: Callable[..., Config]) -> None:
     assert said("schedule.warmup_ratio=0.1").schedule.warmup_steps == 0
 
 
+def test_what_follows_another_run_may_be_as_long_as_is_said(said: Callable[..., Config]) -> None:
+    follows = said("schedule.steps=7", "schedule.warmup_steps=2")
+    schedule = load_config(None, ["schedule.tokens=640", "schedule.warmup_ratio=0.5"], follows).schedule
+    assert (schedule.steps, schedule.tokens, schedule.warmup_steps, schedule.warmup_ratio) == (None, 640, 0, 0.5)
+    assert load_config(None, ["schedule.min_lr_ratio=0.2"], follows).schedule.steps == 7
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
