@@ -16,7 +16,7 @@ from lost.checkpoint import open_checkpoint
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
 from lost.errors import DataError
-from lost.training.prefetch import Prefetcher, batches_ahead
+from lost.training.micro_batches import Prefetcher, batches_ahead
 
 Lost = Callable[..., Any]
 
