@@ -124,6 +124,12 @@ def test_a_plan_says_what_would_be_chosen(lost: Callable[..., Any], gib: int, si
     assert value["fits"]
 
 
+def test_a_plan_that_does_not_fit_is_one_answer(lost: Callable[..., Any]) -> None:
+    answer = lost("plan", "llama_1b", "--backend", "torch", "--device", "cuda", "--memory-gib", 2, "--json")
+    assert answer.code == 2
+    assert "training needs about" in json.loads(answer.out)["error"]["message"]
+
+
 def test_a_plan_for_a_device_that_isnt_there(lost: Callable[..., Any]) -> None:
     answer = lost("plan", "llama_1b", "--backend", "torch", "--device", "gpu", "--memory-gib", 80)
     assert answer.code == 2

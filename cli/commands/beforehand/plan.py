@@ -107,6 +107,8 @@ def plan(
         if world is not None:
             value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, room)
             lines += cluster_lines(value["cluster"], settings.projection.kind)
+    if as_json:
+        check_room(settings, name, device_name, room, cards)  # whose error is then the one answer
     answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
     check_room(settings, name, device_name, room, cards)
 
