@@ -144,7 +144,27 @@ class TorchShifted(TorchPaired):
         return (filtered(*super().narrow(x), self.taps),)
 
 
-class TorchShiftedLost(torch_layers.Lost):
+class TorchApart(Layer):
+    """LOST with a first half of its own: that of `Lost` is computed for several layers at once, without `narrow`."""
+
+    down: TorchTensor
+    up: TorchTensor
+    channels: TorchTensor
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        settings = projection.settings
+        self.mixing, self.activation, self.activation_at = settings.gamma, settings.activation, settings.activation_at
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return down x and the kept channels."""
+        return narrow_lost(x, [self.down], [self.channels])[0]
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        return torch_layers.Lost._widen(self, *parts)  # type: ignore[arg-type]
+
+
+class TorchShiftedLost(TorchApart):
     """The filter on the bottleneck; kept channels are the present token's."""
 
     taps: TorchTensor
@@ -165,7 +185,7 @@ class TorchShiftedDense(torch_layers.Dense):
         return super().narrow(filtered(x, self.taps))
 
 
-class TorchEarlier(torch_layers.Lost):
+class TorchEarlier(TorchApart):
     """The kept channels of the token before."""
 
     def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
@@ -196,18 +216,13 @@ class TorchJoined(TorchJoint):
         return (TorchJoint.hidden,)
 
 
-class TorchReselected(Layer):
+class TorchReselected(TorchApart):
     """The swaps: a third of the channels at first, by a cosine none after 750 steps. Momenta stay: they soon fade."""
 
-    down: TorchTensor
-    up: TorchTensor
-    channels: TorchTensor
     every, until, share = 50, 750, 0.3
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__(projection, dtype)
-        settings = projection.settings
-        self.mixing, self.activation, self.activation_at = settings.gamma, settings.activation, settings.activation_at
         self.passes, self.input, self.scores = 0, torch.empty(0), torch.empty(0)
 
     def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
@@ -217,10 +232,10 @@ class TorchReselected(Layer):
             if len(self.scores):
                 self.swap()
             self.input = x.detach() if self.passes % self.every == 0 and self.passes <= self.until else torch.empty(0)
-        return narrow_lost(x, [self.down], [self.channels])[0]
+        return super().narrow(x)
 
     def _widen(self, *parts: TorchTensor) -> TorchTensor:
-        y = torch_layers.Lost._widen(self, *parts)  # type: ignore[arg-type]
+        y = super()._widen(*parts)
         if torch.is_grad_enabled() and len(self.input):
             y.register_hook(self.score)
         return y
