@@ -10,7 +10,6 @@ from torch import Tensor as TorchTensor
 
 from lost.backends.torch import layers as torch_layers
 from lost.backends.torch.kernels.lost import ACTIVATIONS as TORCH_ACTIVATIONS
-from lost.backends.torch.kernels.lost import narrow_lost
 from lost.backends.torch.layers import Layer
 from lost.backends.torch.model import Block
 from lost.projections import Projection
@@ -144,27 +143,7 @@ class TorchShifted(TorchPaired):
         return (filtered(*super().narrow(x), self.taps),)
 
 
-class TorchApart(Layer):
-    """LOST with a first half of its own: that of `Lost` is computed for several layers at once, without `narrow`."""
-
-    down: TorchTensor
-    up: TorchTensor
-    channels: TorchTensor
-
-    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
-        super().__init__(projection, dtype)
-        settings = projection.settings
-        self.mixing, self.activation, self.activation_at = settings.gamma, settings.activation, settings.activation_at
-
-    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
-        """Return down x and the kept channels."""
-        return narrow_lost(x, [self.down], [self.channels])[0]
-
-    def _widen(self, *parts: TorchTensor) -> TorchTensor:
-        return torch_layers.Lost._widen(self, *parts)  # type: ignore[arg-type]
-
-
-class TorchShiftedLost(TorchApart):
+class TorchShiftedLost(torch_layers.Lost):
     """The filter on the bottleneck; kept channels are the present token's."""
 
     taps: TorchTensor
@@ -185,7 +164,7 @@ class TorchShiftedDense(torch_layers.Dense):
         return super().narrow(filtered(x, self.taps))
 
 
-class TorchEarlier(TorchApart):
+class TorchEarlier(torch_layers.Lost):
     """The kept channels of the token before."""
 
     def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
@@ -216,7 +195,7 @@ class TorchJoined(TorchJoint):
         return (TorchJoint.hidden,)
 
 
-class TorchReselected(TorchApart):
+class TorchReselected(torch_layers.Lost):
     """The swaps: a third of the channels at first, by a cosine none after 750 steps. Momenta stay: they soon fade."""
 
     every, until, share = 50, 750, 0.3

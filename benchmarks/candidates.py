@@ -187,40 +187,42 @@ class Gated(Paired):
         return values["up"] @ values["down"][: self.settings.rank]
 
 
-class Shifted(Paired):
-    """A pair whose bottleneck looks back: a causal depthwise filter of three taps, the present one fixed at 1."""
+class LooksBack(Projection):
+    """A filter of three causal taps for each feature, the present one fixed at 1; which features, subclasses say."""
+
+    @property
+    def features(self) -> int:
+        """How many are filtered: the bottleneck's."""
+        return self.settings.rank
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "taps": Tensor((2 * self.features,))}
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.features)}
+
+
+class Shifted(LooksBack, Paired):
+    """A pair whose bottleneck looks back."""
 
     layers = {"torch": "candidate_layers:TorchShifted"}  # noqa: RUF012
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "taps": Tensor((2 * self.settings.rank,))}
 
-    def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.settings.rank)}
-
-
-class ShiftedLost(Lost):
+class ShiftedLost(LooksBack, Lost):
     """LOST whose bottleneck looks back."""
 
     layers = {"torch": "candidate_layers:TorchShiftedLost"}  # noqa: RUF012
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "taps": Tensor((2 * self.settings.rank,))}
 
-    def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.settings.rank)}
-
-
-class ShiftedDense(Dense):
+class ShiftedDense(LooksBack, Dense):
     """Dense whose input looks back."""
 
     layers = {"torch": "candidate_layers:TorchShiftedDense"}  # noqa: RUF012
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**super()._tensors(), "taps": Tensor((2 * self.in_features,))}
-
-    def _initial(self, seed: int, std: float) -> dict[str, Array]:
-        return {**super()._initial(seed, std), "taps": np.zeros(2 * self.in_features)}
+    @property
+    def features(self) -> int:
+        """The input's."""
+        return self.in_features
 
 
 class Earlier(Lost):

@@ -188,7 +188,7 @@ def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
         layers: one or more.
         x: (..., in).
     """
-    lost = [each for each in layers if isinstance(each, Lost)]
+    lost = [each for each in layers if isinstance(each, Lost) and type(each).narrow is Lost.narrow]
     if len(lost) < len(layers) or len(lost) == 1:
         return [each.narrow(x) for each in layers]
     downs = [each.down for each in lost]

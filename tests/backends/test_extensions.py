@@ -160,3 +160,16 @@ def test_a_backend_that_has_none(registered: None, toy: ModuleType, tiny_yaml: P
         create_engine(config, "torch", "cpu")
     with pytest.raises(BackendError, match=r"the mlx backend doesn't implement it; expected one that does \(torch\)"):
         create_engine(config, "mlx", "cpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_half_of_its_own_is_called(backend: str) -> None:
+    """LOST's is computed for several layers at once, which must not pass over what a subclass makes of it."""
+    layers = importlib.import_module(f"lost.backends.{backend}.layers")
+
+    class Own(layers.Lost):
+        def narrow(self, x: Any) -> Any:
+            return "own"
+
+    three = [object.__new__(Own) for _ in range(3)]
+    assert layers.narrow(three, None, *([True] if backend == "torch" else [])) == ["own"] * 3
