@@ -4,7 +4,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -49,14 +49,9 @@ class TrainingScreen(Tracker):
         self._task = self._bar.add_task("", total=total)
         self._draw()
 
-    @contextmanager
-    def live(self) -> Iterator[None]:
+    def live(self) -> AbstractContextManager[object]:
         """Keep the bar on screen; in a pipe there is none."""
-        if self._console.is_terminal:
-            with self._bar:
-                yield
-        else:
-            yield
+        return self._bar if self._console.is_terminal else nullcontext()
 
     def begin(self, step: int) -> None:
         """Move the bar to where the run begins."""
@@ -209,11 +204,9 @@ class EvaluationScreen:
         self._bar = Progress(*columns, console=self._console, transient=True)
         self._tasks: dict[str, Any] = {}
 
-    @contextmanager
-    def live(self) -> Iterator[None]:
+    def live(self) -> AbstractContextManager[object]:
         """Keep the bars on screen; in a pipe there are none."""
-        with self._bar if self._console.is_terminal else nullcontext():
-            yield
+        return self._bar if self._console.is_terminal else nullcontext()
 
     def counting(self, phase: str, tokens: int, total: int | None) -> Callable[[], None]:
         """Return what is to be called before each batch of so many tokens, of `total` in all; None: unknown."""

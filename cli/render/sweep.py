@@ -1,7 +1,6 @@
 """A sweep on screen: what runs and what is done, live in a terminal, a line a run in a pipe."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console, Group
@@ -36,14 +35,9 @@ class SweepScreen:
         self._console = Console(stderr=on_stderr, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
 
-    @contextmanager
-    def live(self) -> Iterator[None]:
+    def live(self) -> AbstractContextManager[object]:
         """Keep the table on screen; in a pipe there is none."""
-        if self._console.is_terminal:
-            with self._live:
-                yield
-        else:
-            yield
+        return self._live if self._console.is_terminal else nullcontext()
 
     def message(self, text: str) -> None:
         """Show a sentence, above the table."""

@@ -184,7 +184,7 @@ def start(
     run: Ready,
     engine: Engine,
     screen: Tracker,
-    live: Callable[[], AbstractContextManager[None]],
+    live: Callable[[], AbstractContextManager[object]],
     beginning_with: str,
     ended: Callable[[Config, Engine, Result], str],
 ) -> Result:
