@@ -171,5 +171,5 @@ def test_a_first_half_of_its_own_is_called(backend: str) -> None:
         def narrow(self, x: Any) -> Any:
             return "own"
 
-    three = [object.__new__(Own) for _ in range(3)]
+    three = [Own.__new__(Own) for _ in range(3)]
     assert layers.narrow(three, None, *([True] if backend == "torch" else [])) == ["own"] * 3
