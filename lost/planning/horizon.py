@@ -8,6 +8,7 @@ from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
 from lost.errors import ConfigError
 from lost.planning.budget import budget
+from lost.utils.wording import counted
 
 _MOST = 2**53
 
@@ -33,7 +34,7 @@ def with_steps(config: Config, dataset: Dataset | None = None) -> Config:
         decay = min(round(schedule.decay_ratio * steps), steps - warm_up)
     if warm_up + (decay or 0) > steps:
         raise ConfigError(
-            f"schedule: the run comes to {steps} steps, and warmup_steps = {warm_up}"
+            f"schedule: the run comes to {counted(steps, 'step')}, and warmup_steps = {warm_up}"
             + (f" with decay_steps = {decay}" if decay else "")
             + " are more; expected them within it; lower them, or say them as shares (warmup_ratio, decay_ratio)"
         )

@@ -16,7 +16,7 @@ from lost.errors import ConfigError
 from lost.model.load import find, validate
 from lost.sweep.runner import Wanted
 from lost.sweep.search import searched
-from lost.utils.wording import did_you_mean
+from lost.utils.wording import did_you_mean, did_you_mean_path
 
 _KEYS = ("config", "grid", "search", "seeds")
 _MOST = 10_000  # cells of a grid
@@ -123,6 +123,9 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: with file and line of what is wrong.
     """
+    if not path.is_file():
+        hint = "" if path.exists() else did_you_mean_path(path)
+        raise ConfigError(f"{path} is no file; {hint}expected a sweep in YAML; name one")
     document = parse(path)
     for key in document.values:
         if key not in _KEYS:

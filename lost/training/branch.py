@@ -29,6 +29,8 @@ def open_branch(named: Path) -> Source:
         CheckpointError: there is none at this step, none that is intact, or one without moments.
     """
     path, step = run_and_step(named)
+    if not path.exists():
+        raise CheckpointError(f"--branch-from {named}: {path} doesn't exist; expected a run, or a checkpoint; name one")
     if step is not None:
         held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / "checkpoints")}
         if held and step not in held:

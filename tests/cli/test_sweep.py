@@ -102,3 +102,9 @@ def test_a_wrong_file_is_refused_before_anything_is_made(lost: Callable, file: P
     assert done.code == 2
     assert "kinds.yaml:2: projection.kinds" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_not_there(lost: Callable, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        done = lost("sweep", path)
+        assert (done.code, done.err.startswith(f"lost: {path} is no file; expected a sweep in YAML")) == (2, True)
