@@ -181,7 +181,7 @@ class _Problem:
     def solve(self, starts: Array, log_losses: Array) -> Array:
         """Return the constants that fit best near each start, float64 (rows, 5), by reweighted, damped least squares.
 
-        All rows in one go: scipy's solvers take one at a time, which is some fifty times as long.
+        All rows in one go: scipy's solvers take one at a time, and hundreds of draws are to be solved.
         """
         x, lowest = starts, self.off(starts, log_losses)
         damping = np.full((len(x), 1), 1e-3)
