@@ -253,7 +253,7 @@ def test_self_test_without_tf32(lost: Lost, monkeypatch: pytest.MonkeyPatch, err
         load(engine, ((n, v if exact or v.dtype == np.int32 else v * np.float32(1 + error)) for n, v in parameters))
 
     def exact(command: list[str], env: dict[str, str], **more: Any) -> Any:
-        assert command[1:] == "-m lost doctor --self-test --backend mlx --device gpu --json".split()
+        assert command[1:] == ["-m", "lost", "doctor", "--self-test", "--backend", "mlx", "--device", "gpu", "--json"]
         environments.append(env)
         check = {"kind": "lost", "dtype": "float32", "error": 1e-7, "passed": True}
         return subprocess.CompletedProcess(command, 0, json.dumps({"self_test": [check]}), "")
