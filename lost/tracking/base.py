@@ -39,7 +39,8 @@ class Tracker:
 
 Factory = Callable[[Path, Config, dict[str, Any]], Tracker]
 """Makes the tracker that a configuration names, of the run folder, the configuration and the tracker's own settings; a
-ConfigError says where these don't suit it. Only rank 0 has one, and what it raises later never ends a training."""
+ConfigError says where these don't suit it. It writes nothing yet: it's also made to see whether it can be. Only rank 0
+has one, and what it raises later never ends a training."""
 
 
 class Trackers(Tracker):

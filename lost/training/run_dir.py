@@ -17,6 +17,7 @@ from lost.storage.lock import FILE as LOCK
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.retold import FOLDER as TRACKING
 from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
@@ -110,7 +111,7 @@ def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: boo
     remove(folder / LATEST)  # first: the checkpoint that it names is about to be removed
     for path in held:
         remove_folder(path)
-    for name in (METRICS, CONFIG):
+    for name in (METRICS, CONFIG, TRACKING):
         remove(folder / name)
 
 

@@ -157,6 +157,9 @@ def ready(asked: Request) -> Ready:
     module = backend_module(name)
     device = module.resolve(asked.device)
     workers = module.join(device)
+    if workers.rank == 0:
+        for each, settings in config.tracking.items():
+            TRACKERS[each](folder, config, settings)  # are they right, and is its library there
     room = module.capacity(device)
     before = None if asked.fresh else folder
     if source and branches:

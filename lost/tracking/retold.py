@@ -1,0 +1,140 @@
+"""Trackers of others: emptied where a run begins or goes on, and told anew what metrics.jsonl holds.
+
+So each shows every reported step once, whatever an earlier life of the run wrote before it was killed, whatever the
+tracker had not stored by then, and also if it was chosen in the midst of a run.
+"""
+
+import secrets
+import time
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ValidationError
+
+from lost.config.fields import Section
+from lost.errors import ConfigError
+from lost.storage.files import replace_text
+from lost.storage.nofollow import check_folder, read_bytes
+from lost.tracking.base import Tracker
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+
+FOLDER = "tracking"  # in the run folder: what they write themselves
+_ID, _LETTERS = "id", 8
+
+S = TypeVar("S", bound=Section)
+
+
+class Retold(Tracker):
+    """A tracker of metrics.jsonl's rows. A subclass says how it is opened, and how it takes a step's values.
+
+    Args:
+        folder: the run folder.
+
+    Attributes:
+        name: by which a configuration chooses it.
+        forgets: whether it can be emptied; one that can't be gets another run where a training begins anew.
+    """
+
+    name: ClassVar[str]
+    forgets: ClassVar[bool] = True
+
+    def __init__(self, folder: Path) -> None:
+        self._run = folder
+        self._offset = self._at = 0.0
+
+    def begin(self, step: int) -> None:
+        """Open, empty, and tell what was before the step; nobody else writes metrics.jsonl meanwhile."""
+        place = self._run / FOLDER / self.name
+        for folder in (place.parent, place):
+            check_folder(folder)
+            folder.mkdir(exist_ok=True)
+        rows = read_rows(self._run / METRICS) if step else []
+        self.open(place, _run_id(place, renew=step == 0 and not self.forgets))
+        taken = max((row["seconds"] for row in rows if "loss" in row), default=0.0)
+        self._offset = self._at = time.time() - taken
+        for row in rows:
+            self._write(row)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Write a reported step."""
+        self._write(row)
+
+    def validation(self, row: dict[str, Any]) -> None:
+        """Write a validation."""
+        self._write(row)
+
+    def checkpoint(self, row: dict[str, Any]) -> None:
+        """Write how long a save took."""
+        self._write(row)
+
+    def open(self, place: Path, run: str) -> None:
+        """Open, without anything of what an earlier life of the run wrote.
+
+        Args:
+            place: the folder for what is written locally; its files are of earlier lives.
+            run: eight hexadecimal digits that tell it apart.
+        """
+        raise NotImplementedError
+
+    def write(self, step: int, values: dict[str, float], at: float) -> None:
+        """Take numbers of a step; of one step there may be several calls, with other names.
+
+        Args:
+            step: which one.
+            values: by names such as `train/loss`.
+            at: when that was, in seconds since 1970, as far as it is known.
+        """
+        raise NotImplementedError
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if "loss" in row:
+            self._at = self._offset + row["seconds"]
+        self.write(row["step"], scalars(row), self._at)
+
+
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """Return a row's numbers, named by what they are about: `train/`, `validation/` or `checkpoint/`."""
+    about = "train" if "loss" in row else "validation" if "validation_loss" in row else "checkpoint"
+    return dict(_numbers(f"{about}/", row))
+
+
+def _numbers(prefix: str, row: dict[str, Any]) -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, value in row.items():
+        name = prefix + key.removeprefix("validation_")
+        if isinstance(value, dict):
+            found += _numbers(f"{name}/", value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key != "step":
+            found.append((name, value))
+    return found
+
+
+def settings(kind: type[S], name: str, values: dict[str, Any]) -> S:
+    """Return a tracker's settings.
+
+    Raises:
+        ConfigError: they aren't those of the tracker.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        entry = error.errors()[0]
+        key = ".".join(map(str, ("tracking", name, *entry["loc"])))
+        known = ", ".join(kind.model_fields) or "none"
+        text = f"unknown key; known here: {known}" if entry["type"] == "extra_forbidden" else entry["msg"]
+        raise ConfigError(f"{key} = {entry['input']!r}: {text[0].lower() + text[1:]}") from None
+
+
+def _run_id(place: Path, renew: bool) -> str:
+    """Return what tells the run apart; it stays so, unless it is renewed."""
+    path = place / _ID
+    try:
+        found = read_bytes(path, _LETTERS).decode()
+        int(found, 16)
+    except (OSError, ValueError):
+        found = ""
+    if renew or len(found) != _LETTERS:
+        found = secrets.token_hex(_LETTERS // 2)
+        replace_text(path, found)
+    return found

@@ -1,0 +1,69 @@
+"""Weights & Biases: by its server, or offline into a folder that `wandb sync` sends later."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lost.config import Config
+from lost.config.fields import Section
+from lost.storage.nofollow import remove
+from lost.tracking.retold import Retold, settings
+from lost.utils.extras import need
+
+
+class Settings(Section):
+    """Settings under `tracking.wandb`; all of them are wandb's own."""
+
+    project: str = "lost"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = []  # noqa: RUF012
+    notes: str | None = None
+    mode: Literal["online", "offline"] | None = None
+    """None: as WANDB_MODE says, else online."""
+
+
+class Wandb(Retold):
+    """A run of wandb, which goes on as the same one when the training is resumed.
+
+    Args:
+        folder: the run folder.
+        config: of the run.
+        values: the tracker's settings.
+    """
+
+    name = "wandb"
+    forgets = False  # its server takes no step twice
+
+    def __init__(self, folder: Path, config: Config, values: dict[str, Any]) -> None:
+        super().__init__(folder)
+        self._settings = settings(Settings, self.name, values)
+        self._library = need("wandb", "wandb", "tracking.wandb")
+        self._config, self._folder = config.model_dump(), folder.name
+        self._wandb: Any = None
+
+    def open(self, place: Path, run: str) -> None:
+        """Begin, or go on. What an earlier life wrote to be sent later is removed, as all of it is written again."""
+        for folder in (place / "wandb").glob("offline-run-*"):
+            remove(folder)
+        wanted = self._settings.model_dump(exclude={"name", "tags"})
+        self._wandb = self._library.init(
+            **wanted,
+            name=self._settings.name or self._folder,
+            tags=self._settings.tags,
+            id=run,
+            resume="allow",
+            dir=str(place),
+            config=self._config,
+            settings=self._library.Settings(silent=True, console="off"),
+        )
+
+    def write(self, step: int, values: dict[str, float], at: float) -> None:
+        """Log values; those of steps that the server has already are left out, as it takes none of an earlier step."""
+        if step >= self._wandb.step:
+            self._wandb.log(values, step=step)
+
+    def close(self) -> None:
+        """Finish: sends what is still to be sent."""
+        if self._wandb:
+            self._wandb.finish()
