@@ -164,6 +164,26 @@ class TorchShiftedDense(torch_layers.Dense):
         return super().narrow(filtered(x, self.taps))
 
 
+class TorchShiftedInput(torch_layers.Lost):
+    """The filter, on the input."""
+
+    taps: TorchTensor
+    filtered: TorchTensor
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return the first half of LOST, of the filtered input."""
+        TorchShiftedInput.filtered = filtered(x, self.taps)
+        return super().narrow(self.filtered)
+
+
+class TorchSharedInput(torch_layers.Lost):
+    """That input."""
+
+    def narrow(self, x: TorchTensor) -> tuple[TorchTensor, ...]:
+        """Return the first half of LOST, of the input that was filtered last."""
+        return super().narrow(TorchShiftedInput.filtered)
+
+
 class TorchEarlier(torch_layers.Lost):
     """The kept channels of the token before."""
 

@@ -8,6 +8,8 @@
     shifted            CoLA whose bottleneck also reads its features one and two tokens earlier, weighted, from 0
     shifted_lost       LOST with that bottleneck
     shifted_dense      dense that also reads its input one and two tokens earlier, weighted by channel, from 0
+    shifted_input      LOST whose whole input looks back so, for `*.q_proj` and `*.gate_proj`
+    shared_input       LOST that reads what that one read, for k, v and up: as with a short convolution before the MLP
     earlier            LOST whose kept channels are those of the token before, their columns from 0
     joint, joined      CoLA with one bottleneck of q, k and v, one of gate and up: the first has it, others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
@@ -225,6 +227,23 @@ class ShiftedDense(LooksBack, Dense):
         return self.in_features
 
 
+class ShiftedInput(LooksBack, Lost):
+    """LOST whose input looks back."""
+
+    layers = {"torch": "candidate_layers:TorchShiftedInput"}  # noqa: RUF012
+
+    @property
+    def features(self) -> int:
+        """The input's."""
+        return self.in_features
+
+
+class SharedInput(Lost):
+    """LOST that reads the input that looks back."""
+
+    layers = {"torch": "candidate_layers:TorchSharedInput"}  # noqa: RUF012
+
+
 class Earlier(Lost):
     """LOST whose kept channels look back."""
 
@@ -282,6 +301,7 @@ class FromEmbedding(Lost):
 KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
 KINDS.update(from_embedding=FromEmbedding, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
 KINDS.update(shifted=Shifted, shifted_lost=ShiftedLost, shifted_dense=ShiftedDense, earlier=Earlier)
+KINDS.update(shifted_input=ShiftedInput, shared_input=SharedInput)
 
 if __name__ == "__main__":
     from lost.cli.main import main
