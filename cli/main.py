@@ -14,7 +14,8 @@ from typing import Any
 
 import typer
 
-from lost.cli.commands import convert, evaluate, fit, generate, inspect, prepare, sweep, train, verify
+from lost.cli.commands import convert, evaluate, generate, prepare, sweep, train, verify
+from lost.cli.commands.afterwards import fit, inspect, plot, report
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
@@ -42,6 +43,8 @@ app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("fit")(fit.fit)
+app.command("report")(report.report)
+app.command("plot")(plot.plot)
 app.command("convert")(convert.convert)
 app.command("config")(config.config)
 app.command("plan")(plan.plan)

@@ -31,9 +31,9 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def path_option(text: str) -> Any:
-    """Return an option for a path here, with its help."""
-    return typer.Option(parser=local_path, metavar="<path>", help=text)
+def path_option(text: str, *names: str) -> Any:
+    """Return an option for a path here, with its help, and its names where the parameter's isn't all."""
+    return typer.Option(*names, parser=local_path, metavar="<path>", help=text)
 
 
 AsJson = Annotated[

@@ -1,7 +1,7 @@
 """Inspection of a checkpoint's layers: how much of each weight the low rank holds, how much the kept channels."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class LayerReport:
             dense, 1 for lowrank and cola.
         effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
         sparse_share: the sparse part's share of the sum of both parts' squared norms; None without one.
+        singular_values: the composed weight's, descending, as many as aren't zero by its parts' sizes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LayerReport:
     spectrum: float | None
     effective_rank: float
     sparse_share: float | None
+    singular_values: np.ndarray = field(repr=False)
 
 
 def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iterator[LayerReport]:
@@ -95,6 +97,7 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
         spectrum=None if rank is None else float(energy[:rank].sum() / total),
         effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
         sparse_share=sparse_share,
+        singular_values=np.sqrt(energy),
     )
 
 

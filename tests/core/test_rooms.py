@@ -13,7 +13,7 @@ ROOT = Path(lost.__file__).parent
 ORDER = [
     "errors", "utils", "storage", "config", "method", "projections", "model", "optim", "tokenizer", "data", "prepare",
     "distributed", "engine", "checkpoint", "planning", "evaluation", "tracking", "interop", "training", "scaling",
-    "sweep", "bench",
+    "sweep", "report", "bench",
 ]  # fmt: skip
 """The rooms of the core; each imports itself and those before it. Backends and the command line may import all."""
 OUTER = ("backends", "cli")

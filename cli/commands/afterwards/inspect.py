@@ -59,4 +59,5 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
             ],
         ),
     ]
-    answer(as_json, {**value, "layers": [asdict(each) for each in layers]}, lines)
+    shown = [{key: each for key, each in asdict(layer).items() if key != "singular_values"} for layer in layers]
+    answer(as_json, {**value, "layers": shown}, lines)

@@ -1,0 +1,45 @@
+"""`lost plot`: one figure of runs, in a file or in the terminal."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lost.cli.commands.afterwards.report import Runs
+from lost.cli.options import path_option
+
+
+def plot(
+    runs: Runs,
+    out: Annotated[
+        Path | None,
+        path_option("File to write: .png, .svg or .pdf. Without it, a plot in the terminal.", "--out", "-o"),
+    ] = None,
+    y: Annotated[str, typer.Option("--y", metavar="FIELD", help="Of metrics.jsonl: lr, loss_mean, ...")] = (
+        "validation_loss"
+    ),
+    x: Annotated[str, typer.Option("--x", metavar="ACROSS", help="steps, tokens, hours or flops.")] = "tokens",
+) -> None:
+    """Plot a field of runs' metrics, a line a run: the validation loss by tokens, unless something else is asked."""
+    from lost.cli.render.output import say
+    from lost.errors import UserError
+    from lost.report.curves import ACROSS
+    from lost.report.plots import METRICS, Metric, save_plot
+    from lost.report.story import is_number, read_stories
+    from lost.report.terminal import terminal_plot
+    from lost.utils.wording import did_you_mean
+
+    if x not in ACROSS:
+        raise UserError(f"--x {x}: {did_you_mean(x, ACROSS)}expected one of {', '.join(ACROSS)}")
+    stories = read_stories(runs)
+    metric = METRICS.get(y) or Metric(y, y)
+    fields = sorted({key for story in stories for row in story.rows for key in row if is_number(row[key])})
+    if y not in fields:
+        raise UserError(
+            f"--y {y}: none of these runs has reported it; {did_you_mean(y, fields)}they have: {', '.join(fields)}"
+        )
+    if out is None:
+        print(terminal_plot(stories, metric, ACROSS[x]))
+    else:
+        save_plot(stories, metric, ACROSS[x], out)
+        say(f"wrote {out}")

@@ -1,0 +1,32 @@
+"""`lost report`: runs as a page to look at."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lost.cli.options import AsJson, local_path, path_option
+
+Runs = Annotated[
+    list[Path], typer.Argument(parser=local_path, metavar="RUN...", help="Run folders.", show_default=False)
+]
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path | None, path_option("HTML file to write; default: report.html.", "--out", "-o")] = None,
+    layers: Annotated[bool, typer.Option(help="Look into the weights: a decomposition a layer.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page about runs: curves, what differs between them, their layers, how they were made.
+
+    One HTML file that needs no network and no script. Several runs are drawn over each other.
+    """
+    from lost.cli.render.output import answer, size
+    from lost.report.page import page
+    from lost.report.story import read_stories
+    from lost.storage.files import replace_text
+
+    text, out = page(read_stories(runs), layers), out or Path("report.html")
+    replace_text(out, text)
+    answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({size(len(text.encode()))})"])

@@ -1,0 +1,140 @@
+"""The page of a report: one HTML file that needs nothing else, neither a network nor a script."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost import __version__
+from lost.errors import LostError
+from lost.model.inspect import LayerReport
+from lost.model.load import dump
+from lost.report.curves import ACROSS
+from lost.report.plots import COLOURS, METRICS, channels_svg, layer_svg, metric_svg, spectra_svg
+from lost.report.story import Layers, Story, differences, is_number
+from lost.utils.extras import need
+from lost.utils.wording import counted
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_LOG_LINES = 400
+
+
+def page(stories: Sequence[Story], with_layers: bool) -> str:
+    """Return the page.
+
+    Args:
+        stories: the runs.
+        with_layers: whether their weights are looked into, which takes a decomposition a layer.
+
+    Raises:
+        MissingPackageError: matplotlib or jinja2 isn't installed.
+    """
+    jinja2 = need("jinja2", "report", "a report")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    losses = [METRICS["loss_mean"], METRICS["validation_loss"]]
+    others = [metric for metric in METRICS.values() if metric not in losses]
+    steps = ACROSS["steps"]
+    return environment.from_string(_TEMPLATE.read_text()).render(
+        title=", ".join(story.name for story in stories),
+        version=__version__,
+        written=time.strftime("%Y-%m-%d %H:%M %z"),
+        across=list(ACROSS.values()),
+        colours=len(COLOURS),
+        runs=[_facts(story) for story in stories],
+        differences=differences(stories),
+        losses=[
+            (metric.title, [(across.name, metric_svg(stories, metric, across)) for across in ACROSS.values()])
+            for metric in losses
+        ],
+        others=[(metric.title, svg) for metric in others if (svg := metric_svg(stories, metric, steps))],
+        layers=[(story.name, _layers(story)) for story in stories] if with_layers else [],
+    )
+
+
+def _facts(story: Story) -> dict[str, Any]:
+    """Return what the page says of a run in words and numbers."""
+    last = story.training[-1] if story.training else {}
+    validation = story.validations[-1] if story.validations else {}
+    own, dense = story.parameters
+    seconds = max(story.seconds.values(), default=0.0)
+    tokens = story.tokens(story.step)
+    speeds = sorted(row["tokens_per_second"] for row in story.training if is_number(row.get("tokens_per_second")))
+    memory = [row["memory_bytes"] for row in story.training if is_number(row.get("memory_bytes"))]
+    starts = list(story.starts)
+    total = story.config.schedule.total_steps
+    rows = {
+        "steps": f"{story.step:,} of {total:,}",
+        "tokens": f"{tokens:,}",
+        "parameters": f"{own:,} (dense: {dense:,})",
+        "training loss": _number(last.get("loss_mean")),
+        "validation loss": _number(validation.get("validation_loss")),
+        "perplexity": _number(validation.get("perplexity"), 2),
+        "bits a byte": _number(validation.get("bits_per_byte")),
+        "time of training": f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min",
+        "FLOPs": f"{tokens * story.flops_per_token:.3g}",
+        "tokens a second": f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
+        "most memory": f"{max(memory) / 2**30:.2f} GiB" if memory else "",
+        "updates left out": str(last.get("skipped", "")),
+        "kind": story.config.projection.kind,
+        "optimizer": f"{story.config.optimizer.name}, rate {story.config.optimizer.lr:g}",
+        "started": counted(len(starts), "time"),
+        "version": ", ".join(dict.fromkeys(version for version, _ in starts)),
+    }
+    return {
+        "name": story.name,
+        "folder": str(story.folder),
+        "facts": rows,
+        "command": starts[-1][1] if starts else "",
+        "config": dump(story.config),
+        "log": story.log[-_LOG_LINES:],
+        "validations": [
+            [f"{row['step']:,}", *(_number(row.get(key)) for key in ("validation_loss", "bits_per_byte"))]
+            for row in story.validations
+        ],
+    }
+
+
+def _number(value: object, digits: int = 4) -> str:
+    return f"{value:,.{digits}f}" if is_number(value) else ""
+
+
+def _layers(story: Story) -> dict[str, Any]:
+    """Return the plots of a run's layers, or why there are none."""
+    try:
+        layers = story.layers()
+    except LostError as error:
+        return {"reason": str(error)}
+    plots = [layer_svg(layers, values, title) for title, values in _by_projection(layers)]
+    widths = [report.shape[1] for report in layers.reports]
+    kept = {name.removeprefix("model.layers."): array for name, array in layers.channels.items()}
+    spectra: dict[str, list[np.ndarray]] = {}
+    for report in layers.reports:
+        spectra.setdefault(_within_block(report), []).append(report.singular_values)
+    return {
+        "step": layers.step,
+        "plots": plots,
+        "spectra": [(name, spectra_svg(values)) for name, values in spectra.items()],
+        "channels": channels_svg(kept, widths) if kept else None,
+    }
+
+
+def _within_block(report: LayerReport) -> str:
+    return report.name.rpartition(".")[2].removesuffix("_proj")
+
+
+def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Yield what is drawn by block: its title, and the values by a projection's name within its block."""
+    for title, key in (
+        ("effective rank", "effective_rank"),
+        ("leading singular values' share", "spectrum"),
+        ("sparse part's share", "sparse_share"),
+        ("norm", "norm"),
+    ):
+        values: dict[str, list[float]] = {}
+        for report in layers.reports:
+            if (value := getattr(report, key)) is not None:
+                values.setdefault(_within_block(report), []).append(value)
+        if values:
+            yield title, values

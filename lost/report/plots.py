@@ -1,0 +1,184 @@
+"""Pictures of runs, by matplotlib: as SVG for a page, whose style sheet colours them, or as a file."""
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.errors import UserError
+from lost.report.curves import Across, Curve, curve
+from lost.report.story import Layers, Story
+from lost.utils.extras import need
+
+# Colours of lines: told apart by those who don't see red or green (Wong, Nature Methods 8, 441, 2011), on white and
+# on black. The page's style sheet has its own for both.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#777777")
+_BLOCKS, _VALUES = 12, 80  # of a plot of spectra: lines, and points of a line
+_INK, _GRID = "#101010", "#d0d0d0"
+_VARIABLES = {_INK: "--ink", _GRID: "--grid"} | {colour: f"--run{n}" for n, colour in enumerate(COLOURS)}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A field of a run's rows that is drawn.
+
+    Attributes:
+        key: the field.
+        title: of the plot.
+        log: whether its axis is logarithmic.
+        smooth: whether its running mean is drawn over it.
+    """
+
+    key: str
+    title: str
+    log: bool = False
+    smooth: bool = False
+
+
+METRICS = {
+    each.key: each
+    for each in (
+        Metric("loss_mean", "training loss", smooth=True),
+        Metric("validation_loss", "validation loss"),
+        Metric("lr", "learning rate"),
+        Metric("grad_norm", "gradient norm", log=True, smooth=True),
+        Metric("tokens_per_second", "tokens a second", smooth=True),
+        Metric("memory_bytes", "memory (GiB)"),
+        Metric("skipped", "updates left out"),
+        Metric("stall_seconds", "training held up by a save (s)"),
+    )
+}
+
+
+def metric_svg(stories: Sequence[Story], metric: Metric, across: Across) -> str | None:
+    """Return a plot of one field, a line a run, as SVG; None: no run has it."""
+    with _figure() as figure:
+        return _svg(figure) if draw(figure.subplots(), stories, metric, across) else None
+
+
+def save_plot(stories: Sequence[Story], metric: Metric, across: Across, path: Path) -> None:
+    """Write a plot with a legend to a file of the type that its name says.
+
+    Raises:
+        UserError: matplotlib writes no such type.
+        OSError: it can't be written.
+    """
+    with _figure() as figure:
+        known = figure.canvas.get_supported_filetypes()
+        if path.suffix[1:].lower() not in known:
+            raise UserError(f"{path}: no picture of this type can be written; expected .{', .'.join(sorted(known))}")
+        axes = figure.subplots()
+        draw(axes, stories, metric, across)
+        axes.set_ylabel(metric.title)
+        if len(stories) > 1:
+            axes.legend(fontsize=8)
+        figure.savefig(path, dpi=160)
+
+
+def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) -> bool:
+    """Draw one field of every run; return whether any has it."""
+    found = False
+    for number, story in enumerate(stories):
+        whole = curve(story, story.rows, metric.key, across)
+        if metric.key == "memory_bytes":
+            whole = Curve(whole.x, whole.y / 2**30)
+        if not whole.y.any():  # nothing, or a count that stayed 0
+            continue
+        found = True
+        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": story.name.replace("$", r"\$")}
+        thin = whole.thinned()
+        if metric.smooth and len(whole.x) > 20:
+            axes.plot(thin.x, thin.y, alpha=0.25, linewidth=0.8, color=look["color"])
+            thin = whole.smoothed().thinned()
+        marker = {"marker": "o", "markersize": 3} if len(thin.x) <= 40 else {}
+        axes.plot(thin.x, thin.y, linewidth=1.5, **look, **marker)
+    if metric.log:
+        axes.set_yscale("log")
+    axes.set_xlabel(across.title)
+    axes.margins(x=0.01)
+    axes.grid(linewidth=0.6)
+    return found
+
+
+def layer_svg(layers: Layers, values: dict[str, list[float]], title: str) -> str:
+    """Return a plot by block, a line a projection, with a name at each line's end.
+
+    Args:
+        layers: whose projections are drawn.
+        values: by projection, one a block.
+        title: of the y axis.
+    """
+    with _figure() as figure:
+        axes = figure.subplots()
+        for number, (name, line) in enumerate(values.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(range(len(line)), line, marker="o", markersize=3, linewidth=1.2, color=colour)
+            end = (len(line) - 1, line[-1])
+            axes.annotate(name, end, (4, 0), textcoords="offset points", fontsize=7, va="center", color=colour)
+        axes.set(xlabel="block", ylabel=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(x=0.03)
+        axes.grid(linewidth=0.6)
+        return _svg(figure)
+
+
+def spectra_svg(spectra: Sequence[np.ndarray]) -> str:
+    """Return a plot of singular values, a line a block, the first one palest.
+
+    Args:
+        spectra: descending, of one projection, of each block.
+    """
+    with _figure() as figure:
+        axes = figure.subplots()
+        for block in dict.fromkeys(np.linspace(0, len(spectra) - 1, _BLOCKS).astype(int)):
+            values = spectra[block][spectra[block] > 1e-7 * spectra[block].max()]
+            places = np.unique(np.geomspace(1, len(values), _VALUES).astype(int)) if len(values) else np.array([], int)
+            depth = 1.0 if len(spectra) == 1 else 0.25 + 0.75 * block / (len(spectra) - 1)
+            axes.plot(places, values[places - 1], color=COLOURS[0], alpha=depth, linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel="number")
+        axes.grid(linewidth=0.6)
+        return _svg(figure)
+
+
+def channels_svg(channels: dict[str, np.ndarray], widths: Iterable[int]) -> str:
+    """Return a plot of which input channels are kept, a row a projection."""
+    names, limit = list(channels), max(widths)
+    with _figure(height=0.6 + 0.11 * len(names)) as figure:
+        axes = figure.subplots()
+        axes.eventplot(list(channels.values()), lineoffsets=range(len(names)), linelengths=0.8, linewidths=0.6,
+                       color=COLOURS[0], rasterized=sum(map(len, channels.values())) > 5000)  # fmt: skip
+        axes.set(xlabel="input channel", xlim=(-1, limit), ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), names, fontsize=5)
+        return _svg(figure)
+
+
+@contextmanager
+def _figure(height: float = 3.0) -> Iterator[Any]:
+    """Yield a figure that knows nothing of the screen, or of other figures."""
+    library = need("matplotlib", "report", "a report's plots")
+    style = {
+        "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
+        "grid.color": _GRID, "svg.fonttype": "none", "svg.hashsalt": "lost", "font.size": 9,
+        "axes.spines.top": False, "axes.spines.right": False, "path.simplify": True,
+    }  # fmt: skip
+    figure = need("matplotlib.figure", "report", "a report's plots")
+    with library.rc_context(style):
+        yield figure.Figure(figsize=(4.8, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    """Return a figure as SVG without a background, its colours those of the page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)  # as wide as its place
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(f": {colour}", f": var({variable})")
+    return text

@@ -1,0 +1,173 @@
+"""A run as a report sees it: its configuration, its rows, how it was started, its layers."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.checkpoint import find_checkpoint
+from lost.config import Config
+from lost.errors import UserError
+from lost.model.inspect import LayerReport, inspect_layers
+from lost.model.load import load_config
+from lost.planning.budget import budget, dense_twin
+from lost.storage.nofollow import read_bytes
+from lost.tracking.log import FILE as LOG
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+from lost.training.run_dir import CONFIG
+from lost.utils.wording import did_you_mean_path
+
+_LOG_BYTES = 1 << 24
+_START = re.compile(r"^\S+(?: rank 0)? lost (\S+), process \d+ on \S+: (.*)$")
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a run's newest checkpoint.
+
+    Attributes:
+        step: of the checkpoint.
+        reports: a projection each.
+        channels: kept input channels by a projection's name.
+    """
+
+    step: int
+    reports: list[LayerReport]
+    channels: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Story:
+    """One run.
+
+    Attributes:
+        name: short, and unlike those of the runs beside it.
+        folder: the run's.
+        config: the run's.
+        rows: of metrics.jsonl.
+        log: lines of log.txt.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    rows: list[dict[str, Any]] = field(repr=False)
+    log: list[str] = field(repr=False)
+
+    @cached_property
+    def training(self) -> list[dict[str, Any]]:
+        """Rows of reported steps."""
+        return [row for row in self.rows if "loss" in row]
+
+    @cached_property
+    def validations(self) -> list[dict[str, Any]]:
+        """Rows of validations."""
+        return [row for row in self.rows if "validation_loss" in row]
+
+    @cached_property
+    def flops_per_token(self) -> int:
+        """Forward and backward, as `lost plan` counts them."""
+        return budget(self.config).flops_per_token
+
+    @cached_property
+    def parameters(self) -> tuple[int, int]:
+        """Trained parameters, and those of the dense twin."""
+        return budget(self.config).parameters, budget(dense_twin(self.config)).parameters
+
+    @property
+    def step(self) -> int:
+        """The last one that was reported."""
+        return max((row["step"] for row in self.rows), default=0)
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens that were read up to a step."""
+        return step * self.config.train.batch_size * self.config.data.seq_len
+
+    @cached_property
+    def seconds(self) -> dict[int, float]:
+        """Seconds of training by reported step."""
+        return {row["step"]: row["seconds"] for row in self.training if is_number(row.get("seconds"))}
+
+    @property
+    def starts(self) -> Iterator[tuple[str, str]]:
+        """The version and the command of each of its lives."""
+        for line in self.log:
+            if found := _START.match(line):
+                yield found[1], found[2]
+
+    def layers(self) -> Layers:
+        """Look into the newest intact checkpoint.
+
+        Raises:
+            LostError: there is none, or its weights can't be looked into.
+        """
+        found, _ = find_checkpoint(self.folder)
+        parameters = dict(found.parameters())
+        channels = {
+            name.removesuffix(".channels"): array for name, array in parameters.items() if name.endswith(".channels")
+        }
+        return Layers(found.progress.step, list(inspect_layers(found.config, parameters)), channels)
+
+
+def is_number(value: object) -> bool:
+    """Whether a row's entry is a finite number, which a file of others need not hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def read_stories(folders: Sequence[Path]) -> list[Story]:
+    """Read runs.
+
+    Raises:
+        UserError: a folder holds none.
+    """
+    folders = list(dict.fromkeys(folders))
+    return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def _read(folder: Path, name: str) -> Story:
+    if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
+        hint = "" if folder.exists() else did_you_mean_path(folder)
+        raise UserError(f"{folder} is no run; {hint}expected a folder that `lost train` wrote")
+    config = load_config(folder / CONFIG)
+    rows = [_with_mean(row) for row in read_rows(folder / METRICS)]
+    try:
+        log = read_bytes(folder / LOG, _LOG_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        log = []
+    return Story(name, folder, config, rows, log)
+
+
+def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the mean loss since the one before; of versions that wrote none, the step's own loss."""
+    return {"loss_mean": row["loss"], **row} if "loss" in row else row
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the last parts of paths, as many as tell them apart."""
+    parts = [folder.absolute().parts for folder in folders]
+    for count in range(1, max(map(len, parts))):
+        names = ["/".join(each[-count:]) for each in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def differences(stories: Sequence[Story]) -> dict[str, list[Any]]:
+    """Return the keys in which configurations differ, with the value of each run."""
+    flat = [dict(_flat(story.config.model_dump())) for story in stories]
+    keys = dict.fromkeys(key for each in flat for key in each)
+    values = {key: [each.get(key) for each in flat] for key in keys}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value and key != "overrides":
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

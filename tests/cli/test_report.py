@@ -1,0 +1,176 @@
+"""`lost report` and `lost plot`: what is drawn, that it needs nothing else, and that strangers' words stay words."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lost.data.dataset import Dataset
+from lost.report.curves import ACROSS, Curve, curve
+from lost.report.story import read_stories
+
+Lost = Callable[..., Any]
+HOSTILE = "<script>alert(1) $x$ $"
+
+
+RUNS = (("a", "torch", (15, 20), "lost"), ("b", "torch", (20,), "dense"), (HOSTILE, "mlx", (10,), "lost"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made") / "runs"
+
+
+@pytest.fixture
+def runs(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, made: Path) -> list[Path]:
+    """LOST, stopped and resumed; dense; and a LOST run by MLX, with a name that isn't nice. Made once, and copied."""
+    for name, backend, stops, kind in () if made.exists() else RUNS:
+        for stop in stops:
+            sets = ("train.eval_every=5", f"projection.kind={kind}", f"train.stop_after={stop}")
+            answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", made / name, "--backend", backend,
+                          "--device", "cpu", *(word for each in sets for word in ("--set", each)))  # fmt: skip
+            assert answer.code == 0, answer.err
+    shutil.copytree(made, tmp_path / "runs")
+    return [tmp_path / "runs" / name for name, *_ in RUNS]
+
+
+def test_a_report_of_three_runs(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    answer = lost("report", *runs, "--out", tmp_path / "report.html", "--json")
+    assert answer.code == 0, answer.err
+    text = (tmp_path / "report.html").read_text()
+    assert json.loads(answer.out)["bytes"] == len(text.encode()) < 3_000_000
+    # It needs nothing from elsewhere, and runs nothing.
+    assert not re.search(r"<script|<link|<img|<iframe|\ssrc=|\son\w+=|@import|url\((?!#)", text)
+    assert set(re.findall(r"https?://[^\"\s]*", text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "&lt;script&gt;alert(1)" in text
+    # Loss against four things; rate, norm, speed, memory, saves; of each run layers.
+    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    assert all(figure.count("<path") > 5 for figure in figures)
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert titles[:8] == ["training loss"] * 4 + ["validation loss"] * 4
+    assert {"learning rate", "gradient norm", "tokens a second", "memory (GiB)"} <= set(titles)
+    assert [text.count(f">{name}</text>") for name in ("effective rank", "sparse part's share")] == [3, 2]
+    assert text.count("Which input channels are kept") == 2
+    for number in range(3):  # a colour a run, in each of the loss plots
+        assert all(f"var(--run{number})" in figure for figure in figures[:8])
+    # What differs, and how it was made.
+    (table,) = re.findall(r"What differs.*?</table>", text, re.DOTALL)
+    assert re.findall(r"<tr><th>([^<]+)</th>", table) == ["projection.kind", "train.stop_after"]
+    assert "<td>2 times</td>" in text
+    assert "20 of 20" in text
+    assert re.search(r"<pre>.*lost train .*--out \S*/runs/a ", text)
+
+
+def test_without_checkpoints_the_page_says_why(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    shutil.rmtree(runs[0] / "checkpoints")
+    answer = lost("report", runs[0], "--out", tmp_path / "report.html")
+    assert answer.code == 0, answer.err
+    text = (tmp_path / "report.html").read_text()
+    assert "holds no usable checkpoint" in text
+    assert "training loss" in text
+    assert lost("report", runs[1], "--out", tmp_path / "report.html", "--no-layers").code == 0
+    assert "effective rank" not in (tmp_path / "report.html").read_text()
+
+
+def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    """Texts and lists where numbers belong are left out; markup in a log is shown as it stands."""
+    rows = [
+        {"step": 21, "loss": "<b>", "lr": [1], "seconds": {}, "memory_bytes": True},
+        {"step": 22, "validation_loss": "x"},
+        {"step": 23, "loss": None},
+    ]
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    with (runs[0] / "log.txt").open("a") as file:
+        file.write("2026-01-01T00:00:00+0000 lost 1, process 1 on x: lost train <svg onload=alert(1)>\n")
+    answer = lost("report", runs[0], "--out", tmp_path / "report.html", "--no-layers")
+    assert answer.code == 0, answer.err
+    assert "<svg onload" not in (tmp_path / "report.html").read_text()
+
+
+def test_curves(runs: list[Path]) -> None:
+    story = read_stories(runs)[0]
+    rows = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
+    steps = curve(story, story.rows, "loss", ACROSS["steps"])
+    assert dict(zip(steps.x, steps.y, strict=True)) == losses
+    tokens = curve(story, story.rows, "validation_loss", ACROSS["tokens"])
+    assert list(tokens.x) == [step * 4 * 16 for step in (5, 10, 15, 20)]
+    flops = curve(story, story.rows, "validation_loss", ACROSS["flops"])
+    np.testing.assert_allclose(flops.x, tokens.x * story.flops_per_token)
+    hours = curve(story, story.rows, "validation_loss", ACROSS["hours"])
+    seconds = {row["step"]: row["seconds"] for row in rows if "loss" in row}
+    np.testing.assert_allclose(hours.x, [seconds[step] / 3600 for step in (5, 10, 15, 20)])
+
+
+def test_long_curves() -> None:
+    """As many points as can be seen, each a mean; the running mean starts where the curve does."""
+    x = np.arange(10_001.0)
+    thin = Curve(x, 3 * x).thinned()
+    assert len(thin.x) <= 1200
+    np.testing.assert_allclose(thin.y, 3 * thin.x)
+    assert thin.x.mean() == pytest.approx(x.mean(), rel=1e-3)
+    level = Curve(x, np.full_like(x, 7)).smoothed()
+    np.testing.assert_allclose(level.y, 7)
+    noisy = Curve(x, np.random.default_rng(0).normal(5, 1, len(x))).smoothed()
+    assert noisy.y[len(x) // 2 :].std() < 0.1
+
+
+def test_names_tell_runs_apart(runs: list[Path], tmp_path: Path) -> None:
+    twin = tmp_path / "others" / "a"
+    shutil.copytree(runs[0], twin)
+    assert [story.name for story in read_stories([runs[0], twin])] == ["runs/a", "others/a"]
+    assert [story.name for story in read_stories([runs[0], runs[1], runs[0]])] == ["a", "b"]
+
+
+def test_a_plot_in_a_file(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    for name, start in (("loss.png", b"\x89PNG"), ("loss.svg", b"<?xml"), ("loss.pdf", b"%PDF")):
+        answer = lost("plot", *runs, "-o", tmp_path / name)
+        assert answer.code == 0, answer.err
+        assert (tmp_path / name).read_bytes().startswith(start)
+    svg = (tmp_path / "loss.svg").read_text()
+    assert "validation loss" in svg
+    assert ">tokens<" in svg
+    assert "&lt;script&gt;" in svg
+
+
+def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("LINES", "20")
+    answer = lost("plot", *runs[:2], "--y", "lr", "--x", "steps")
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 70
+    assert "learning rate" in lines[0]
+    assert "\x1b" not in answer.out
+    assert {"a", "b"} <= set(answer.out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("report", "{runs}/c"), "c is no run; expected a folder that `lost train` wrote"),
+        (("plot", "{runs}/a", "--y", "losses"), "--y losses: none of these runs has reported it; did you mean 'loss'"),
+        (("plot", "{runs}/a", "--x", "step"), "--x step: did you mean 'steps'?"),
+        (("plot", "{runs}/a", "-o", "{runs}/loss.xyz"), "loss.xyz: no picture of this type can be written"),
+        (("report", "{runs}/a", "-o", "{runs}/none/report.html"), "report.html"),
+    ],
+)
+def test_bad_input(lost: Lost, runs: list[Path], arguments: tuple[str, ...], words: str) -> None:
+    answer = lost(*(each.replace("{runs}", str(runs[0].parent)) for each in arguments))
+    assert answer.code == 2
+    assert words in answer.err
+
+
+def test_without_the_extra(lost: Lost, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    answer = lost("report", runs[0], "--out", tmp_path / "report.html")
+    assert answer.code == 2
+    assert "pip install 'lost-pretrain[report]'" in answer.err
