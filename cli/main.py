@@ -31,7 +31,7 @@ app = typer.Typer(
     help="Pre-train language models with LOST layers (low-rank plus sparse, arXiv 2508.02668).",
     no_args_is_help=True,
     rich_markup_mode=None,
-    add_completion=False,
+    add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Overrides, Threads, path_option
+from lost.cli.options import AsJson, Assignments, Backend, Device, Overrides, Threads, path_option
 
 if TYPE_CHECKING:
     from lost.config import Config
+    from lost.data.dataset import Dataset
     from lost.engine import Engine
     from lost.training.trainer import Result
 
@@ -20,6 +21,7 @@ def train(
             metavar="CONFIG|RUN", help="A YAML file, a shipped name, or a run folder to resume.", show_default=False
         ),
     ] = None,
+    assignments: Assignments = [],
     data: Annotated[Path | None, path_option("Folder made by `lost prepare`.")] = None,
     out: Annotated[Path | None, path_option("Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
@@ -64,6 +66,7 @@ def train(
     from lost.training.dry_run import check_start, miniature
     from lost.training.start import Request, ready, start
 
+    overrides = [*overrides, *assignments]
     run = ready(
         Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite)
     )
@@ -75,7 +78,7 @@ def train(
             answer_dry_run(outcome, run, as_json)
         run.workers.close()
         return
-    result = start(run, engine, screen, screen.live, describe(run.config, engine), ending)
+    result = start(run, engine, screen, screen.live, describe(run.config, engine, run.dataset), ending)
     validation = result.validation
     value = {
         "run": str(run.folder),
@@ -95,9 +98,10 @@ def train(
         raise typer.Exit(130)
 
 
-def describe(config: "Config", engine: "Engine") -> str:
-    """Return one line that describes what is about to be trained."""
+def describe(config: "Config", engine: "Engine", dataset: "Dataset") -> str:
+    """Return a sentence that describes what is about to be trained: the model, where, a step, all of them."""
     from lost.cli.render.output import count
+    from lost.data.mixture import training_stream
     from lost.distributed.group import local_batch_size
     from lost.planning.budget import budget, dense_twin
     from lost.utils.wording import counted
@@ -105,12 +109,17 @@ def describe(config: "Config", engine: "Engine") -> str:
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
     local, at_once = local_batch_size(config, engine.workers.world_size)
-    parts = f", {counted(at_once, 'sequence')} at once" if at_once < local else ""
+    times = -(-local // at_once)
+    parts = f", {counted(at_once, 'sequence')} at once, {times} times" if times > 1 else ""
+    steps, samples = config.schedule.total_steps, config.schedule.total_steps * config.train.batch_size
+    tokens = samples * config.data.seq_len
+    epochs = training_stream(dataset, config.data.seq_len, config.train.seed).epochs(samples)
+    whole = f"{tokens / own.parameters:.3g} a parameter, {' and '.join(f'{each:.3g}' for each in epochs)} epochs"
     among = f" and {engine.workers.world_size - 1} more" if engine.workers.world_size > 1 else ""
     return (
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
         f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a "
-        f"step{parts}"
+        f"step{parts}; {counted(steps, 'step')}: {count(tokens)} tokens, {whole}"
     )
 
 

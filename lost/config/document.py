@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from lost.config.elsewhere import OURS
 from lost.config.fields import Section
 from lost.config.reference import nearest
 from lost.config.schedule import others
@@ -89,6 +90,8 @@ def problems(error: ValidationError) -> Iterable[Problem]:
 
 def _suggestion(path: tuple[str, ...]) -> str:
     known = _keys(path[:-1])
+    if ours := OURS.get(path[-1]):
+        return f"; here that is {ours!r} (`lost config --explain {ours}`)"
     near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5) or list(filter(None, [nearest(".".join(path))]))
     return f"; did you mean {near[0]!r}?" if near else f"; known here are {', '.join(known)}"
 

@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 from lost.config import Config, Section
+from lost.config.elsewhere import OURS
+from lost.config.reference import reference
+from lost.model.load import load_config
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim.schedule import KINDS as SCHEDULES
 from lost.projections import KINDS as PROJECTIONS
@@ -98,9 +102,71 @@ def test_unknown_keys(lost: Lost, wrong: str, meant: str | None) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("train.seed",), ("--explain", "--reference"), ("--reference", "train"), ("--reference", "--json")],
+    [("--explain", "--reference"), ("--reference", "train"), ("--reference", "--json")],
 )
 def test_one_thing_is_asked(lost: Lost, arguments: tuple[str, ...]) -> None:
     answer = lost("config", *arguments)
     assert answer.code == 2
     assert "expected --explain" in answer.err
+
+
+def test_a_shipped_configuration_is_printed(lost: Lost, tmp_path: Path) -> None:
+    """To a file that is one to start from; without a name, what there is."""
+    (tmp_path / "mine.yaml").write_text(lost("config", "llama_60m").out)
+    assert load_config(tmp_path / "mine.yaml") == load_config("llama_60m")
+    names = json.loads(lost("config", "--json").out)["shipped"]
+    assert {"quickstart", "llama_60m"} <= set(names)
+    assert [line.partition(":")[0] for line in lost("config").out.splitlines()] == names
+    answer = lost("config", "lama_60m")
+    assert answer.code == 2
+    assert "did you mean 'llama_60m'?" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("optimizer.learning_rate=1", "optimizer.lr"),
+        ("schedule.max_steps=1", "schedule.steps"),
+        ("train.iters=1", "schedule.steps"),
+        ("data.max_seq_length=1", "data.seq_len"),
+        ("train.per_device_train_batch_size=1", "train.micro_batch_size"),
+        ("train.max_grad_norm=1", "train.grad_clip"),
+        ("train.gradient_checkpointing=true", "train.checkpoint_activations"),
+        ("train.save_total_limit=1", "train.keep_last"),
+        ("train.bf16=true", "train.dtype"),
+        ("n_layer=2", "model.num_hidden_layers"),
+    ],
+)
+def test_names_of_other_trainers_are_answered_with_ours(lost: Lost, given: str, ours: str) -> None:
+    """Also where the key is given without --set."""
+    answer = lost("plan", "quickstart", given)
+    assert answer.code == 2
+    assert f"unknown key; here that is {ours!r}" in answer.err
+    explained = json.loads(lost("config", "--explain", ours, "--json").out)["keys"]
+    assert explained[0]["path"].startswith(ours)
+
+
+def test_every_name_of_others_means_a_key_of_ours() -> None:
+    known = {path for part in reference() for path in (part.path, *(key.path for key in part.keys))}
+    assert set(OURS.values()) <= known
+
+
+def test_keys_without_set(lost: Lost) -> None:
+    """As many as are given, beside --set, wherever they stand."""
+    plain = json.loads(lost("plan", "quickstart", "--json").out)
+    found = json.loads(
+        lost("plan", "quickstart", "projection.rank=8", "--set", "data.seq_len=64", "train.batch_size=2", "--json").out
+    )
+    asked = ("--set", "projection.rank=8", "--set", "data.seq_len=64", "--set", "train.batch_size=2")
+    assert found == json.loads(lost("plan", "quickstart", *asked, "--json").out) != plain
+    answer = lost("train", "quickstart", "rank")
+    assert answer.code == 2
+    assert "rank: expected section.key=value" in answer.err
+
+
+def test_completion() -> None:
+    """As bash asks for it, by the script that `lost --install-completion` installs."""
+    program = "import sys; sys.argv = ['lost']; from lost.cli.main import main; main()"
+    for words, expected in (("lost tr", "train"), ("lost train --bra", "--branch-from")):
+        asked = {"_LOST_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        assert run_python("-c", program, **asked).stdout.split() == [expected]

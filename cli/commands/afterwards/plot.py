@@ -20,7 +20,10 @@ def plot(
     ),
     x: Annotated[str, typer.Option("--x", metavar="ACROSS", help="steps, tokens, hours or flops.")] = "tokens",
 ) -> None:
-    """Plot a field of runs' metrics, a line a run: the validation loss by tokens, unless something else is asked."""
+    """Plot a field of runs' metrics, a line a run.
+
+    The validation loss by tokens, unless something else is asked.
+    """
     from lost.cli.render.output import say
     from lost.errors import UserError
     from lost.report.curves import ACROSS

@@ -18,7 +18,9 @@ def report(
     layers: Annotated[bool, typer.Option(help="Look into the weights: a decomposition a layer.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write a page about runs: curves, what differs between them, their layers, how they were made.
+    """Write a page about runs.
+
+    Curves, what differs between the runs, their layers, how they were made.
 
     One HTML file that needs no network and no script. Several runs are drawn over each other.
     """

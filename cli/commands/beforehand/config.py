@@ -1,4 +1,4 @@
-"""`lost config`: what the keys of a configuration mean."""
+"""`lost config`: shipped configurations, and what their keys mean."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,12 @@ out have their default. An unknown key, or a value that can't be, is refused wit
 
 def config(
     key: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="A key such as optimizer.lr, or a section.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME|KEY",
+            help="A shipped configuration; with --explain a key such as optimizer.lr, or a section.",
+            show_default=False,
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what KEY may be, its default and its meaning; without KEY, of all.")
@@ -32,9 +37,10 @@ def config(
     reference: Annotated[bool, typer.Option("--reference", help="Print docs/configuration.md.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Explain the keys of a configuration.
+    """Print a shipped configuration to start from, or explain keys.
 
-    What each may be, what it is if left out, and what it does.
+    `lost config quickstart > mine.yaml` is a file to change. With --explain: what each key may be, what it is if left
+    out, and what it does. Without anything: the names of what ships.
     """
     from dataclasses import asdict
 
@@ -42,14 +48,38 @@ def config(
     from lost.config import reference as schema
     from lost.errors import UserError
 
-    if explain == reference or (reference and (key is not None or as_json)):
-        raise UserError(
-            f"expected --explain, with a key, a section or neither, or --reference alone; "
-            f"ask `lost config --explain{f' {key}' if key else ''}`"
-        )
+    if (explain and reference) or (reference and (key is not None or as_json)):
+        raise UserError("expected --explain, with a key, a section or neither, or --reference alone")
+    if not explain and not reference:
+        _print_shipped(key, as_json)
+        return
     parts = schema.reference() if key is None else schema.explain(key)
     keys = [asdict(each) for part in parts for each in part.keys]
     answer(as_json, {"keys": keys}, _page(parts) if reference else _explained(parts, whole=key is None))
+
+
+def _print_shipped(name: str | None, as_json: bool) -> None:
+    """Print a shipped configuration, or the names of all.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from lost.cli.render.output import answer
+    from lost.config.reference import nearest
+    from lost.errors import UserError
+    from lost.model.load import load_config, shipped
+    from lost.utils.wording import did_you_mean
+
+    files = shipped()
+    if name is None:
+        lines = [f"{each}: {files[each].read_text().splitlines()[0].removeprefix('# ')}" for each in files]
+        answer(as_json, {"shipped": list(files)}, lines)
+        return
+    if name not in files:
+        key = f"; of a key, ask `lost config --explain {near}`" if (near := nearest(name)) else ""
+        known = f"{did_you_mean(name, files)}expected a name that ships: {', '.join(files)}"
+        raise UserError(f"{name} is no shipped configuration; {known}{key}")
+    answer(as_json, {name: load_config(name).model_dump()}, [files[name].read_text().rstrip()])
 
 
 def _explained(parts: "list[Part]", whole: bool) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, ConfigName, Device, Overrides, path_option
+from lost.cli.options import AsJson, Assignments, Backend, ConfigName, Device, Overrides, path_option
 
 _H100_GIB = 72  # what a run may take of an H100's 80 GB
 _LINK = 50  # GB/s, 400 Gb/s
@@ -13,6 +13,7 @@ _LINK = 50  # GB/s, 400 Gb/s
 
 def plan(
     config: ConfigName,
+    assignments: Assignments = [],
     data: Annotated[
         Path | None, path_option("Prepared set to train on; a vocabulary that CONFIG leaves open is taken from it.")
     ] = None,
@@ -55,7 +56,7 @@ def plan(
     from lost.planning.room import check_room, fits_whole
     from lost.planning.vocabulary import with_vocabulary
 
-    asked, remark = with_vocabulary(load_config(config, overrides), data)
+    asked, remark = with_vocabulary(load_config(config, [*overrides, *assignments]), data)
     if world is not None:
         name, device_name = _elsewhere("torch" if backend == "auto" else backend, device)
         room = int((memory_gib or _H100_GIB) * 2**30)
