@@ -5,12 +5,16 @@ prints the message alone and leaves with `exit_code`; a traceback is shown only 
 """
 
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SHORT = re.compile(
     r"out of memory|insufficient memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE
 )
+
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h, which schedulers know: the same command may succeed later
 
 
 class LostError(Exception):
@@ -35,6 +39,12 @@ class DataError(UserError):
 
 class UnreachableError(UserError):
     """Text that could not be read just now, and may be later."""
+
+
+class NetworkError(UnreachableError):
+    """A hub that doesn't answer."""
+
+    exit_code = TRY_AGAIN
 
 
 class CheckpointError(UserError):
@@ -126,6 +136,8 @@ class OutputError(LostError):
 class RunBusyError(UserError):
     """Another job writes to the run folder."""
 
+    exit_code = TRY_AGAIN
+
 
 class DivergedError(LostError):
     """The loss stopped being a finite number."""
@@ -138,4 +150,6 @@ class WorkerLostError(LostError):
 class InterruptedAtOnceError(BaseException):
     """A signal that isn't to be waited for. No `Exception`: nothing that tries again or hides errors may catch it."""
 
-    exit_code = 130
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number

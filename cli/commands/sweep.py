@@ -68,4 +68,4 @@ def sweep(
     answer(as_json, value, lines if results.rows else [])
     if not complete:
         screen.message(f"stopped; `lost sweep {file}` with the same options goes on")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + asked.number)

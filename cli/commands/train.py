@@ -49,7 +49,7 @@ def train(
     """Start or resume a run.
 
     A run resumes automatically if its folder holds checkpoints of the same configuration. Ctrl-C saves and exits with
-    code 130; run the same command again to resume.
+    code 130, SIGTERM with 143; run the same command again to resume. Code 75: another job has the folder; try later.
 
     With --init-from, a new run starts at step 0 with other weights: it has its own data, schedule and optimizer state.
     Keys of model and projection that CONFIG leaves out follow the weights; without CONFIG everything but the data does.
@@ -95,7 +95,7 @@ def train(
     if run.workers.rank == 0:
         answer(as_json, value, [])  # as text it was shown above
     if result.interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + result.signal)
 
 
 def describe(config: "Config", engine: "Engine", dataset: "Dataset") -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lost.errors import DataError, UnreachableError
+from lost.errors import DataError, NetworkError
 from lost.prepare.readers import SUFFIXES, no_text
 from lost.utils.extras import need
 
@@ -44,6 +44,7 @@ def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Ite
 
     Raises:
         DataError: there is no such data set, or it has no such column.
+        NetworkError: there is no network.
         MissingPackageError: the library isn't installed.
     """
     why = "" if name.startswith(SCHEME) else " since no such path is here"
@@ -54,6 +55,10 @@ def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Ite
             name.removeprefix(SCHEME), choice.config, split=choice.split, revision=choice.revision, streaming=True
         )
         columns, count = data.column_names, data.num_shards
+    except ConnectionError as error:
+        raise NetworkError(
+            f"{what} can't be reached: {error}; expected a network and a hub that answers; try again when there are"
+        ) from None
     except Exception as error:  # of the library, of its HTTP client, of the file formats: no common class
         raise DataError(
             f"{what} can't be opened: {type(error).__name__}: {error}; expected owner/name, a --config and a --split "
@@ -77,7 +82,7 @@ def _documents(name: str, shard: Any, text_key: str) -> Iterator[str]:
     except DataError:
         raise
     except Exception as error:  # see above
-        raise UnreachableError(
+        raise NetworkError(
             f"{name} could not be read on: {type(error).__name__}: {error}; check the network and give the same "
             "command again: it goes on from there"
         ) from error

@@ -13,11 +13,12 @@ class Stop:
 
     Attributes:
         requested: whether a first signal was received.
+        number: the signal's, if this process received it; else SIGINT's: another worker did.
         nothing_to_save: no step is done yet, so that a signal stops at once, even during compilation.
     """
 
     def __init__(self) -> None:
-        self.requested, self.nothing_to_save = False, True
+        self.requested, self.number, self.nothing_to_save = False, int(signal.SIGINT), True
 
 
 @contextmanager
@@ -33,10 +34,12 @@ def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -
     def handle(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if stop.nothing_to_save:
-            raise InterruptedAtOnceError(f"{name}: stopped before the first step was done; nothing new to save")
+            raise InterruptedAtOnceError(f"{name}: stopped before the first step was done; nothing new to save", number)
         if stop.requested:
-            raise InterruptedAtOnceError("stopped at once, on the second signal; what was saved before is intact")
-        stop.requested = True
+            raise InterruptedAtOnceError(
+                "stopped at once, on the second signal; what was saved before is intact", number
+            )
+        stop.requested, stop.number = True, number
         announce(f"{name}: saving after this step; send it again to stop at once")
 
     caught = {signal.SIGINT, signal.SIGHUP, *([signal.SIGTERM] if sigterm_asks else [])}

@@ -51,6 +51,7 @@ class Result:
     loss: float | None  # of the last reported step; None: there was none, or it isn't finite
     validation: Evaluation | None
     interrupted: bool
+    signal: int  # that interrupted it, if one did
 
 
 def train(
@@ -124,7 +125,7 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
-            return Result(progress, run.saved, run.loss, validation, interrupted)
+            return Result(progress, run.saved, run.loss, validation, interrupted, asked.number)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")

@@ -164,7 +164,7 @@ def test_refused_for_another_job(lost: Lost, run: Path) -> None:
     """Nothing is written into the lock, and nothing is left locked."""
     with locked(run, print) as text:
         answer = lost("train", run, "--dry-run")
-        assert answer.code == 2
+        assert answer.code == 75
         assert f"{run} is in use by process {os.getpid()} on " in answer.err
         assert (run / ".lock").read_text() == text
     assert lost("train", run, "--dry-run").code == 0

@@ -62,7 +62,7 @@ def test_a_stopped_sweep_saves_its_runs_and_goes_on(
 
     monkeypatch.setattr(Results, "keep", keep_and_stop)
     stopped = lost(*arguments, "--out", tmp_path / "stopped")
-    assert stopped.code == 130, stopped.err
+    assert stopped.code == 143, stopped.err
     assert len(losses(tmp_path / "stopped")) == 1
     assert "goes on" in stopped.out
     monkeypatch.setattr(Results, "keep", keep)

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from lost.data.dataset import Dataset
-from lost.errors import DataError, MissingPackageError, UnreachableError
+from lost.errors import DataError, MissingPackageError, NetworkError, UnreachableError
 from lost.prepare.hub import HubChoice
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
@@ -199,3 +199,16 @@ def test_interrupted_streams(tmp_path: Path) -> None:
     (tmp_path / "set" / "train-00001-of-00002.parquet").unlink()
     with pytest.raises(UnreachableError, match="the same command again"):
         list(units[1].documents())
+
+
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may answer later, which the exit code says; what can't be found is wrong."""
+    import datasets
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub (ConnectTimeout)")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(NetworkError, match="can't be reached: Couldn't reach 'owner/name'") as error:
+        list(Sources(["hf://owner/name"]).units())
+    assert error.value.exit_code == 75

@@ -81,7 +81,7 @@ def test_told_to_stop_in_a_save(lost: Lost, straight: Path, prepared: Dataset, t
     """SIGTERM while step 20 is being saved: that save is finished, the step under way too, and saved."""
     arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
     stopped = run_python(*arguments, LOST_FAIL_POINT=f"{point}=term")
-    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.returncode == 143, stopped.stderr
     last = (tmp_path / "run" / "latest").read_text().strip()
     step = open_checkpoint(tmp_path / "run" / last).progress.step
     assert 20 < step < 30

@@ -86,7 +86,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(
 ) -> None:
     run, straight = tmp_path / "run", tmp_path / "straight"
     stopped = run_python(*command(tiny_yaml, prepared, run), LOST_FAIL_POINT="step.done:13=term")
-    assert stopped.returncode == 130
+    assert stopped.returncode == 143
     assert "SIGTERM: saving after this step" in stopped.stdout
     assert "stopped at step 13: " in stopped.stdout
     assert stopped.stdout.endswith(f"; `lost train {tmp_path / 'run'}` resumes\n")
@@ -113,7 +113,7 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
     for point in ("step.done:5", "evaluation.round:1"):  # at step 5, before or in its evaluation
         monkeypatch.setattr("lost.storage.failpoints._PLAN", f"{point}=term")
         monkeypatch.setattr("lost.storage.failpoints._reached", 0)
-        assert lost(*arguments, "--fresh", "--overwrite").code == 130
+        assert lost(*arguments, "--fresh", "--overwrite").code == 143
         assert (tmp_path / "run" / "checkpoints" / "step-00000005").exists()
     monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
     assert lost(*arguments).code == 0
@@ -333,7 +333,7 @@ def test_before_the_first_step_there_is_nothing_to_wait_for(
     with start_python("-c", ENDLESS, 1, *train) as process:
         wait_for_line(process, "inside")
         process.send_signal(number)
-        assert process.wait() == 130
+        assert process.wait() == 128 + number
         assert process.stderr
         assert "stopped before the first step was done; nothing new to save" in process.stderr.read()
     assert "nothing new to save" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]

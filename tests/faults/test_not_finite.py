@@ -176,7 +176,7 @@ def test_interrupted_amid_trouble_it_goes_on_to_the_bit(
     assert lost(*command, tmp_path / "straight").code == 0
     monkeypatch.setattr("lost.storage.failpoints._PLAN", "step.done:12=term")
     monkeypatch.setattr("lost.storage.failpoints._reached", 0)
-    assert lost(*command, tmp_path / "run").code == 130
+    assert lost(*command, tmp_path / "run").code == 143
     held = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert held == ["step-00000010", "step-00000012"]
     monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
