@@ -56,7 +56,7 @@ CASES = [
      "interrupted = stop() and progress.step < last", "interrupted = False",
      f"{FAULTS}interrupted.py::test_sigterm_saves_and_the_same_command_goes_on"),
     ("SIGTERM in a save", "lost/training/signals.py",
-     "        stop.requested = True\n", "        raise SystemExit(130)\n",
+     "        stop.requested, stop.number = True, number\n", "        raise SystemExit(143)\n",
      f"{FAULTS}fail_points.py::test_told_to_stop_in_a_save"),
     ("SIGTERM in an evaluation", "lost/training/trainer.py",
      "            except _StoppedError:\n", "            except KeyError:\n",
