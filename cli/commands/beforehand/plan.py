@@ -46,9 +46,10 @@ def plan(
     With --world, what each of many cards holds, computes and sends. Fails if the run doesn't fit the device.
     """
     from lost.cli.render.output import answer, count, note, size, table
-    from lost.cli.render.plan import cluster_lines, roofline_line
+    from lost.cli.render.plan import cluster_lines, rates_lines, roofline_line
     from lost.errors import UserError
     from lost.model.load import load_config
+    from lost.optim import groups
     from lost.planning import cluster, roofline
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
@@ -101,6 +102,9 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
+    value["rates"] = groups.report(settings)
+    if settings.optimizer.base_width:
+        lines += rates_lines(value["rates"], settings.optimizer.base_width)
     if on_cuda:
         card = roofline.card_for(settings, tflops, bandwidth)
         value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, room), card)
