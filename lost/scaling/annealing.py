@@ -25,16 +25,7 @@ from lost.utils.wording import counted
 
 _LEAST = 6  # losses: the law has five constants
 _EARLY = 10  # the first tenth of a run follows no law of its rates
-_FADING = (
-    0.9,
-    0.95,
-    0.98,
-    0.99,
-    0.995,
-    0.998,
-    0.999,
-    0.9995,
-)  # the paper's is .999, for runs of tens of thousands steps
+_FADING = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)  # in the paper .999, of tens of thousands of steps
 _POWERS = np.geomspace(0.02, 4, 60)
 _KEPT = 2 / 3  # of a single run's losses: the others show the error
 Array = np.ndarray
