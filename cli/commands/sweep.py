@@ -76,8 +76,8 @@ def sweep(
     value = {"sweep": str(folder), "complete": complete, "results": results.rows}
     lines = [*shown(*table(results)), "", str(folder / TABLE)]
     if sensitive:
-        value["sensitivity"] = sensitivity(results)
-        lines += ["", *sensitivity_lines(value["sensitivity"], plan)]
+        value["sensitivity"] = rows = sensitivity(results)
+        lines += ["", *sensitivity_lines(rows, plan)]
     answer(as_json, value, lines if results.rows else [])
     if not complete:
         screen.message(f"stopped; `lost sweep {file}` with the same options goes on")

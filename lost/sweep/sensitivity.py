@@ -42,6 +42,7 @@ def sensitivity(results: Results) -> list[dict[str, Any]]:
     for best, losses in found:
         row = results.row(best)
         assert row is not None
+        assert best.value is not None
         untrained = math.log(vocabulary(load_config(results.folder / best.name / CONFIG)))
         least = losses[best.value]
         excess = [min(losses[value], untrained) - least for value in shared]
