@@ -149,7 +149,7 @@ def test_without_runs_it_says_how_little_that_is(lost: Callable, yaml: Path) -> 
     assert "2.2 to 2.4 times too high" in " ".join(guess.err.split())
     assert "a guess by Step Law" in guess.out
     assert guess.out.splitlines()[-1].startswith("lost train ")
-    value = suggested(lost, yaml, "--set", "optimizer.name=spectron", "--set", "optimizer.lr=0.03")
+    value = suggested(lost, yaml, "--set", "optimizer.name=spectron", "optimizer.lr=0.03")
     assert (value["lr"], value["rate_from"]) == (0.03, "the configuration")
     assert value["model"]["hidden_size"] == 32  # with neither time nor tokens the size stays
     assert value["tokens_per_parameter"] == pytest.approx(20, rel=0.05)
