@@ -71,6 +71,25 @@ def comparison_lines(value: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def annealing_lines(value: dict[str, Any]) -> Iterator[str]:
+    """Yield the law of one model's schedules, how far it was off, and what it foretells."""
+    law = value["law"]
+    yield f"{counted(value['runs'], 'run')} of one model, {counted(value['points'], 'validation')}"
+    yield "loss = L0 - C S2 + A/S1^a; S1: sum of the rates so far; S2: how far they have fallen, fading in by f a step"
+    yield "  ".join(f"{name} = {number:.4g}" for name, number in law.items())
+    alone = value["runs"] == 1
+    what = "the run's end from its first two thirds" if alone else "a run's end from all others"
+    for each in value["held_out"]:
+        yield (
+            f"held out: {what}: {each['run']} ({each['schedule']}), step {each['step']}: {each['predicted']:.4f}, was "
+            f"{each['loss']:.4f}: off by {each['error']:.2%}"
+        )
+    if not value["held_out"]:
+        yield "how far off it is isn't known: without any one of the runs, the others don't tell what a fall brings"
+    for each in value["predictions"]:
+        yield f"\n{each['schedule']}, {counted(each['steps'], 'step')}: loss {each['loss']:.4f}"
+
+
 _WRITTEN: dict[str, Callable[[float], str]] = {
     "tokens": count,
     "FLOPs": "{:.2e}".format,

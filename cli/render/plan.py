@@ -21,6 +21,14 @@ def roofline_line(value: dict[str, Any], kind: str) -> Iterator[str]:
         )
 
 
+def rates_lines(value: dict[str, Any], base_width: int) -> Iterator[str]:
+    """Yield the rates and decays that follow from a narrower model's."""
+    groups = value["groups"]
+    rows = [[", ".join(each["tensors"]), f"{each['lr']:.3g}", f"{each['weight_decay']:.3g}"] for each in groups]
+    yield ""
+    yield from table([f"{value['widening']:.3g} times as wide as {base_width}", "peak rate", "decay"], rows)
+
+
 def cluster_lines(value: dict[str, Any], kind: str) -> Iterator[str]:
     """Yield a table of what each of many cards holds, computes and sends in a step."""
     both = [each for each in (value, value["dense"]) if "mode" in each]

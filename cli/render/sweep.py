@@ -1,5 +1,6 @@
 """A sweep on screen: what runs and what is done, live in a terminal, a line a run in a pipe."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lost.cli.render.folding import folded
+from lost.cli.render.output import count
+from lost.cli.render.output import table as shown
+from lost.sweep.plan import Sweep
 from lost.sweep.report import table
 from lost.sweep.results import Results
 from lost.sweep.runner import Runner
@@ -78,3 +82,18 @@ class SweepScreen:
         total, last = self._results.sweep.configuration(trial).last_step, rows[-1]
         bar = ProgressBar(total=total, completed=last["step"], width=20)
         return bar, Text(f"step {last['step']}/{total}  loss {last['loss_mean']:.4f}")
+
+
+def sensitivity_lines(rows: Sequence[dict[str, Any]], sweep: Sweep) -> Iterator[str]:
+    """Yield a table of the best values by size, and how far they move."""
+    yield from shown(
+        [*sweep.axes, "parameters", f"best {sweep.key}", "loss", "mean excess"],
+        [
+            [*row["cell"].values(), count(row["parameters"]), f"{row['best']:g}", f"{row['loss']:.4f}",
+             "" if row["sensitivity"] is None else f"{row['sensitivity']:.4f}"]
+            for row in rows
+        ],
+    )  # fmt: skip
+    if rows:
+        best, tried = [row["best"] for row in rows], ", ".join(f"{value:g}" for value in rows[0]["values"])
+        yield f"the best value moves by a factor {max(best) / min(best):g}; excess over {tried or 'no shared value'}"

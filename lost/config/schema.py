@@ -306,6 +306,9 @@ class OptimizerConfig(Section):
     """Peak rate of the embedding; null: `lr`."""
     head_lr: Positive | None = None
     """Peak rate of the head; null: `lr`."""
+    base_width: Count | None = None
+    """`model.hidden_size` of a narrower model, whose best rates and decay are given here: those of this one follow by
+    its width (docs/planning.md, which says what else must be alike). null: they are this model's own."""
     momentum: Fraction = 0.95
     """Of muon and spectron: share of the running gradient that stays with each step."""
     scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"

@@ -24,6 +24,8 @@ class Parameter:
     """The limit of its indices, if it holds any: as in `Tensor`."""
     parts: tuple[int, ...] = ()
     """Widths of its groups of columns, if they differ in meaning: as in `Tensor`."""
+    widening: float = 1.0
+    """How many times as many inputs it adds up as in the model that `optimizer.base_width` means."""
 
     @property
     def integer(self) -> bool:
@@ -119,28 +121,43 @@ def vocabulary(config: Architecture) -> int:
 
 def parameter_table(config: Config) -> dict[str, Parameter]:
     """Return every parameter by name, in the order of a forward pass."""
-    hidden = config.model.hidden_size
-    rows = [Parameter(EMBEDDING, (vocabulary(config), hidden))]
+    hidden, wider = config.model.hidden_size, widening(config)
+    tied = config.model.tie_word_embeddings
+    rows = [Parameter(EMBEDDING, (vocabulary(config), hidden), widening=wider if tied else 1.0)]
     for layer in range(config.model.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         attention: list[Parameter] = []
         mlp: list[Parameter] = []
         for each in layer_projections(config, layer):
             target = mlp if ".mlp." in each.name else attention
-            target.extend(_parameter(each.name, suffix, tensor) for suffix, tensor in each.tensors().items())
+            target.extend(_parameter(each.name, suffix, tensor, wider) for suffix, tensor in each.tensors().items())
         if config.model.use_qk_norm:
             width = (config.model.head_width,)
             attention += [Parameter(f"{prefix}.self_attn.{part}_norm.weight", width) for part in ("q", "k")]
         rows += [Parameter(f"{prefix}.input_layernorm.weight", (hidden,)), *attention]
         rows += [Parameter(f"{prefix}.post_attention_layernorm.weight", (hidden,)), *mlp]
     rows.append(Parameter(FINAL_NORM, (hidden,)))
-    if not config.model.tie_word_embeddings:
-        rows.append(Parameter(HEAD, (vocabulary(config), hidden)))
+    if not tied:
+        rows.append(Parameter(HEAD, (vocabulary(config), hidden), widening=wider))
     return {row.name: row for row in rows}
 
 
-def _parameter(name: str, suffix: str, tensor: Tensor) -> Parameter:
-    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts)
+def widening(config: Config) -> float:
+    """Return how many times as wide the model is as the one that `optimizer.base_width` means; 1: it means none.
+
+    That one is taken to be this model with every width as much smaller: the MLP, heads by their number, and the rank,
+    and sltrain's alpha with it. So all matrices add up so many times as many inputs, and `up` as many as `down`: those
+    of `down` are the layer's own, those of `up` the rank and the kept channels, a share of the width. (Beside a rank
+    that stays as it is, the inputs of a low-rank `up` would be as many as before, and its rate would have to stay too.)
+    The embedding adds up nothing, it is looked up; where it is the head too, it adds up as the head does.
+    """
+    base = config.optimizer.base_width
+    return config.model.hidden_size / base if base else 1.0
+
+
+def _parameter(name: str, suffix: str, tensor: Tensor, wider: float) -> Parameter:
+    is_matrix = len(tensor.shape) > 1 or tensor.of_matrix
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts, wider if is_matrix else 1.0)
 
 
 def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:

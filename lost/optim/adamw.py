@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from lost.model.parameters import Parameter
-from lost.optim.base import Array, Optimizer, relative_rate
+from lost.optim.base import Array, Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -30,7 +30,6 @@ class AdamW(Optimizer):
         first += (1 - first_beta) * (gradient - first)
         second += (1 - second_beta) * (gradient**2 - second)
         scale = np.sqrt(second / (1 - second_beta**number)) + self.settings.eps
-        decay = self.settings.weight_decay * weight if row.decays else 0.0
-        lr *= relative_rate(self.settings, row)
-        moved: Array = weight - lr * (first / (1 - first_beta**number) / scale + decay)
+        rate, decay = self.group(row)
+        moved: Array = weight - lr * rate * (first / (1 - first_beta**number) / scale + decay * weight)
         return moved

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,16 @@ def check_float32_weights(config: Config) -> None:
         )
 
 
-def relative_rate(settings: OptimizerConfig, row: Parameter) -> float:
-    """Return the learning rate of a parameter as a share of the main one."""
-    own = {EMBEDDING: settings.embedding_lr, HEAD: settings.head_lr}.get(row.name)
-    return own / settings.lr if own else 1.0
+class Group(NamedTuple):
+    """What parameters share, as in PyTorch's parameter groups.
+
+    Attributes:
+        rate: learning rate as a share of the main one.
+        weight_decay: share of a weight, times its learning rate, that a step takes away.
+    """
+
+    rate: float
+    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,23 @@ class Optimizer(ABC):
     def check(cls, config: Config) -> None:
         """Refuse a configuration that it doesn't support, with a ValueError; most support any."""
         return
+
+    def group(self, row: Parameter) -> Group:
+        """Return a parameter's learning rate and decay, as the settings and its widening have them."""
+        settings = self.settings
+        own = {EMBEDDING: settings.embedding_lr, HEAD: settings.head_lr}.get(row.name) or settings.lr
+        rate, decay = (row.widening**power for power in self.width_powers(row))
+        return Group(own / settings.lr * rate, settings.weight_decay * decay if row.decays else 0.0)
+
+    def width_powers(self, row: Parameter) -> tuple[float, float]:
+        """Return the powers of a parameter's widening by which its learning rate and its decay go.
+
+        By default AdamW's, each of whose updates moves an entry by about the rate. What adds up m times as many inputs
+        then moves its output by m times as much, so its rate goes as 1/m (Yang et al., arXiv 2203.03466, table 3; the
+        head too, whose output nothing divides). Trained long, its largest singular value is as (rate/decay)^(1/2)
+        m^(3/4), which stays as it is where the decay goes as m^(1/2) (Fan et al., arXiv 2510.15262).
+        """
+        return -1.0, 0.5
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the shapes of its arrays for a parameter, by name: by default the parameter's own."""

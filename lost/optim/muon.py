@@ -41,6 +41,18 @@ class Muon(AdamW):
         """Return the momentum's shape, or those of AdamW's moments."""
         return {MOMENTUM: row.shape} if is_orthogonalized(row) else dict.fromkeys(MOMENTS, row.shape)
 
+    def width_powers(self, row: Parameter) -> tuple[float, float]:
+        """Return what is left once an update's length is by its matrix's shape; AdamW's for what AdamW updates.
+
+        An output moves as much whatever the width if the update's singular values are as (rows/columns)^(1/2), which
+        stays where both sides widen. `spectral` and `original` have that. With `match_rms_adamw` they grow as m^(1/2),
+        so the rate goes as m^(-1/2). What training comes to, (length/decay)^(1/2) and at most 1/decay of it, stays
+        where the decay goes as m^(1/2).
+        """
+        if not is_orthogonalized(row):
+            return super().width_powers(row)
+        return (-0.5, 0.5) if self.settings.scale == "match_rms_adamw" else (0.0, 0.0)
+
     def update(
         self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int
     ) -> Array:
@@ -48,9 +60,11 @@ class Muon(AdamW):
         if not is_orthogonalized(row):
             return super().update(row, weight, gradient, state, lr, number)
         settings, momentum = self.settings, state[MOMENTUM]
+        rate, decay = self.group(row)
+        lr *= rate
         momentum[...] = settings.momentum * momentum + gradient
         direction = gradient + settings.momentum * momentum
-        moved = weight * (1 - lr * settings.weight_decay)
+        moved = weight * (1 - lr * decay)
         for piece in pieces(row, settings.split_up):
             part = direction[:, piece]
             moved[:, piece] -= lr * scale(settings.scale, *part.shape) * newton_schulz(part)

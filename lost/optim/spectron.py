@@ -36,6 +36,10 @@ class Spectron(Muon):
         if config.optimizer.split_up:
             raise ValueError("optimizer.split_up = true with spectron: it updates factors as a whole; leave it out")
 
+    def width_powers(self, row: Parameter) -> tuple[float, float]:
+        """Return that nothing is left for matrices inside the blocks: their product moves by the rate at any width."""
+        return (0.0, 0.0) if is_orthogonalized(row) else super().width_powers(row)
+
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the momentum's shape and the vector's, or those of AdamW's moments."""
         return super().shapes(row) | ({LEFT: row.shape[:1]} if is_orthogonalized(row) else {})
@@ -58,7 +62,7 @@ class Spectron(Muon):
             momentum, beta = state[MOMENTUM], self.settings.momentum
             momentum[...] = beta * momentum + (1 - beta) * gradient
             length = lr / (1 + sum(sigmas[each] for each in factors(name) if each in sigmas))
-            moved[name] = weight * (1 - lr * self.settings.weight_decay) - length * newton_schulz(momentum)
+            moved[name] = weight * (1 - lr * self.group(row).weight_decay) - length * newton_schulz(momentum)
         return moved
 
 

@@ -19,12 +19,14 @@ class Tensor:
     """Shape of one stored array.
 
     With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments. With
-    `parts`, its columns are in groups of these widths, which differ in meaning.
+    `parts`, its columns are in groups of these widths, which differ in meaning. With `of_matrix`, it holds entries of a
+    matrix in a shape of their own.
     """
 
     shape: tuple[int, ...]
     below: int = 0
     parts: tuple[int, ...] = ()
+    of_matrix: bool = False
 
     @property
     def integer(self) -> bool:

@@ -41,7 +41,7 @@ class SlTrain(Projection):
         return {
             "down": Tensor((rank, self.in_features)),
             "up": Tensor((self.out_features, rank)),
-            "values": Tensor((self.kept,)),
+            "values": Tensor((self.kept,), of_matrix=True),
             "indices": Tensor((self.kept,), below=self.in_features * self.out_features),
         }
 

@@ -105,7 +105,7 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
         DataError: their losses are of different text.
         UserError: they are of several kinds, of rates that decay and of some that don't, or none is left.
     """
-    _check_same_text(runs)
+    check_same_text(runs)
     _check_one([run.kind for run in runs], runs, "kind of projection", "name those of one, or two kinds with --compare")
     at_peak = not ends and all(run.config.schedule.name in LEVEL for run in runs)
     losses = {run.folder: run.at_peak() if at_peak else run.at_end() for run in runs}
@@ -124,7 +124,7 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     return Family(best[0].kind, tuple(best), tuple(losses[run.folder] for run in best), at_peak), left_out
 
 
-def _check_same_text(runs: Sequence[TrainedRun]) -> None:
+def check_same_text(runs: Sequence[TrainedRun]) -> None:
     """Check that losses of runs are of the same text.
 
     Raises:
@@ -153,7 +153,7 @@ def check_comparable(one: Family, two: Family) -> None:
         DataError: they are of different text.
         UserError: only one kind's were measured where the rate had decayed.
     """
-    _check_same_text([one.runs[0], two.runs[0]])
+    check_same_text([one.runs[0], two.runs[0]])
     if one.at_peak != two.at_peak:
         peak, end = (one, two) if one.at_peak else (two, one)
         raise UserError(

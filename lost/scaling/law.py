@@ -74,10 +74,10 @@ class Fit:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return where the middle 95 % of draws lie; None: there are none."""
+    """Return between which of some draws another one lies in 95 % of cases; None: there are none."""
     if not len(values):
         return None
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.percentile(values, [2.5, 97.5], method="weibull")
     return float(low), float(high)
 
 

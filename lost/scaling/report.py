@@ -1,12 +1,15 @@
 """The answer of `lost fit --json`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from lost.config import Config
+from lost.scaling.annealing import annealing_law, rescheduled
 from lost.scaling.comparison import FAR, crossings, effective_size
 from lost.scaling.family import FittedFamily
 from lost.scaling.law import CONSTANTS, Fit, interval
+from lost.scaling.runs import TrainedRun
 
 
 def report(fitted: FittedFamily, predictions: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
@@ -46,6 +49,35 @@ def comparison(first: FittedFamily, second: FittedFamily) -> dict[str, Any]:
         "compared": [report(each) for each in (first, second)],
         "crossings": [asdict(each) for each in crossings(first, second)],
         "effective_size": {**asdict(equal), "density": equal.equal and equal.equal / equal.size},
+    }
+
+
+def annealing_report(runs: Sequence[TrainedRun], schedules: Mapping[str, Config]) -> dict[str, Any]:
+    """Return what is known of one model under several schedules.
+
+    Args:
+        runs: of the model.
+        schedules: configurations whose schedules are to be foretold, by name.
+    """
+    law, points, held_out = annealing_law(runs)
+    wanted = {name: rescheduled(runs[0], config) for name, config in schedules.items()}
+    return {
+        "runs": len(runs),
+        "points": points,
+        "law": asdict(law),
+        "held_out": [
+            {"run": str(each.run.folder), "schedule": each.run.config.schedule.name, "step": each.step}
+            | {"loss": each.loss, "predicted": each.predicted, "error": each.error}
+            for each in held_out
+        ],
+        "predictions": [
+            {
+                "schedule": name,
+                "steps": config.schedule.total_steps,
+                "loss": law.loss(config, config.schedule.total_steps),
+            }
+            for name, config in wanted.items()
+        ],
     }
 
 

@@ -17,6 +17,7 @@ from lost.training.run_dir import CONFIG
 from lost.utils.wording import did_you_mean_path
 
 LEVEL = ("constant", "wsd")  # schedules that keep the rate at its peak: a longer run begins like a shorter one
+_NAMED = 3  # of what is left out by one line
 _EARLY = 10  # the first tenth of a run tells more of its start than of its tokens
 
 
@@ -69,13 +70,20 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
     """Return the runs in folders, and which are left out and why.
 
     Args:
-        paths: run folders, or folders that hold some, such as a sweep's.
+        paths: run folders, or folders that hold some, such as a sweep's; and what is beside them, such as their logs.
 
     Raises:
-        UserError: a path holds none.
+        UserError: a path doesn't exist, or none holds a run.
     """
+    found = {path: _run_folders(path) for path in paths}
+    others = [path for path, folders in found.items() if not folders]
+    if len(others) == len(found):
+        raise UserError(f"{others[0]} holds no run; expected what `lost train` wrote, or a folder of such")
     runs, left_out = [], []
-    for folder in dict.fromkeys(each for path in paths for each in _run_folders(path)):
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        left_out.append(f"left out, no runs: {', '.join(map(str, others[:_NAMED]))}{more}")
+    for folder in dict.fromkeys(each for folders in found.values() for each in folders):
         try:
             runs.append(_read(folder))
         except (OSError, UserError) as error:
@@ -85,12 +93,17 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
 
 
 def _run_folders(path: Path) -> list[Path]:
-    """Return a run folder itself, or those inside a folder, or inside its own folders."""
-    found = [path] if (path / METRICS).is_file() else sorted({*path.glob(f"*/{METRICS}"), *path.glob(f"*/*/{METRICS}")})
-    if not found:
-        hint = "" if path.exists() else did_you_mean_path(path)
+    """Return a run folder itself, or those inside a folder, or inside its own folders.
+
+    Raises:
+        UserError: there is no such path.
+    """
+    if not path.exists():
+        hint = did_you_mean_path(path)
         raise UserError(f"{path} holds no run; {hint}expected what `lost train` wrote, or a folder of such")
-    return [each if each == path else each.parent for each in found]
+    if (path / METRICS).is_file():
+        return [path]
+    return [each.parent for each in sorted({*path.glob(f"*/{METRICS}"), *path.glob(f"*/*/{METRICS}")})]
 
 
 def _read(folder: Path) -> TrainedRun:

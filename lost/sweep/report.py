@@ -57,7 +57,7 @@ def table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 def searches(results: Results) -> tuple[list[str], list[list[str]]]:
     """Return the columns' names, and a row a cell: the first seed's loss at each value that was tried."""
-    known = [(cell, _curve(results, cell)) for cell in results.sweep.cells]
+    known = [(cell, curve(results, cell)) for cell in results.sweep.cells]
     values = sorted({value for _, curve in known for value in curve})
     return [*results.sweep.axes, *(f"{value:g}" for value in values)], [
         [*cell.names.values(), *(_loss(curve[value]) if value in curve else "" for value in values)]
@@ -66,7 +66,7 @@ def searches(results: Results) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _curve(results: Results, cell: Cell) -> dict[float, float]:
+def curve(results: Results, cell: Cell) -> dict[float, float]:
     """Return the first seed's loss by the value that is searched, as far as it is known."""
     sweep, losses = results.sweep, results.losses()
     trials = (sweep.trial(cell, value, sweep.seeds[0]) for value in sweep.values(cell, losses)[0])
@@ -127,7 +127,7 @@ def _lines(results: Results) -> dict[str, list[tuple[float, float]]]:
     for cell in sweep.cells:
         label = ", ".join(name for axis, name in cell.names.items() if axis != across)
         if sweep.key:
-            points = list(_curve(results, cell).items())
+            points = list(curve(results, cell).items())
         else:
             known = [losses[name] for seed in sweep.seeds if (name := sweep.trial(cell, None, seed).name) in losses]
             points = [(float(cell.names[across]), statistics.mean(known))] if across and known else []

@@ -40,8 +40,9 @@ Arrays = dict[str, np.ndarray]
         {"scale": "spectral", "head_lr": 5e-4},
         {"scale": "original", "split_up": True, "momentum": 0.8},
         {"name": "spectron", "lr": 4e-2},
+        *({"name": name, "base_width": 2, "weight_decay": 0.5} for name in ("adamw", "muon", "spectron")),
     ],
-    ids=["defaults", "spectral", "original, split", "spectron"],
+    ids=["defaults", "spectral", "original, split", "spectron", "adamw, wider", "muon, wider", "spectron, wider"],
 )
 def test_one_step_against_the_reference(backend: str, settings: dict[str, Any]) -> None:
     optimizer = {"name": "muon", "lr": 3e-3, "embedding_lr": 1e-3, **settings}
@@ -215,7 +216,8 @@ def test_resumed_and_handed_over(lost: Lost, tiny_yaml: Path, prepared: Dataset,
     """Stopped and resumed it is the same to the bit; with the other backend for some steps, near it."""
 
     def train(out: str, stop: int, backend: str = "torch") -> None:
-        sets = (f"train.stop_after={stop}", "optimizer.name=muon", "optimizer.split_up=true", "train.save_every=0")
+        sets = (f"train.stop_after={stop}", "optimizer.name=muon", "optimizer.split_up=true", "train.save_every=0",
+                "optimizer.base_width=8")  # fmt: skip
         words = [word for value in sets for word in ("--set", value)]
         answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / out, "--backend", backend,
                       "--device", "cpu", *words)  # fmt: skip

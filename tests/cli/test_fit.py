@@ -114,6 +114,20 @@ def test_what_is_unfinished_or_unreadable_is_left_out_and_said(lost: Callable, l
     assert all(f"left out: {ladder / name}" in done.err for name in ("begun", "broken"))
 
 
+def test_what_is_beside_runs_is_left_out_in_one_line(lost: Callable, ladder: Path) -> None:
+    """As a shell writes runs/x/*; a path that isn't there is refused as ever."""
+    for name in ("a.log", "b.log", "results.jsonl", "table.md"):
+        (ladder / name).write_text("not a run")
+    (ladder / "empty").mkdir()
+    done = lost("fit", *sorted(ladder.iterdir()), "--json")
+    assert json.loads(done.out)["runs"] == 9
+    lines = done.err.splitlines()
+    assert lines == [f"left out, no runs: {ladder / 'a.log'}, {ladder / 'b.log'}, {ladder / 'empty'} and 2 more"]
+    refused = lost("fit", *sorted(ladder.iterdir()), ladder / "16-10")
+    assert (refused.code, "16-10 holds no run; did you mean" in refused.err) == (2, True)
+    assert lost("fit", ladder / "a.log", ladder / "empty").code == 2
+
+
 def test_of_a_search_for_a_rate_the_best_is_taken(lost: Callable, ladder: Path) -> None:
     """And both of its seeds, whichever did better."""
     for lr, seed, loss in ((3e-2, 0, 9.0), (1e-2, 1, loss_of(of_width(64), 400))):

@@ -1,6 +1,7 @@
 """`lost sweep` as a user meets it: stopped and gone on with, and what is said of a run that fails."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from typing import Any
 
 import pytest
 from processes import Process, start_python
+from runs import make_run
 
 from lost.data.dataset import Dataset
+from lost.data.mixture import with_data
+from lost.sweep.plan import read_sweep
 from lost.sweep.results import Results
 
 GRID = "grid: {projection.kind: [dense, lost]}\n"
@@ -102,6 +106,31 @@ def test_a_wrong_file_is_refused_before_anything_is_made(lost: Callable, file: P
     assert done.code == 2
     assert "kinds.yaml:2: projection.kinds" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_sensitivity_of_no_search_is_refused_before_anything_is_made(
+    lost: Callable, file: Path, tmp_path: Path
+) -> None:
+    done = lost("sweep", file, "--out", tmp_path / "out", "--sensitivity")
+    assert (done.code, "the sweep searches nothing" in done.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("forked")
+def test_sensitivity_of_a_sweep_that_is_done(
+    lost: Callable, arguments: list[object], file: Path, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    file.write_text(f"config: {tiny_yaml}\nsearch: {{optimizer.lr: [5.0e-3]}}\n")
+    made = [Results(read_sweep(file), tmp_path / "out")]
+    while pending := [each for each in made[0].trials() if made[0].row(each) is None]:
+        config = with_data(made[0].sweep.configuration(pending[0]), Dataset(arguments[3]))
+        loss = 3 + abs(math.log2(pending[0].value / 1e-2))
+        make_run(made[0].folder / pending[0].name, config, {1: loss})
+        made[0].keep(pending[0].name, {"validation_loss": loss, "bits_per_byte": None, "tokens": 64}, 1)
+    done = lost(*arguments, "--out", tmp_path / "out", "--sensitivity", "--json")
+    (row,) = json.loads(done.out)["sensitivity"]
+    assert (row["best"], row["loss"], row["sensitivity"]) == (1e-2, 3, 1)  # of 5, 4, 3 and 4
+    assert "mean excess" in lost(*arguments, "--out", tmp_path / "out", "--sensitivity").out
 
 
 def test_a_file_that_is_not_there(lost: Callable, tmp_path: Path) -> None:

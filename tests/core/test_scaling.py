@@ -44,6 +44,12 @@ def test_intervals_hold_the_planted_constants_and_the_next_run() -> None:
     assert (high - low) / low < 0.2  # no interval that holds all by being everything
 
 
+def test_between_draws_lies_the_next_one() -> None:
+    """199 draws have 200 gaps, all as likely to hold it: five lie outside to either side."""
+    assert interval(np.arange(1, 200)) == pytest.approx((5, 195))
+    assert interval([3.0, 1.0]) == (1.0, 3.0)
+
+
 def test_one_odd_run_moves_little() -> None:
     """Huber's loss: a run that is far off counts by its distance, not by its square."""
     points = noisy(0.0005)

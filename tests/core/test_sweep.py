@@ -1,6 +1,7 @@
 """A sweep's plan: which runs it needs, given what is known; no run is started here."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from runs import make_run
 
+from lost.cli.render.sweep import sensitivity_lines
 from lost.errors import ConfigError, LostError
 from lost.storage.lock import locked
 from lost.sweep.plan import Sweep, Trial, read_sweep
@@ -15,6 +17,7 @@ from lost.sweep.report import table, write_report
 from lost.sweep.results import LINES, Results
 from lost.sweep.runner import Runner, Wanted, work_off
 from lost.sweep.search import beyond, searched
+from lost.sweep.sensitivity import sensitivity
 
 FILE = """\
 config:
@@ -135,6 +138,36 @@ def test_the_table_has_the_best_of_each_cell_over_seeds(results: Results) -> Non
     assert "| lost | small | 0.002 | 2.0500 | 0.0707 | 2 | 1.5000 |" in text
     assert "| dense | large | 3.1000 | 3.0000 | diverged |" in text
     assert (results.folder / "loss.png").stat().st_size > 1000
+
+
+def test_sensitivity_by_size(results: Results) -> None:
+    """By hand: .1, 0 and, diverged, ln 99 instead of infinity, above the best; the smaller model first."""
+    rows = sensitivity(results)
+    assert [row["cell"]["size"] for row in rows] == ["small", "small", "large", "large"]
+    assert [row["best"] for row in rows] == [2e-3] * 4
+    for row in rows:
+        assert row["values"] == [1e-3, 2e-3, 4e-3]
+        assert row["loss"] == (2 if row["cell"]["projection.kind"] == "lost" else 3)
+        assert row["sensitivity"] == pytest.approx((0.1 + math.log(99) - row["loss"]) / 3)
+    shown = list(sensitivity_lines(rows, results.sweep))
+    assert shown[-1] == "the best value moves by a factor 1; excess over 0.001, 0.002, 0.004"
+    assert len(shown) == 6
+
+
+def test_sensitivity_over_what_all_have_tried(results: Results) -> None:
+    """One that was best at the edge went on; its further value isn't the others'."""
+    moved = {name: row for name, row in results._by_name.items() if row["cell"]["size"] == "small"}
+    for row in moved.values():
+        row["loss"] = 3 - row["value"] * 100 if row["value"] < 9e-3 else 4.0
+    while pending := [each for each in results.trials() if results.row(each) is None]:
+        config = results.sweep.configuration(pending[0])
+        loss = 3 - pending[0].value * 100 if pending[0].value < 9e-3 else 4.0
+        make_run(results.folder / pending[0].name, config, {20: loss})
+        results.keep(pending[0].name, {"validation_loss": loss, "bits_per_byte": None, "tokens": 640}, 1)
+    rows = sensitivity(results)
+    assert {row["cell"]["size"]: row["best"] for row in rows} == {"small": 8e-3, "large": 2e-3}
+    assert rows[0]["values"] == [1e-3, 2e-3, 4e-3]
+    assert "by a factor 4;" in [*sensitivity_lines(rows, results.sweep)][-1]
 
 
 def test_lines_are_json_and_are_read_again(results: Results) -> None:

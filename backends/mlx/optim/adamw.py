@@ -7,8 +7,8 @@ import mlx.core as mx
 from lost.backends.mlx.optim.base import Named
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
+from lost.optim import KINDS
 from lost.optim.adamw import MOMENTS
-from lost.optim.base import relative_rate
 
 
 class AdamW:
@@ -27,8 +27,8 @@ class AdamW:
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
         self._betas, self._eps = settings.betas, settings.eps
-        self._decays = {name: settings.weight_decay if table[name].decays else 0.0 for name in parameters}
-        self._rates = {name: relative_rate(settings, table[name]) for name in parameters}
+        optimizer = KINDS[settings.name](settings)
+        self._shares = {name: optimizer.group(table[name]) for name in parameters}
         self._moments = {name: [mx.zeros_like(each) for _ in MOMENTS] for name, each in parameters.items()}
         self._updates = [mx.array(0)]
 
@@ -39,14 +39,15 @@ class AdamW:
         first_bias, second_bias = (1 - beta ** self._updates[0] for beta in self._betas)
         moved: Named = {}
         for name, held in self._moments.items():
-            gradient, dtype, rate = gradients[name], held[0].dtype, lr * self._rates[name]
+            gradient, dtype, share = gradients[name], held[0].dtype, self._shares[name]
+            rate = lr * share.rate
             first, second = (each.astype(mx.float32) for each in held)
             first = first_beta * first + (1 - first_beta) * gradient
             second = second_beta * second + (1 - second_beta) * gradient.square()
             first, second = mx.depends([first, second], [gradient])  # a kernel's end, if compiled
             held[:] = first.astype(dtype), second.astype(dtype)
             scale = second.sqrt() * second_bias.rsqrt() + self._eps
-            moved[name] = parameters[name] * (1 - rate * self._decays[name]) - rate / first_bias * first / scale
+            moved[name] = parameters[name] * (1 - rate * share.weight_decay) - rate / first_bias * first / scale
         return moved
 
     def state(self) -> Iterator[tuple[str, mx.array]]:

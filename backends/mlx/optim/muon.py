@@ -9,6 +9,7 @@ from lost.backends.mlx.optim.adamw import AdamW
 from lost.backends.mlx.optim.base import Named
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
+from lost.optim import KINDS
 from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pieces, scale
 
 
@@ -26,16 +27,17 @@ class Muon:
     compiles = False
 
     def __init__(self, settings: OptimizerConfig, parameters: Named, table: Mapping[str, Parameter]) -> None:
-        self._settings = settings
+        self._settings, optimizer = settings, KINDS[settings.name](settings)
         self._matrices = [name for name in parameters if is_orthogonalized(table[name])]
         others = {name: each for name, each in parameters.items() if not is_orthogonalized(table[name])}
         self._adamw = AdamW(settings, others, table)
+        self._shares = {name: optimizer.group(table[name]) for name in self._matrices}
         self._pieces = {name: list(pieces(table[name], settings.split_up)) for name in self._matrices}
         self._momenta = {name: mx.zeros_like(parameters[name]) for name in self._matrices}
 
     def step(self, lr: mx.array, parameters: Named, gradients: Named) -> Named:
         """Return parameters after an update."""
-        decay, lengths = 1 - lr * self._settings.weight_decay, self._lengths(lr, parameters)
+        lengths = self._lengths(lr, parameters)
         moved = self._adamw.step(lr, parameters, gradients)
         groups: dict[tuple[int, ...], list[tuple[str, mx.array]]] = {}
         for name in self._matrices:
@@ -50,12 +52,13 @@ class Muon:
                 moves[name].append(lengths(name, shape) * result)
         for name in self._matrices:
             move = moves[name][0] if len(moves[name]) == 1 else mx.concatenate(moves[name], axis=1)
-            moved[name] = parameters[name] * decay - move
+            share = self._shares[name]
+            moved[name] = parameters[name] * (1 - lr * share.rate * share.weight_decay) - move
         return moved
 
     def _lengths(self, lr: mx.array, parameters: Named) -> Callable[[str, tuple[int, ...]], mx.array]:
         """Return what says, for the name and the shape of an orthogonal matrix, what it is multiplied with."""
-        return lambda name, shape: lr * scale(self._settings.scale, *shape)
+        return lambda name, shape: lr * self._shares[name].rate * scale(self._settings.scale, *shape)
 
     def _direction(self, name: str, gradient: mx.array) -> mx.array:
         """Update a momentum, and return what is to be orthogonalized."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
-from lost.optim.base import relative_rate
+from lost.optim import KINDS
+from lost.optim.base import Group
 
 
 class Rows(Protocol):
@@ -40,12 +41,9 @@ class Update(Protocol):
 def groups(
     settings: OptimizerConfig, tensors: Mapping[str, Tensor], table: Mapping[str, Parameter]
 ) -> list[dict[str, Any]]:
-    """Return a group for each relative learning rate, `rate`, with weight decay and without."""
-    by_kind: dict[tuple[bool, float], list[Tensor]] = {}
+    """Return PyTorch's parameter groups: tensors of one learning rate, relative to the main one, and one decay."""
+    optimizer = KINDS[settings.name](settings)
+    by_group: dict[Group, list[Tensor]] = {}
     for name, tensor in tensors.items():
-        row = table[name]
-        by_kind.setdefault((row.decays, relative_rate(settings, row)), []).append(tensor)
-    return [
-        {"params": params, "weight_decay": settings.weight_decay if decays else 0.0, "rate": rate}
-        for (decays, rate), params in by_kind.items()
-    ]
+        by_group.setdefault(optimizer.group(table[name]), []).append(tensor)
+    return [{"params": params, **group._asdict()} for group, params in by_group.items()]

@@ -11,6 +11,7 @@ from lost.backends.torch.optim.adamw import AdamW
 from lost.backends.torch.optim.base import Rows
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
+from lost.optim import KINDS
 from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pieces, scale
 
 Shape = tuple[int, int]
@@ -40,6 +41,8 @@ class Muon:
             for columns in pieces(table[name], settings.split_up):
                 shape = (table[name].shape[0], columns.stop - columns.start)
                 self._groups.setdefault(shape, []).append((name, columns))
+        optimizer = KINDS[settings.name](settings)
+        self._shares = {shape: optimizer.group(table[group[0][0]]) for shape, group in self._groups.items()}
         self._momenta = {shape: torch.zeros_like(self._stacked(group)) for shape, group in self._groups.items()}
 
     @torch.no_grad()
@@ -47,10 +50,11 @@ class Muon:
         """Update every tensor by its gradient, unless `skip`."""
         self._begun = True
         self._adamw.step(lr, skip)
-        decay, lengths = lr * self._settings.weight_decay, self._lengths(lr, skip)
+        lengths = self._lengths(lr, skip)
         for shape, group in self._groups.items():
             direction = self._orthogonal(self._direction(self._stacked(group, gradients=True), shape, skip), shape)
             moves = torch.where(skip, 0.0, direction * lengths[shape])
+            decay = lr * self._shares[shape].rate * self._shares[shape].weight_decay
             weights = [self._matrices[name][:, columns] for name, columns in group]
             torch._foreach_mul_(weights, torch.where(skip, 1.0, 1.0 - decay))
             torch._foreach_sub_(weights, list(moves.unbind()))
@@ -80,7 +84,7 @@ class Muon:
 
     def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, float | Tensor]:
         """Return what orthogonal matrices are multiplied with, by group."""
-        return {shape: lr * scale(self._settings.scale, *shape) for shape in self._groups}
+        return {shape: lr * share.rate * scale(self._settings.scale, *shape) for shape, share in self._shares.items()}
 
     def _direction(self, gradients: Tensor, shape: Shape, skip: Tensor) -> Tensor:
         """Update the momentum of a group, and return what is to be orthogonalized."""

@@ -9,6 +9,7 @@ from lost.cli.options import AsJson, local_path
 
 if TYPE_CHECKING:
     from lost.scaling.family import FittedFamily
+    from lost.scaling.runs import TrainedRun
 
 
 def fit(
@@ -30,6 +31,16 @@ def fit(
         bool,
         typer.Option("--ends", help="Take losses at schedules' ends, where rates stay at their peak (constant, wsd)."),
     ] = False,
+    annealing: Annotated[
+        bool,
+        typer.Option("--annealing", help="Fit the loss by the learning rate's schedule instead: runs of one model."),
+    ] = False,
+    schedules: Annotated[
+        list[str],
+        typer.Option(
+            "--predict-schedule", metavar="CONFIG", help="With --annealing: the loss under CONFIG's schedule."
+        ),
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Fit the loss by size and tokens: L(N, D) = E + A/N^a + B/D^b.
@@ -39,12 +50,20 @@ def fit(
     rate is constant, or decays at the end alone (wsd), every validation at the peak rate is taken; of others the last.
 
     With --compare, both kinds are fitted; RUNS may hold runs of other kinds too. `lost sweep` trains such runs.
+
+    With --annealing, the loss by the schedule is fitted, of runs that differ in nothing else; one is enough if its rate
+    falls. It is told how far the law is off for runs that were held out.
     """
-    from lost.cli.render.fit import comparison_lines, law_lines
+    from lost.cli.render.fit import annealing_lines, comparison_lines, law_lines
     from lost.cli.render.output import answer, note
     from lost.errors import UserError
-    from lost.scaling.report import comparison, far, report
+    from lost.model.load import load_config
+    from lost.scaling.report import annealing_report, comparison, far, report
 
+    if schedules and not annealing:
+        raise UserError("--predict-schedule was given without --annealing, and would do nothing; add --annealing")
+    if annealing and (compare or predict or ends):
+        raise UserError("--annealing fits schedules, not sizes; leave out --compare, --predict and --ends")
     if compare:
         if paths or predict:
             raise UserError("--compare names all runs itself, and predicts nothing; leave out RUN and --predict")
@@ -53,6 +72,10 @@ def fit(
         return
     if not paths:
         raise UserError("no run was named; expected run folders, or folders of them, such as `lost fit runs/sweep`")
+    if annealing:
+        value = annealing_report(_read(paths), {each: load_config(each) for each in schedules})
+        answer(as_json, value, annealing_lines(value))
+        return
     wanted = [_numbers(each) for each in predict]
     value = report(_fitted(paths, None, ends), wanted)
     for prediction, text in zip(value["predictions"], predict, strict=True):
@@ -84,20 +107,35 @@ def _fitted(paths: list[Path], kind: str | None, ends: bool) -> "FittedFamily":
     from lost.cli.render.output import note
     from lost.errors import UserError
     from lost.scaling.family import family_of, fitted
+
+    runs = _read(paths)
+    wanted = [run for run in runs if kind in (None, run.kind)]
+    if not wanted:
+        there = ", ".join(dict.fromkeys(run.kind for run in runs))
+        named = ", ".join(map(str, paths))
+        raise UserError(f"{named}: no finished run of kind {kind}; expected some; there are {there}")
+    family, left_out = family_of(wanted, ends)
+    for text in left_out:
+        note(text)
+    return fitted(family)
+
+
+def _read(paths: list[Path]) -> "list[TrainedRun]":
+    """Return the runs in folders; those that don't serve are named.
+
+    Raises:
+        UserError: none serves.
+    """
+    from lost.cli.render.output import note
+    from lost.errors import UserError
     from lost.scaling.runs import read_runs
 
     runs, left_out = read_runs(paths)
     for text in left_out:
         note(text)
-    wanted = [run for run in runs if kind in (None, run.kind)]
-    if not wanted:
-        there = ", ".join(dict.fromkeys(run.kind for run in runs)) or "none that is finished"
-        what = f"finished run of kind {kind}" if kind else "finished run"
-        raise UserError(f"{', '.join(map(str, paths))}: no {what}; expected some; there are {there}")
-    family, left_out = family_of(wanted, ends)
-    for text in left_out:
-        note(text)
-    return fitted(family)
+    if not runs:
+        raise UserError(f"{', '.join(map(str, paths))}: no run there has a validation; expected some; train them first")
+    return runs
 
 
 def _numbers(text: str) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """`lost plan`: the cost of a run before it starts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson, Assignments, Backend, ConfigName, Device, Overrides, path_option
+from lost.cli.commands.beforehand.suggest import answer_suggestion
+from lost.cli.options import AsJson, Assignments, Backend, ConfigName, Device, Overrides, local_path, path_option
 
 _H100_GIB = 72  # what a run may take of an H100's 80 GB
 _LINK = 50  # GB/s, 400 Gb/s
@@ -38,17 +39,48 @@ def plan(
     bandwidth: Annotated[
         float | None, typer.Option(help="CUDA: the card's memory in GB/s; default: an H100's.", min=1e-3, max=1e6)
     ] = None,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Suggest a run like CONFIG instead, of the size that suits it best.")
+    ] = False,
+    hours: Annotated[
+        float | None, typer.Option(help="With --suggest: what the run may take here.", min=1e-4, max=1e6)
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="With --suggest: what the run is to read, such as 2e9.", min=1e3, max=1e15)
+    ] = None,
+    from_runs: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            parser=local_path,
+            metavar="RUN|RUNS",
+            help="With --suggest: a run whose rate is tuned, or a folder of such.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the cost of a run.
 
     Parameters, FLOPs per token and memory, compared with the dense model's; for CUDA, a roofline of tokens a second.
     With --world, what each of many cards holds, computes and sends. Fails if the run doesn't fit the device.
+
+    With --suggest, a run is suggested: its size, tokens, batch, rate and steps, and the command that trains it. Its
+    speed is measured here, for some seconds. Rate and batch follow from the runs of --from, and the size if a law fits
+    them.
     """
+    elsewhere = {
+        "--memory-gib": memory_gib, "--world": world, "--link": link, "--tflops": tflops, "--bandwidth": bandwidth
+    }  # fmt: skip
+    asked_for = {"--hours": hours, "--tokens": tokens, "--from": from_runs}
+    _one_of_both(suggest, asked_for, elsewhere)
+    if suggest:
+        answer_suggestion(config, data, [*overrides, *assignments], backend, device, hours, tokens, from_runs, as_json)
+        return
     from lost.cli.render.output import answer, count, note, size, table
-    from lost.cli.render.plan import cluster_lines, roofline_line
+    from lost.cli.render.plan import cluster_lines, rates_lines, roofline_line
     from lost.errors import UserError
     from lost.model.load import load_config
+    from lost.optim import groups
     from lost.planning import cluster, roofline
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
@@ -101,6 +133,9 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
         f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
     ]
+    value["rates"] = groups.report(settings)
+    if settings.optimizer.base_width:
+        lines += rates_lines(value["rates"], settings.optimizer.base_width)
     if on_cuda:
         card = roofline.card_for(settings, tflops, bandwidth)
         value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, room), card)
@@ -153,3 +188,20 @@ def _target(backend: str, device: str) -> tuple[str, str, int]:
         return "torch", "cpu", memory_bytes()
     resolved = module.resolve(device)
     return name, resolved, module.capacity(resolved)
+
+
+def _one_of_both(suggest: bool, asked_for: dict[str, Any], elsewhere: dict[str, Any]) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        UserError: some were given.
+    """
+    from lost.errors import UserError
+
+    given = [name for name, value in (elsewhere if suggest else asked_for).items() if value is not None]
+    if given and suggest:
+        raise UserError(f"{given[0]} with --suggest, whose speed is measured here: leave it out")
+    if given:
+        raise UserError(f"{given[0]} was given without --suggest, and would do nothing; add --suggest, or leave it out")
+    if asked_for["--hours"] and asked_for["--tokens"]:
+        raise UserError("--hours and --tokens: how long a run is follows from one of them; leave out the other")

@@ -1,0 +1,293 @@
+"""A run that suits what there is of time, text and experience: its size, tokens, batch, rate and steps."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lost.config import Config
+from lost.config.schedule import LENGTHS
+from lost.data.loader import SampleStream
+from lost.errors import ConfigError, UserError
+from lost.planning.budget import Budget, budget
+from lost.scaling.comparison import FAR
+from lost.scaling.family import FittedFamily, family_of, fitted
+from lost.scaling.law import missing
+from lost.scaling.rules import TOKENS_PER_PARAMETER, critical_batch, round_batch, step_law_batch, step_law_rate, worth
+from lost.scaling.runs import TrainedRun, read_runs
+from lost.scaling.shapes import shapes
+
+_KNOWN_BY = {True: "Step Law", False: "the configuration"}
+_WARM_UP = 0.1  # of a run whose configuration has none
+Speed = Callable[[Config], float]
+"""Returns the tokens a second that a configuration trains; measured, so that it is asked seldom."""
+Fits = Callable[[Config], bool]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What finished runs of the same kind say.
+
+    Attributes:
+        proxy: the largest of those that did best in their size and tokens; its rate and batch count as tuned.
+        tokens: of it.
+        loss: that it came to.
+        law: of all of them, where they are enough.
+    """
+
+    proxy: TrainedRun
+    tokens: int
+    loss: float
+    law: FittedFamily | None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A run.
+
+    Attributes:
+        config: of it, all but the data's place.
+        budget: of it.
+        tokens: that it reads, in whole steps.
+        speed: tokens a second, measured.
+        loss: that it will come to, by the runs' law; None: there is none.
+        interval: of it, 95 %.
+        critical_batch: in tokens, at that loss, or else at the proxy's; None: neither is known.
+    """
+
+    config: Config
+    budget: Budget
+    tokens: int
+    speed: float
+    loss: float | None
+    interval: tuple[float, float] | None
+    critical_batch: float | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads its text.
+
+    Attributes:
+        epochs: over each set.
+        fresh_tokens: so many tokens of text never seen before would do as much.
+    """
+
+    epochs: list[float]
+    fresh_tokens: float
+
+
+def experience_of(paths: Sequence[Path], config: Config) -> tuple[Experience, list[str]]:
+    """Return what runs in folders say of runs of a configuration's kind, and which are left out and why.
+
+    Raises:
+        UserError: none of them is finished, of its kind, and of its optimizer.
+    """
+    runs, left_out = read_runs(paths)
+    kind, optimizer = config.projection.kind, config.optimizer.name
+    serving = [run for run in runs if (run.kind, run.config.optimizer.name) == (kind, optimizer)]
+    serving = [run for run in serving if run.config.optimizer.base_width is None]
+    if not serving:
+        raise UserError(
+            f"--from {', '.join(map(str, paths))}: no run of projection.kind = {kind} with optimizer.name = "
+            f"{optimizer} and rates of its own (no base_width) that has a validation; expected some: rates don't carry "
+            "over between kinds or optimizers; train one, such as by `lost sweep`, or leave --from out"
+        )
+    ends, _ = family_of(serving, ends=True)
+    tokens, run = max(zip(ends.tokens, ends.runs, strict=True), key=lambda each: each[0] * each[1].size)
+    law, (family, more) = None, family_of(serving, ends=False)
+    if not missing(family.points("parameters")):
+        law = fitted(family)
+    loss = next(iter(run.at_end().values()))
+    return Experience(run, tokens, loss, law), [*left_out, *more]
+
+
+def suggest(
+    config: Config,
+    speed: Speed,
+    fits: Fits,
+    seconds: float | None = None,
+    tokens: float | None = None,
+    experience: Experience | None = None,
+) -> Suggestion:
+    """Return a run like the one that a configuration describes, of another size where time or tokens are given.
+
+    With tokens it has a parameter for every 20. With time, the tokens that it can read in it are 20 a parameter; or
+    where the runs' law is known, the loss is the lowest. With neither it has the configuration's size, and 20 tokens a
+    parameter.
+
+    Args:
+        config: its vocabulary known.
+        speed: measures.
+        fits: whether a configuration fits the device.
+        seconds: that the run may take.
+        tokens: that it is to read.
+        experience: finished runs; None: rate and batch are Step Law's own.
+
+    Raises:
+        ConfigError: no size fits the device, or rates follow from `optimizer.base_width` already.
+    """
+    if config.optimizer.base_width:
+        raise ConfigError(
+            f"optimizer.base_width = {config.optimizer.base_width} with --suggest: both set rates by the model's size; "
+            "expected one of them; leave out the other"
+        )
+    chosen = config
+    if tokens:
+        chosen = _closest(config, fits, lambda counts: tokens / counts.parameters)
+    elif seconds:
+        flops = speed(config) * budget(config).flops_per_token * seconds
+        chosen = _for_flops(config, fits, flops, experience.law if experience else None)
+    counts = budget(chosen)
+    read = tokens or TOKENS_PER_PARAMETER * counts.parameters
+    rate = speed(_with_batch(chosen, read, experience))
+    read = rate * seconds if seconds else read
+    final = _with_rate(_with_batch(chosen, read, experience), counts, read, experience)
+    read = final.schedule.total_steps * _batch_tokens(final)
+    loss, between = None, None
+    if experience and experience.law:
+        loss, between = experience.law.parameters.predict(_size(counts), read)
+    known = loss or (experience.loss if experience else None)
+    return Suggestion(final, counts, read, rate, loss, between, critical_batch(known) if known else None)
+
+
+def report(suggested: Suggestion, experience: Experience | None, reading: Reading | None) -> dict[str, Any]:
+    """Return the answer of `lost plan --suggest --json`, but for the command.
+
+    Args:
+        suggested: the run.
+        experience: as it was suggested from.
+        reading: of its text; None: none is named.
+    """
+    config, counts = suggested.config, suggested.budget
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "rank": config.projection.rank,
+        "parameters": {"total": counts.parameters, "without_embeddings": _size(counts)},
+        "tokens": suggested.tokens,
+        "tokens_per_parameter": suggested.tokens / counts.parameters,
+        "batch_size": config.train.batch_size,
+        "batch_tokens": _batch_tokens(config),
+        "lr": config.optimizer.lr,
+        "rate_from": str(experience.proxy.folder) if experience else _KNOWN_BY[follows_step_law(config)],
+        "steps": config.schedule.total_steps,
+        "warmup_steps": config.schedule.warmup_steps,
+        "tokens_per_second": suggested.speed,
+        "seconds": suggested.tokens / suggested.speed,
+        "reading": reading and asdict(reading),
+        "critical_batch_tokens": suggested.critical_batch,
+        "loss": suggested.loss,
+        "interval": suggested.interval,
+    }
+
+
+def settings(before: Config, after: Config) -> list[str]:
+    """Return what `--set` takes to make a configuration of another."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section in new
+        for key, value in new[section].items()
+        if value != old[section].get(key) and not (section == "schedule" and value is None)
+    ]
+
+
+def follows_step_law(config: Config) -> bool:
+    """Whether a configuration's optimizer has AdamW's rates, which the law is of."""
+    optimizer = config.optimizer
+    return optimizer.name.startswith("adamw") or (optimizer.name, optimizer.scale) == ("muon", "match_rms_adamw")
+
+
+def reading(suggested: Suggestion, stream: SampleStream, shares: Sequence[float]) -> Reading:
+    """Return how a run reads its text.
+
+    Args:
+        suggested: the run.
+        stream: of the text.
+        shares: of the samples, drawn from each set.
+    """
+    epochs = stream.epochs(suggested.tokens // suggested.config.data.seq_len)
+    parts = zip(shares, epochs, strict=True)
+    return Reading(epochs, suggested.tokens * sum(share * worth(each) / each for share, each in parts))
+
+
+def _for_flops(config: Config, fits: Fits, flops: float, law: FittedFamily | None) -> Config:
+    """Return the size that makes the best of so many FLOPs."""
+    if law:
+        trained, constants = [run.size for run in law.family.runs], law.parameters.law
+        known = {
+            float(constants.loss(_size(counts), flops / counts.flops_per_token)): each
+            for each in shapes(config)
+            if min(trained) / FAR <= _size(counts := budget(each)) <= max(trained) * FAR
+        }
+        if found := next((known[loss] for loss in sorted(known) if fits(known[loss])), None):
+            return found
+    return _closest(config, fits, lambda counts: flops / counts.flops_per_token / counts.parameters)
+
+
+def _closest(config: Config, fits: Fits, tokens_per_parameter: Callable[[Budget], float]) -> Config:
+    """Return the size with which there are about 20 tokens for each parameter.
+
+    Raises:
+        ConfigError: none fits the device.
+    """
+    counts = [(each, budget(each)) for each in shapes(config)]
+    counts.sort(key=lambda each: abs(math.log(tokens_per_parameter(each[1]) / TOKENS_PER_PARAMETER)))
+    found = next((each for each, _ in counts if fits(each)), None)
+    if found is None:
+        raise ConfigError(
+            "no size of this model fits the device, however small; expected one that does; `lost plan` without "
+            "--suggest says what takes its memory"
+        )
+    return found
+
+
+def _with_batch(config: Config, tokens: float, experience: Experience | None) -> Config:
+    """Return the configuration with the batch for a run of so many tokens."""
+    wanted = step_law_batch(tokens)
+    if experience:
+        wanted *= _batch_tokens(experience.proxy.config) / step_law_batch(experience.tokens)
+    batch = round_batch(wanted / config.data.seq_len)
+    divides = config.train.micro_batch_size in (None, "auto") or batch % config.train.micro_batch == 0
+    return config.replace(
+        "train", batch_size=batch, micro_batch_size=config.train.micro_batch_size if divides else "auto"
+    )
+
+
+def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experience | None) -> Config:
+    """Return the configuration with the rates and the schedule for a run of so many tokens."""
+    optimizer, schedule = config.optimizer, config.schedule
+    rate = optimizer.lr
+    if experience:
+        tuned = experience.proxy
+        rate = tuned.config.optimizer.lr * step_law_rate(_size(counts), tokens)
+        rate /= step_law_rate(tuned.size, experience.tokens)
+    elif follows_step_law(config):
+        rate = step_law_rate(_size(counts), tokens)
+    rate = float(f"{rate:.2e}")
+    own = {key: getattr(optimizer, key) for key in ("embedding_lr", "head_lr")}
+    rates = {key: each and float(f"{rate * each / optimizer.lr:.2e}") for key, each in own.items()}
+    steps = math.ceil(tokens / _batch_tokens(config))
+    known = schedule.steps
+    warm_up = schedule.warmup_ratio or (known and schedule.warmup_steps / known) or _WARM_UP
+    decay = schedule.decay_ratio
+    if schedule.decay_steps is not None and known:
+        decay = schedule.decay_steps / known
+    warm_up = min(steps, round(warm_up * steps))
+    lengths = {
+        **dict.fromkeys((*LENGTHS, "warmup_ratio", "decay_ratio")),
+        "steps": steps,
+        "warmup_steps": warm_up,
+        "decay_steps": None if decay is None else min(round(decay * steps), steps - warm_up),
+    }
+    return config.replace("optimizer", lr=rate, **rates).replace("schedule", **lengths)
+
+
+def _size(counts: Budget) -> int:
+    return counts.parameters - counts.embeddings
+
+
+def _batch_tokens(config: Config) -> int:
+    return config.train.batch_size * config.data.seq_len
