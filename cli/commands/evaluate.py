@@ -41,19 +41,14 @@ def evaluate(
     """Measure perplexity and bits per byte.
 
     Every token of the text is predicted exactly once, and the mean is over tokens, without padding. On examples from
-    `lost prepare --examples`, only what is to be learned counts: completions, not prompts. With --tasks, runs tasks of
-    lm-evaluation-harness instead.
+    `lost prepare --examples`, only what is to be learned counts: completions, not prompts. Without --data and --text,
+    the sets under data.also_evaluate are measured too. With --tasks, runs tasks of lm-evaluation-harness instead.
     """
     from lost.cli.load import context_of, load_weights, open_model
-    from lost.cli.render.output import answer, note
-    from lost.cli.render.progress import EvaluationScreen
+    from lost.cli.render.output import answer
     from lost.cli.tasks import load_tasks, run_tasks
-    from lost.data.dataset import VALID
-    from lost.data.mixture import open_dataset
-    from lost.errors import DataError, UserError
-    from lost.evaluation.perplexity import evaluate as evaluate_tokens
-    from lost.evaluation.perplexity import evaluate_split, text_tokens
-    from lost.tokenizer import same_ids
+    from lost.cli.texts import open_texts, run_texts
+    from lost.errors import UserError
 
     if data and text:
         raise UserError("--data and --text were both given; leave one of them out")
@@ -71,49 +66,8 @@ def evaluate(
         engine = load_weights(source, backend, device)
         answer(as_json, *run_tasks(source, engine, loaded, window, batch_size, limit))
         return
-    tokenizer, targets, screen = source.tokenizer(), None, EvaluationScreen()
-    size = batch_size or source.config.train.micro_batch
     window = context_of(model, context, source.config.data.seq_len)
-    if text:
-        tokens, text_bytes = text_tokens(tokenizer, text, note)
-        engine = load_weights(source, backend, device)
-        shown = screen.counting("evaluating", window * size, len(tokens) - 1)
-        with screen.live():
-            result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes, check=shown)
-    else:
-        if source.progress is None and not data:
-            raise UserError(f"{path} names no data: expected --text with text, or --data with a prepared set; add one")
-        dataset = open_dataset(source.config.data, data)
-        if not same_ids(dataset.tokenizer, tokenizer):
-            raise DataError(
-                f"{dataset.path} was prepared with another tokenizer than {source.path} was trained with; expected "
-                f"the same: prepare it with --tokenizer {source.path}, or use --text"
-            )
-        split = dataset.split(VALID)
-        targets = split.loss_mask
-        engine = load_weights(source, backend, device)
-        shown = screen.counting("evaluating", window * size, None if targets else split.tokens - 1)
-        with screen.live():
-            result = evaluate_split(engine, split, window, size, check=shown)
-    value = {
-        "checkpoint": str(source.path),
-        "loss": result.loss,
-        "nll": result.nll,
-        "tokens": result.tokens,
-        "bytes": result.bytes,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-    }
-    bits = "" if result.bits_per_byte is None else f"  {result.bits_per_byte:.4f} bits/byte"
-    lines = [
-        f"{source.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
-        f"{result.bytes:,} bytes",
-        f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}{bits}",
-    ]
-    if lineage:
-        value |= {"lineage_perplexity": result.lineage_perplexity, "lineage_batches": result.batches}
-        lines.append(
-            f"lineage perplexity {result.lineage_perplexity:.3f}: the mean loss times N/(N+1), N = {result.batches} "
-            f"batches of {size}, as scripts derived from GaLore print it; only for comparison with papers"
-        )
-    answer(as_json, value, lines)
+    texts = open_texts(source, data, text)
+    engine = load_weights(source, backend, device)
+    size = batch_size or source.config.train.micro_batch
+    answer(as_json, *run_texts(source, engine, texts, window, size, lineage))

@@ -76,12 +76,14 @@ class TrainingScreen(Tracker):
             self._console.print("  ".join([f"step {row['step']}/{self._total}", *self._numbers(row)]), markup=False)
 
     def validation(self, row: dict[str, Any]) -> None:
-        """Show a validation."""
-        bits = f"  {row['bits_per_byte']:.4f} bits/byte" if row["bits_per_byte"] else ""
-        self.message(
-            f"step {row['step']}/{self._total}  validation loss {number(row['validation_loss'], 4)}  "
-            f"perplexity {number(row['perplexity'], 2)}{bits}"
-        )
+        """Show a validation, a line for each text."""
+        texts = {"validation": row | {"loss": row["validation_loss"]}, **row.get("also_evaluated", {})}
+        for name, each in texts.items():
+            bits = f"  {each['bits_per_byte']:.4f} bits/byte" if each["bits_per_byte"] else ""
+            self.message(
+                f"step {row['step']}/{self._total}  {name} loss {number(each['loss'], 4)}  "
+                f"perplexity {number(each['perplexity'], 2)}{bits}"
+            )
 
     def _numbers(self, row: dict[str, Any]) -> list[str]:
         """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""

@@ -14,8 +14,11 @@ class Origin:
         path: of the checkpoint or folder, as it was then.
         step: of the run that it belongs to; None: no run's.
         fingerprint: SHA-256 of the arrays.
-        moments: whether the optimizer's moments came along, with the place in the data: a branch.
+        moments: whether the optimizer's moments came along: a branch.
         before: of that run's initial weights; None: they were drawn, or it isn't known.
+        data: fingerprint of the data that it was trained on; empty: unknown.
+        data_path: where that stood.
+        updates: that the moments are of, where steps are counted anew, as a branch on other data does; else 0.
     """
 
     path: str
@@ -23,6 +26,9 @@ class Origin:
     fingerprint: str
     moments: bool = False
     before: "Origin | None" = None
+    data: str = ""
+    data_path: str = ""
+    updates: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -53,5 +59,15 @@ class TrainState:
 
     @property
     def updates(self) -> int:
-        """Optimizer steps that changed the weights."""
+        """Optimizer steps that changed the weights, and that the moments are of."""
+        return self.updates_here + (self.origin.updates if self.origin else 0)
+
+    @property
+    def updates_here(self) -> int:
+        """Those among them since step 0."""
         return self.step - self.guard.skipped
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the optimizer has a state by now."""
+        return self.step > 0 or self.updates > 0

@@ -6,6 +6,7 @@ where it has one.
 """
 
 import fnmatch
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -16,6 +17,15 @@ from lost.config.schedule import ScheduleConfig
 from lost.storage.nofollow import check_name
 
 PathText = Annotated[str, AfterValidator(check_name)]
+
+
+def _check_label(label: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", label):
+        raise ValueError(f"{label!r:.60} can't stand beside a number; expected up to 40 letters, digits, _ or -")
+    return label
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
 
 ProjectionKind = Annotated[str, AfterValidator(PROJECTIONS.check)]
 Activation = Literal["silu", "gelu", "relu2", "none"]
@@ -203,6 +213,9 @@ class DataConfig(Section):
     mixture: dict[PathText, Positive] | None = None
     """Instead of `path`, several such folders, each with its share of the samples: `{data/web: 0.7, data/code: 0.3}`.
     Only proportions count."""
+    also_evaluate: dict[Label, PathText] = {}  # noqa: RUF012 - pydantic copies it
+    """Further prepared sets of the same tokenizer, by names of yours, whose validation text is evaluated whenever the
+    run's own is: `{code: data/code}`."""
     seq_len: Count = 256
     """Tokens of a sample. Longer ones teach longer contexts, and take more memory and time."""
 

@@ -57,6 +57,10 @@ class Evaluation:
         """Bits per byte of the text, comparable across tokenizers."""
         return self.nll / math.log(2) / self.bytes if self.bytes else None
 
+    def figures(self) -> dict[str, float | None]:
+        """Return loss, perplexity and bits per byte, by their names in JSON."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+
     @property
     def lineage_perplexity(self) -> float:
         """Perplexity as scripts derived from GaLore print it: their batch counter starts at 1, so that the mean loss

@@ -2,11 +2,12 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lost.checkpoint import LATEST, Checkpoint, checkpoints, newest_valid, open_checkpoint, prune, set_latest
 from lost.config import Config
-from lost.data.dataset import Dataset
+from lost.data.dataset import VALID, Dataset
 from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -27,6 +28,7 @@ CONFIG = "config.yaml"
 MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
+    "data.also_evaluate",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("deterministic", "matmul_precision", "log_every", "eval_every", "eval_tokens")),
     *(
@@ -64,8 +66,8 @@ def _going_on(step: int, config: Config, folder: Path) -> str:
     if config.schedule.name == "constant":
         return f"{folder} is complete, at step {step}; raise schedule.steps to train on"
     return (
-        f"{folder} is complete, at step {step}; to train its model further, begin another run with --branch-from it, "
-        "or with --init-from it on other data"
+        f"{folder} is complete, at step {step}; to train its model further, on other data too, begin another run with "
+        "--branch-from it"
     )
 
 
@@ -130,13 +132,17 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     return held
 
 
-def check_data(dataset: Dataset, workers: Workers) -> None:
+def check_data(dataset: Dataset, further: Iterable[Dataset], workers: Workers) -> None:
     """Read every shard, shared among the processes of each machine, so that nothing is trained on a damaged one.
+
+    Of further sets those of the validation text, which alone is used.
 
     Raises:
         DataError: a shard isn't as it was written.
     """
     damaged = list(dataset.problems(*local_rank()))
+    for each in further:
+        damaged += each.problems(*local_rank(), VALID)
     if workers.any(bool(damaged)):
         what = "; ".join(damaged) or "another worker found a damaged shard, and reports which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
@@ -220,8 +226,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
             )
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused.values())}. Expected the same{past}; "
-            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, "
-            "with --init-from it on other data), or start over with --fresh --overwrite"
+            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, or "
+            "on other data), or start over with --fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")

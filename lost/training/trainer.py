@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -50,6 +51,7 @@ class Result:
     checkpoint: Path
     loss: float | None  # of the last reported step; None: there was none, or it isn't finite
     validation: Evaluation | None
+    further: Mapping[str, Evaluation]  # of the sets under `data.also_evaluate`, made with it
     interrupted: bool
     signal: int  # that interrupted it, if one did
 
@@ -63,6 +65,7 @@ def train(
     start: Checkpoint | None = None,
     asked: Stop | None = None,
     adapts: bool = False,
+    further: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -75,6 +78,7 @@ def train(
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
         asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
         adapts: whether the micro-batch may be halved where the first step shows that it doesn't fit.
+        further: sets that are evaluated too, by name.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -82,7 +86,7 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = _Run(config, folder, dataset, engine, tracker, adapts)
+    run = _Run(config, folder, dataset, engine, tracker, adapts, further)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
@@ -105,7 +109,7 @@ def train(
 
 def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
-    validation, interrupted = None, False
+    validation, further, interrupted = None, {}, False
 
     def stop() -> bool:
         return engine.workers.any(asked.requested)
@@ -115,7 +119,7 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         unmeasured = step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             try:
-                validation = run.validate(progress, stop)
+                validation, further = run.validate(progress, stop)
                 progress = replace(progress, validation_loss=finite(validation.loss))
             except _StoppedError:
                 interrupted = True
@@ -125,7 +129,7 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
-            return Result(progress, run.saved, run.loss, validation, interrupted, asked.number)
+            return Result(progress, run.saved, run.loss, validation, further, interrupted, asked.number)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")
@@ -160,7 +164,14 @@ class _Run:
     """The parts of a run that the loop puts in order."""
 
     def __init__(
-        self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker, adapts: bool
+        self,
+        config: Config,
+        folder: Path,
+        dataset: Dataset,
+        engine: Engine,
+        tracker: Tracker,
+        adapts: bool,
+        further: Mapping[str, Dataset],
     ) -> None:
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
         first = engine.workers.rank == 0
@@ -168,6 +179,7 @@ class _Run:
         others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
         self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
+        self.further = {name: each.split(VALID) for name, each in further.items()}
         self.per_step = config.train.batch_size * config.data.seq_len
         self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
         self._doing, self._first = "training", True
@@ -192,7 +204,7 @@ class _Run:
         elif workers.rank < workers.num_readers:
             parameters = initial_values(self.config, workers.rank, workers.num_readers)
         self.engine.load(parameters)
-        if progress.step:
+        if progress.has_moments:
             self.engine.load_optimizer_state(moments, progress.updates)
         self.engine.guard.restore(progress.guard)
         progress = self._with_threads(progress)
@@ -300,8 +312,8 @@ class _Run:
         self._losses += [each.wait()[0] for each in self._unread]
         self._unread.clear()
 
-    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> Evaluation:
-        """Evaluate on held-out text.
+    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> tuple[Evaluation, dict[str, Evaluation]]:
+        """Evaluate on held-out text, the data's own and that of further sets.
 
         Raises:
             _StoppedError: a stop was requested before the end.
@@ -313,14 +325,19 @@ class _Run:
             if stop():
                 raise _StoppedError
 
-        size, limit = self.config.data.seq_len, self.config.train.eval_tokens
+        def measured(split: Split) -> Evaluation:
+            size, limit = self.config.data.seq_len, self.config.train.eval_tokens
+            return evaluate_split(self.engine, split, size, self.micro_batches.size, limit=limit, check=check)
+
         with self._phase("evaluating"):
-            result = evaluate_split(self.engine, self.valid, size, self.micro_batches.size, limit=limit, check=check)
+            result, further = measured(self.valid), {name: measured(split) for name, split in self.further.items()}
         row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
+        if further:
+            row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
         self.tracker.validation(finite(row))
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
-        return result
+        return result, further
 
     def save(self, progress: TrainState, last: bool) -> None:
         """Begin to write a checkpoint beside the training; the last one of a run is waited for.
