@@ -183,6 +183,16 @@ class TorchEngine:
         with worker_errors(self.workers), self._uncompiled():
             return self.model(tokens, targets, likeliest)
 
+    @torch.no_grad()
+    def activations(self, batch: Batch) -> tuple[list[float], float]:
+        """Return the root mean square of each block's output, and the largest logit."""
+        outputs: list[Tensor] = []
+        with self._uncompiled():
+            states = self.model.model(self._on_device(batch)[0], outputs=outputs).flatten(0, 1)
+            head = self.model.head.to(states.dtype)
+            largest = torch.stack([(part @ head.T).amax() for part in states.split(64)]).amax()  # never all of them
+        return [each.float().square().mean().sqrt().item() for each in outputs], largest.item()
+
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Run blocks as they are, and compile nothing, in evaluation and generation.
 

@@ -95,6 +95,7 @@ def train(
         "bits_per_byte": validation.bits_per_byte if validation else None,
         "also_evaluated": {name: each.figures() for name, each in result.further.items()},
         "interrupted": result.interrupted,
+        "stopped_early": result.stopped_early,
     }
     if run.workers.rank == 0:
         answer(as_json, value, [])  # as text it was shown above
@@ -134,7 +135,9 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"
-    if result.progress.step < config.schedule.total_steps and not result.interrupted:
+    if result.stopped_early:
+        verb = "stopped early"
+    elif result.progress.step < config.schedule.total_steps and not result.interrupted:
         verb = f"stopped by train.stop_after = {config.train.stop_after}"
     memory = engine.memory()
     # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.

@@ -85,6 +85,18 @@ class TrainingScreen(Tracker):
                 f"perplexity {number(each['perplexity'], 2)}{bits}"
             )
 
+    def inspection(self, row: dict[str, Any]) -> None:
+        """Show the extremes of an inspection."""
+        rms = [each for each in row["activation_rms"] if each is not None]
+        parts = [f"activations {min(rms):.2f} to {max(rms):.2f}"] if rms else []
+        parts.append(f"largest logit {number(row['largest_logit'], 2)}")
+        if row["spectral_norm"]:
+            name, largest = max(row["spectral_norm"].items(), key=lambda each: each[1])
+            parts.append(f"largest singular value {largest:.2f} ({name.removeprefix('model.layers.')})")
+            lowest, rank = min(row["effective_rank"].items(), key=lambda each: each[1])
+            parts.append(f"least effective rank {rank:.1f} ({lowest.removeprefix('model.layers.')})")
+        self.message("  ".join([f"step {row['step']}/{self._total}", *parts]))
+
     def _numbers(self, row: dict[str, Any]) -> list[str]:
         """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""
         left = (self._total - self._step) * row["tokens"] / row["step"] / row["tokens_per_second"]

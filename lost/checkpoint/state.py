@@ -1,7 +1,8 @@
 """State of a run beside its arrays: progress, and the origin of its initial weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lost.config import EarlyStop
 from lost.config.fields import Finite, Natural
 from lost.optim.skip_step import GuardState
 
@@ -32,6 +33,27 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class BestLoss:
+    """The best of the validations that `train.early_stop` has judged.
+
+    Attributes:
+        loss: mean negative log-likelihood in nats; None: none was finite.
+        step: of that validation.
+        since: validations in a row since then, none of them better.
+    """
+
+    loss: Finite | None = None
+    step: Natural = 0
+    since: Natural = 0
+
+    def after(self, loss: float | None, step: int, rule: EarlyStop) -> "BestLoss":
+        """Return what another validation makes of it; None: its loss isn't finite."""
+        if loss is not None and (self.loss is None or loss < self.loss - rule.min_delta):
+            return BestLoss(loss, step)
+        return replace(self, since=self.since + 1)
+
+
+@dataclass(frozen=True)
 class TrainState:
     """Progress of a run.
 
@@ -42,6 +64,7 @@ class TrainState:
         seconds: time spent training.
         data: fingerprint of the prepared data.
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
+        best: what early stopping goes by; None: there is none, or it has judged nothing yet.
         guard: what was skipped, and what is usual.
         origin: of the initial weights; None: they were drawn.
         threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
@@ -56,6 +79,11 @@ class TrainState:
     guard: GuardState = field(default_factory=GuardState)
     origin: Origin | None = None
     threads: int | None = None
+    best: BestLoss | None = None
+
+    def stops_early(self, rule: EarlyStop | None) -> bool:
+        """Whether the run's patience is at its end."""
+        return rule is not None and self.best is not None and self.best.since >= rule.patience
 
     @property
     def updates(self) -> int:

@@ -228,6 +228,15 @@ class DataConfig(Section):
         return self
 
 
+class EarlyStop(Section):
+    """When a run ends before its schedule does, by the validations that are due (`train.eval_every`)."""
+
+    patience: Count
+    """Validations in a row, none of them better than the best before, after which the run ends."""
+    min_delta: NotNegative = 0.0
+    """By how much a loss must be below the best before to be better, in nats a token."""
+
+
 class TrainConfig(Section):
     """Batches, precision, how often something is done. Times are in optimizer steps."""
 
@@ -274,6 +283,10 @@ class TrainConfig(Section):
     """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None
     """Validation tokens of one evaluation; null: all, of which alone bits per byte are known."""
+    inspect_every: Natural = 0
+    """Steps from one inspection to the next: root mean squares of activations after each block, the largest logit, and
+    of every projection's weight the largest singular value and the effective rank. 0: none. Decompositions of all
+    weights on the CPU, exact: seconds for a small model, minutes for a dense one of 1B."""
     save_every: Natural = 500
     """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2
@@ -284,12 +297,18 @@ class TrainConfig(Section):
     """What to do when a checkpoint can't be written: stop, or continue and try again at the next one."""
     stop_after: Count | None = None
     """Stop after this step, the schedule unchanged; null: at the schedule's end. Raise or remove it to go on."""
+    early_stop: EarlyStop | None = None
+    """Stop where validations get no better: `{patience: 3}`; null: don't. Raise its patience or remove it to go on."""
 
     @model_validator(mode="after")
-    def _micro_batches_divide(self) -> "TrainConfig":
+    def _keys_agree(self) -> "TrainConfig":
         if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch} doesn't divide batch_size = {self.batch_size}; choose a divisor"
+            )
+        if self.early_stop and not self.eval_every:
+            raise ValueError(
+                "early_stop goes by validations, and eval_every = 0 makes none; raise it, or remove early_stop"
             )
         if self.param_dtype == "bfloat16" and self.dtype == "float32":
             raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than computation")

@@ -88,6 +88,12 @@ class Engine(Protocol):
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
 
+    def activations(self, batch: Batch) -> tuple[list[float], float]:
+        """Return the root mean square of each block's output, first to last, and the largest logit.
+
+        Only where this worker holds the whole model.
+        """
+
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one."""
 

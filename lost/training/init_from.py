@@ -155,6 +155,8 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
                 data_path=data.path or " + ".join(data.mixture or ()),
                 updates=before.updates - begun.updates_here if branches else 0,
             )
+        if begun.stops_early(config.train.early_stop):  # where the run ended that this one goes on from
+            begun = replace(begun, best=None)
         progress = replace(begun, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):

@@ -5,7 +5,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from lost.checkpoint import LATEST, Checkpoint, checkpoints, newest_valid, open_checkpoint, prune, set_latest
+from lost.checkpoint import (
+    LATEST,
+    Checkpoint,
+    TrainState,
+    checkpoints,
+    newest_valid,
+    open_checkpoint,
+    prune,
+    set_latest,
+)
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset
 from lost.distributed.group import Workers
@@ -19,6 +28,7 @@ from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, op
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.retold import FOLDER as TRACKING
+from lost.training.endings import stopping_early
 from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
@@ -30,11 +40,10 @@ MUTABLE_KEYS = {
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
     "data.also_evaluate",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
-    *(f"train.{key}" for key in ("deterministic", "matmul_precision", "log_every", "eval_every", "eval_tokens")),
-    *(
-        f"train.{key}"
-        for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after", "max_skipped")
-    ),
+    *(f"train.{key}" for key in ("deterministic", "matmul_precision")),
+    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "save_every")),
+    *(f"train.{key}" for key in ("keep_last", "keep_every", "on_save_error", "max_skipped")),
+    *(f"train.{key}" for key in ("stop_after", "early_stop")),
 }
 
 
@@ -48,7 +57,7 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     """
     start = starting_point(config, folder, dataset, tracker)
     if start:
-        tracker.message(_going_on(start.progress.step, config, folder))
+        tracker.message(_going_on(start.progress, config, folder))
         with storage(folder):  # what a crash in the midst of a save left undone
             set_latest(start.path)
             prune(start.path.parent, config.train.keep_last, config.train.keep_every, start.progress.step)
@@ -57,8 +66,12 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     return start
 
 
-def _going_on(step: int, config: Config, folder: Path) -> str:
+def _going_on(progress: TrainState, config: Config, folder: Path) -> str:
     """Return what is said of a run that has a checkpoint."""
+    step, rule = progress.step, config.train.early_stop
+    if rule and progress.stops_early(rule):
+        reason = stopping_early(progress, rule)
+        return f"{folder} {reason}; raise train.early_stop.patience, or set train.early_stop=null, to train on"
     if step < config.last_step:
         return f"resuming {folder} from step {step}"
     if step < config.schedule.total_steps:

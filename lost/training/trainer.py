@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, TrainState
+from lost.checkpoint import BestLoss, Checkpoint, TrainState
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
@@ -27,6 +27,7 @@ from lost.errors import (
     OutOfMemoryError,
     StorageError,
 )
+from lost.evaluation.inspection import first_window, inspect_model
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
 from lost.optim.schedule import learning_rate
@@ -35,7 +36,7 @@ from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
-from lost.training.endings import diverged, ended_amid, out_of_memory
+from lost.training.endings import diverged, ended_amid, out_of_memory, stopping_early
 from lost.training.micro_batches import MicroBatches
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
@@ -54,6 +55,7 @@ class Result:
     further: Mapping[str, Evaluation]  # of the sets under `data.also_evaluate`, made with it
     interrupted: bool
     signal: int  # that interrupted it, if one did
+    stopped_early: bool
 
 
 def train(
@@ -114,13 +116,17 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
     def stop() -> bool:
         return engine.workers.any(asked.requested)
 
+    def ended() -> bool:
+        return progress.step >= last or progress.stops_early(config.train.early_stop)
+
     while True:
-        step, ending = progress.step, progress.step >= last
+        step, ending = progress.step, ended()
         unmeasured = step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             try:
                 validation, further = run.validate(progress, stop)
-                progress = replace(progress, validation_loss=finite(validation.loss))
+                progress = run.judge(replace(progress, validation_loss=finite(validation.loss)))
+                ending = ended()
             except _StoppedError:
                 interrupted = True
         due = _due(step, config.train.save_every) and not progress.guard.in_a_row
@@ -129,7 +135,8 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
-            return Result(progress, run.saved, run.loss, validation, further, interrupted, asked.number)
+            early = ending and step < last
+            return Result(progress, run.saved, run.loss, validation, further, interrupted, asked.number, early)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")
@@ -137,10 +144,13 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
         saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
+        saving = saving or (config.train.early_stop is not None and _due(progress.step, config.train.eval_every))
         if saving or _due(progress.step, config.train.log_every):
             progress = run.report(progress, report)
         elif _due(progress.step, config.train.max_skipped):
             progress = run.check(progress, report)
+        if _due(progress.step, config.train.inspect_every):
+            run.inspect(progress)
 
 
 def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
@@ -338,6 +348,32 @@ class _Run:
         self.tracker.validation(finite(row))
         self._clock += time.perf_counter() - began  # an evaluation isn't training time
         return result, further
+
+    def inspect(self, progress: TrainState) -> None:
+        """Look at the model's activations and weights; the others wait for rank 0 where they meet next."""
+        if self.engine.workers.rank:
+            return
+        began = time.perf_counter()
+        with self._phase("inspecting"):
+            row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
+        row = {"step": progress.step, **row, "seconds": time.perf_counter() - began}
+        self.tracker.inspection(finite(row))
+        self._clock += time.perf_counter() - began
+
+    def judge(self, progress: TrainState) -> TrainState:
+        """Note whether a validation was better than those before, where early stopping goes by it.
+
+        Only those that are due count: a run that `stop_after` has stopped meanwhile ends where it would have.
+        """
+        rule, loss = self.config.train.early_stop, progress.validation_loss
+        if rule is None:
+            return replace(progress, best=None)
+        if not _due(progress.step, self.config.train.eval_every):
+            return progress
+        progress = replace(progress, best=(progress.best or BestLoss()).after(loss, progress.step, rule))
+        if progress.step < self.config.last_step and progress.stops_early(rule):
+            self.tracker.message(stopping_early(progress, rule))
+        return progress
 
     def save(self, progress: TrainState, last: bool) -> None:
         """Begin to write a checkpoint beside the training; the last one of a run is waited for.

@@ -180,12 +180,21 @@ def test_resume_at_the_same_world_size_is_bit_exact(
     assert losses(tmp_path / "straight") == losses(tmp_path / "resumed")
 
 
+def test_all_of_them_stop_early(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+    settings = ("train.eval_every=2", "train.early_stop={patience: 3, min_delta: 100}")
+    done = torchrun(2, *command(straight[0], prepared, tmp_path / "run", *settings))
+    assert done.returncode == 0, done.stderr
+    assert "stopped early at step 8: none of the last 3 validations" in done.stdout
+    assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000008").progress.best.since == 3
+
+
 def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     tiny, _ = straight
     for setting, words in (
         ("train.replicas=3", "2 workers can't form that many equal groups"),
         ("train.batch_size=2", "they don't divide among 2 workers"),
         ("optimizer.name=adamw8bit", "its state can't be split by rows"),
+        ("train.inspect_every=5", "no worker holds a whole weight"),
     ):
         done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))
         assert words in done.stderr
