@@ -148,6 +148,21 @@ class MlxEngine:
         mx.eval(self.model.state, self._optimizer.held())
         return result
 
+    def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
+        """Return squared norms of each micro-batch's gradient, reduced over the workers, and of their sum."""
+        scale, squares, total = mx.array(self.workers.world_size / predictions), [], None
+        for batch in micro_batches:
+            nll, gradients = self._micro_step(*self._on_device(batch), scale, None)
+            if isinstance(self.workers, MlxGroup):
+                gradients, _ = self.workers.reduce(gradients, nll)
+            squares.append(self._square(gradients))
+            total = gradients if total is None else tree_map(mx.add, total, gradients)
+            mx.eval(total)
+        return squares, self._square(total)
+
+    def _square(self, gradients: Tree) -> float:
+        return _number(self._norm(dict(tree_flatten(gradients)))) ** 2
+
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects

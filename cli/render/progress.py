@@ -97,6 +97,13 @@ class TrainingScreen(Tracker):
             parts.append(f"least effective rank {rank:.1f} ({lowest.removeprefix('model.layers.')})")
         self.message("  ".join([f"step {row['step']}/{self._total}", *parts]))
 
+    def gradient_noise(self, row: dict[str, Any]) -> None:
+        """Show the noise scale beside the batch, as soon as there is one."""
+        scale = "not known yet" if row["noise_scale"] is None else f"{count(row['noise_scale'])} tokens"
+        self.message(
+            f"step {row['step']}/{self._total}  gradient noise scale {scale} (a step has {count(row['batch_tokens'])})"
+        )
+
     def _numbers(self, row: dict[str, Any]) -> list[str]:
         """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""
         left = (self._total - self._step) * row["tokens"] / row["step"] / row["tokens_per_second"]

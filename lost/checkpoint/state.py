@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from lost.config import EarlyStop
 from lost.config.fields import Finite, Natural
+from lost.optim.noise_scale import GradientNoise
 from lost.optim.skip_step import GuardState
 
 
@@ -64,10 +65,11 @@ class TrainState:
         seconds: time spent training.
         data: fingerprint of the prepared data.
         validation_loss: mean negative log-likelihood in nats at this step, if it was measured.
-        best: what early stopping goes by; None: there is none, or it has judged nothing yet.
         guard: what was skipped, and what is usual.
         origin: of the initial weights; None: they were drawn.
         threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
+        best: what early stopping goes by; None: there is none, or it has judged nothing yet.
+        noise: of gradients; None: it wasn't measured.
     """
 
     step: Natural = 0
@@ -80,6 +82,7 @@ class TrainState:
     origin: Origin | None = None
     threads: int | None = None
     best: BestLoss | None = None
+    noise: GradientNoise | None = None
 
     def stops_early(self, rule: EarlyStop | None) -> bool:
         """Whether the run's patience is at its end."""

@@ -287,6 +287,10 @@ class TrainConfig(Section):
     """Steps from one inspection to the next: root mean squares of activations after each block, the largest logit, and
     of every projection's weight the largest singular value and the effective rank. 0: none. Decompositions of all
     weights on the CPU, exact: seconds for a small model, minutes for a dense one of 1B."""
+    noise_scale_every: Natural = 0
+    """Steps from one measurement of the gradient noise scale (arXiv 1812.06162) to the next: a batch of about so many
+    tokens is as large as is worth it. Each takes the time of a step, and memory for one more gradient; a step must have
+    several micro-batches. 0: none."""
     save_every: Natural = 500
     """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2

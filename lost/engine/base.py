@@ -75,6 +75,12 @@ class Engine(Protocol):
             GradientMemoryError: memory ran out before anything changed; the step may be taken again.
         """
 
+    def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
+        """Return squared norms of each micro-batch's share of the gradient that a step on all would have, and of it.
+
+        Of several workers, those that they compute at once count as one micro-batch. Nothing is changed.
+        """
+
     def suspects(self) -> list[str]:
         """Return the names of parameters whose last gradients weren't finite, else of the three largest gradients."""
 

@@ -30,6 +30,9 @@ class Tracker:
     def inspection(self, row: dict[str, Any]) -> None:
         """Take an inspection of the model: the row that goes to metrics.jsonl."""
 
+    def gradient_noise(self, row: dict[str, Any]) -> None:
+        """Take a measurement of the gradients' noise: the row that goes to metrics.jsonl."""
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
 
@@ -88,6 +91,10 @@ class Trackers(Tracker):
     def inspection(self, row: dict[str, Any]) -> None:
         """Pass an inspection on."""
         self._tell("inspection", row)
+
+    def gradient_noise(self, row: dict[str, Any]) -> None:
+        """Pass a measurement on."""
+        self._tell("gradient_noise", row)
 
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Pass a checkpoint on."""

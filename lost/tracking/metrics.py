@@ -49,6 +49,10 @@ class MetricsFile(Tracker):
         """Append an inspection."""
         self.write(row)
 
+    def gradient_noise(self, row: dict[str, Any]) -> None:
+        """Append a measurement."""
+        self.write(row)
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Append a checkpoint."""
         self.write(row)

@@ -41,8 +41,8 @@ MUTABLE_KEYS = {
     "data.also_evaluate",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("deterministic", "matmul_precision")),
-    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "save_every")),
-    *(f"train.{key}" for key in ("keep_last", "keep_every", "on_save_error", "max_skipped")),
+    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "noise_scale_every")),
+    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "max_skipped")),
     *(f"train.{key}" for key in ("stop_after", "early_stop")),
 }
 

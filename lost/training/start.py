@@ -14,9 +14,9 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
-from lost.distributed.group import Workers, agree
+from lost.distributed.group import Workers, agree, local_batch_size
 from lost.engine import Engine, backend_module, resolve_backend
-from lost.errors import UserError
+from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
 from lost.interop.source import Source
 from lost.model.load import load_config
@@ -171,6 +171,7 @@ def ready(asked: Request) -> Ready:
     if source and branches:
         before = source.path.parents[1]
     written, config = config, _with_micro_batch(config, name, device, room, workers, before)
+    _check_micro_batches(config, workers)
     check_room(config, name, device, room, workers.world_size)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
@@ -187,6 +188,17 @@ def _with_micro_batch(
     before = last_micro_batch(resumed) if resumed and workers.rank == 0 else None
     before = json.loads(workers.broadcast(json.dumps(before)))
     return with_micro_batch(config, backend, device, min(map(int, rooms)), workers.world_size, before)
+
+
+def _check_micro_batches(config: Config, workers: Workers) -> None:
+    """Check that a step has several micro-batches, where they are to be compared."""
+    share, size = local_batch_size(config, workers.world_size)
+    if config.train.noise_scale_every and share == size:
+        raise ConfigError(
+            f"train.noise_scale_every = {config.train.noise_scale_every}: a step is one micro-batch "
+            f"(train.micro_batch_size = {size}), and the noise scale is seen where several differ; expected at least "
+            "two; lower train.micro_batch_size, or raise train.batch_size"
+        )
 
 
 def start(

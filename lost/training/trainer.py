@@ -1,6 +1,7 @@
 """THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,7 @@ from lost.errors import (
 from lost.evaluation.inspection import first_window, inspect_model
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
+from lost.optim.noise_scale import GradientNoise, estimates
 from lost.optim.schedule import learning_rate
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
@@ -151,6 +153,8 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
             progress = run.check(progress, report)
         if _due(progress.step, config.train.inspect_every):
             run.inspect(progress)
+        if _due(progress.step, config.train.noise_scale_every):
+            progress = run.measure_noise(progress)
 
 
 def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
@@ -359,6 +363,28 @@ class _Run:
         row = {"step": progress.step, **row, "seconds": time.perf_counter() - began}
         self.tracker.inspection(finite(row))
         self._clock += time.perf_counter() - began
+
+    def measure_noise(self, progress: TrainState) -> TrainState:
+        """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""
+        began = time.perf_counter()
+        predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
+        with self._phase("measuring the gradients' noise"):
+            parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
+        square, variance = estimates(parts, whole, self.per_step)
+        noise = progress.noise or GradientNoise()
+        if math.isfinite(square) and math.isfinite(variance):
+            noise = noise.after(square, variance)
+        row = {
+            "step": progress.step,
+            "gradient_square": square,
+            "gradient_variance": variance,
+            "noise_scale": noise.scale,
+            "batch_tokens": self.per_step,
+            "seconds": time.perf_counter() - began,
+        }
+        self.tracker.gradient_noise(finite(row))
+        self._clock += time.perf_counter() - began
+        return replace(progress, noise=noise)
 
     def judge(self, progress: TrainState) -> TrainState:
         """Note whether a validation was better than those before, where early stopping goes by it.

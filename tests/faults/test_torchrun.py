@@ -188,6 +188,20 @@ def test_all_of_them_stop_early(straight: tuple[Path, Path], prepared: Dataset, 
     assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000008").progress.best.since == 3
 
 
+def test_noise_of_gradients_that_are_reduced(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+    """Both estimates together say how long the whole gradient is, which the next step has."""
+    settings = ("train.noise_scale_every=2", "train.stop_after=5")
+    done = torchrun(2, *command(straight[0], prepared, tmp_path / "run", *settings))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lengths = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+    found = [row for row in rows if "noise_scale" in row]
+    assert [row["step"] for row in found] == [2, 4]
+    for row in found:
+        whole = row["gradient_square"] + row["gradient_variance"] / row["batch_tokens"]
+        assert whole == pytest.approx(lengths[row["step"] + 1] ** 2, rel=1e-4)
+
+
 def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     tiny, _ = straight
     for setting, words in (
