@@ -102,6 +102,7 @@ def run_texts(
         lineage: whether to add perplexity as GaLore's scripts print it.
     """
     from lost.cli.render.progress import EvaluationScreen
+    from lost.planning.budget import budget
 
     screen, found = EvaluationScreen(), {}
     with screen.live():
@@ -109,8 +110,10 @@ def run_texts(
             shown = screen.counting(f"evaluating {name}".rstrip(), window * size, each.predictions)
             found[name] = each.measure(engine, window, size, shown)
     values, lines = {}, []
+    forward = budget(source.config).flops_per_token / 3  # of which training has two more for the backward pass
     for name, each in found.items():
         values[name] = {"nll": each.nll, "tokens": each.tokens, "bytes": each.bytes, **each.figures()}
+        values[name]["information_capacity"] = each.information_capacity(forward)
         bits = "" if each.bits_per_byte is None else f"  {each.bits_per_byte:.4f} bits/byte"
         where = f"{source.path} on" if name == OWN else f"{name},"
         lines += [

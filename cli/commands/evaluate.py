@@ -1,11 +1,15 @@
 """`lost eval`: perplexity and bits per byte, or the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lost.cli.options import AsJson, Backend, Device, Model, Threads, path_option
+
+if TYPE_CHECKING:
+    from lost.engine import Engine
+    from lost.interop.source import Source
 
 
 def evaluate(
@@ -28,6 +32,9 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(help="With --tasks: number of few-shot examples; default: the task's.", min=0)
     ] = None,
+    every_checkpoint: Annotated[
+        bool, typer.Option("--every-checkpoint", help="A table over all checkpoints that a run still has.")
+    ] = False,
     context: Annotated[
         int | None,
         typer.Option(help="Tokens read at once; default: data.seq_len; for tasks, max_position_embeddings.", min=1),
@@ -42,8 +49,10 @@ def evaluate(
 
     Every token of the text is predicted exactly once, and the mean is over tokens, without padding. On examples from
     `lost prepare --examples`, only what is to be learned counts: completions, not prompts. Without --data and --text,
-    the sets under data.also_evaluate are measured too. With --tasks, runs tasks of lm-evaluation-harness instead.
+    the sets under data.also_evaluate are measured too. With --tasks, runs tasks of lm-evaluation-harness instead. With
+    --every-checkpoint, does so for each checkpoint of a run (train.keep_every keeps more of them).
     """
+    from lost.cli.checkpoints import measure_every, open_every
     from lost.cli.load import context_of, load_weights, open_model
     from lost.cli.render.output import answer
     from lost.cli.tasks import load_tasks, run_tasks
@@ -58,16 +67,25 @@ def evaluate(
         raise UserError(
             "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
         )
-    source = open_model(path)
-    model = source.config.model
+    if lineage and every_checkpoint:
+        raise UserError("--lineage and --every-checkpoint can't be combined; leave one of them out")
+    sources = open_every(path) if every_checkpoint else [open_model(path)]
+    config = sources[-1].config
     if tasks is not None:
-        window = context_of(model, context, model.max_position_embeddings)
+        window = context_of(config.model, context, config.model.max_position_embeddings)
         loaded = load_tasks(tasks, include_path, num_fewshot)
-        engine = load_weights(source, backend, device)
-        answer(as_json, *run_tasks(source, engine, loaded, window, batch_size, limit))
-        return
-    window = context_of(model, context, source.config.data.seq_len)
-    texts = open_texts(source, data, text)
-    engine = load_weights(source, backend, device)
-    size = batch_size or source.config.train.micro_batch
-    answer(as_json, *run_texts(source, engine, texts, window, size, lineage))
+
+        def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
+            return run_tasks(source, engine, loaded, window, batch_size, limit)
+    else:
+        window = context_of(config.model, context, config.data.seq_len)
+        texts, size = open_texts(sources[-1], data, text), batch_size or config.train.micro_batch
+
+        def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
+            return run_texts(source, engine, texts, window, size, lineage)
+
+    engine = load_weights(sources[-1], backend, device)
+    if every_checkpoint:
+        answer(as_json, *measure_every(path, sources, engine, measure))
+    else:
+        answer(as_json, *measure(sources[0], engine))
