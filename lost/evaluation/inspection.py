@@ -29,7 +29,7 @@ def inspect_model(engine: Engine, config: Config, window: Batch) -> dict[str, An
         window: of text that it reads.
 
     Returns:
-        activation_rms: root mean square of each block's output, first to last.
+        activation_rms: by block, root mean square of its output.
         largest_logit: of all positions and entries.
         spectral_norm: by projection, the largest singular value of its weight, activations taken as the identity; None
             where a weight isn't finite.
@@ -41,7 +41,7 @@ def inspect_model(engine: Engine, config: Config, window: Batch) -> dict[str, An
     except (CheckpointError, np.linalg.LinAlgError):
         layers = []
     return {
-        "activation_rms": activations,
+        "activation_rms": {f"model.layers.{number}": each for number, each in enumerate(activations)},
         "largest_logit": largest_logit,
         "spectral_norm": {each.name: each.spectral_norm for each in layers} or None,
         "effective_rank": {each.name: each.effective_rank for each in layers} or None,

@@ -27,11 +27,8 @@ class Tracker:
     def validation(self, row: dict[str, Any]) -> None:
         """Take a validation: the row that goes to metrics.jsonl."""
 
-    def inspection(self, row: dict[str, Any]) -> None:
-        """Take an inspection of the model: the row that goes to metrics.jsonl."""
-
-    def gradient_noise(self, row: dict[str, Any]) -> None:
-        """Take a measurement of the gradients' noise: the row that goes to metrics.jsonl."""
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Take an inspection of the model, or its gradients' noise: the row that goes to metrics.jsonl."""
 
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
@@ -88,13 +85,9 @@ class Trackers(Tracker):
         """Pass a validation on."""
         self._tell("validation", row)
 
-    def inspection(self, row: dict[str, Any]) -> None:
-        """Pass an inspection on."""
-        self._tell("inspection", row)
-
-    def gradient_noise(self, row: dict[str, Any]) -> None:
+    def measurement(self, row: dict[str, Any]) -> None:
         """Pass a measurement on."""
-        self._tell("gradient_noise", row)
+        self._tell("measurement", row)
 
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Pass a checkpoint on."""

@@ -45,11 +45,7 @@ class MetricsFile(Tracker):
         """Append a validation."""
         self.write(row)
 
-    def inspection(self, row: dict[str, Any]) -> None:
-        """Append an inspection."""
-        self.write(row)
-
-    def gradient_noise(self, row: dict[str, Any]) -> None:
+    def measurement(self, row: dict[str, Any]) -> None:
         """Append a measurement."""
         self.write(row)
 

@@ -266,8 +266,9 @@ def _how_it_begins(run: Ready) -> str:
         return f"beginning with the weights of {run.source.path}"
     if keeps_place(run.source, run.dataset):
         return f"going on from step {run.first_step} of {run.source.path}"
-    hint = "" if run.further else " (data.also_evaluate shows what it forgets of the text before)"
-    return f"going on with weights and moments of {run.source.path} on other data: steps, schedule and data begin anew{hint}"
+    shown = "" if run.further else " (data.also_evaluate shows what it forgets of the text before)"
+    how = f"going on with weights and moments of {run.source.path} on other data"
+    return f"{how}: steps, schedule and data begin anew{shown}"
 
 
 def run_place(config: str | None, out: Path | None, origin: Path | None) -> tuple[Path | str | None, Path]:

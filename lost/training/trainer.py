@@ -361,7 +361,7 @@ class _Run:
         with self._phase("inspecting"):
             row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
         row = {"step": progress.step, **row, "seconds": time.perf_counter() - began}
-        self.tracker.inspection(finite(row))
+        self.tracker.measurement(finite(row))
         self._clock += time.perf_counter() - began
 
     def measure_noise(self, progress: TrainState) -> TrainState:
@@ -382,7 +382,7 @@ class _Run:
             "batch_tokens": self.per_step,
             "seconds": time.perf_counter() - began,
         }
-        self.tracker.gradient_noise(finite(row))
+        self.tracker.measurement(finite(row))
         self._clock += time.perf_counter() - began
         return replace(progress, noise=noise)
 
