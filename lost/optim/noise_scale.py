@@ -5,10 +5,11 @@ G is the gradient over all text, S the covariance of one token's. Both are estim
 sizes, those of micro-batches and their sum (its appendix A.1).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lost.config.fields import Natural
+from lost.config.fields import FiniteOrNegative, Natural
 
 WINDOW = 20  # measurements that the running means are over, older ones fading
 
@@ -36,12 +37,14 @@ class GradientNoise:
         seen: measurements that they are over, at most WINDOW.
     """
 
-    square: float = 0.0
-    variance: float = 0.0
+    square: FiniteOrNegative = 0.0
+    variance: FiniteOrNegative = 0.0
     seen: Natural = 0
 
     def after(self, square: float, variance: float) -> "GradientNoise":
-        """Return the means with another measurement."""
+        """Return the means with another measurement; one that isn't finite is left out."""
+        if not (math.isfinite(square) and math.isfinite(variance)):
+            return self
         seen = min(self.seen + 1, WINDOW)
         return GradientNoise(
             self.square + (square - self.square) / seen, self.variance + (variance - self.variance) / seen, seen

@@ -1,7 +1,6 @@
 """THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -332,7 +331,6 @@ class _Run:
         Raises:
             _StoppedError: a stop was requested before the end.
         """
-        began = time.perf_counter()
 
         def check() -> None:
             failpoint("evaluation.round")
@@ -343,47 +341,33 @@ class _Run:
             size, limit = self.config.data.seq_len, self.config.train.eval_tokens
             return evaluate_split(self.engine, split, size, self.micro_batches.size, limit=limit, check=check)
 
-        with self._phase("evaluating"):
+        with self._aside("evaluating") as seconds:
             result, further = measured(self.valid), {name: measured(split) for name, split in self.further.items()}
-        row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
-        row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
-        if further:
-            row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
-        self.tracker.validation(finite(row))
-        self._clock += time.perf_counter() - began  # an evaluation isn't training time
+            row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss}
+            row |= {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte, "seconds": seconds()}
+            if further:
+                row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
+            self.tracker.validation(finite(row))
         return result, further
 
     def inspect(self, progress: TrainState) -> None:
         """Look at the model's activations and weights; the others wait for rank 0 where they meet next."""
         if self.engine.workers.rank:
             return
-        began = time.perf_counter()
-        with self._phase("inspecting"):
+        with self._aside("inspecting") as seconds:
             row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
-        row = {"step": progress.step, **row, "seconds": time.perf_counter() - began}
-        self.tracker.measurement(finite(row))
-        self._clock += time.perf_counter() - began
+            self.tracker.measurement(finite({"step": progress.step, **row, "seconds": seconds()}))
 
     def measure_noise(self, progress: TrainState) -> TrainState:
         """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""
-        began = time.perf_counter()
-        predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
-        with self._phase("measuring the gradients' noise"):
+        with self._aside("measuring the gradients' noise") as seconds:
+            predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
             parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
-        square, variance = estimates(parts, whole, self.per_step)
-        noise = progress.noise or GradientNoise()
-        if math.isfinite(square) and math.isfinite(variance):
-            noise = noise.after(square, variance)
-        row = {
-            "step": progress.step,
-            "gradient_square": square,
-            "gradient_variance": variance,
-            "noise_scale": noise.scale,
-            "batch_tokens": self.per_step,
-            "seconds": time.perf_counter() - began,
-        }
-        self.tracker.measurement(finite(row))
-        self._clock += time.perf_counter() - began
+            square, variance = estimates(parts, whole, self.per_step)
+            noise = (progress.noise or GradientNoise()).after(square, variance)
+            row = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
+            row |= {"noise_scale": noise.scale, "batch_tokens": self.per_step, "seconds": seconds()}
+            self.tracker.measurement(finite(row))
         return replace(progress, noise=noise)
 
     def judge(self, progress: TrainState) -> TrainState:
@@ -425,6 +409,14 @@ class _Run:
                 self.saved = saved.path
                 row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
                 self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
+        self._clock += time.perf_counter() - began
+
+    @contextmanager
+    def _aside(self, name: str) -> Iterator[Callable[[], float]]:
+        """Do what isn't training time; yields what tells the seconds that it has taken so far."""
+        began = time.perf_counter()
+        with self._phase(name):
+            yield lambda: time.perf_counter() - began
         self._clock += time.perf_counter() - began
 
     @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device import device_of
+from pydantic import TypeAdapter, ValidationError
 
 from lost.checkpoint import checkpoint_path, open_checkpoint
 from lost.config import Config
@@ -38,6 +39,13 @@ def test_both_estimates_are_unbiased() -> None:
     assert noise.scale == pytest.approx((spread @ spread) / (true @ true), rel=0.75)
     assert (noise.square, noise.seen) == (pytest.approx(last[0], rel=1), 20)
     assert GradientNoise().after(-1.0, 1.0).scale is None
+
+
+def test_means_stay_finite() -> None:
+    """Whatever was measured, and whatever a stranger's manifest says."""
+    assert GradientNoise(1.0, 2.0, 3).after(np.nan, 1.0) == GradientNoise(1.0, 2.0, 3)
+    with pytest.raises(ValidationError):
+        TypeAdapter(GradientNoise).validate_python({"square": np.inf, "variance": 1.0, "seen": 1})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
