@@ -106,9 +106,9 @@ def run_texts(
 
     screen, found = EvaluationScreen(), {}
     with screen.live():
-        for name, each in texts.items():
-            shown = screen.counting(f"evaluating {name}".rstrip(), window * size, each.predictions)
-            found[name] = each.measure(engine, window, size, shown)
+        for name, text in texts.items():
+            shown = screen.counting(f"evaluating {name}".rstrip(), window * size, text.predictions)
+            found[name] = text.measure(engine, window, size, shown)
     values, lines = {}, []
     forward = budget(source.config).flops_per_token / 3  # of which training has two more for the backward pass
     for name, each in found.items():

@@ -112,7 +112,8 @@ def train(
 
 def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
-    validation, further, interrupted = None, {}, False
+    validation, interrupted = None, False
+    further: Mapping[str, Evaluation] = {}
 
     def stop() -> bool:
         return engine.workers.any(asked.requested)
