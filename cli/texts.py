@@ -120,7 +120,8 @@ def run_texts(
             f"{where} {texts[name].path}: {each.tokens:,} {texts[name].unit}, {each.bytes:,} bytes",
             f"loss {each.loss:.4f}  perplexity {each.perplexity:.3f}{bits}",
         ]
-    value, own = {"checkpoint": str(source.path), **values.pop(OWN)}, found[OWN]
+    own = found[OWN]
+    value: dict[str, Any] = {"checkpoint": str(source.path), **values.pop(OWN)}
     if values:
         value["also_evaluated"] = values
     if lineage:

@@ -366,7 +366,7 @@ class _Run:
             parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
             square, variance = estimates(parts, whole, self.per_step)
             noise = (progress.noise or GradientNoise()).after(square, variance)
-            row = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
+            row: dict[str, Any] = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
             row |= {"noise_scale": noise.scale, "batch_tokens": self.per_step, "seconds": seconds()}
             self.tracker.measurement(finite(row))
         return replace(progress, noise=noise)
