@@ -43,6 +43,6 @@ def inspect_model(engine: Engine, config: Config, window: Batch) -> dict[str, An
     return {
         "activation_rms": {f"model.layers.{number}": each for number, each in enumerate(activations)},
         "largest_logit": largest_logit,
-        "spectral_norm": {each.name: each.spectral_norm for each in layers} or None,
+        "spectral_norm": {each.name: float(each.singular_values[0]) for each in layers} or None,
         "effective_rank": {each.name: each.effective_rank for each in layers} or None,
     }

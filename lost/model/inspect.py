@@ -25,7 +25,6 @@ class LayerReport:
         rank: of the low-rank pair; None without one.
         channels: kept input channels; None except for LOST.
         norm: Frobenius norm of the composed weight, activations taken as the identity.
-        spectral_norm: its largest singular value.
         spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None
             without a rank, 1 for lowrank and cola.
         effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
@@ -39,7 +38,6 @@ class LayerReport:
     rank: int | None
     channels: int | None
     norm: float
-    spectral_norm: float
     spectrum: float | None
     effective_rank: float
     sparse_share: float | None
@@ -98,7 +96,6 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
         rank=rank,
         channels=channels,
         norm=total**0.5,
-        spectral_norm=float(energy[0]) ** 0.5,
         spectrum=None if rank is None else float(energy[:rank].sum() / total),
         effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
         sparse_share=sparse_share,
