@@ -70,14 +70,20 @@ def _remarks(model: "LmEvalModel", trained: int | None) -> Iterator[str]:
 
 def _rows(outcome: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     """Yield one row a metric."""
-    for name, metrics in outcome["results"].items():
+    for name, metric, value, error in metrics(outcome["results"]):
         about = [outcome["versions"].get(name), outcome["n_shot"].get(name), outcome["documents"].get(name)]
-        for metric, value in metrics.items():
+        yield name, *("" if each is None else each for each in about), metric, value, error
+
+
+def metrics(results: dict[str, dict[str, float | None]]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield each metric of each task: the task, the metric, its value, its standard error."""
+    for name, values in results.items():
+        for metric, value in values.items():
             base, _, filtered = metric.partition(",")
             if base.endswith("_stderr"):
                 continue
-            error = metrics.get(f"{base}_stderr" + (f",{filtered}" if filtered else ""))
-            yield name, *("" if each is None else each for each in about), metric, _shown(value), _shown(error)
+            error = values.get(f"{base}_stderr" + (f",{filtered}" if filtered else ""))
+            yield name, metric, _shown(value), _shown(error)
 
 
 def _shown(value: float | None) -> str:

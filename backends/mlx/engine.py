@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import isqrt
+from math import inf, isqrt
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -148,6 +148,21 @@ class MlxEngine:
         mx.eval(self.model.state, self._optimizer.held())
         return result
 
+    def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
+        """Return squared norms of each micro-batch's gradient, reduced over the workers, and of their sum."""
+        scale, squares, total = mx.array(self.workers.world_size / predictions), [], None
+        for batch in micro_batches:
+            nll, gradients = self._micro_step(*self._on_device(batch), scale, None)
+            if isinstance(self.workers, MlxGroup):
+                gradients, _ = self.workers.reduce(gradients, nll)
+            squares.append(self._square(gradients))
+            total = gradients if total is None else tree_map(mx.add, total, gradients)
+            mx.eval(total)
+        return squares, self._square(total)
+
+    def _square(self, gradients: Tree) -> float:
+        return _number(self._norm(dict(tree_flatten(gradients)))) ** 2
+
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects
@@ -179,6 +194,15 @@ class MlxEngine:
             total += float(to_array(mx.where(mask, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
+
+    def activations(self, batch: Batch) -> tuple[list[float], float]:
+        """Return the root mean square of each block's output, and the largest logit."""
+        outputs: list[mx.array] = []
+        states = self.model.model(self._on_device(batch)[0], outputs=outputs).flatten(0, 1)
+        head, largest = self.model.head.astype(states.dtype), -inf
+        for first in range(0, len(states), 64):  # never all of them
+            largest = max(largest, _number((states[first : first + 64] @ head.T).max()))
+        return [_number(mx.sqrt(each.astype(mx.float32).square().mean())) for each in outputs], largest
 
     def _scores(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         tokens, targets, mask = self._on_device(batch)

@@ -178,8 +178,10 @@ class Trunk(nn.Module):
         self.layers = [Block(config, number, param_dtype) for number in range(model.num_hidden_layers)]
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, param_dtype)
 
-    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
-        """Map tokens (b, s) to normed states (b, s, h)."""
+    def __call__(
+        self, inputs: mx.array, cache: Sequence[Any] | None = None, outputs: list[mx.array] | None = None
+    ) -> mx.array:
+        """Map tokens (b, s) to normed states (b, s, h); `outputs` is given the states after each block."""
         # Looked up before the cast, so that gradients of frequent tokens accumulate in the weights' type.
         x = embedded(self.embed_tokens.weight, inputs).astype(self.dtype)
         length = inputs.shape[1]
@@ -191,6 +193,8 @@ class Trunk(nn.Module):
                 x = nn.utils.checkpoint(block)(x, mask)
             else:
                 x = block(x, mask, cache[number] if cache else None, self.checkpointing == "narrow" and not cache)
+            if outputs is not None:
+                outputs.append(x)
         return self.norm(x)
 
 

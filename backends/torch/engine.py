@@ -150,6 +150,27 @@ class TorchEngine:
             norms = [torch.linalg.vector_norm(each, dim=-1) for each in gradients]
         return torch.cat([each.flatten() for each in norms]).to(self._wide).square().sum()
 
+    def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
+        """Return squared norms of each micro-batch's gradient, reduced over the workers, and of their sum."""
+        squares: list[Tensor] = []
+        total: list[Tensor] = []
+        with worker_errors(self.workers):
+            for batch in micro_batches:
+                for parameter in self._parameters.values():
+                    parameter.grad = None
+                self._layout.begin_micro_batch(last=True)  # so that it is reduced for itself
+                (self.model(*self._on_device(batch)) * (self.workers.world_size / predictions)).backward()
+                found = [each.grad for each in self._parameters.values() if each.grad is not None]
+                gradients = [self._layout.local_tensor(each) for each in found]
+                squares.append(self._squares(gradients))
+                if total:
+                    torch._foreach_add_(total, gradients)
+                total = total or gradients
+            stacked = torch.stack([*squares, self._squares(total)])
+            stacked, _ = self._layout.all_reduce(stacked, torch.zeros_like(stacked))
+        *parts, whole = stacked.tolist()
+        return parts, whole
+
     def suspects(self) -> list[str]:
         """Name the parameters whose last gradients weren't finite, else the three largest ones'."""
         norms = {
@@ -182,6 +203,16 @@ class TorchEngine:
         tokens, targets = self._on_device(batch)
         with worker_errors(self.workers), self._uncompiled():
             return self.model(tokens, targets, likeliest)
+
+    @torch.no_grad()
+    def activations(self, batch: Batch) -> tuple[list[float], float]:
+        """Return the root mean square of each block's output, and the largest logit."""
+        outputs: list[Tensor] = []
+        with self._uncompiled():
+            states = self.model.model(self._on_device(batch)[0], outputs=outputs).flatten(0, 1)
+            head = self.model.head.to(states.dtype)
+            largest = torch.stack([(part @ head.T).amax() for part in states.split(64)]).amax()  # never all of them
+        return [each.float().square().mean().sqrt().item() for each in outputs], largest.item()
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Run blocks as they are, and compile nothing, in evaluation and generation.

@@ -187,8 +187,14 @@ class Trunk(nn.Module):
         self.cos.copy_(cos)
         self.sin.copy_(sin)
 
-    def forward(self, tokens: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
-        """Map tokens (b, s) to normed states (b, s, h)."""
+    def forward(
+        self,
+        tokens: Tensor,
+        caches: list[Cache] | None = None,
+        start: int = 0,
+        outputs: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Map tokens (b, s) to normed states (b, s, h); `outputs` is given the states after each block."""
         x = F.embedding(tokens, self.embed_tokens.weight).to(self.dtype)
         positions = slice(start, start + tokens.shape[1])
         rotary = self.cos[positions].to(self.dtype), self.sin[positions].to(self.dtype)
@@ -199,6 +205,8 @@ class Trunk(nn.Module):
                 x = _rebuilt(block, x, context)
             else:
                 x = block(x, context, self.checkpointing == "narrow" and training)
+            if outputs is not None:
+                outputs.append(x)
         return self.norm(x)
 
 

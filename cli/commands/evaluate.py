@@ -1,11 +1,15 @@
 """`lost eval`: perplexity and bits per byte, or the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lost.cli.options import AsJson, Backend, Device, Model, Threads, path_option
+
+if TYPE_CHECKING:
+    from lost.engine import Engine
+    from lost.interop.source import Source
 
 
 def evaluate(
@@ -28,6 +32,9 @@ def evaluate(
     num_fewshot: Annotated[
         int | None, typer.Option(help="With --tasks: number of few-shot examples; default: the task's.", min=0)
     ] = None,
+    every_checkpoint: Annotated[
+        bool, typer.Option("--every-checkpoint", help="A table over all checkpoints that a run still has.")
+    ] = False,
     context: Annotated[
         int | None,
         typer.Option(help="Tokens read at once; default: data.seq_len; for tasks, max_position_embeddings.", min=1),
@@ -41,19 +48,16 @@ def evaluate(
     """Measure perplexity and bits per byte.
 
     Every token of the text is predicted exactly once, and the mean is over tokens, without padding. On examples from
-    `lost prepare --examples`, only what is to be learned counts: completions, not prompts. With --tasks, runs tasks of
-    lm-evaluation-harness instead.
+    `lost prepare --examples`, only what is to be learned counts: completions, not prompts. Without --data and --text,
+    the sets under data.also_evaluate are measured too. With --tasks, runs tasks of lm-evaluation-harness instead. With
+    --every-checkpoint, does so for each checkpoint of a run (train.keep_every keeps more of them).
     """
+    from lost.cli.checkpoints import measure_every, open_every
     from lost.cli.load import context_of, load_weights, open_model
-    from lost.cli.render.output import answer, note
-    from lost.cli.render.progress import EvaluationScreen
+    from lost.cli.render.output import answer
     from lost.cli.tasks import load_tasks, run_tasks
-    from lost.data.dataset import VALID
-    from lost.data.mixture import open_dataset
-    from lost.errors import DataError, UserError
-    from lost.evaluation.perplexity import evaluate as evaluate_tokens
-    from lost.evaluation.perplexity import evaluate_split, text_tokens
-    from lost.tokenizer import same_ids
+    from lost.cli.texts import open_texts, run_texts
+    from lost.errors import UserError
 
     if data and text:
         raise UserError("--data and --text were both given; leave one of them out")
@@ -63,57 +67,25 @@ def evaluate(
         raise UserError(
             "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
         )
-    source = open_model(path)
-    model = source.config.model
+    if lineage and every_checkpoint:
+        raise UserError("--lineage and --every-checkpoint can't be combined; leave one of them out")
+    sources = open_every(path) if every_checkpoint else [open_model(path)]
+    config = sources[-1].config
     if tasks is not None:
-        window = context_of(model, context, model.max_position_embeddings)
+        window = context_of(config.model, context, config.model.max_position_embeddings)
         loaded = load_tasks(tasks, include_path, num_fewshot)
-        engine = load_weights(source, backend, device)
-        answer(as_json, *run_tasks(source, engine, loaded, window, batch_size, limit))
-        return
-    tokenizer, targets, screen = source.tokenizer(), None, EvaluationScreen()
-    size = batch_size or source.config.train.micro_batch
-    window = context_of(model, context, source.config.data.seq_len)
-    if text:
-        tokens, text_bytes = text_tokens(tokenizer, text, note)
-        engine = load_weights(source, backend, device)
-        shown = screen.counting("evaluating", window * size, len(tokens) - 1)
-        with screen.live():
-            result = evaluate_tokens(engine, tokens, window, size, text_bytes=text_bytes, check=shown)
+
+        def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
+            return run_tasks(source, engine, loaded, window, batch_size, limit)
     else:
-        if source.progress is None and not data:
-            raise UserError(f"{path} names no data: expected --text with text, or --data with a prepared set; add one")
-        dataset = open_dataset(source.config.data, data)
-        if not same_ids(dataset.tokenizer, tokenizer):
-            raise DataError(
-                f"{dataset.path} was prepared with another tokenizer than {source.path} was trained with; expected "
-                f"the same: prepare it with --tokenizer {source.path}, or use --text"
-            )
-        split = dataset.split(VALID)
-        targets = split.loss_mask
-        engine = load_weights(source, backend, device)
-        shown = screen.counting("evaluating", window * size, None if targets else split.tokens - 1)
-        with screen.live():
-            result = evaluate_split(engine, split, window, size, check=shown)
-    value = {
-        "checkpoint": str(source.path),
-        "loss": result.loss,
-        "nll": result.nll,
-        "tokens": result.tokens,
-        "bytes": result.bytes,
-        "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte,
-    }
-    bits = "" if result.bits_per_byte is None else f"  {result.bits_per_byte:.4f} bits/byte"
-    lines = [
-        f"{source.path} on {text or dataset.path}: {result.tokens:,} {'targets' if targets else 'tokens'}, "
-        f"{result.bytes:,} bytes",
-        f"loss {result.loss:.4f}  perplexity {result.perplexity:.3f}{bits}",
-    ]
-    if lineage:
-        value |= {"lineage_perplexity": result.lineage_perplexity, "lineage_batches": result.batches}
-        lines.append(
-            f"lineage perplexity {result.lineage_perplexity:.3f}: the mean loss times N/(N+1), N = {result.batches} "
-            f"batches of {size}, as scripts derived from GaLore print it; only for comparison with papers"
-        )
-    answer(as_json, value, lines)
+        window = context_of(config.model, context, config.data.seq_len)
+        texts, size = open_texts(sources[-1], data, text), batch_size or config.train.micro_batch
+
+        def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
+            return run_texts(source, engine, texts, window, size, lineage)
+
+    engine = load_weights(sources[-1], backend, device)
+    if every_checkpoint:
+        answer(as_json, *measure_every(path, sources, engine, measure))
+    else:
+        answer(as_json, *measure(sources[0], engine))

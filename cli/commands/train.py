@@ -30,7 +30,9 @@ def train(
     ] = None,
     branch_from: Annotated[
         Path | None,
-        path_option("RUN[@STEP]: go on from a checkpoint of a run in a new folder, under another schedule."),
+        path_option(
+            "RUN[@STEP]: go on from a run's checkpoint in a new folder, under another schedule, on other data."
+        ),
     ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -55,7 +57,8 @@ def train(
     Keys of model and projection that CONFIG leaves out follow the weights; without CONFIG everything but the data does.
 
     With --branch-from, a new run goes on from a step of another, with its weights, moments and place in the data. What
-    isn't given follows that run; schedule and rates may change, and schedule.steps counts from its start.
+    isn't given follows that run; schedule and rates may change, and schedule.steps counts from its start. On other data
+    weights and moments go on, and data, steps and schedule begin anew.
 
     With --dry-run, the configuration, the data (every byte), the device, memory, the run folder and the disk space for
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
@@ -90,7 +93,9 @@ def train(
         "validation_loss": validation.loss if validation else None,
         "perplexity": validation.perplexity if validation else None,
         "bits_per_byte": validation.bits_per_byte if validation else None,
+        "also_evaluated": {name: each.figures() for name, each in result.further.items()},
         "interrupted": result.interrupted,
+        "stopped_early": result.stopped_early,
     }
     if run.workers.rank == 0:
         answer(as_json, value, [])  # as text it was shown above
@@ -130,7 +135,9 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     from lost.cli.render.output import size
 
     verb = "stopped" if result.interrupted else "done"
-    if result.progress.step < config.schedule.total_steps and not result.interrupted:
+    if result.stopped_early:
+        verb = "stopped early"
+    elif result.progress.step < config.schedule.total_steps and not result.interrupted:
         verb = f"stopped by train.stop_after = {config.train.stop_after}"
     memory = engine.memory()
     # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.

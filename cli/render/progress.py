@@ -30,6 +30,22 @@ def _fitting(parts: Iterable[str], room: int) -> str:
     return shown
 
 
+def _noise(row: dict[str, Any]) -> Iterator[str]:
+    scale = "not known yet" if row["noise_scale"] is None else f"{count(row['noise_scale'])} tokens"
+    yield f"gradient noise scale {scale} (a step has {count(row['batch_tokens'])})"
+
+
+def _extremes(row: dict[str, Any]) -> Iterator[str]:
+    if rms := [each for each in row["activation_rms"].values() if each is not None]:
+        yield f"activations {min(rms):.2f} to {max(rms):.2f}"
+    yield f"largest logit {number(row['largest_logit'], 2)}"
+    if row["spectral_norm"]:
+        name, norm = max(row["spectral_norm"].items(), key=lambda each: each[1])
+        yield f"largest singular value {norm:.2f} ({name.removeprefix('model.layers.')})"
+        name, rank = min(row["effective_rank"].items(), key=lambda each: each[1])
+        yield f"least effective rank {rank:.1f} ({name.removeprefix('model.layers.')})"
+
+
 class TrainingScreen(Tracker):
     """Shows a training.
 
@@ -76,12 +92,19 @@ class TrainingScreen(Tracker):
             self._console.print("  ".join([f"step {row['step']}/{self._total}", *self._numbers(row)]), markup=False)
 
     def validation(self, row: dict[str, Any]) -> None:
-        """Show a validation."""
-        bits = f"  {row['bits_per_byte']:.4f} bits/byte" if row["bits_per_byte"] else ""
-        self.message(
-            f"step {row['step']}/{self._total}  validation loss {number(row['validation_loss'], 4)}  "
-            f"perplexity {number(row['perplexity'], 2)}{bits}"
-        )
+        """Show a validation, a line for each text."""
+        texts = {"validation": row | {"loss": row["validation_loss"]}, **row.get("also_evaluated", {})}
+        for name, each in texts.items():
+            bits = f"  {each['bits_per_byte']:.4f} bits/byte" if each["bits_per_byte"] else ""
+            self.message(
+                f"step {row['step']}/{self._total}  {name} loss {number(each['loss'], 4)}  "
+                f"perplexity {number(each['perplexity'], 2)}{bits}"
+            )
+
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Show the noise scale beside the batch, or the extremes of an inspection."""
+        parts = _noise(row) if "noise_scale" in row else _extremes(row)
+        self.message("  ".join([f"step {row['step']}/{self._total}", *parts]))
 
     def _numbers(self, row: dict[str, Any]) -> list[str]:
         """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""

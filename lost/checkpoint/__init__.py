@@ -9,7 +9,7 @@ from lost.checkpoint.checkpoint import (
     model_description,
     open_checkpoint,
 )
-from lost.checkpoint.state import Origin, TrainState
+from lost.checkpoint.state import BestLoss, Origin, TrainState
 from lost.checkpoint.store import (
     LATEST,
     checkpoint_path,
@@ -29,6 +29,7 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "OPTIMIZER",
+    "BestLoss",
     "Checkpoint",
     "Origin",
     "TrainState",

@@ -30,7 +30,7 @@ CONFIG = "config.json"
 MODEL, OPTIMIZER = "model", "optimizer"
 """How the names of files of arrays begin."""
 FORMAT = 1
-_LATER = ("origin", "threads")  # fields that manifests didn't have at first
+_LATER = ("origin", "threads", "best", "noise")  # fields that manifests didn't have at first
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Checkpoint:
     @property
     def resumable(self) -> bool:
         """Whether a training can resume from it: it has moments, or needs none yet."""
-        return self.progress.step == 0 or bool(self.array_files(OPTIMIZER))
+        return not self.progress.has_moments or bool(self.array_files(OPTIMIZER))
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer of the run.

@@ -1,8 +1,10 @@
 """State of a run beside its arrays: progress, and the origin of its initial weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from lost.config import EarlyStop
 from lost.config.fields import Finite, Natural
+from lost.optim.noise_scale import GradientNoise
 from lost.optim.skip_step import GuardState
 
 
@@ -14,8 +16,11 @@ class Origin:
         path: of the checkpoint or folder, as it was then.
         step: of the run that it belongs to; None: no run's.
         fingerprint: SHA-256 of the arrays.
-        moments: whether the optimizer's moments came along, with the place in the data: a branch.
+        moments: whether the optimizer's moments came along: a branch.
         before: of that run's initial weights; None: they were drawn, or it isn't known.
+        data: fingerprint of the data that it was trained on; empty: unknown.
+        data_path: where that stood.
+        updates: that the moments are of, where steps are counted anew, as a branch on other data does; else 0.
     """
 
     path: str
@@ -23,6 +28,30 @@ class Origin:
     fingerprint: str
     moments: bool = False
     before: "Origin | None" = None
+    data: str = ""
+    data_path: str = ""
+    updates: Natural = 0
+
+
+@dataclass(frozen=True)
+class BestLoss:
+    """The best of the validations that `train.early_stop` has judged.
+
+    Attributes:
+        loss: mean negative log-likelihood in nats; None: none was finite.
+        step: of that validation.
+        since: validations in a row since then, none of them better.
+    """
+
+    loss: Finite | None = None
+    step: Natural = 0
+    since: Natural = 0
+
+    def after(self, loss: float | None, step: int, rule: EarlyStop) -> "BestLoss":
+        """Return what another validation makes of it; None: its loss isn't finite."""
+        if loss is not None and (self.loss is None or loss < self.loss - rule.min_delta):
+            return BestLoss(loss, step)
+        return replace(self, since=self.since + 1)
 
 
 @dataclass(frozen=True)
@@ -39,6 +68,8 @@ class TrainState:
         guard: what was skipped, and what is usual.
         origin: of the initial weights; None: they were drawn.
         threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
+        best: what early stopping goes by; None: there is none, or it has judged nothing yet.
+        noise: of gradients; None: it wasn't measured.
     """
 
     step: Natural = 0
@@ -50,8 +81,24 @@ class TrainState:
     guard: GuardState = field(default_factory=GuardState)
     origin: Origin | None = None
     threads: int | None = None
+    best: BestLoss | None = None
+    noise: GradientNoise | None = None
+
+    def stops_early(self, rule: EarlyStop | None) -> bool:
+        """Whether the run's patience is at its end."""
+        return rule is not None and self.best is not None and self.best.since >= rule.patience
 
     @property
     def updates(self) -> int:
-        """Optimizer steps that changed the weights."""
+        """Optimizer steps that changed the weights, and that the moments are of."""
+        return self.updates_here + (self.origin.updates if self.origin else 0)
+
+    @property
+    def updates_here(self) -> int:
+        """Those among them since step 0."""
         return self.step - self.guard.skipped
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether the optimizer has a state by now."""
+        return self.step > 0 or self.updates > 0

@@ -61,7 +61,7 @@ def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
     table, dtype = parameter_table(config), config.train.param_dtype
     limits = index_limits(table)
     texts = [*_unlike(read_headers(model), shapes_of(table), dtype, limits)]
-    if checkpoint.progress.step and checkpoint.resumable:
+    if checkpoint.progress.has_moments and checkpoint.resumable:
         texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
     if limits:
         for name, array in read_tensors(model):
@@ -90,7 +90,7 @@ def _unlike(
 def _values(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield what is wrong with numbers, with config.json and with the tokenizer."""
     texts = [*_unsound(checkpoint.parameters())]
-    if checkpoint.progress.step and checkpoint.resumable:
+    if checkpoint.progress.has_moments and checkpoint.resumable:
         texts += _unsound(checkpoint.moments(), optimizer_of(checkpoint.config).never_negative)
     try:
         described = parse_object(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))

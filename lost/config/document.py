@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -100,9 +100,11 @@ def _keys(section: tuple[str, ...]) -> list[str]:
     model: type[BaseModel] = Config
     for part in section:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+        choices = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        inner = next((each for each in choices if issubclass(each, Section)), None)
+        if inner is None:
             return []
-        model = annotation
+        model = inner
     return list(model.model_fields)
 
 
@@ -160,7 +162,9 @@ def override(document: Document, text: str) -> None:
         raise ConfigError(f"--set {text:.200}: it can't be read as a YAML value ({reason}); quote it") from None
     section = document.values
     for part in path[:-1]:
-        section = section.setdefault(part, {})
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
         if not isinstance(section, dict):
             raise ConfigError(f"--set {text}: {part!r} is a value, not a section")
     for key in others(path[-1]) if path[0] == "schedule" and value is not None else ():

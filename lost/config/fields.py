@@ -22,6 +22,7 @@ Fraction = Annotated[Float, Field(ge=0, lt=1)]
 Positive = Annotated[Float, Field(gt=0)]
 NotNegative = Annotated[Float, Field(ge=0)]
 Finite = Annotated[NotNegative, Field(allow_inf_nan=False)]
+FiniteOrNegative = Annotated[Float, Field(allow_inf_nan=False)]
 
 
 class Section(BaseModel):

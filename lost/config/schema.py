@@ -6,6 +6,7 @@ where it has one.
 """
 
 import fnmatch
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -16,6 +17,15 @@ from lost.config.schedule import ScheduleConfig
 from lost.storage.nofollow import check_name
 
 PathText = Annotated[str, AfterValidator(check_name)]
+
+
+def _check_label(label: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", label):
+        raise ValueError(f"{label!r:.60} can't stand beside a number; expected up to 40 letters, digits, _ or -")
+    return label
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
 
 ProjectionKind = Annotated[str, AfterValidator(PROJECTIONS.check)]
 Activation = Literal["silu", "gelu", "relu2", "none"]
@@ -203,6 +213,9 @@ class DataConfig(Section):
     mixture: dict[PathText, Positive] | None = None
     """Instead of `path`, several such folders, each with its share of the samples: `{data/web: 0.7, data/code: 0.3}`.
     Only proportions count."""
+    also_evaluate: dict[Label, PathText] = {}  # noqa: RUF012 - pydantic copies it
+    """Further prepared sets of the same tokenizer, by names of yours, whose validation text is evaluated whenever the
+    run's own is: `{code: data/code}`."""
     seq_len: Count = 256
     """Tokens of a sample. Longer ones teach longer contexts, and take more memory and time."""
 
@@ -213,6 +226,15 @@ class DataConfig(Section):
         if self.mixture is not None and not self.mixture:
             raise ValueError("mixture = {} names no set; expected folders with weights; leave it out, or name some")
         return self
+
+
+class EarlyStop(Section):
+    """When a run ends before its schedule does, by the validations that are due (`train.eval_every`)."""
+
+    patience: Count
+    """Validations in a row, none of them better than the best before, after which the run ends."""
+    min_delta: NotNegative = 0.0
+    """By how much a loss must be below the best before to be better, in nats a token."""
 
 
 class TrainConfig(Section):
@@ -261,6 +283,14 @@ class TrainConfig(Section):
     """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None
     """Validation tokens of one evaluation; null: all, of which alone bits per byte are known."""
+    inspect_every: Natural = 0
+    """Steps from one inspection to the next: root mean squares of activations after each block, the largest logit, and
+    of every projection's weight the largest singular value and the effective rank. 0: none. Decompositions of all
+    weights on the CPU, exact: seconds for a small model, minutes for a dense one of 1B."""
+    noise_scale_every: Natural = 0
+    """Steps from one measurement of the gradient noise scale (arXiv 1812.06162) to the next: a batch of about so many
+    tokens is as large as is worth it. Each takes the time of a step, and memory for one more gradient; a step must have
+    several micro-batches. 0: none."""
     save_every: Natural = 500
     """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2
@@ -271,12 +301,18 @@ class TrainConfig(Section):
     """What to do when a checkpoint can't be written: stop, or continue and try again at the next one."""
     stop_after: Count | None = None
     """Stop after this step, the schedule unchanged; null: at the schedule's end. Raise or remove it to go on."""
+    early_stop: EarlyStop | None = None
+    """Stop where validations get no better: `{patience: 3}`; null: don't. Raise its patience or remove it to go on."""
 
     @model_validator(mode="after")
-    def _micro_batches_divide(self) -> "TrainConfig":
+    def _keys_agree(self) -> "TrainConfig":
         if self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch_size = {self.micro_batch} doesn't divide batch_size = {self.batch_size}; choose a divisor"
+            )
+        if self.early_stop and not self.eval_every:
+            raise ValueError(
+                "early_stop goes by validations, and eval_every = 0 makes none; raise it, or remove early_stop"
             )
         if self.param_dtype == "bfloat16" and self.dtype == "float32":
             raise ValueError("param_dtype = bfloat16 needs dtype = bfloat16: weights can't be coarser than computation")

@@ -172,9 +172,12 @@ class Dataset:
         loss_mask = open_loss_mask(self.path, entry.targets.model_dump()) if entry.targets else None
         return Split(name, *counts, self.tokenizer.vocab_size, shards, starts, loss_mask)
 
-    def problems(self, rank: int = 0, world_size: int = 1) -> Iterator[str]:
-        """Yield what is wrong with shards: bytes that aren't those written. Each of several processes reads some."""
-        splits = self._splits.values()
+    def problems(self, rank: int = 0, world_size: int = 1, only: str | None = None) -> Iterator[str]:
+        """Yield what is wrong with shards: bytes that aren't those written. Each of several processes reads some.
+
+        `only` names the split to look at; None: all.
+        """
+        splits = [entry for name, entry in self._splits.items() if only in (None, name)]
         files = [file for entry in splits for file in entry.files]
         files += [entry.targets for entry in splits if entry.targets]
         for file in files[rank::world_size]:

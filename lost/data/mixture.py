@@ -84,9 +84,9 @@ class Mixture(Dataset):
         """Open a split: that of every set, one after the other, without regard to the weights."""
         return join_splits([each.split(name) for each in self.sets])
 
-    def problems(self, rank: int = 0, world_size: int = 1) -> Iterator[str]:
-        """Yield what is wrong with shards; each of several processes reads some."""
-        return chain.from_iterable(each.problems(rank, world_size) for each in self.sets)
+    def problems(self, rank: int = 0, world_size: int = 1, only: str | None = None) -> Iterator[str]:
+        """Yield what is wrong with shards, as one set does."""
+        return chain.from_iterable(each.problems(rank, world_size, only) for each in self.sets)
 
     def settings(self) -> dict[str, Any]:
         """Return what names it in a configuration."""
@@ -179,7 +179,7 @@ def open_dataset(data: DataConfig, instead: Path | None = None) -> Dataset:
 
 
 def with_data(config: Config, dataset: Dataset) -> Config:
-    """Return the configuration with the data's path and, where it is left open, its vocabulary.
+    """Return the configuration with the data's paths, absolute, and, where it is left open, its vocabulary.
 
     Raises:
         ConfigError: the data's tokenizer has ids beyond the model's vocabulary.
@@ -193,7 +193,8 @@ def with_data(config: Config, dataset: Dataset) -> Config:
             f"{entries - 1}; expected at least {entries}; raise model.vocab_size, remove it, or prepare the data with "
             "a smaller one"
         )
-    return config.replace("data", **dataset.settings())
+    further = {name: config_path(Path(path)) for name, path in config.data.also_evaluate.items()}
+    return config.replace("data", **dataset.settings(), also_evaluate=further)
 
 
 def _slots(weights: Mapping[str, float]) -> list[int]:

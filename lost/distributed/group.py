@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Protocol
 
 from lost import __version__
@@ -91,13 +92,13 @@ def single_process() -> SingleProcess:
     return SingleProcess()
 
 
-def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
+def agree(workers: Workers, config: Config, data: Mapping[str, str], backend: str) -> None:
     """Check that all workers have the same version, backend, configuration and data, before any of them starts.
 
     Args:
         workers: all of them call this.
-        config: the run; the path of its data may differ.
-        data: fingerprint of the prepared set.
+        config: the run; the paths of its data may differ.
+        data: fingerprints of the prepared sets, by name.
         backend: its name.
 
     Raises:
@@ -106,8 +107,8 @@ def agree(workers: Workers, config: Config, data: str, backend: str) -> None:
     local = {
         "version of lost": __version__,
         "backend": backend,
-        "configuration": config.replace("data", path=None, mixture=None).model_dump(mode="json"),
-        "prepared data": data,
+        "configuration": config.replace("data", path=None, mixture=None, also_evaluate={}).model_dump(mode="json"),
+        "prepared data": dict(data),
     }
     shared = json.loads(workers.broadcast(json.dumps(local)))
     differing = [name for name, value in json.loads(json.dumps(local)).items() if value != shared[name]]

@@ -75,6 +75,12 @@ class Engine(Protocol):
             GradientMemoryError: memory ran out before anything changed; the step may be taken again.
         """
 
+    def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
+        """Return squared norms of each micro-batch's share of the gradient that a step on all would have, and of it.
+
+        Of several workers, those that they compute at once count as one micro-batch. Nothing is changed.
+        """
+
     def suspects(self) -> list[str]:
         """Return the names of parameters whose last gradients weren't finite, else of the three largest gradients."""
 
@@ -87,6 +93,12 @@ class Engine(Protocol):
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
+
+    def activations(self, batch: Batch) -> tuple[list[float], float]:
+        """Return the root mean square of each block's output, first to last, and the largest logit.
+
+        Only where this worker holds the whole model.
+        """
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
         """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one."""

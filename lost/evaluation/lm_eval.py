@@ -49,15 +49,12 @@ class Tasks:
 
     def _set_fewshot(self, count: int | None) -> list[str]:
         """Set the number of examples, but for tasks that say 0, which are returned: lm_eval's rule."""
-        from lm_eval.defaults import DEFAULT_OTHER_SEED
-
         without = []
         for name, task in self._tasks.items():
             if count and task.get_config("num_fewshot") == 0:
                 without.append(name)
             elif count is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=count or 0)
-            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
         return without
 
     def run(self, model: LmEvalModel, limit: int | None) -> dict[str, Any]:
@@ -77,8 +74,11 @@ class Tasks:
         """
         try:
             with _silence():
+                from lm_eval.defaults import DEFAULT_OTHER_SEED
                 from lm_eval.evaluator import evaluate
 
+                for task in self._tasks.values():  # each time: another model is asked the same
+                    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
                 answer = evaluate(
                     lm=as_lm_eval_model(model),
                     task_dict={"tasks": self._tasks, "groups": self._groups},

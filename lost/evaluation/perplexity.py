@@ -57,6 +57,20 @@ class Evaluation:
         """Bits per byte of the text, comparable across tokenizers."""
         return self.nll / math.log(2) / self.bytes if self.bytes else None
 
+    def figures(self) -> dict[str, float | None]:
+        """Return loss, perplexity and bits per byte, by their names in JSON."""
+        return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+
+    def information_capacity(self, flops: float) -> float | None:
+        """Bits that the model saves of a token's text, a unit of log2 of the FLOPs that reading a token takes.
+
+        As arXiv 2511.08066 defines it, without the constants that its authors add for their own texts. Comparable on
+        one text only.
+        """
+        if not self.bytes:
+            return None
+        return (8 * self.bytes - self.nll / math.log(2)) / self.tokens / math.log2(flops)
+
     @property
     def lineage_perplexity(self) -> float:
         """Perplexity as scripts derived from GaLore print it: their batch counter starts at 1, so that the mean loss

@@ -11,6 +11,8 @@ from lost.model.parameters import projections
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain
 
+_PAIRS = ("lost", "lowrank", "cola")  # kinds whose weight is a product, with few singular values
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -20,11 +22,11 @@ class LayerReport:
         name: such as `model.layers.0.mlp.up_proj`.
         kind: of projection.
         shape: (out, in).
-        rank: of the low-rank pair; None for dense.
+        rank: of the low-rank pair; None without one.
         channels: kept input channels; None except for LOST.
         norm: Frobenius norm of the composed weight, activations taken as the identity.
-        spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None for
-            dense, 1 for lowrank and cola.
+        spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None
+            without a rank, 1 for lowrank and cola.
         effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
         sparse_share: the sparse part's share of the sum of both parts' squared norms; None without one.
         singular_values: the composed weight's, descending, as many as aren't zero by its parts' sizes.
@@ -63,16 +65,16 @@ def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iter
 
 def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerReport:
     kind, shape = projection.settings.kind, (projection.out_features, projection.in_features)
-    rank = None if kind == "dense" else projection.settings.rank
-    channels, sparse_share = None, None
+    rank, channels, sparse_share = None, None, None
     if isinstance(projection, SlTrain):
+        rank = projection.settings.rank
         low = projection.scale * values["up"] @ values["down"]
         sparse_share = _share(values["values"], float(np.sum(low**2)))
         energy = _energy(projection.merged(values))
-    elif kind == "dense":
-        energy = _energy(values["weight"])
+    elif kind not in _PAIRS:
+        energy = _energy(projection.merged(values))
     else:
-        up, right = values["up"], values["down"]
+        rank, up, right = projection.settings.rank, values["up"], values["down"]
         if kind == "lost":
             channels, gamma = len(values["channels"]), values.get("gamma", projection.settings.gamma)
             basis, sparse = gamma * up[:, :rank], (1 - gamma) * up[:, rank:]

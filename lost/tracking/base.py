@@ -27,6 +27,9 @@ class Tracker:
     def validation(self, row: dict[str, Any]) -> None:
         """Take a validation: the row that goes to metrics.jsonl."""
 
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Take an inspection of the model, or its gradients' noise: the row that goes to metrics.jsonl."""
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
 
@@ -81,6 +84,10 @@ class Trackers(Tracker):
     def validation(self, row: dict[str, Any]) -> None:
         """Pass a validation on."""
         self._tell("validation", row)
+
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Pass a measurement on."""
+        self._tell("measurement", row)
 
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Pass a checkpoint on."""

@@ -45,6 +45,10 @@ class MetricsFile(Tracker):
         """Append a validation."""
         self.write(row)
 
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Append a measurement."""
+        self.write(row)
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Append a checkpoint."""
         self.write(row)

@@ -21,6 +21,8 @@ from lost.tracking.metrics import read_rows
 
 FOLDER = "tracking"  # in the run folder: what they write themselves
 _ID, _LETTERS = "id", 8
+_ABOUT = {"loss": "train", "validation_loss": "validation", "activation_rms": "inspection", "noise_scale": "noise"}
+_ABOUT["step"] = "checkpoint"  # of the other rows
 
 S = TypeVar("S", bound=Section)
 
@@ -64,6 +66,10 @@ class Retold(Tracker):
         """Write a validation."""
         self._write(row)
 
+    def measurement(self, row: dict[str, Any]) -> None:
+        """Write what was measured."""
+        self._write(row)
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Write how long a save took."""
         self._write(row)
@@ -94,9 +100,8 @@ class Retold(Tracker):
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
-    """Return a row's numbers, named by what they are about: `train/`, `validation/` or `checkpoint/`."""
-    about = "train" if "loss" in row else "validation" if "validation_loss" in row else "checkpoint"
-    return dict(_numbers(f"{about}/", row))
+    """Return a row's numbers, named by what they are about: `train/`, `validation/` and so on."""
+    return dict(_numbers(next(f"{about}/" for key, about in _ABOUT.items() if key in row), row))
 
 
 def _numbers(prefix: str, row: dict[str, Any]) -> list[tuple[str, float]]:

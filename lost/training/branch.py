@@ -1,6 +1,7 @@
 """`lost train --branch-from RUN[@STEP]`: a new run that goes on from a checkpoint of another, under another schedule.
 
-Weights, moments and the place in the data come along, so that with the schedule kept it is, to the bit, the same run.
+Weights, moments and the place in the data come along, so that with the schedule kept it is the same run to the bit. On
+other data (continual pre-training) weights and moments do: data, steps and schedule begin anew.
 """
 
 import re
@@ -11,6 +12,7 @@ from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError
 from lost.interop.source import Source, open_source
+from lost.tokenizer import same_ids
 from lost.training.run_dir import MUTABLE_KEYS, differences
 
 _FREE = ("tracking.", "schedule.", "optimizer.")  # beside what may change in any run; the rates are set anew
@@ -49,12 +51,17 @@ def open_branch(named: Path) -> Source:
     return source
 
 
+def keeps_place(source: Source, dataset: Dataset) -> bool:
+    """Whether a branch goes on at its source's place in the data, which is the same; else it begins at step 0."""
+    return source.progress is not None and source.progress.data == dataset.fingerprint
+
+
 def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
     """Check that a run can go on as another one.
 
     Raises:
         ConfigError: they differ in more than may change, or the schedule has ended before.
-        DataError: the data is other data, in which the place has no meaning.
+        DataError: the data isn't what it was, or has another tokenizer.
     """
     assert source.progress
     step = source.progress.step
@@ -68,13 +75,33 @@ def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
             f"a branch of {source.path} can't have another {'; '.join(refused)}. Expected the same but for schedule, "
             "rates, and what may change in any run; restore the values, or begin with its weights with --init-from"
         )
-    if config.schedule.total_steps <= step:
+    if not keeps_place(source, dataset):
+        _check_other_data(source, config, dataset)
+    elif config.schedule.total_steps <= step:
         raise ConfigError(
             f"schedule.steps = {config.schedule.total_steps}: the branch begins at step {step}, and steps count from "
             "the start of the run that it goes on from; expected more; raise it"
         )
-    if source.progress.data != dataset.fingerprint:
+
+
+def _check_other_data(source: Source, config: Config, dataset: Dataset) -> None:
+    """Check that a branch can go on with data that isn't its source's."""
+    if dataset.settings() == source.config.data.model_dump(include={"path", "mixture"}):
         raise DataError(
-            f"{dataset.path} is not the data that {source.path} was trained on, and a branch goes on at its place in "
-            "it; expected the same; leave out --data, or begin with the weights on other data with --init-from"
+            f"{dataset.path} is not the data that {source.path} was trained on: it was changed since; expected the "
+            "same, or other data by another name; name it with --data"
+        )
+    check_tokenizer(source, dataset)
+
+
+def check_tokenizer(source: Source, dataset: Dataset) -> None:
+    """Check that data has the ids that weights were trained on.
+
+    Raises:
+        DataError: it has others.
+    """
+    if not same_ids(dataset.tokenizer, source.tokenizer()):
+        raise DataError(
+            f"{dataset.path} was prepared with another tokenizer than the one of {source.path}; expected the same: "
+            f"prepare it with --tokenizer {source.path}"
         )

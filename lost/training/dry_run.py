@@ -104,5 +104,6 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     memory = check_room(config, run.backend, run.device, room, run.workers.world_size)
     stream = training_stream(dataset, config.data.seq_len, config.train.seed)
     epochs = stream.epochs(config.last_step * config.train.batch_size)
-    steps = max(config.last_step - step, 0)
+    ended = start is not None and start.progress.stops_early(config.train.early_stop)
+    steps = 0 if ended else max(config.last_step - step, 0)
     return DryRun(devices, memory, room, dataset.split(TRAIN).tokens, epochs, start, removed, disk, steps)

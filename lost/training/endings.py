@@ -1,9 +1,9 @@
-"""What is said of a training that can't go on: what happened, and what to do."""
+"""What is said of a training that can't go on, or needn't: what happened, and what to do."""
 
 from pathlib import Path
 
 from lost.checkpoint import TrainState
-from lost.config import Config
+from lost.config import Config, EarlyStop
 from lost.engine import Engine, backend_module
 from lost.errors import DivergedError, OutOfMemoryError
 from lost.planning.room import settings_that_take_less, smaller_micro_batch
@@ -35,6 +35,17 @@ def ended_amid(progress: TrainState, engine: Engine, saved: Path) -> DivergedErr
         f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {saved} holds "
         "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
         "train.grad_clip, and train again"
+    )
+
+
+def stopping_early(progress: TrainState, rule: EarlyStop) -> str:
+    """Return why a run ends before its schedule."""
+    assert progress.best
+    margin = f"more than {rule.min_delta:g} " if rule.min_delta else ""
+    best = f"{progress.best.loss:.4f} of step {progress.best.step}" if progress.best.loss is not None else "any"
+    return (
+        f"stopped early at step {progress.step}: none of the last {progress.best.since} validations was {margin}below "
+        f"the best loss, {best} (train.early_stop)"
     )
 
 

@@ -1,6 +1,7 @@
 """`lost train --init-from`, `--branch-from`: a new run that starts with the weights of another model.
 
-They become the run's first checkpoint, of step 0 or, with all that a run goes on with, of the step where it branches.
+They become the run's first checkpoint, of step 0 or, with all that a run goes on with, of the step where it branches
+(of step 0 too where a branch has other data: then moments come along, but no place).
 From there on it is a run like any other: it resumes without the source of the weights, and every worker reads its part.
 """
 
@@ -15,7 +16,7 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, set_latest
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.errors import CheckpointError, ConfigError, DataError, UserError
+from lost.errors import CheckpointError, ConfigError, UserError
 from lost.interop.layout import SEQ_LEN
 from lost.interop.rewrite import cast
 from lost.interop.source import Source, open_source
@@ -26,8 +27,7 @@ from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.tokenizer import same_ids
-from lost.training.branch import open_branch, run_and_step
+from lost.training.branch import check_tokenizer, keeps_place, open_branch, run_and_step
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
@@ -106,11 +106,7 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
             f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; keys "
             "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
-    if not same_ids(dataset.tokenizer, source.tokenizer()):
-        raise DataError(
-            f"{dataset.path} was prepared with another tokenizer than the one of {source.path}; expected the same: "
-            f"prepare it with --tokenizer {source.path}"
-        )
+    check_tokenizer(source, dataset)
 
 
 def _same_model(held: Config, wanted: Config) -> bool:
@@ -129,14 +125,14 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
         config: of the run.
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
-        branches: whether moments, counts and the step come along.
+        branches: whether moments come along, and on the same data counts and the step.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
         StorageError: the disk refused.
     """
     before = source.progress
-    begun = before if before and branches else TrainState(data=dataset.fingerprint)
+    begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
     table = parameter_table(config)
     digest = _Digest()
@@ -148,8 +144,20 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
         files = write_tensors(partial, checkpoint.MODEL, arrays)
         if branches:
             files |= write_tensors(partial, checkpoint.OPTIMIZER, open_checkpoint(source.path).moments())
-        step, origin = (before.step, before.origin) if before else (None, None)
-        progress = replace(begun, origin=Origin(str(resolved(source.path)), step, digest.hexadecimal, branches, origin))
+        origin = Origin(str(resolved(source.path)), None, digest.hexadecimal, branches)
+        if before:
+            data = source.config.data
+            origin = replace(
+                origin,
+                step=before.step,
+                before=before.origin,
+                data=before.data,
+                data_path=data.path or " + ".join(data.mixture or ()),
+                updates=before.updates - begun.updates_here if branches else 0,
+            )
+        if begun.stops_early(config.train.early_stop):  # where the run ended that this one goes on from
+            begun = replace(begun, best=None)
+        progress = replace(begun, origin=origin)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         set_latest(path)

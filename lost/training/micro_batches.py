@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import count
+from itertools import count, islice
 
 from lost.config import Config
 from lost.data.batch import Batch
@@ -103,6 +103,11 @@ class MicroBatches:
             if remark := peak_remark(memory["memory_bytes"], estimate):
                 self._say(remark)
         return report
+
+    def gradient_squares(self, first: int, predictions: int) -> tuple[list[float], float]:
+        """Have the engine measure the gradients of the step whose first sample is given, without taking it."""
+        starts = islice(self._starts(first), self._own_share // self.size)
+        return self._engine.gradient_squares((self._stream.batch(start, self.size) for start in starts), predictions)
 
     def close(self) -> None:
         """Let go of the data."""

@@ -2,11 +2,21 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from lost.checkpoint import LATEST, Checkpoint, checkpoints, newest_valid, open_checkpoint, prune, set_latest
+from lost.checkpoint import (
+    LATEST,
+    Checkpoint,
+    TrainState,
+    checkpoints,
+    newest_valid,
+    open_checkpoint,
+    prune,
+    set_latest,
+)
 from lost.config import Config
-from lost.data.dataset import Dataset
+from lost.data.dataset import VALID, Dataset
 from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -18,6 +28,7 @@ from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, op
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.retold import FOLDER as TRACKING
+from lost.training.endings import stopping_early
 from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
@@ -27,12 +38,12 @@ CONFIG = "config.yaml"
 MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
+    "data.also_evaluate",
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
-    *(f"train.{key}" for key in ("deterministic", "matmul_precision", "log_every", "eval_every", "eval_tokens")),
-    *(
-        f"train.{key}"
-        for key in ("save_every", "keep_last", "keep_every", "on_save_error", "stop_after", "max_skipped")
-    ),
+    *(f"train.{key}" for key in ("deterministic", "matmul_precision")),
+    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "noise_scale_every")),
+    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "max_skipped")),
+    *(f"train.{key}" for key in ("stop_after", "early_stop")),
 }
 
 
@@ -46,7 +57,7 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     """
     start = starting_point(config, folder, dataset, tracker)
     if start:
-        tracker.message(_going_on(start.progress.step, config, folder))
+        tracker.message(_going_on(start.progress, config, folder))
         with storage(folder):  # what a crash in the midst of a save left undone
             set_latest(start.path)
             prune(start.path.parent, config.train.keep_last, config.train.keep_every, start.progress.step)
@@ -55,8 +66,12 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
     return start
 
 
-def _going_on(step: int, config: Config, folder: Path) -> str:
+def _going_on(progress: TrainState, config: Config, folder: Path) -> str:
     """Return what is said of a run that has a checkpoint."""
+    step, rule = progress.step, config.train.early_stop
+    if rule and progress.stops_early(rule):
+        reason = stopping_early(progress, rule)
+        return f"{folder} {reason}; raise train.early_stop.patience, or set train.early_stop=null, to train on"
     if step < config.last_step:
         return f"resuming {folder} from step {step}"
     if step < config.schedule.total_steps:
@@ -64,8 +79,8 @@ def _going_on(step: int, config: Config, folder: Path) -> str:
     if config.schedule.name == "constant":
         return f"{folder} is complete, at step {step}; raise schedule.steps to train on"
     return (
-        f"{folder} is complete, at step {step}; to train its model further, begin another run with --branch-from it, "
-        "or with --init-from it on other data"
+        f"{folder} is complete, at step {step}; to train its model further, on other data too, begin another run with "
+        "--branch-from it"
     )
 
 
@@ -130,13 +145,17 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     return held
 
 
-def check_data(dataset: Dataset, workers: Workers) -> None:
+def check_data(dataset: Dataset, further: Iterable[Dataset], workers: Workers) -> None:
     """Read every shard, shared among the processes of each machine, so that nothing is trained on a damaged one.
+
+    Of further sets those of the validation text, which alone is used.
 
     Raises:
         DataError: a shard isn't as it was written.
     """
     damaged = list(dataset.problems(*local_rank()))
+    for each in further:
+        damaged += each.problems(*local_rank(), VALID)
     if workers.any(bool(damaged)):
         what = "; ".join(damaged) or "another worker found a damaged shard, and reports which"
         raise DataError(f"{what}; expected the files as `lost prepare` wrote them; restore them, or prepare them again")
@@ -220,8 +239,8 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
             )
         raise ConfigError(
             f"{folder} holds a run of another configuration: {'; '.join(refused.values())}. Expected the same{past}; "
-            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, "
-            "with --init-from it on other data), or start over with --fresh --overwrite"
+            "restore the values, choose another --out (with --branch-from this run to go on under another schedule, or "
+            "on other data), or start over with --fresh --overwrite"
         )
     if changes:
         tracker.message(f"changed since the checkpoint: {'; '.join(changes.values())}")

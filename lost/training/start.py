@@ -14,9 +14,10 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
-from lost.distributed.group import Workers, agree
+from lost.distributed.group import Workers, agree, local_batch_size
 from lost.engine import Engine, backend_module, resolve_backend
-from lost.errors import UserError
+from lost.errors import ConfigError, UserError
+from lost.evaluation.further import further_sets
 from lost.interop.source import Source
 from lost.model.load import load_config
 from lost.planning.alignment import unaligned
@@ -29,7 +30,7 @@ from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
-from lost.training.branch import check_branch
+from lost.training.branch import check_branch, keeps_place
 from lost.training.init_from import begin_with, beginning, check_fit
 from lost.training.run_dir import (
     check_data,
@@ -84,6 +85,7 @@ class Ready:
         written: as the run folder keeps it: where the micro-batch is left to the device, it stays so.
         folder: the run folder; it may not exist yet.
         dataset: the prepared text.
+        further: sets that are evaluated too, by name.
         source: the weights to begin with, where they are needed still.
         branches: whether all that the source's run goes on with comes along.
         backend: the backend's name.
@@ -97,6 +99,7 @@ class Ready:
     written: Config
     folder: Path
     dataset: Dataset
+    further: dict[str, Dataset]
     source: Source | None
     branches: bool
     backend: str
@@ -108,7 +111,8 @@ class Ready:
     @property
     def first_step(self) -> int:
         """The step at which a run that begins has its first checkpoint."""
-        return self.source.progress.step if self.branches and self.source and self.source.progress else 0
+        keeps = self.branches and self.source and keeps_place(self.source, self.dataset)
+        return self.source.progress.step if keeps and self.source and self.source.progress else 0
 
     def engine(self, config: Config | None = None) -> Engine:
         """Make the engine of the run, or of another configuration."""
@@ -124,8 +128,9 @@ class Ready:
         Raises:
             UserError: the run can't start.
         """
-        check_data(self.dataset, self.workers)
-        agree(self.workers, self.config, self.dataset.fingerprint, self.backend)
+        check_data(self.dataset, self.further.values(), self.workers)
+        sets = {"": self.dataset, **self.further}
+        agree(self.workers, self.config, {name: each.fingerprint for name, each in sets.items()}, self.backend)
 
 
 def ready(asked: Request) -> Ready:
@@ -151,6 +156,7 @@ def ready(asked: Request) -> Ready:
     if source:
         (check_branch if branches else check_fit)(source, config, dataset)
     open_data(config, dataset)
+    further = further_sets(config.data, dataset.tokenizer)
     for each in config.tracking:
         TRACKERS[each]  # known, or a ConfigError
     name = resolve_backend(asked.backend)
@@ -165,11 +171,12 @@ def ready(asked: Request) -> Ready:
     if source and branches:
         before = source.path.parents[1]
     written, config = config, _with_micro_batch(config, name, device, room, workers, before)
+    _check_micro_batches(config, workers)
     check_room(config, name, device, room, workers.world_size)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
     return Ready(
-        config, written, folder, dataset, source, branches, name, device, workers, asked.fresh, asked.overwrite
+        config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh, asked.overwrite
     )
 
 
@@ -181,6 +188,17 @@ def _with_micro_batch(
     before = last_micro_batch(resumed) if resumed and workers.rank == 0 else None
     before = json.loads(workers.broadcast(json.dumps(before)))
     return with_micro_batch(config, backend, device, min(map(int, rooms)), workers.world_size, before)
+
+
+def _check_micro_batches(config: Config, workers: Workers) -> None:
+    """Check that a step has several micro-batches, where they are to be compared."""
+    share, size = local_batch_size(config, workers.world_size)
+    if config.train.noise_scale_every and share == size:
+        raise ConfigError(
+            f"train.noise_scale_every = {config.train.noise_scale_every}: a step is one micro-batch "
+            f"(train.micro_batch_size = {size}), and the noise scale is seen where several differ; expected at least "
+            "two; lower train.micro_batch_size, or raise train.batch_size"
+        )
 
 
 def start(
@@ -215,7 +233,7 @@ def start(
             point = _starting_point(run, tracker) if first else None  # rank 0 decides
             tracker.message(beginning_with)
             adapts = run.written.train.micro_batch_size == "auto"
-            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts)
+            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further)
             tracker.message(ended(run.config, engine, result))
         workers.close()
     return result
@@ -229,8 +247,7 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     else:
         point = start_or_resume(run.config, run.folder, run.dataset, tracker)
     if run.source and not point:
-        how = f"going on from step {run.first_step} of" if run.branches else "beginning with the weights of"
-        for text in (*run.source.remarks, f"{how} {run.source.path}"):
+        for text in (*run.source.remarks, _how_it_begins(run)):
             tracker.message(text)
         point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches)
     write_config(run.written, run.folder)
@@ -240,6 +257,18 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     if short := disk_room(run.config, run.folder, point.progress.step if point else 0).shortage:
         tracker.message(short)
     return point
+
+
+def _how_it_begins(run: Ready) -> str:
+    """Return what is said of a run that begins with the weights of another."""
+    assert run.source
+    if not run.branches:
+        return f"beginning with the weights of {run.source.path}"
+    if keeps_place(run.source, run.dataset):
+        return f"going on from step {run.first_step} of {run.source.path}"
+    shown = "" if run.further else " (data.also_evaluate shows what it forgets of the text before)"
+    how = f"going on with weights and moments of {run.source.path} on other data"
+    return f"{how}: steps, schedule and data begin anew{shown}"
 
 
 def run_place(config: str | None, out: Path | None, origin: Path | None) -> tuple[Path | str | None, Path]:

@@ -2,16 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, TrainState
+from lost.checkpoint import BestLoss, Checkpoint, TrainState
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
@@ -26,15 +27,17 @@ from lost.errors import (
     OutOfMemoryError,
     StorageError,
 )
+from lost.evaluation.inspection import first_window, inspect_model
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.init import initial_values
+from lost.optim.noise_scale import GradientNoise, estimates
 from lost.optim.schedule import learning_rate
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
-from lost.training.endings import diverged, ended_amid, out_of_memory
+from lost.training.endings import diverged, ended_amid, out_of_memory, stopping_early
 from lost.training.micro_batches import MicroBatches
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
@@ -50,8 +53,10 @@ class Result:
     checkpoint: Path
     loss: float | None  # of the last reported step; None: there was none, or it isn't finite
     validation: Evaluation | None
+    further: Mapping[str, Evaluation]  # of the sets under `data.also_evaluate`, made with it
     interrupted: bool
     signal: int  # that interrupted it, if one did
+    stopped_early: bool
 
 
 def train(
@@ -63,6 +68,7 @@ def train(
     start: Checkpoint | None = None,
     asked: Stop | None = None,
     adapts: bool = False,
+    further: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -75,6 +81,7 @@ def train(
         start: a verified checkpoint of the same configuration; None starts from initial values. Only rank 0's counts.
         asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
         adapts: whether the micro-batch may be halved where the first step shows that it doesn't fit.
+        further: sets that are evaluated too, by name.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -82,7 +89,7 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = _Run(config, folder, dataset, engine, tracker, adapts)
+    run = _Run(config, folder, dataset, engine, tracker, adapts, further)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
@@ -106,17 +113,22 @@ def train(
 def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
     validation, interrupted = None, False
+    further: Mapping[str, Evaluation] = {}
 
     def stop() -> bool:
         return engine.workers.any(asked.requested)
 
+    def ended() -> bool:
+        return progress.step >= last or progress.stops_early(config.train.early_stop)
+
     while True:
-        step, ending = progress.step, progress.step >= last
+        step, ending = progress.step, ended()
         unmeasured = step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
             try:
-                validation = run.validate(progress, stop)
-                progress = replace(progress, validation_loss=finite(validation.loss))
+                validation, further = run.validate(progress, stop)
+                progress = run.judge(replace(progress, validation_loss=finite(validation.loss)))
+                ending = ended()
             except _StoppedError:
                 interrupted = True
         due = _due(step, config.train.save_every) and not progress.guard.in_a_row
@@ -125,7 +137,8 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
-            return Result(progress, run.saved, run.loss, validation, interrupted, asked.number)
+            early = ending and step < last
+            return Result(progress, run.saved, run.loss, validation, further, interrupted, asked.number, early)
         progress, report = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")
@@ -133,10 +146,15 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
         saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
+        saving = saving or (config.train.early_stop is not None and _due(progress.step, config.train.eval_every))
         if saving or _due(progress.step, config.train.log_every):
             progress = run.report(progress, report)
         elif _due(progress.step, config.train.max_skipped):
             progress = run.check(progress, report)
+        if _due(progress.step, config.train.inspect_every):
+            run.inspect(progress)
+        if _due(progress.step, config.train.noise_scale_every):
+            progress = run.measure_noise(progress)
 
 
 def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
@@ -160,7 +178,14 @@ class _Run:
     """The parts of a run that the loop puts in order."""
 
     def __init__(
-        self, config: Config, folder: Path, dataset: Dataset, engine: Engine, tracker: Tracker, adapts: bool
+        self,
+        config: Config,
+        folder: Path,
+        dataset: Dataset,
+        engine: Engine,
+        tracker: Tracker,
+        adapts: bool,
+        further: Mapping[str, Dataset],
     ) -> None:
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
         first = engine.workers.rank == 0
@@ -168,6 +193,7 @@ class _Run:
         others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
         self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset)
+        self.further = {name: each.split(VALID) for name, each in further.items()}
         self.per_step = config.train.batch_size * config.data.seq_len
         self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
         self._doing, self._first = "training", True
@@ -192,7 +218,7 @@ class _Run:
         elif workers.rank < workers.num_readers:
             parameters = initial_values(self.config, workers.rank, workers.num_readers)
         self.engine.load(parameters)
-        if progress.step:
+        if progress.has_moments:
             self.engine.load_optimizer_state(moments, progress.updates)
         self.engine.guard.restore(progress.guard)
         progress = self._with_threads(progress)
@@ -300,27 +326,65 @@ class _Run:
         self._losses += [each.wait()[0] for each in self._unread]
         self._unread.clear()
 
-    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> Evaluation:
-        """Evaluate on held-out text.
+    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> tuple[Evaluation, dict[str, Evaluation]]:
+        """Evaluate on held-out text, the data's own and that of further sets.
 
         Raises:
             _StoppedError: a stop was requested before the end.
         """
-        began = time.perf_counter()
 
         def check() -> None:
             failpoint("evaluation.round")
             if stop():
                 raise _StoppedError
 
-        size, limit = self.config.data.seq_len, self.config.train.eval_tokens
-        with self._phase("evaluating"):
-            result = evaluate_split(self.engine, self.valid, size, self.micro_batches.size, limit=limit, check=check)
-        row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss, "perplexity": result.perplexity}
-        row |= {"bits_per_byte": result.bits_per_byte, "seconds": time.perf_counter() - began}
-        self.tracker.validation(finite(row))
-        self._clock += time.perf_counter() - began  # an evaluation isn't training time
-        return result
+        def measured(split: Split) -> Evaluation:
+            size, limit = self.config.data.seq_len, self.config.train.eval_tokens
+            return evaluate_split(self.engine, split, size, self.micro_batches.size, limit=limit, check=check)
+
+        with self._aside("evaluating") as seconds:
+            result, further = measured(self.valid), {name: measured(split) for name, split in self.further.items()}
+            row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss}
+            row |= {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte, "seconds": seconds()}
+            if further:
+                row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
+            self.tracker.validation(finite(row))
+        return result, further
+
+    def inspect(self, progress: TrainState) -> None:
+        """Look at the model's activations and weights; the others wait for rank 0 where they meet next."""
+        if self.engine.workers.rank:
+            return
+        with self._aside("inspecting") as seconds:
+            row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
+            self.tracker.measurement(finite({"step": progress.step, **row, "seconds": seconds()}))
+
+    def measure_noise(self, progress: TrainState) -> TrainState:
+        """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""
+        with self._aside("measuring the gradients' noise") as seconds:
+            predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
+            parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
+            square, variance = estimates(parts, whole, self.per_step)
+            noise = (progress.noise or GradientNoise()).after(square, variance)
+            row: dict[str, Any] = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
+            row |= {"noise_scale": noise.scale, "batch_tokens": self.per_step, "seconds": seconds()}
+            self.tracker.measurement(finite(row))
+        return replace(progress, noise=noise)
+
+    def judge(self, progress: TrainState) -> TrainState:
+        """Note whether a validation was better than those before, where early stopping goes by it.
+
+        Only those that are due count: a run that `stop_after` has stopped meanwhile ends where it would have.
+        """
+        rule, loss = self.config.train.early_stop, progress.validation_loss
+        if rule is None:
+            return replace(progress, best=None)
+        if not _due(progress.step, self.config.train.eval_every):
+            return progress
+        progress = replace(progress, best=(progress.best or BestLoss()).after(loss, progress.step, rule))
+        if progress.step < self.config.last_step and progress.stops_early(rule):
+            self.tracker.message(stopping_early(progress, rule))
+        return progress
 
     def save(self, progress: TrainState, last: bool) -> None:
         """Begin to write a checkpoint beside the training; the last one of a run is waited for.
@@ -346,6 +410,14 @@ class _Run:
                 self.saved = saved.path
                 row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
                 self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
+        self._clock += time.perf_counter() - began
+
+    @contextmanager
+    def _aside(self, name: str) -> Iterator[Callable[[], float]]:
+        """Do what isn't training time; yields what tells the seconds that it has taken so far."""
+        began = time.perf_counter()
+        with self._phase(name):
+            yield lambda: time.perf_counter() - began
         self._clock += time.perf_counter() - began
 
     @contextmanager

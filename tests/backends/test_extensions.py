@@ -25,7 +25,7 @@ from lost.tokenizer import KINDS as TOKENIZERS
 from lost.tracking import KINDS as TRACKERS
 
 Lost = Callable[..., Any]
-SETS = ("projection.kind=scaled", "optimizer.name=momentum", "train.save_every=1")
+SETS = ("projection.kind=scaled", "optimizer.name=momentum", "train.save_every=1", "train.inspect_every=1")
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,8 @@ def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     value = json.loads(answer.out)
     split = prepared.split("valid")
-    assert value.keys() == {"checkpoint", "loss", "nll", "tokens", "bytes", "perplexity", "bits_per_byte"}
+    figures = {"loss", "perplexity", "bits_per_byte", "information_capacity"}
+    assert value.keys() == {"checkpoint", "nll", "tokens", "bytes", *figures}
     assert (value["tokens"], value["bytes"]) == (split.tokens - 1, split.bytes)
     assert value["perplexity"] == pytest.approx(np.exp(value["nll"] / value["tokens"]))
     assert value["bits_per_byte"] == pytest.approx(value["nll"] / np.log(2) / value["bytes"])

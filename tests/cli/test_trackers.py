@@ -22,7 +22,8 @@ def train(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> Tra
     """Train the run with these settings."""
 
     def call(*settings: str, more: tuple[str, ...] = ()) -> Any:
-        words = [word for value in ("train.eval_every=10", *settings) for word in ("--set", value)]
+        every = (f"train.{what}_every=10" for what in ("eval", "inspect", "noise_scale"))
+        words = [word for value in (*every, *settings) for word in ("--set", value)]
         return lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch",
                     "--device", "cpu", *words, *more)  # fmt: skip
 
@@ -42,8 +43,10 @@ def lives(train: Train, run: Path, tracker: str) -> None:
 def written(run: Path) -> dict[str, dict[int, float]]:
     """Numbers of metrics.jsonl, by name and step."""
     found: dict[str, dict[int, float]] = {}
+    names = {"loss": "train/loss", "validation_loss": "validation/loss", "lr": "train/lr"}
+    names |= {"largest_logit": "inspection/largest_logit", "gradient_square": "noise/gradient_square"}
     for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
-        for key, name in (("loss", "train/loss"), ("validation_loss", "validation/loss"), ("lr", "train/lr")):
+        for key, name in names.items():
             if key in row:
                 found.setdefault(name, {})[row["step"]] = row[key]
     return found

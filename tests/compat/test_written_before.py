@@ -75,7 +75,8 @@ def test_prepared_again(lost: Lost, written: Path, tmp_path: Path, name: str, ru
 def inspected(expected: dict) -> dict:
     """Return what `lost inspect` said then, with what an origin has had since."""
     origin = expected["inspect"]["origin"]
-    return {**expected["inspect"], "origin": origin and {**origin, "moments": False, "before": None}}
+    since = {"moments": False, "before": None, "data": "", "data_path": "", "updates": 0}
+    return {**expected["inspect"], "origin": origin and {**origin, **since}}
 
 
 @every_run

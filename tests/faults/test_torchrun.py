@@ -180,12 +180,35 @@ def test_resume_at_the_same_world_size_is_bit_exact(
     assert losses(tmp_path / "straight") == losses(tmp_path / "resumed")
 
 
+def test_all_of_them_stop_early(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+    settings = ("train.eval_every=2", "train.early_stop={patience: 3, min_delta: 100}")
+    done = torchrun(2, *command(straight[0], prepared, tmp_path / "run", *settings))
+    assert done.returncode == 0, done.stderr
+    assert "stopped early at step 8: none of the last 3 validations" in done.stdout
+    assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000008").progress.best.since == 3
+
+
+def test_noise_of_gradients_that_are_reduced(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
+    """Both estimates together say how long the whole gradient is, which the next step has."""
+    settings = ("train.noise_scale_every=2", "train.stop_after=5")
+    done = torchrun(2, *command(straight[0], prepared, tmp_path / "run", *settings))
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lengths = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+    found = [row for row in rows if "noise_scale" in row]
+    assert [row["step"] for row in found] == [2, 4]
+    for row in found:
+        whole = row["gradient_square"] + row["gradient_variance"] / row["batch_tokens"]
+        assert whole == pytest.approx(lengths[row["step"] + 1] ** 2, rel=1e-4)
+
+
 def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:
     tiny, _ = straight
     for setting, words in (
         ("train.replicas=3", "2 workers can't form that many equal groups"),
         ("train.batch_size=2", "they don't divide among 2 workers"),
         ("optimizer.name=adamw8bit", "its state can't be split by rows"),
+        ("train.inspect_every=5", "no worker holds a whole weight"),
     ):
         done = torchrun(2, *command(tiny, prepared, tmp_path / "run", setting))
         assert words in done.stderr

@@ -34,7 +34,8 @@ class Sharded:
             reduce-scattered once at its end: less communication, more memory.
 
     Raises:
-        ConfigError: the workers can't form that many groups, or the optimizer's state can't be split by rows.
+        ConfigError: the workers can't form that many groups, the optimizer's state can't be split by rows, or whole
+            weights are to be looked at.
     """
 
     def __init__(self, config: Config, workers: TorchGroup, device: torch.device, whole_steps: bool) -> None:
@@ -49,6 +50,11 @@ class Sharded:
         sizes, names = (self._shards,), ("shard",)
         if self._replicas > 1:
             sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
+        if config.train.inspect_every:
+            raise ConfigError(
+                f"train.inspect_every = {config.train.inspect_every} under torchrun: no worker holds a whole weight, "
+                "of which singular values are wanted; expected 0; remove it, and look at checkpoints by `lost inspect`"
+            )
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")

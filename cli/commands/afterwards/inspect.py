@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 from lost.cli.options import AsJson, Model
 
 if TYPE_CHECKING:
-    from lost.checkpoint import Origin
+    from lost.checkpoint import TrainState
 
 
-def ancestry(origin: "Origin | None") -> Iterator[str]:
-    """Yield where a run's weights come from, a line for each run before it."""
+def ancestry(progress: "TrainState") -> Iterator[str]:
+    """Yield where a run's weights come from, a line for each run before it, with its data where that is another."""
+    data, origin = progress.data, progress.origin
     while origin:
-        yield f"branched from {origin.path}" if origin.moments else f"started with the weights of {origin.path}"
-        origin = origin.before
+        how = "branched from" if origin.moments else "started with the weights of"
+        other = f", trained on {origin.data_path}" if origin.data_path and origin.data != data else ""
+        yield f"{how} {origin.path}{other}"
+        data, origin = origin.data, origin.before
 
 
 def inspect(path: Model, as_json: AsJson = False) -> None:
@@ -39,7 +42,7 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
     seen = f"step {progress.step}, {count(progress.tokens)} tokens seen, " if progress else ""
     lines = [
         f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {counted(len(source.sizes), 'file')}",
-        *(ancestry(progress.origin) if progress else []),
+        *(ancestry(progress) if progress else []),
         "",
         *table(
             ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],
