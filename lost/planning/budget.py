@@ -109,7 +109,7 @@ def budget(
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
-        computed, block = _BYTES[config.train.dtype], -(-2 * trained // model.num_hidden_layers)
+        computed, block = _BYTES[config.train.compute_dtype], -(-2 * trained // model.num_hidden_layers)
         tables = head * (1 if model.tie_word_embeddings else 2)
         whole_weights = computed * (trained if whole_steps else tables + block)
         whole_gradients = 4 * trained if whole_steps else computed * (tables + block)
@@ -180,7 +180,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 
     Counted for the model as it runs on a CPU without compilation; a test compares this with what autograd saves.
     """
-    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, _BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy
@@ -207,7 +207,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     }[policy]
     token = norm + width * hidden + sum(blocks)  # the last norm and its output
     cast = 0
-    if config.train.dtype != config.train.param_dtype:
+    if config.train.compute_dtype != config.train.param_dtype:
         kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in CAST_ANEW)
         head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
         cast = width * ((kept if policy == "none" else 0) + head)
@@ -227,7 +227,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     keeps = device == "cpu"  # what an activation computes, for its backward pass
     fused = device == "gpu" and config.model.head_width in _FUSED_WIDTHS and _mlx_fuses()
     scores = 1 if fused else config.data.seq_len  # of a head and a token; fused, a scale
-    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, _BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     norm = (4 + width) * hidden  # its input in float32, and its output
@@ -248,7 +248,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
     token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
     cast = 0
-    if config.train.dtype != config.train.param_dtype:
+    if config.train.compute_dtype != config.train.param_dtype:
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
     tokens = micro_batch * config.data.seq_len
