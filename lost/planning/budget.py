@@ -27,7 +27,7 @@ _LOGITS = {
 # without their projections, and in chunks of logits.
 _AHEAD, _CHUNKS_AHEAD = {"none": 1.5, "narrow": 2.2, "full": 2.7}, 2.75
 # Widths of heads for which MLX's training on Metal makes no attention scores, since this version (by its source).
-_FUSED_WIDTHS, _FUSED_SINCE = {64, 72, 80, 96, 128, 192, 256}, (0, 32, 4)
+FUSED_WIDTHS, _FUSED_SINCE = {64, 72, 80, 96, 128, 192, 256}, (0, 32, 4)
 CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
 
 
@@ -225,7 +225,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     projections. A test compares this with MLX's peak on a CPU.
     """
     keeps = device == "cpu"  # what an activation computes, for its backward pass
-    fused = device == "gpu" and config.model.head_width in _FUSED_WIDTHS and _mlx_fuses()
+    fused = device == "gpu" and config.model.head_width in FUSED_WIDTHS and _mlx_fuses()
     scores = 1 if fused else config.data.seq_len  # of a head and a token; fused, a scale
     model, width, policy = config.model, _BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
