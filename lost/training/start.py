@@ -174,7 +174,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     before = _before(resumed, workers)
     room_of_all = min(map(int, workers.all_gather(str(room))))  # by all, whatever their configuration says
     if config.train.dtype == "auto" and before:
-        config = config.replace("train", dtype=before.dtype)
+        config = config.replace("train", dtype=before.compute_dtype)
     elif config.train.dtype == "auto" and measures:
         if workers.world_size > 1:
             raise ConfigError(
