@@ -21,7 +21,7 @@ from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
 from lost.distributed.launcher import leave, leave_with_launcher
-from lost.errors import GpuStoppedError, InterruptedAtOnceError, LostError, OutOfMemoryError
+from lost.errors import CompilerError, GpuStoppedError, InterruptedAtOnceError, LostError, OutOfMemoryError
 from lost.utils.machine import allow_open_files
 from lost.utils.printable import printable
 from lost.utils.threads import shorten_spinning
@@ -101,6 +101,8 @@ def _failure(error: BaseException) -> "_Failure":
         return _failure(OutOfMemoryError(error))
     if GpuStoppedError.caused(error):
         return _failure(GpuStoppedError(error))
+    if CompilerError.caused(error):
+        return _failure(CompilerError(error))
     if isinstance(error, OSError) and error.filename is not None:  # a name too long, a folder closed to this user
         reason = f"{error.filename!s:.400}: {error.strerror}; expected a path that can be used; check it"
         return _Failure("UserError", reason, 2)

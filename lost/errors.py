@@ -4,6 +4,7 @@ Each message has three parts: what happened with the value received, what was ex
 prints the message alone and leaves with `exit_code`; a traceback is shown only with `--debug`.
 """
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -119,6 +120,29 @@ class GpuStoppedError(UserError):
     def caused(error: BaseException) -> bool:
         """Say whether this is what an error of MLX tells of; where memory ran out, `OutOfMemoryError` says so too."""
         return isinstance(error, RuntimeError) and str(error).startswith("[METAL] Command buffer")
+
+
+class CompilerError(UserError):
+    """PyTorch's compiler, which failed, or keeps code of earlier runs that is damaged.
+
+    Args:
+        error: what PyTorch raised.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        _, _, raised = str(error).partition("raised:\n")
+        reason = (raised or str(error)).strip().partition("\n\n")[0].replace("\n", ": ")
+        kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")  # which PyTorch sets where nobody has
+        super().__init__(
+            f"PyTorch's compiler failed: {reason:.400}; expected it to work, and what it keeps of earlier runs"
+            f"{f' in {kept}' if kept else ''} to be whole; remove that folder, which it fills again, or train without "
+            "it: --set train.compile=false"
+        )
+
+    @staticmethod
+    def caused(error: BaseException) -> bool:
+        """Say whether this is what an error of PyTorch tells of."""
+        return type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc")
 
 
 class MissingPackageError(UserError):

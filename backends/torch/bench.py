@@ -44,7 +44,7 @@ def layer(
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(to_tensor(values[name]))
-    random, dtype = torch.Generator().manual_seed(0), DTYPES[train.dtype]
+    random, dtype = torch.Generator().manual_seed(0), DTYPES[train.compute_dtype]
     x, y_grad = (
         torch.randn(tokens, width, generator=random).to(device, dtype)
         for width in (projection.in_features, projection.out_features)

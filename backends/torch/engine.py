@@ -240,7 +240,7 @@ class TorchEngine:
         check_tokens(prompt, self._entries)
         model = self._config.model
         shape = (1, model.key_value_heads, len(prompt) + limit, model.head_width)
-        keys = torch.empty(shape, device=self._device, dtype=DTYPES[self._config.train.dtype])
+        keys = torch.empty(shape, device=self._device, dtype=DTYPES[self._config.train.compute_dtype])
         caches = [Cache(torch.empty_like(keys), torch.empty_like(keys)) for _ in self.model.model.layers]
         unread, read = list(prompt), 0
         for _ in range(limit):

@@ -171,7 +171,7 @@ class Trunk(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         model, dtype = config.model, DTYPES[config.train.param_dtype]
-        self.dtype = DTYPES[config.train.dtype]
+        self.dtype = DTYPES[config.train.compute_dtype]
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, dtype)
         self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)

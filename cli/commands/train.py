@@ -64,14 +64,16 @@ def train(
     checkpoints are checked: exit code 0 if the run would start, 2 if not. Nothing is trained or written.
     """
     from lost.cli.render.dry_run import answer_dry_run
-    from lost.cli.render.output import answer
+    from lost.cli.render.output import answer, note
     from lost.cli.render.progress import TrainingScreen
     from lost.training.dry_run import check_start, miniature
     from lost.training.start import Request, ready, start
 
     overrides = [*overrides, *assignments]
     run = ready(
-        Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite)
+        Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite),
+        note,
+        measures=not dry_run,
     )
     screen = TrainingScreen(run.config.last_step, as_json, quiet=run.workers.rank > 0)
     engine = run.engine(miniature(run.config) if dry_run else None)
@@ -123,8 +125,9 @@ def describe(config: "Config", engine: "Engine", dataset: "Dataset") -> str:
     among = f" and {engine.workers.world_size - 1} more" if engine.workers.world_size > 1 else ""
     return (
         f"{config.projection.kind} model of {count(own.parameters)} parameters{against} on {engine.backend} "
-        f"{engine.device}{among}, {config.train.dtype}, {config.train.batch_size} x {config.data.seq_len} tokens a "
-        f"step{parts}; {counted(steps, 'step')}: {count(tokens)} tokens, {whole}"
+        f"{engine.device}{among}, {config.train.compute_dtype}, "
+        f"{config.train.batch_size} x {config.data.seq_len} tokens a step{parts}; "
+        f"{counted(steps, 'step')}: {count(tokens)} tokens, {whole}"
     )
 
 

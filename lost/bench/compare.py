@@ -145,7 +145,7 @@ def measure(
         "device_name": machine.device_name,
         "threads": machine.threads,
         "load_average": load,
-        "dtype": config.train.dtype,
+        "dtype": config.train.compute_dtype,
         "param_dtype": config.train.param_dtype,
         "layer": None,
         "model": None,

@@ -82,7 +82,7 @@ def follow(config: Config, dtype: DType | None) -> Config:
     """Return the configuration for weights in another type."""
     if dtype is None:
         return config
-    computed = "bfloat16" if dtype == "bfloat16" else config.train.dtype
+    computed = "bfloat16" if dtype == "bfloat16" else config.train.compute_dtype
     return config.replace("train", param_dtype=dtype, dtype=computed)
 
 

@@ -18,7 +18,7 @@ def unaligned(config: Config, device: str) -> str:
     """
     if not device.startswith("cuda"):
         return ""
-    multiple = _MULTIPLES[config.train.dtype]
+    multiple = _MULTIPLES[config.train.compute_dtype]
     products = list(product_sizes(config))
     slow = [sizes for sizes in products if any(size % multiple for size in sizes)]
     if not slow:
@@ -35,8 +35,8 @@ def unaligned(config: Config, device: str) -> str:
     sets = [f"--set {key}={-(-size // multiple) * multiple}" for key, size in keys.items() if size % multiple]
     return (
         f"{len(slow)} of {len(products)} weights ({share:.0%} of their multiply-adds) have sides that aren't multiples "
-        f"of {multiple} ({', '.join(map(str, odd))}), for which CUDA's products in {config.train.dtype} are slow; a "
-        f"new run avoids that with {' '.join(sets) or 'other sizes'}"
+        f"of {multiple} ({', '.join(map(str, odd))}), for which CUDA's products in {config.train.compute_dtype} are "
+        f"slow; a new run avoids that with {' '.join(sets) or 'other sizes'}"
     )
 
 

@@ -23,10 +23,11 @@ _LOGITS = {
     "mlx cpu": 1 << 23,
     "mlx gpu": 1 << 24,
 }
-# How far MLX computes ahead of what it frees: blocks held beyond what a policy keeps, fitted to its peaks on a CPU.
-_AHEAD = {"none": 0.4, "narrow": 1.0, "full": 1.5}
+# How far MLX computes ahead of what it frees, fitted to its peaks on a CPU (benchmarks/mlx_memory.py): in blocks
+# without their projections, and in chunks of logits.
+_AHEAD, _CHUNKS_AHEAD = {"none": 1.5, "narrow": 2.2, "full": 2.7}, 2.75
 # Widths of heads for which MLX's training on Metal makes no attention scores, since this version (by its source).
-_FUSED_WIDTHS, _FUSED_SINCE = {64, 72, 80, 96, 128, 192, 256}, (0, 32, 4)
+FUSED_WIDTHS, _FUSED_SINCE = {64, 72, 80, 96, 128, 192, 256}, (0, 32, 4)
 CAST_ANEW = ("lost", "sltrain")  # kinds whose passes in PyTorch cast the weights each time, and keep no casts
 
 
@@ -108,7 +109,7 @@ def budget(
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
-        computed, block = _BYTES[config.train.dtype], -(-2 * trained // model.num_hidden_layers)
+        computed, block = _BYTES[config.train.compute_dtype], -(-2 * trained // model.num_hidden_layers)
         tables = head * (1 if model.tie_word_embeddings else 2)
         whole_weights = computed * (trained if whole_steps else tables + block)
         whole_gradients = 4 * trained if whole_steps else computed * (tables + block)
@@ -179,7 +180,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 
     Counted for the model as it runs on a CPU without compilation; a test compares this with what autograd saves.
     """
-    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, _BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy
@@ -206,7 +207,7 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     }[policy]
     token = norm + width * hidden + sum(blocks)  # the last norm and its output
     cast = 0
-    if config.train.dtype != config.train.param_dtype:
+    if config.train.compute_dtype != config.train.param_dtype:
         kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in CAST_ANEW)
         head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
         cast = width * ((kept if policy == "none" else 0) + head)
@@ -218,19 +219,20 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
 
 
 def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
-    """Count the bytes that MLX saves for the backward pass of one micro-batch, and the head's chunk of logits.
+    """Count the bytes that MLX saves for the backward pass of one micro-batch, and what it holds beside them at most.
 
     In addition to what PyTorch saves: attention's softmax where it isn't fused; on a CPU SiLU's sigmoid, here and in
     projections. A test compares this with MLX's peak on a CPU.
     """
     keeps = device == "cpu"  # what an activation computes, for its backward pass
-    fused = device == "gpu" and config.model.head_width in _FUSED_WIDTHS and _mlx_fuses()
+    fused = device == "gpu" and config.model.head_width in FUSED_WIDTHS and _mlx_fuses()
     scores = 1 if fused else config.data.seq_len  # of a head and a token; fused, a scale
-    model, width, policy = config.model, _BYTES[config.train.dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, _BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     norm = (4 + width) * hidden  # its input in float32, and its output
     whole, narrow = [], []  # bytes per token that a block saves under the policies `none` and `narrow`
+    others = 0  # those of a block without its projections
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
         saved = [
@@ -240,19 +242,19 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
         opened = 5 if keeps and gate_is_activated(config, parts[4]) else 3  # gate, (its sigmoid and SiLU,) up, product
+        others = max(others, 2 * norm + width * (attention + opened * inner))
         whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
-    blocks = sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
-    token = norm + blocks + int(_AHEAD[policy] * max(whole))
+    token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
     cast = 0
-    if config.train.dtype != config.train.param_dtype:
+    if config.train.compute_dtype != config.train.param_dtype:
         matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
         cast = width * matrices
     tokens = micro_batch * config.data.seq_len
-    # a chunk's temporaries, and part of the next one
-    head = 16 * min(tokens * vocabulary(config), 5 * logits_at_once("mlx", device) // 2)
-    return tokens * token + cast + head
+    # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
+    head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
+    return tokens * token + cast + max(head, int(tokens * _AHEAD[policy] * others))
 
 
 @cache

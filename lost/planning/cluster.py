@@ -70,7 +70,7 @@ def traffic(config: Config, world: int, whole_steps: bool) -> Traffic:
                 others += size
     passes = 1 if whole_steps else 2
     return Traffic(
-        gathered=rounds * (shards - 1) * (passes * blocks + others) * _WIDTH[config.train.dtype],
+        gathered=rounds * (shards - 1) * (passes * blocks + others) * _WIDTH[config.train.compute_dtype],
         scattered=rounds * (shards - 1) * (blocks + others) * _GRADIENT,
         between_copies=rounds * 2 * (copies - 1) * (blocks + others) * _GRADIENT // copies,
     )

@@ -95,7 +95,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
     """
     if any(each.settings.kind not in KINDS for each in projections(config)):
         return None
-    model, width, length = config.model, _WIDTH[config.train.dtype], config.data.seq_len
+    model, width, length = config.model, _WIDTH[config.train.compute_dtype], config.data.seq_len
     tokens, parts = micro_batch * length, local_batch // micro_batch
     # Forward, gradient of the input, gradient of the weight: the same two sides and `tokens` in other places.
     products = 3 * sum(

@@ -83,7 +83,7 @@ def settings_that_take_less(config: Config) -> str:
     train = config.train
     policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[train.checkpoint_activations]
     settings = [f"train.checkpoint_activations={policy}" for policy in policies]
-    settings += ["train.dtype=bfloat16"] if train.dtype == "float32" else []
+    settings += ["train.dtype=bfloat16"] if train.compute_dtype == "float32" else []
     settings += ["train.param_dtype=bfloat16"] if train.param_dtype == "float32" else []
     return ", ".join([*settings, "a smaller model"])
 

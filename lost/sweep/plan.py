@@ -152,9 +152,13 @@ def read_sweep(path: Path) -> Sweep:
     seen = set()
     for trial in sweep.trials({}):
         try:
-            configuration(trial)
+            own = configuration(trial)
         except ConfigError as error:
             raise ConfigError(f"{error} (in the run {trial.name})") from None
+        if own.train.dtype == "auto":
+            raise ConfigError(
+                f"{path}: train.dtype = auto: each run would choose by itself; expected float32 or bfloat16; name one"
+            )
         if trial.name in seen:
             raise ConfigError(f"{path}: two runs would be called {trial.name}; expected names that differ; rename one")
         seen.add(trial.name)

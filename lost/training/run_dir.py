@@ -104,11 +104,11 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Trac
     return start
 
 
-def last_micro_batch(folder: Path) -> int | None:
-    """Return the number of sequences that a run had in memory at once; None: no checkpoint says so."""
+def last_config(folder: Path) -> Config | None:
+    """Return the configuration that a run was last trained with; None: no checkpoint says so."""
     for path in reversed(checkpoints(folder / "checkpoints")):
         try:
-            return open_checkpoint(path).config.train.micro_batch
+            return open_checkpoint(path).config
         except CheckpointError:
             continue  # reported when the run is resumed
     return None

@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from lost.bench.precision import with_dtype
 from lost.checkpoint import Checkpoint
 from lost.config import Config
+from lost.config.schema import TrainConfig
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
 from lost.distributed.group import Workers, agree, local_batch_size
@@ -36,7 +38,7 @@ from lost.training.run_dir import (
     check_data,
     check_shared_dir,
     config_file,
-    last_micro_batch,
+    last_config,
     reset_run_dir,
     start_or_resume,
     write_config,
@@ -81,7 +83,7 @@ class Ready:
     """A run that may start; nothing is written yet.
 
     Attributes:
-        config: resolved, its vocabulary and its micro-batch known.
+        config: resolved, its vocabulary, its type of computation and its micro-batch known.
         written: as the run folder keeps it: where the micro-batch is left to the device, it stays so.
         folder: the run folder; it may not exist yet.
         dataset: the prepared text.
@@ -133,8 +135,13 @@ class Ready:
         agree(self.workers, self.config, {name: each.fingerprint for name, each in sets.items()}, self.backend)
 
 
-def ready(asked: Request) -> Ready:
+def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measures: bool = True) -> Ready:
     """Read the configuration, open the data, find the device, and see that the run fits.
+
+    Args:
+        asked: what is asked for.
+        say: receives what is measured meanwhile.
+        measures: whether a type of computation that is left to the device is measured; else it stays so.
 
     Raises:
         UserError: it can't start so.
@@ -167,10 +174,24 @@ def ready(asked: Request) -> Ready:
         for each, settings in config.tracking.items():
             TRACKERS[each](folder, config, settings)  # are they right, and is its library there
     room = module.capacity(device)
-    before = None if asked.fresh else folder
+    resumed = None if asked.fresh else folder
     if source and branches:
-        before = source.path.parents[1]
-    written, config = config, _with_micro_batch(config, name, device, room, workers, before)
+        resumed = source.path.parents[1]
+    before = _before(resumed, workers)
+    room_of_all = min(map(int, workers.all_gather(str(room))))  # by all, whatever their configuration says
+    if config.train.dtype == "auto" and before:
+        config = config.replace("train", dtype=before.compute_dtype)
+    elif config.train.dtype == "auto" and measures:
+        if workers.world_size > 1:
+            raise ConfigError(
+                f"train.dtype = auto, with {workers.world_size} processes: one process alone measures; expected "
+                "float32 or bfloat16; name one"
+            )
+        config = with_dtype(config, name, device, room_of_all, say)
+    written = config
+    config = with_micro_batch(
+        config, name, device, room_of_all, workers.world_size, before.micro_batch if before else None
+    )
     _check_micro_batches(config, workers)
     check_room(config, name, device, room, workers.world_size)
     if asked.wired_gib is not None:
@@ -180,14 +201,11 @@ def ready(asked: Request) -> Ready:
     )
 
 
-def _with_micro_batch(
-    config: Config, backend: str, device: str, room: int, workers: Workers, resumed: Path | None
-) -> Config:
-    """Return the configuration with the micro-batch that all workers have: the smallest room decides."""
-    rooms = workers.all_gather(str(room))  # by all, whatever their configuration says: agreement comes later
-    before = last_micro_batch(resumed) if resumed and workers.rank == 0 else None
-    before = json.loads(workers.broadcast(json.dumps(before)))
-    return with_micro_batch(config, backend, device, min(map(int, rooms)), workers.world_size, before)
+def _before(folder: Path | None, workers: Workers) -> TrainConfig | None:
+    """Return what a run's newest checkpoint says of training, to all workers; None: there is no such run."""
+    config = last_config(folder) if folder and workers.rank == 0 else None
+    values = json.loads(workers.broadcast(config.train.model_dump_json() if config else "null"))
+    return TrainConfig.model_validate(values) if values else None
 
 
 def _check_micro_batches(config: Config, workers: Workers) -> None:

@@ -155,17 +155,17 @@ def test_checkpointed_activations_take_less_memory(config: Callable[..., Config]
 def test_plan_estimates_the_peak(config: Callable[..., Config], kind: str, checkpointed: str, micro_batch: int) -> None:
     """On a CPU, uncompiled. How far MLX runs ahead of what it frees varies from time to time."""
     settings = config(
-        model={"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "vocab_size": 1024,
+        model={"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "vocab_size": 2048,
                "max_position_embeddings": 256},
         projection={"kind": kind, "rank": 32},
         data={"seq_len": 256},
         train={"batch_size": 8, "micro_batch_size": micro_batch, "checkpoint_activations": checkpointed},
     )  # fmt: skip
     engine = started(settings)
-    rows = np.random.default_rng(0).integers(0, 1024, (8, 257)).astype(np.int32)
+    rows = np.random.default_rng(0).integers(0, 2048, (8, 257)).astype(np.int32)
     parts = [Batch(rows[start : start + micro_batch]) for start in range(0, 8, micro_batch)]
     memory = budget(settings, "mlx").memory
-    assert peak_of_a_step(engine, parts) == pytest.approx(memory.gradients + memory.activations, rel=0.3)
+    assert peak_of_a_step(engine, parts) == pytest.approx(memory.gradients + memory.activations, rel=0.25)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -201,7 +201,7 @@ def test_doctor(lost: Lost) -> None:
 @pytest.mark.parametrize(("own", "spins"), [({}, 2000), ({"GOMP_SPINCOUNT": "77"}, 77)])
 def test_threads_spin_briefly(own: dict[str, str], spins: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PyTorch's OpenMP itself tells when it is loaded; what the user chose is left alone."""
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "LD_PRELOAD"):
         monkeypatch.delenv(name, raising=False)
     done = run_python("-m", "lost", "doctor", cold=True, OMP_DISPLAY_ENV="verbose", **own)
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr

@@ -30,6 +30,25 @@ def test_free_memory_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine.available_bytes() == machine.memory_bytes() // 2
 
 
+def test_a_machine_without_proc(lost: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what else Linux has: control groups, affinities."""
+    exists, asked = Path.exists, []
+
+    def absent(path: Path, **options: bool) -> bool:
+        elsewhere = not str(path).startswith(("/proc", "/sys"))
+        asked.extend([] if elsewhere else [str(path)])
+        return elsewhere and exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", absent)
+    monkeypatch.setattr(machine, "_CGROUP", Path("/sys/none"))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert machine.processors() == machine.cores() == os.cpu_count()
+    assert machine.processor_name()
+    assert 0 < machine.available_bytes() <= machine.memory_bytes()
+    assert {"/proc/meminfo", "/proc/cpuinfo"} <= set(asked) or sys.platform == "darwin"
+    assert lost("doctor", "--json").code == 0
+
+
 @pytest.fixture
 def few_files() -> Iterator[int]:
     """As a shell of macOS has it; the hard limit is given."""

@@ -68,7 +68,7 @@ class Sharded:
             model = LostForCausalLM(config)
         if compiled:
             model.compile_training()
-        stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.dtype]
+        stored, computed = DTYPES[config.train.param_dtype], DTYPES[config.train.compute_dtype]
         policy = MixedPrecisionPolicy(
             param_dtype=None if computed == stored else computed, reduce_dtype=torch.float32, cast_forward_inputs=False
         )

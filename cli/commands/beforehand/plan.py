@@ -131,7 +131,7 @@ def plan(
         f"{count(parts['projections'])} of the parameters are in projections, "
         f"{count(parts['embeddings'])} in embedding and head",
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
-        f"{settings.train.param_dtype}, computed in {settings.train.dtype}",
+        f"{settings.train.param_dtype}, computed in {settings.train.compute_dtype}",
     ]
     value["rates"] = groups.report(settings)
     if settings.optimizer.base_width:

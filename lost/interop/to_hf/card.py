@@ -185,7 +185,7 @@ def _recipe(config: Config) -> dict[str, Any]:
     return rows | {
         "sequence length": config.data.seq_len,
         "sequences a step": train.batch_size,
-        "precision": f"{train.dtype}, weights in {train.param_dtype}",
+        "precision": f"{train.compute_dtype}, weights in {train.param_dtype}",
         "optimizer": f"{optimizer.name}, betas {optimizer.betas}, weight decay {optimizer.weight_decay}",
         "learning rate": f"{optimizer.lr:g}, {schedule.name} over {counted(schedule.total_steps, 'step')}",
         "warm-up": counted(schedule.warmup_steps, "step"),
