@@ -39,10 +39,12 @@ def explained(lost: Lost, *key: str) -> dict[str, dict]:
 
 def test_every_key_has_its_default_and_a_meaning(lost: Lost) -> None:
     model = {**dict.fromkeys(SIZES, 8), "hidden_size": 16, "rope_scaling": SCALING}
-    config = Config.model_validate({"model": model, "schedule": {"steps": 8}})
+    train = {"early_stop": {"patience": 3}}
+    config = Config.model_validate({"model": model, "train": train, "schedule": {"steps": 8}})
     given = {f"model.{name}" for name in SIZES} | {f"model.rope_scaling.{name}" for name in SCALING}
+    given.add("train.early_stop.patience")
     told, there = explained(lost), dict(values_of(config))
-    assert told.keys() == there.keys() | {"model.rope_scaling"}
+    assert told.keys() == there.keys() | {"model.rope_scaling", "train.early_stop"}
     for path, value in there.items():
         if path == "schedule.steps":  # one of several ways to say how long a run is
             continue
@@ -70,9 +72,8 @@ def test_the_page_of_the_documentation(lost: Lost) -> None:
 
 def test_a_key_a_section_or_everything(lost: Lost) -> None:
     assert explained(lost, "train.seed").keys() == {"train.seed"}
-    assert explained(lost, "train").keys() == {
-        f"train.{name}" for name in type(Config.model_fields["train"].default).model_fields
-    }
+    keys = {f"train.{name}" for name in type(Config.model_fields["train"].default).model_fields}
+    assert explained(lost, "train").keys() == keys | {"train.early_stop.patience", "train.early_stop.min_delta"}
     assert explained(lost, "model.rope_scaling").keys() > {"model.rope_scaling", "model.rope_scaling.factor"}
     assert explained(lost, "tracking").keys() == {"tracking"}
     shown = lost("config", "--explain", "train.batch_size").out.splitlines()
