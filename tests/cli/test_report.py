@@ -160,7 +160,7 @@ def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytes
         (("plot", "{runs}/a", "--y", "losses"), "--y losses: none of these runs has reported it; did you mean 'loss'"),
         (("plot", "{runs}/a", "--x", "step"), "--x step: did you mean 'steps'?"),
         (("plot", "{runs}/a", "-o", "{runs}/loss.xyz"), "loss.xyz: no picture of this type can be written"),
-        (("report", "{runs}/a", "-o", "{runs}/none/report.html"), "report.html"),
+        (("report", "{runs}/a", "-o", "{runs}/none/report.html"), "there is no folder"),
     ],
 )
 def test_bad_input(lost: Lost, runs: list[Path], arguments: tuple[str, ...], words: str) -> None:

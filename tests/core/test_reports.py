@@ -95,7 +95,7 @@ def test_every_step_and_what_is_done(
     ]  # fmt: skip
     fifth = told.index(("advance", 5))
     assert told[fifth + 1 : fifth + 6] == [
-        ("step", 5), ("phase", "evaluating"), ("phase", "training"), ("validation", 5), ("phase", "saving"),
+        ("step", 5), ("phase", "evaluating"), ("validation", 5), ("phase", "training"), ("phase", "saving"),
     ]  # fmt: skip
     assert {what for _, what in diary.of("phase")} == {
         "computing initial weights", "waiting for the first step", "training", "evaluating", "saving"

@@ -60,7 +60,7 @@ def test_every_sample_once_an_epoch(
     for count, micro, steps in [*lives, (1, None, 8)]:
         run_config = config(model=model, data={"seq_len": length}, train={"batch_size": 12, "micro_batch_size": micro})
         engines = [Recorder(Rank(rank, count)) for rank in range(count)]
-        runs: list[Any] = [_Run(run_config, Path(), prepared, engine, Tracker(), False) for engine in engines]  # type: ignore[arg-type]
+        runs: list[Any] = [_Run(run_config, Path(), prepared, engine, Tracker(), False, {}) for engine in engines]  # type: ignore[arg-type]
         for _ in range(steps):
             ends = [run.step(progress)[0] for run in runs]
             assert all(end == ends[0] for end in ends)

@@ -92,7 +92,9 @@ def test_told_to_stop_in_a_save(lost: Lost, straight: Path, prepared: Dataset, t
     assert state(tmp_path / "run") == state(straight / "run")
 
 
-@pytest.mark.parametrize("point", ["save.file:3=kill@1", "save.manifest:2=kill@0"])
+@pytest.mark.parametrize(
+    "point", ["save.file:3=kill@1", pytest.param("save.manifest:2=kill@0", marks=pytest.mark.slow)]
+)
 def test_a_worker_killed_in_a_save(straight: Path, prepared: Dataset, tmp_path: Path, point: str) -> None:
     arguments = command(straight / "tiny.yaml", prepared, tmp_path / "run")
     torchrun(2, *command(straight / "tiny.yaml", prepared, tmp_path / "straight"))

@@ -14,6 +14,7 @@ from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 
 STEPS = 100
+SLOW = pytest.mark.slow  # variants of what another case tests
 
 
 def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
@@ -37,7 +38,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_t
     return folder / "tiny.yaml", folder / "run"
 
 
-@pytest.mark.parametrize(("world", "more"), [(1, ()), (2, ()), (4, ()), (4, ("train.replicas=2",))])
+@pytest.mark.parametrize(
+    ("world", "more"), [(1, ()), (2, ()), (4, ()), pytest.param(4, ("train.replicas=2",), marks=SLOW)]
+)
 def test_every_world_size_trains_the_same_run(
     straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, world: int, more: tuple[str]
 ) -> None:
@@ -54,7 +57,10 @@ def test_every_world_size_trains_the_same_run(
     assert parts == {f"model-{rank:05d}-00001.safetensors" for rank in range(writers)}
 
 
-@pytest.mark.parametrize(("optimizer", "more"), [("muon", ()), ("muon", ("train.replicas=2",)), ("spectron", ())])
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [("muon", ()), *(pytest.param(*each, marks=SLOW) for each in (("muon", ("train.replicas=2",)), ("spectron", ())))],
+)
 def test_orthogonal_updates_at_every_world_size(
     lost: Callable[..., Any],
     straight: tuple[Path, Path],

@@ -118,7 +118,7 @@ def test_a_backend_that_trains_alone_refuses_a_launcher(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
-@pytest.mark.parametrize("lost_rank", [0, 1])
+@pytest.mark.parametrize("lost_rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_lost_worker_ends_the_run_and_harms_nothing(
     tiny_yaml: Path, prepared: Dataset, tmp_path: Path, lost_rank: int
 ) -> None:

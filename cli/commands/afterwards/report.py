@@ -25,10 +25,14 @@ def report(
     One HTML file that needs no network and no script. Several runs are drawn over each other.
     """
     from lost.cli.render.output import answer, size
+    from lost.errors import UserError
     from lost.report.page import page
     from lost.report.story import read_stories
     from lost.storage.files import replace_text
 
-    text, out = page(read_stories(runs), layers), out or Path("report.html")
+    out = out or Path("report.html")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; expected a place in one that is there")
+    text = page(read_stories(runs), layers)
     replace_text(out, text)
     answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({size(len(text.encode()))})"])
