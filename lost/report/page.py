@@ -72,7 +72,7 @@ def _facts(story: Story) -> dict[str, Any]:
         "validation loss": _number(validation.get("validation_loss")),
         "perplexity": _number(validation.get("perplexity"), 2),
         "bits a byte": _number(validation.get("bits_per_byte")),
-        "time of training": f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min",
+        "time of training": _duration(seconds),
         "FLOPs": f"{tokens * story.flops_per_token:.3g}",
         "tokens a second": f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
         "most memory": f"{max(memory) / 2**30:.2f} GiB" if memory else "",
@@ -94,6 +94,13 @@ def _facts(story: Story) -> dict[str, Any]:
             for row in story.validations
         ],
     }
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _number(value: object, digits: int = 4) -> str:
