@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +21,7 @@ from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
 Narrow = tuple[mx.array, ...]
+PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": nn.silu,
@@ -54,6 +56,9 @@ class Layer(nn.Module, ABC):
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
+        part = projection.name.rpartition(".")[2]
+        self.place = PARTS.index(part) if part in PARTS else 0  # a block's; elsewhere there are no caches
+        self.earlier = projection.earlier_tokens
         self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if tensor.integer)
         for suffix, tensor in projection.tensors().items():
             self[suffix] = mx.zeros(tensor.shape, mx.int32 if tensor.integer else dtype)
@@ -66,14 +71,52 @@ class Layer(nn.Module, ABC):
     def narrow(self, x: mx.array) -> Narrow:
         """Return the first half."""
 
-    def widen(self, *parts: mx.array) -> mx.array:
-        """Return the second half, with the bias if there is one."""
+    def widen(self, *parts: mx.array, before: Any = None) -> mx.array:
+        """Return the second half, with the convolution and the bias if there are any.
+
+        Args:
+            parts: the first half.
+            before: mlx-lm's cache of what a block's convolutions read last, a place for each projection.
+        """
+        if "conv" in self:
+            parts = (self._convolved(parts[0], before), *parts[1:])
         y = self._widen(*parts)
         return y + self.bias.astype(y.dtype) if "bias" in self else y
 
     @abstractmethod
     def _widen(self, *parts: mx.array) -> mx.array:
-        """Return the second half, without the bias."""
+        """Return the second half, without the convolution and the bias."""
+
+    def _convolved(self, hidden: mx.array, before: Any) -> mx.array:
+        taps, count, length = (
+            self.conv.astype(hidden.dtype).reshape(-1, hidden.shape[-1]),
+            self.earlier,
+            hidden.shape[1],
+        )
+        if before is None:
+            return _filtered(mx.pad(hidden, [(0, 0), (count, 0), (0, 0)]), taps)
+        if (there := before.make_mask(length)) is not None:  # of a batch, texts begin at different places
+            hidden = mx.where(there[..., None], hidden, 0)
+        last = before[self.place]
+        if last is None:
+            last = mx.zeros((len(hidden), count, hidden.shape[-1]), hidden.dtype)
+        joined = mx.concatenate([last, hidden], axis=1)
+        if before.lengths is None:
+            before[self.place] = joined[:, -count:]
+        else:  # and end at different ones
+            ends = mx.clip(before.lengths, 0, length)
+            before[self.place] = mx.take_along_axis(joined, (ends[:, None] + mx.arange(count))[..., None], axis=1)
+        return _filtered(joined, taps)
+
+
+@recomputed
+def _filtered(joined: mx.array, taps: mx.array) -> mx.array:
+    """Return (b, s, r) of n earlier tokens and s of them, (b, n + s, r), and taps (n, r), the last token's first."""
+    count = len(taps)
+    y = joined[:, count:]
+    for number in range(1, count + 1):
+        y = y + taps[number - 1] * joined[:, count - number : joined.shape[1] - number]
+    return y
 
 
 class Dense(Layer):

@@ -14,7 +14,7 @@ import numpy as np
 
 from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
 from lost.backends.mlx.kernels.gather import embedded
-from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
+from lost.backends.mlx.layers import PARTS, Narrow, closes, layer, narrow, opens
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
@@ -95,10 +95,14 @@ class Attention(nn.Module):
         """Map (b, s, h) to the first halves of q, k and v."""
         return narrow((self.q_proj, self.k_proj, self.v_proj), x)
 
-    def mix(self, q: Narrow, k: Narrow, v: Narrow, mask: mx.array | str | None, cache: Any) -> Narrow:
-        """Map the first halves of q, k and v to that of the output; a cache holds and takes keys and values."""
-        queries, keys = self._split(self.q_proj.widen(*q), self.heads), self._split(self.k_proj.widen(*k), self.shared)
-        values = self._split(self.v_proj.widen(*v), self.shared)
+    def mix(self, q: Narrow, k: Narrow, v: Narrow, mask: mx.array | str | None, cache: Any, before: Any) -> Narrow:
+        """Map the first halves of q, k and v to that of the output.
+
+        A cache holds and takes keys and values, and `before` what convolutions read last.
+        """
+        queries = self._split(self.q_proj.widen(*q, before=before), self.heads)
+        keys = self._split(self.k_proj.widen(*k, before=before), self.shared)
+        values = self._split(self.v_proj.widen(*v, before=before), self.shared)
         start = cache.offset if cache is not None else 0
         queries, keys = self.rotary(self.q_norm(queries), start), self.rotary(self.k_norm(keys), start)
         if cache is not None:
@@ -124,10 +128,11 @@ class FeedForward(nn.Module):
         """Map (b, s, h) to the first halves of gate and up."""
         return narrow((self.gate_proj, self.up_proj), x)
 
-    def mix(self, gate: Narrow, up: Narrow) -> Narrow:
+    def mix(self, gate: Narrow, up: Narrow, before: Any) -> Narrow:
         """Map the first halves of gate and up to that of the output."""
         product = _gated if self.activated else mx.multiply
-        return self.down_proj.narrow(product(self.gate_proj.widen(*gate), self.up_proj.widen(*up)))
+        opened, passed = self.gate_proj.widen(*gate, before=before), self.up_proj.widen(*up, before=before)
+        return self.down_proj.narrow(product(opened, passed))
 
 
 @recomputed
@@ -145,6 +150,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config, number, dtype)
         self.post_attention_layernorm = Norm(hidden, eps, dtype)
         self.mlp = FeedForward(config, number, dtype)
+        self.convolved = any(each.earlier_tokens for each in layer_projections(config, number))
 
     def __call__(
         self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None, rebuild: bool = False
@@ -161,9 +167,14 @@ class Block(nn.Module):
         first, second = self.input_layernorm, self.post_attention_layernorm
         norms = [(each, list(each.parameters())) for each in (attention.q_norm, attention.k_norm)]
         halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x)), x)
-        x = x + o.widen(*run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, cache))
+        keys, before = (cache[0], cache[1]) if self.convolved and cache is not None else (cache, None)
+        mixed = run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, keys, before)
+        x = x + o.widen(*mixed, before=before)
         halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x)), x)
-        return x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves))
+        x = x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves, before), before=before)
+        if before is not None:
+            before.advance(x.shape[1])
+        return x
 
 
 class Trunk(nn.Module):
@@ -187,7 +198,8 @@ class Trunk(nn.Module):
         length = inputs.shape[1]
         mask = "causal" if length > 1 else None  # a single query sees all keys
         if cache:
-            mask = cache[0].make_mask(length, return_array=False, window_size=None)
+            keys = cache[0][0] if self.layers[0].convolved else cache[0]
+            mask = keys.make_mask(length, return_array=False, window_size=None)
         for number, block in enumerate(self.layers):
             if self.checkpointing == "full" and not cache:
                 x = nn.utils.checkpoint(block)(x, mask)
@@ -223,6 +235,12 @@ class Model(nn.Module):
     def layers(self) -> list[Block]:
         """The blocks, one cache each."""
         return self.model.layers
+
+    def make_cache(self) -> list[Any]:
+        """Return mlx-lm's caches: a block's keys and values, and what its convolutions read last."""
+        from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
+
+        return [CacheList(KVCache(), ArraysCache(len(PARTS))) if each.convolved else KVCache() for each in self.layers]
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Return logits (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""

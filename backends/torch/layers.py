@@ -12,22 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, widen_lost
+from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, short_conv, widen_lost
 from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
 Narrow = tuple[Tensor, ...]
+Before = dict[str, Tensor]
+"""By a projection's name, the features of the last tokens that its convolution needs, (b, n, r)."""
 
 
 class Layer(nn.Module, ABC):
     """A layer with the tensors that its projection lists, empty until `Engine.load`."""
 
     bias: Tensor | None
+    conv: Tensor | None
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__()
+        self.name, self.earlier = projection.name, projection.earlier_tokens
         self.register_parameter("bias", None)
+        self.register_parameter("conv", None)
         for suffix, tensor in projection.tensors().items():
             if tensor.integer:
                 self.register_buffer(suffix, torch.zeros(tensor.shape, dtype=torch.int32))
@@ -42,14 +47,29 @@ class Layer(nn.Module, ABC):
     def narrow(self, x: Tensor) -> Narrow:
         """Return the first half."""
 
-    def widen(self, *parts: Tensor) -> Tensor:
-        """Return the second half, with the bias if there is one."""
+    def widen(self, *parts: Tensor, before: Before | None = None) -> Tensor:
+        """Return the second half, with the convolution and the bias if there are any.
+
+        Args:
+            parts: the first half.
+            before: what the convolutions of a block read last; it is taken from there, and left there.
+        """
+        if self.conv is not None:
+            parts = (self._convolved(parts[0], self.conv, before), *parts[1:])
         y = self._widen(*parts)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @abstractmethod
     def _widen(self, *parts: Tensor) -> Tensor:
-        """Return the second half, without the bias."""
+        """Return the second half, without the convolution and the bias."""
+
+    def _convolved(self, hidden: Tensor, weight: Tensor, before: Before | None) -> Tensor:
+        if before is None:
+            return short_conv(hidden, weight)
+        last = before.get(self.name)
+        joined = F.pad(hidden, (0, 0, self.earlier, 0)) if last is None else torch.cat([last, hidden], 1)
+        before[self.name] = joined[:, -self.earlier :]
+        return short_conv(joined, weight)[:, self.earlier :]
 
 
 class Dense(Layer):

@@ -5,7 +5,7 @@ against which it is tested.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.kernels.elementwise import rms_norm, rotate, swiglu
 from lost.backends.torch.kernels.loss import head_loss, head_scores
-from lost.backends.torch.layers import Narrow, layer, narrow
+from lost.backends.torch.layers import Before, Narrow, layer, narrow
 from lost.config import Config, ModelConfig
 from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
@@ -25,10 +25,17 @@ from lost.model.rope import frequencies
 
 @dataclass
 class Cache:
-    """Keys and values of one layer: (b, key_value_heads, room, d), filled up to a position that the caller keeps."""
+    """What one block keeps of the tokens before.
+
+    Attributes:
+        keys: (b, key_value_heads, room, d), filled up to a position that the caller keeps.
+        values: the same.
+        before: what convolutions read last.
+    """
 
     keys: Tensor
     values: Tensor
+    before: Before = field(default_factory=dict)
 
 
 @dataclass
@@ -38,6 +45,11 @@ class AttentionContext:
     rotary: tuple[Tensor, Tensor]
     start: int = 0
     cache: Cache | None = None
+
+    @property
+    def before(self) -> Before | None:
+        """What convolutions read last."""
+        return None if self.cache is None else self.cache.before
 
 
 class Table(nn.Module):
@@ -82,9 +94,13 @@ class Attention(nn.Module):
 
     def mix(self, q: Narrow, k: Narrow, v: Narrow, context: AttentionContext, last: bool) -> Narrow:
         """Map the first halves of q, k and v to that of the output."""
-        queries = rotate(self.q_norm(self._split(self.q_proj.widen(*q), self.heads)), *context.rotary).transpose(1, 2)
-        keys = rotate(self.k_norm(self._split(self.k_proj.widen(*k), self.shared)), *context.rotary).transpose(1, 2)
-        values = self._split(self.v_proj.widen(*v), self.shared).transpose(1, 2)
+        queries = rotate(
+            self.q_norm(self._split(self.q_proj.widen(*q, before=context.before), self.heads)), *context.rotary
+        ).transpose(1, 2)
+        keys = rotate(
+            self.k_norm(self._split(self.k_proj.widen(*k, before=context.before), self.shared)), *context.rotary
+        ).transpose(1, 2)
+        values = self._split(self.v_proj.widen(*v, before=context.before), self.shared).transpose(1, 2)
         length = queries.shape[2]
         if context.cache is not None:
             end = context.start + length
@@ -123,9 +139,9 @@ class FeedForward(nn.Module):
         """Map (b, s, h) to the first halves of gate and up."""
         return narrow((self.gate_proj, self.up_proj), x, last)
 
-    def mix(self, gate: Narrow, up: Narrow, last: bool) -> Narrow:
+    def mix(self, gate: Narrow, up: Narrow, before: Before | None, last: bool) -> Narrow:
         """Map the first halves of gate and up to that of the output."""
-        opened, passed = self.gate_proj.widen(*gate), self.up_proj.widen(*up)
+        opened, passed = self.gate_proj.widen(*gate, before=before), self.up_proj.widen(*up, before=before)
         return narrow((self.down_proj,), swiglu(opened, passed) if self.activated else opened * passed, last)[0]
 
 
@@ -149,9 +165,9 @@ class Block(nn.Module):
         run = _rebuilt if rebuild else _directly
         attention, mlp = self.self_attn, self.mlp
         halves = run(lambda x: attention.open(self.input_layernorm(x), rebuild), x)
-        x = x + attention.o_proj.widen(*run(attention.mix, *halves, context, rebuild))
+        x = x + attention.o_proj.widen(*run(attention.mix, *halves, context, rebuild), before=context.before)
         halves = run(lambda x: mlp.open(self.post_attention_layernorm(x), rebuild), x)
-        return x + mlp.down_proj.widen(*run(mlp.mix, *halves, rebuild))
+        return x + mlp.down_proj.widen(*run(mlp.mix, *halves, context.before, rebuild), before=context.before)
 
 
 def _directly(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -133,11 +133,17 @@ class ModelConfig(Section):
         return self.num_key_value_heads or self.num_attention_heads
 
 
+def _reads_another(width: int) -> int:
+    if width == 1:
+        raise ValueError("a convolution of width 1 reads no other token; expected 2 or more, or 0 for none")
+    return width
+
+
 class ProjectionSettings(Section):
     """How one projection stores its weight.
 
-    `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank`; `cola` these and
-    `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`.
+    `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank` and `short_conv_width`;
+    `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`.
     """
 
     kind: ProjectionKind = "lost"
@@ -164,6 +170,9 @@ class ProjectionSettings(Section):
     """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one."""
     activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
     """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
+    short_conv_width: Annotated[int, Field(ge=0, le=16), AfterValidator(_reads_another)] = 0
+    """Width of a causal depthwise convolution on the bottleneck of lost, cola and lowrank, before the activation: 3
+    adds the features of the two tokens before, each weighted by itself, from 0. 0: none. Such layers don't merge."""
     select: Select = "l2"
     """How channels are scored: by the l2 or l1 norm of their column in the low-rank residual, by how little of them the
     singular vectors capture (leverage), or at random."""

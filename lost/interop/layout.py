@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from lost.config import ModelConfig, ProjectionConfig
 from lost.config.fields import Count, Positive, Share
@@ -100,6 +100,8 @@ def _stored(config: Architecture, projection: Projection) -> dict[str, Any]:
         kind |= {"activation": settings.activation, "activation_at": settings.activation_at}
     elif settings.kind != "dense":  # of an extension
         kind = settings.model_dump()
+    if projection.earlier_tokens:
+        kind["earlier_tokens"] = projection.earlier_tokens
     if projection.bias:
         kind["bias"] = True
     if config.model.use_qk_norm and _part(projection) in _NORMED:
@@ -122,6 +124,7 @@ class _Stored(BaseModel):
     gamma: Share | None = None
     scale: Positive = 1.0
     entries: Count = 1
+    earlier_tokens: Annotated[int, Field(ge=0, le=15)] = 0
     bias: bool = False
     norm: Count | None = None
     gate_activation: bool = True
@@ -180,10 +183,11 @@ def read_layers(stored: Any, model: ModelConfig) -> tuple[ModelConfig, Projectio
 def _settings(plain: Projection, stored: _Stored) -> dict[str, Any]:
     """Return the settings of a projection that is stored so."""
     kind, rank, activation = stored.kind, stored.rank, stored.activation
+    width = {"short_conv_width": stored.earlier_tokens + 1 if stored.earlier_tokens else 0}
     if kind == "dense":
         return {"kind": kind}
     if kind == "lowrank":
-        return {"kind": kind, "rank": rank} | (
+        return {"kind": kind, "rank": rank, **width} | (
             {} if activation == "none" else {"kind": "cola", "activation": activation}
         )
     if kind == "sltrain":
@@ -193,7 +197,7 @@ def _settings(plain: Projection, stored: _Stored) -> dict[str, Any]:
     density = _share(stored.channels, plain.in_features)
     return {
         **{"kind": kind, "rank": rank, "density": density, "align": 1, "activation": activation},
-        **{"activation_at": stored.activation_at, "learn_gamma": False, **gamma},
+        **{"activation_at": stored.activation_at, "learn_gamma": False, **gamma, **width},
     }
 
 

@@ -62,6 +62,11 @@ class Projection(ABC):
         """Whether the map is nonlinear."""
         return False
 
+    @property
+    def earlier_tokens(self) -> int:
+        """How many tokens before its own an output depends on: `forward` then takes (..., s, in), in their order."""
+        return 0
+
     def dense_weight(self, seed: int, std: float) -> Array:
         """Return the weight (out x in) that `dense` starts from, float64; `std` unless the settings have their own."""
         return normal(seed, f"{self.name}.weight", (self.out_features, self.in_features), self.std(std))
@@ -101,7 +106,10 @@ class Projection(ABC):
 
     @abstractmethod
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return the equivalent dense weight (out x in), without the bias; only defined without an activation."""
+        """Return the equivalent dense weight (out x in), without the bias.
+
+        Only defined without an activation, and where outputs depend on their own token alone.
+        """
 
     @abstractmethod
     def saved_per_token(self) -> int:

@@ -17,8 +17,8 @@ class Cola(LowRank):
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up act(down x)."""
-        return ACTIVATIONS[self.settings.activation](x @ values["down"].T) @ values["up"].T
+        return ACTIVATIONS[self.settings.activation](self.features(x, values)) @ values["up"].T
 
     def saved_per_token(self) -> int:
-        """The bottleneck before and after its activation."""
-        return (2 if self.has_activation else 1) * self.settings.rank
+        """The bottleneck, what is convolved of it, and what is activated."""
+        return super().saved_per_token() + (self.settings.rank if self.has_activation else 0)

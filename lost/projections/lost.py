@@ -11,16 +11,16 @@ import numpy as np
 
 from lost.method.decompose import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
-from lost.projections.base import Array, Projection, Tensor
-from lost.projections.lowrank import check_rank, initial_pair
+from lost.projections.base import Array, Tensor
+from lost.projections.lowrank import Bottleneck, initial_pair
 from lost.utils.randomness import generator
 
 
-class Lost(Projection):
-    """`down` (r x in), `up` (out x (r + k)), `channels` (k sorted input channels), and `gamma` (1) if it is learned."""
+class Lost(Bottleneck):
+    """`down` (r x in), `up` (out x (r + k)), `channels` (k sorted input channels), and `gamma` (1) if it is learned.
 
-    def __post_init__(self) -> None:
-        check_rank(self)
+    Kept channels are the token's own; a convolution reads earlier tokens in the bottleneck alone.
+    """
 
     @property
     def channels(self) -> int:
@@ -71,7 +71,7 @@ class Lost(Projection):
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
         settings, act = self.settings, ACTIVATIONS[self.settings.activation]
         gamma = values["gamma"] if settings.learn_gamma else settings.gamma
-        hidden, kept = x @ values["down"].T, x[..., values["channels"]]
+        hidden, kept = self.features(x, values), x[..., values["channels"]]
         if settings.activation_at != "output":
             hidden = act(hidden)
         if settings.activation_at == "inner":
@@ -88,6 +88,7 @@ class Lost(Projection):
         """The bottleneck before its activation, and the input of `up`; more where plain autograd is used."""
         settings, rank = self.settings, self.settings.rank
         more = {"low_rank": 0, "inner": self.channels, "output": self.out_features}[settings.activation_at]
+        more += rank if self.earlier_tokens else 0
         return 2 * rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
 
     def narrow_per_token(self) -> int:

@@ -21,11 +21,47 @@ def check_rank(projection: Projection) -> None:
         )
 
 
-class LowRank(Projection):
-    """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
+class Bottleneck(Projection):
+    """A projection whose `down` maps to `rank` features, on which there may be a causal depthwise convolution.
+
+    Its weight `conv` (n rank) has a part for each of n earlier tokens, the last one first; its tap for the token itself
+    is 1, so that it changes nothing at the start.
+    """
 
     def __post_init__(self) -> None:
         check_rank(self)
+
+    @property
+    def earlier_tokens(self) -> int:
+        """What the convolution reads."""
+        return max(0, self.settings.short_conv_width - 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return those of the kind, and the convolution's."""
+        count = self.earlier_tokens * self.settings.rank
+        return super().tensors() | ({"conv": Tensor((count,))} if count else {})
+
+    def initial(self, seed: int, std: float) -> dict[str, Array]:
+        """Return those of the kind, and zeros for the convolution."""
+        count = self.earlier_tokens * self.settings.rank
+        return super().initial(seed, std) | ({"conv": np.zeros(count)} if count else {})
+
+    def features(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return down x, (..., s, rank), convolved over s; before the first token there are zeros."""
+        hidden = x @ values["down"].T
+        y = hidden.copy()
+        for number in range(1, self.earlier_tokens + 1):
+            taps = values["conv"].reshape(-1, self.settings.rank)[number - 1]
+            y[..., number:, :] += taps * hidden[..., :-number, :]
+        return y
+
+    def narrow_per_token(self) -> int:
+        """The bottleneck."""
+        return self.settings.rank
+
+
+class LowRank(Bottleneck):
+    """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
 
     def _tensors(self) -> dict[str, Tensor]:
         """Down and up."""
@@ -39,19 +75,15 @@ class LowRank(Projection):
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
         """Return up (down x)."""
-        return x @ values["down"].T @ values["up"].T
+        return self.features(x, values) @ values["up"].T
 
     def merged(self, values: Mapping[str, Array]) -> Array:
         """Return up down."""
         return values["up"] @ values["down"]
 
     def saved_per_token(self) -> int:
-        """The bottleneck."""
-        return self.settings.rank
-
-    def narrow_per_token(self) -> int:
-        """The bottleneck."""
-        return self.settings.rank
+        """The bottleneck, and what is convolved of it."""
+        return (2 if self.earlier_tokens else 1) * self.settings.rank
 
 
 def initial_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:

@@ -38,6 +38,7 @@ OPTIONS = {
     "pure bfloat16": ("train.param_dtype=bfloat16", "projection.activation_at=output", "train.grad_clip=0"),
     "mixed kinds": (
         *('projection.overrides={"*.o_proj": {"kind": "dense"}}', "projection.activation=relu2", "train.z_loss=1e-4"),
+        "projection.short_conv_width=4",
     ),
 }
 

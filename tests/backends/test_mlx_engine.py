@@ -152,13 +152,18 @@ def test_checkpointed_activations_take_less_memory(config: Callable[..., Config]
 
 
 @pytest.mark.parametrize("checkpointed", ["none", "narrow", "full"])
-@pytest.mark.parametrize(("kind", "micro_batch"), [("lost", 2), ("lost", 8), ("dense", 8), ("lowrank", 8), ("cola", 8)])
-def test_plan_estimates_the_peak(config: Callable[..., Config], kind: str, checkpointed: str, micro_batch: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "micro_batch", "conv"),
+    [("lost", 2, 0), ("lost", 8, 0), ("lost", 8, 3), ("dense", 8, 0), ("lowrank", 8, 0), ("cola", 8, 0)],
+)
+def test_plan_estimates_the_peak(
+    config: Callable[..., Config], kind: str, checkpointed: str, micro_batch: int, conv: int
+) -> None:
     """On a CPU, uncompiled. How far MLX runs ahead of what it frees varies from time to time."""
     settings = config(
         model={"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "vocab_size": 2048,
                "max_position_embeddings": 256},
-        projection={"kind": kind, "rank": 32},
+        projection={"kind": kind, "rank": 32, "short_conv_width": conv},
         data={"seq_len": 256},
         train={"batch_size": 8, "micro_batch_size": micro_batch, "checkpoint_activations": checkpointed},
     )  # fmt: skip

@@ -57,7 +57,9 @@ def graphs() -> int:
 def test_equal_blocks_share_one_graph(config: Callable[..., Config], kind: str, policy: str) -> None:
     """Evaluations of other shapes between the steps make no more; what is trained is what an eager engine trains."""
     settings = config(
-        projection={"kind": kind}, model={"num_hidden_layers": 3}, train={"checkpoint_activations": policy}
+        projection={"kind": kind, "short_conv_width": 3 if policy == "none" else 0},
+        model={"num_hidden_layers": 3},
+        train={"checkpoint_activations": policy},
     )
     compiled, eager = started(settings), started(settings, compiled=False)
     halves = [batch(2), batch(2)]

@@ -13,7 +13,7 @@ from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
 
 KINDS = {
-    "lost": ["projection.learn_gamma=true", "model.use_qk_norm=true"],
+    "lost": ["projection.learn_gamma=true", "model.use_qk_norm=true", "projection.short_conv_width=3"],
     "dense": ["projection.kind=dense", "model.attention_bias=true"],
     "mixed": ["projection.kind=sltrain", 'projection.overrides={"*.mlp.*": {"kind": "cola", "activation": "gelu"}}'],
 }

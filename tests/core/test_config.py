@@ -49,6 +49,7 @@ def test_unknown_section_and_override(tiny_yaml: Path) -> None:
         ("model.hidden_size=big", "model.hidden_size = 'big'"),
         ("model.hidden_size=true", "got a boolean"),
         ("model.hidden_size=32.5", "model.hidden_size = 32.5"),
+        ("projection.short_conv_width=1", "a convolution of width 1 reads no other token; expected 2 or more"),
         ("model.hidden_size=30", "num_attention_heads = 4 doesn't divide hidden_size = 30"),
         ("model.num_key_value_heads=3", "num_key_value_heads = 3"),
         ("projection.density=0", "projection.density = 0"),

@@ -227,3 +227,9 @@ def test_the_card_says_what_was_measured_and_what_kind_of_model_it_is(
                    TrainState(step=7), prepared.tokenizer)  # fmt: skip
     (tmp_path / "x" / "metrics.jsonl").write_text('{"step": 5, "validation_loss": 2.5, "bits_per_byte": 1.5}\n')
     assert "| validation loss at step 5 | 2.5000 |" in card(source, settings, "float32")
+
+
+def test_layers_that_read_earlier_tokens_do_not_merge(config: Callable[..., Config]) -> None:
+    settings = config(projection={"kind": "lost", "activation": "none", "short_conv_width": 3})
+    with pytest.raises(ConfigError, match=r"14 projections read earlier tokens, .*width = 3\), so no matrix"):
+        dense_twin(settings)

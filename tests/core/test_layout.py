@@ -13,12 +13,13 @@ from lost.interop.layout import read_layers, stored_layers
 from lost.model.parameters import parameter_table
 
 RANK = st.integers(1, 8)
+WIDTH = st.sampled_from([0, 0, 2, 4])
 SHARE = st.floats(0.001, 1)
 ACTIVATION = st.sampled_from(["silu", "gelu", "relu2", "none"])
 SETTINGS = st.one_of(
     st.fixed_dictionaries({"kind": st.just("dense")}),
-    st.fixed_dictionaries({"kind": st.just("lowrank"), "rank": RANK}),
-    st.fixed_dictionaries({"kind": st.just("cola"), "rank": RANK, "activation": ACTIVATION}),
+    st.fixed_dictionaries({"kind": st.just("lowrank"), "rank": RANK, "short_conv_width": WIDTH}),
+    st.fixed_dictionaries({"kind": st.just("cola"), "rank": RANK, "activation": ACTIVATION, "short_conv_width": WIDTH}),
     st.fixed_dictionaries(
         {"kind": st.just("sltrain"), "rank": RANK, "density": SHARE, "alpha": st.floats(0.01, 100, exclude_min=True)}
     ),
@@ -29,6 +30,7 @@ SETTINGS = st.one_of(
             "density": SHARE,
             "align": st.sampled_from([1, 8, 32]),
             "gamma": st.floats(0, 1),
+            "short_conv_width": WIDTH,
             "learn_gamma": st.booleans(),
             "activation": ACTIVATION,
             "activation_at": st.sampled_from(["low_rank", "inner", "output"]),

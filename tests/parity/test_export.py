@@ -48,6 +48,11 @@ KINDS = {
         "overrides": {"*.0.mlp.*": {"kind": "lost"}, "*.q_proj": {"kind": "dense"}},
     },
     "dense": {"kind": "dense"},
+    "convolutions": {
+        "kind": "lost",
+        "short_conv_width": 4,
+        "overrides": {"*.k_proj": {"kind": "cola", "short_conv_width": 2}},
+    },
 }
 # What an imported model may bring, under both kinds of folders.
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

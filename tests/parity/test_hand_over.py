@@ -17,7 +17,7 @@ from lost.prepare.text import prepare
 Lost = Callable[..., object]
 CONFIG = """\
 model: {hidden_size: 64, intermediate_size: 160, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}
-projection: {rank: 16, density: 0.05, align: 8}
+projection: {rank: 16, density: 0.05, align: 8, short_conv_width: 3}
 data: {seq_len: 32}
 train: {batch_size: 8, micro_batch_size: 4, log_every: 1, eval_every: 0, save_every: 50, keep_last: 9}
 optimizer: {lr: 5e-3, weight_decay: 0.05}

@@ -28,6 +28,8 @@ CASES = [
     {"kind": "cola", "keep_gate_activation": False},
     {"kind": "cola", "activation": "gelu"},
     {"kind": "cola", "activation": "relu2"},
+    {"kind": "lost", "short_conv_width": 3},
+    {"kind": "cola", "short_conv_width": 4},
     {"kind": "sltrain"},
     {"kind": "dense"},
 ]

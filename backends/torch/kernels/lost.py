@@ -27,6 +27,21 @@ _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def short_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """Return (b, s, r), to which what it was one token earlier, two, and so on, is added, each weighted by feature.
+
+    Args:
+        x: (b, s, r); before its first token there are zeros.
+        weight: (n r,), a part for each of n earlier tokens, the last one first.
+    """
+    taps = weight.to(x.dtype).view(-1, x.shape[-1])
+    if not torch.compiler.is_compiling():
+        return _ShortConv.apply(x, taps)
+    count, length = len(taps), x.shape[1]
+    before = F.pad(x, (0, 0, count, 0))
+    return x + sum(taps[number - 1] * before[:, count - number :][:, :length] for number in range(1, count + 1))
+
+
 def narrow_lost(
     x: Tensor, downs: Sequence[Tensor], channels: Sequence[Tensor], last: bool = False
 ) -> list[tuple[Tensor, ...]]:
@@ -62,6 +77,26 @@ def widen_lost(hidden: Tensor, kept: Tensor, up: Tensor, gamma: float, activatio
         activation: silu, gelu, relu2 or none.
     """
     return _Widen.apply(hidden, kept, up, gamma, activation)
+
+
+class _ShortConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor) -> Tensor:
+        ctx.save_for_backward(x, taps)
+        y = x.clone()
+        for number, row in enumerate(taps, 1):
+            y[:, number:].addcmul_(x[:, :-number], row)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
+        x, taps = ctx.saved_tensors
+        y_grad = outer[0]
+        x_grad, taps_grad = y_grad.clone(), torch.empty_like(taps)
+        for number, row in enumerate(taps, 1):
+            x_grad[:, :-number].addcmul_(y_grad[:, number:], row)
+            taps_grad[number - 1] = (y_grad[:, number:] * x[:, :-number]).sum((0, 1))
+        return x_grad, taps_grad
 
 
 class _Narrow(torch.autograd.Function):

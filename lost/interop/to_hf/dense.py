@@ -17,6 +17,12 @@ def dense_twin(config: Config) -> Config:
     Raises:
         ConfigError: a projection has an activation inside, so that no matrix is equivalent to it.
     """
+    if mixing := [each for each in projections(config) if each.earlier_tokens]:
+        raise ConfigError(
+            f"--to dense: {len(mixing)} projections read earlier tokens, {mixing[0].name} among them "
+            f"(projection.short_conv_width = {mixing[0].settings.short_conv_width}), so no matrix is equivalent; "
+            "expected 0; use --to hf or --to mlx-lm, which keep the layers as they are"
+        )
     nonlinear = [each for each in projections(config) if each.has_activation]
     if nonlinear:
         raise ConfigError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import llama
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
 
 ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu2": nn.relu2, "none": lambda x: x}
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -24,11 +25,24 @@ class ModelArgs(llama.ModelArgs):
         return self.projections.get(f"layers.{layer}.{part}") or self.projections[part]
 
 
+class Pass:
+    """What convolutions know of the pass under way: a cache a block, with a place for each."""
+
+    def __init__(self) -> None:
+        self.caches = []
+
+
 class Layer(nn.Module):
-    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind."""
+    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind.
+
+    On the bottleneck there may be a causal depthwise convolution, whose tap for the token itself is 1.
+    """
 
     def __init__(self, outputs: int, stored: dict) -> None:
         super().__init__()
+        self.earlier, self.now, self.block, self.place = stored.get("earlier_tokens", 0), None, 0, 0
+        if self.earlier:
+            self.conv = mx.zeros(self.earlier * stored["rank"])
         if stored.get("bias"):
             self.bias = mx.zeros(outputs)
 
@@ -36,6 +50,27 @@ class Layer(nn.Module):
         """Map (..., inputs) to (..., outputs)."""
         y = self.apply_weights(x)
         return y + self.bias if "bias" in self else y
+
+    def convolved(self, hidden: mx.array) -> mx.array:
+        """Map (b, s, rank) to (b, s, rank)."""
+        if not self.earlier:
+            return hidden
+        count, length, before = self.earlier, hidden.shape[1], None
+        cache = self.now.caches[self.block] if self.now.caches else None
+        if cache is not None:
+            if (present := cache.make_mask(length)) is not None:  # of a batch, texts begin at different places
+                hidden = mx.where(present[..., None], hidden, 0)
+            before = cache[self.place]
+        if before is None:
+            before = mx.zeros((len(hidden), count, hidden.shape[-1]), hidden.dtype)
+        joined = mx.concatenate([before, hidden], axis=1)
+        if cache is not None and cache.lengths is not None:  # and end at different ones
+            ends = mx.clip(cache.lengths, 0, length)
+            cache[self.place] = mx.take_along_axis(joined, (ends[:, None] + mx.arange(count))[..., None], axis=1)
+        elif cache is not None:
+            cache[self.place] = joined[:, -count:]
+        taps = self.conv.reshape(count, -1)
+        return hidden + sum(taps[n - 1] * joined[:, count - n : count - n + length] for n in range(1, count + 1))
 
 
 class LowRank(Layer):
@@ -49,7 +84,7 @@ class LowRank(Layer):
 
     def apply_weights(self, x: mx.array) -> mx.array:
         """Map (..., inputs) to (..., outputs)."""
-        return self.up(ACTIVATIONS[self.activation](self.down(x)))
+        return self.up(ACTIVATIONS[self.activation](self.convolved(self.down(x))))
 
 
 class SlTrain(Layer):
@@ -87,7 +122,7 @@ class Lost(Layer):
     def apply_weights(self, x: mx.array) -> mx.array:
         """Map (..., inputs) to (..., outputs)."""
         act = ACTIVATIONS[self.activation]
-        hidden = self.down(x)
+        hidden = self.convolved(self.down(x))
         kept = mx.take_along_axis(x, mx.broadcast_to(self.channels, (*x.shape[:-1], self.channels.size)), axis=-1)
         if self.activation_at != "output":
             hidden = act(hidden)
@@ -134,6 +169,7 @@ class Model(llama.Model):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
+        self.now, self.convolves = Pass(), False
         for number, block in enumerate(self.model.layers):
             if not args.stored(number, "mlp.gate_proj")["gate_activation"]:
                 block.mlp = Ungated(args)
@@ -141,4 +177,24 @@ class Model(llama.Model):
                 for name in names:
                     outputs, inputs = block[parent][name].weight.shape
                     stored = args.stored(number, f"{parent}.{name}")
-                    block[parent][name] = layer(inputs, outputs, stored, args.rms_norm_eps)
+                    made = block[parent][name] = layer(inputs, outputs, stored, args.rms_norm_eps)
+                    inner = made.linear if isinstance(made, Normed) else made
+                    if stored.get("earlier_tokens"):
+                        self.convolves, inner.now, inner.block = True, self.now, number
+                        inner.place = (ATTENTION + MLP).index(name)
+
+    def __call__(self, inputs: mx.array, cache: list | None = None, *others: object) -> mx.array:
+        """Map tokens (b, s) to logits (b, s, vocabulary)."""
+        if not self.convolves:
+            return super().__call__(inputs, cache, *others)
+        self.now.caches = [each[1] for each in cache or []]
+        logits = super().__call__(inputs, cache and [each[0] for each in cache], *others)
+        for each in self.now.caches:
+            each.advance(inputs.shape[1])
+        return logits
+
+    def make_cache(self) -> list:
+        """Return a block's keys and values, and what its convolutions read last."""
+        if not self.convolves:
+            return super().make_cache()
+        return [CacheList(KVCache(), ArraysCache(len(ATTENTION + MLP))) for _ in self.layers]

@@ -6,6 +6,7 @@ Everything but the linear layers is transformers' own: caches, masks, attention 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel, LlamaRMSNorm
 
 from .configuration_lost import LostConfig
@@ -17,12 +18,40 @@ PARTS = (
 )
 
 
+class Pass:
+    """What convolutions know of the pass under way: the cache, and which positions are no padding, (b, s, 1)."""
+
+    cache = None
+    present = None
+
+
 class Layer(nn.Module):
-    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind."""
+    """What stands in the place of a matrix; a bias is added to what comes out, whatever the kind.
+
+    On the bottleneck there may be a causal depthwise convolution, whose tap for the token itself is 1.
+    """
 
     def __init__(self, outputs: int, stored: dict) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(outputs)) if stored.get("bias") else None
+        self.earlier, self.now, self.place = stored.get("earlier_tokens", 0), None, 0
+        self.conv = nn.Parameter(torch.zeros(self.earlier * stored["rank"])) if self.earlier else None
+
+    def convolved(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (b, s, rank) to (b, s, rank); in the cache, a layer of its own has the last features for keys."""
+        if self.conv is None:
+            return hidden
+        if self.now.present is not None:
+            hidden = hidden * self.now.present.to(hidden.dtype)
+        count, length, before = self.earlier, hidden.shape[1], hidden
+        if self.now.cache is not None:
+            layers = self.now.cache.layers
+            while len(layers) <= self.place:
+                layers.append(DynamicSlidingWindowLayer(sliding_window=count + 1))
+            before = layers[self.place].update(hidden[:, None], hidden[:, None, :, :0])[0][:, 0]
+        before = F.pad(before, (0, 0, max(0, count + length - before.shape[1]), 0))[:, -count - length :]
+        taps = self.conv.view(count, -1)
+        return hidden + sum(taps[n - 1] * before[:, count - n : count - n + length] for n in range(1, count + 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
@@ -41,7 +70,7 @@ class LowRank(Layer):
 
     def apply_weights(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return self.up(self.act(self.down(x)))
+        return self.up(self.act(self.convolved(self.down(x))))
 
 
 class SlTrain(Layer):
@@ -75,7 +104,7 @@ class Lost(Layer):
 
     def apply_weights(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        hidden, kept = self.down(x), x.index_select(-1, self.channels)
+        hidden, kept = self.convolved(self.down(x)), x.index_select(-1, self.channels)
         if self.activation_at != "output":
             hidden = self.act(hidden)
         if self.activation_at == "inner":
@@ -110,12 +139,19 @@ def layer(inputs: int, outputs: int, stored: dict, eps: float) -> nn.Module:
 
 def exchange(trunk: LlamaModel, config: LostConfig) -> None:
     """Put what `config.projections` says in the place of the plain matrices."""
+    trunk.__class__ = LostModel
+    trunk.now = Pass()
     for number, block in enumerate(trunk.layers):
         for part in PARTS:
             plain, stored = block.get_submodule(part), config.stored(number, part)
             block.set_submodule(part, layer(plain.in_features, plain.out_features, stored, config.rms_norm_eps))
         if not config.stored(number, "mlp.gate_proj")["gate_activation"]:
             block.mlp.act_fn = nn.Identity()
+    # In a cache, places behind those of keys and values.
+    convolved = [each for each in trunk.modules() if isinstance(each, Layer) and each.conv is not None]
+    for place, each in enumerate(convolved, len(trunk.layers)):
+        each.now, each.place = trunk.now, place
+    trunk.convolved = bool(convolved)
 
 
 class LostModel(LlamaModel):
@@ -127,6 +163,34 @@ class LostModel(LlamaModel):
         super().__init__(config)
         exchange(self, config)
         self.post_init()
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=None,
+        **kwargs,
+    ):
+        """Llama's, after telling convolutions what they can't see."""
+        if self.convolved:
+            if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
+                past_key_values = DynamicCache(config=self.config)
+            length = (inputs_embeds if input_ids is None else input_ids).shape[1]
+            padded = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+            self.now.cache = past_key_values
+            self.now.present = attention_mask[:, -length:, None] if padded else None
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
 
 
 class LostForCausalLM(LlamaForCausalLM):
