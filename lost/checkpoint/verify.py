@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -95,12 +96,20 @@ def _values(checkpoint: Checkpoint) -> Iterator[str]:
     try:
         described = parse_object(read_bytes(checkpoint.path / CONFIG, DOCUMENT_BYTES))
         meant = model_description(checkpoint.config)
-        if {**meant, **described} != meant:  # an older version's lacks the fields that came later
+        if _completed(described, meant) != meant:
             texts.append(f"{CONFIG} doesn't describe the model of {MANIFEST}")
     except (OSError, ValueError) as error:
         texts.append(f"{CONFIG} can't be read: {error}")
     yield from (f"{checkpoint.path}: {text}" for text in texts)
     checkpoint.tokenizer()
+
+
+def _completed(described: dict[str, Any], meant: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json with the fields that came later than the version that wrote it."""
+    whole = {**meant, **described}
+    if isinstance(own := whole["projection"], dict):
+        whole["projection"] = {**meant["projection"], **own}
+    return whole
 
 
 def _unsound(arrays: NamedArrays, never_negative: Sequence[str] = ()) -> Iterator[str]:
