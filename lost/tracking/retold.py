@@ -6,11 +6,13 @@ tracker had not stored by then, and also if it was chosen in the midst of a run.
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from lost.config import Config
 from lost.config.fields import Section
 from lost.errors import ConfigError
 from lost.storage.files import replace_text
@@ -18,6 +20,7 @@ from lost.storage.nofollow import check_folder, read_bytes
 from lost.tracking.base import Tracker
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
+from lost.utils.extras import need
 
 FOLDER = "tracking"  # in the run folder: what they write themselves
 _ID, _LETTERS = "id", 8
@@ -27,22 +30,34 @@ _ABOUT["step"] = "checkpoint"  # of the other rows
 S = TypeVar("S", bound=Section)
 
 
-class Retold(Tracker):
+class Retold(Tracker, ABC, Generic[S]):
     """A tracker of metrics.jsonl's rows. A subclass says how it is opened, and how it takes a step's values.
 
     Args:
         folder: the run folder.
+        config: of the run.
+        values: the tracker's settings, unchecked.
 
     Attributes:
-        name: by which a configuration chooses it.
+        name: by which a configuration chooses it, and of the extra that brings its library.
+        module: the library's.
+        takes: its settings.
         forgets: whether it can be emptied; one that can't be gets another run where a training begins anew.
+
+    Raises:
+        ConfigError: the settings aren't its.
+        MissingPackageError: its library isn't installed.
     """
 
     name: ClassVar[str]
+    module: ClassVar[str]
+    takes: type[S]
     forgets: ClassVar[bool] = True
 
-    def __init__(self, folder: Path) -> None:
-        self._run = folder
+    def __init__(self, folder: Path, config: Config, values: dict[str, Any]) -> None:
+        self._run, self._config = folder, config
+        self._settings = _checked(self.takes, self.name, values)
+        self._library = need(self.module, self.name, f"tracking.{self.name}")
         self._offset = self._at = 0.0
 
     def begin(self, step: int) -> None:
@@ -74,6 +89,7 @@ class Retold(Tracker):
         """Write how long a save took."""
         self._write(row)
 
+    @abstractmethod
     def open(self, place: Path, run: str) -> None:
         """Open, without anything of what an earlier life of the run wrote.
 
@@ -81,8 +97,8 @@ class Retold(Tracker):
             place: the folder for what is written locally; its files are of earlier lives.
             run: eight hexadecimal digits that tell it apart.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, step: int, values: dict[str, float], at: float) -> None:
         """Take numbers of a step; of one step there may be several calls, with other names.
 
@@ -91,7 +107,6 @@ class Retold(Tracker):
             values: by names such as `train/loss`.
             at: when that was, in seconds since 1970, as far as it is known.
         """
-        raise NotImplementedError
 
     def _write(self, row: dict[str, Any]) -> None:
         if "loss" in row:
@@ -115,7 +130,7 @@ def _numbers(prefix: str, row: dict[str, Any]) -> list[tuple[str, float]]:
     return found
 
 
-def settings(kind: type[S], name: str, values: dict[str, Any]) -> S:
+def _checked(kind: type[S], name: str, values: dict[str, Any]) -> S:
     """Return a tracker's settings.
 
     Raises:

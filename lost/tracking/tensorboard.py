@@ -3,29 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from lost.config import Config
 from lost.config.fields import Section
 from lost.storage.nofollow import remove
-from lost.tracking.retold import Retold, settings
-from lost.utils.extras import need
+from lost.tracking.retold import Retold
 
 
-class TensorBoard(Retold):
-    """An event file in the run folder's `tracking/tensorboard`. It has no settings.
+class TensorBoard(Retold[Section]):
+    """An event file in the run folder's `tracking/tensorboard`. It has no settings."""
 
-    Args:
-        folder: the run folder.
-        config: of the run.
-        values: the tracker's settings.
-    """
-
-    name = "tensorboard"
-
-    def __init__(self, folder: Path, config: Config, values: dict[str, Any]) -> None:
-        super().__init__(folder)
-        settings(Section, self.name, values)
-        self._library = need("tensorboardX", "tensorboard", "tracking.tensorboard")
-        self._writer: Any = None
+    name, module, takes = "tensorboard", "tensorboardX", Section
+    _writer: Any = None
 
     def open(self, place: Path, run: str) -> None:
         """Begin another file. A TensorBoard that shows the one before is told that nothing of that holds."""

@@ -5,10 +5,8 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from lost.config import Config
 from lost.config.fields import Section
-from lost.tracking.retold import Retold, settings
-from lost.utils.extras import need
+from lost.tracking.retold import Retold
 
 
 class Settings(Section):
@@ -20,27 +18,15 @@ class Settings(Section):
     group: str | None = None
 
 
-class Trackio(Retold):
-    """A run in trackio's database on this machine, under the folder's name and digits that tell runs apart.
+class Trackio(Retold[Settings]):
+    """A run in trackio's database on this machine, under the folder's name and digits that tell runs apart."""
 
-    Args:
-        folder: the run folder.
-        config: of the run.
-        values: the tracker's settings.
-    """
-
-    name = "trackio"
-
-    def __init__(self, folder: Path, config: Config, values: dict[str, Any]) -> None:
-        super().__init__(folder)
-        self._settings = settings(Settings, self.name, values)
-        self._library = need("trackio", "trackio", "tracking.trackio")
-        self._config, self._name = config.model_dump(), self._settings.name or folder.name
-        self._trackio: Any = None
+    name, module, takes = "trackio", "trackio", Settings
+    _trackio: Any = None
 
     def open(self, place: Path, run: str) -> None:
         """Begin with nothing of what an earlier life of this run wrote."""
-        project, name = self._settings.project, f"{self._name}-{run}"
+        project, name = self._settings.project, f"{self._settings.name or self._run.name}-{run}"
         with redirect_stdout(io.StringIO()):  # which the command's answer has for itself
             with suppress(ValueError):  # there is no such project yet
                 for each in self._library.Api().runs(project):
@@ -50,7 +36,7 @@ class Trackio(Retold):
                 project,
                 name=name,
                 group=self._settings.group,
-                config=self._config,
+                config=self._config.model_dump(),
                 embed=False,
                 auto_log_gpu=False,
                 auto_log_cpu=False,

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from lost.config import Config
 from lost.config.fields import Section
 from lost.storage.nofollow import remove
-from lost.tracking.retold import Retold, settings
-from lost.utils.extras import need
+from lost.tracking.retold import Retold
 
 
 class Settings(Section):
@@ -23,24 +21,12 @@ class Settings(Section):
     """None: as WANDB_MODE says, else online."""
 
 
-class Wandb(Retold):
-    """A run of wandb, which goes on as the same one when the training is resumed.
+class Wandb(Retold[Settings]):
+    """A run of wandb, which goes on as the same one when the training is resumed."""
 
-    Args:
-        folder: the run folder.
-        config: of the run.
-        values: the tracker's settings.
-    """
-
-    name = "wandb"
+    name, module, takes = "wandb", "wandb", Settings
     forgets = False  # its server takes no step twice
-
-    def __init__(self, folder: Path, config: Config, values: dict[str, Any]) -> None:
-        super().__init__(folder)
-        self._settings = settings(Settings, self.name, values)
-        self._library = need("wandb", "wandb", "tracking.wandb")
-        self._config, self._folder = config.model_dump(), folder.name
-        self._wandb: Any = None
+    _wandb: Any = None
 
     def open(self, place: Path, run: str) -> None:
         """Begin, or go on. What an earlier life wrote to be sent later is removed, as all of it is written again."""
@@ -49,12 +35,12 @@ class Wandb(Retold):
         wanted = self._settings.model_dump(exclude={"name", "tags"})
         self._wandb = self._library.init(
             **wanted,
-            name=self._settings.name or self._folder,
+            name=self._settings.name or self._run.name,
             tags=self._settings.tags,
             id=run,
             resume="allow",
             dir=str(place),
-            config=self._config,
+            config=self._config.model_dump(),
             settings=self._library.Settings(silent=True, console="off"),
         )
 
