@@ -1,19 +1,10 @@
 """The configuration of a run: its sections, validated as they are read."""
 
 from lost.config.fields import Section
+from lost.config.model import ModelConfig, RopeScaling
+from lost.config.projection import ProjectionConfig, ProjectionSettings
 from lost.config.schedule import ScheduleConfig
-from lost.config.schema import (
-    Config,
-    DataConfig,
-    DType,
-    EarlyStop,
-    ModelConfig,
-    OptimizerConfig,
-    ProjectionConfig,
-    ProjectionSettings,
-    RopeScaling,
-    TrainConfig,
-)
+from lost.config.schema import Config, DataConfig, DType, EarlyStop, OptimizerConfig, TrainConfig
 
 __all__ = [
     "Config",

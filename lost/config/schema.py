@@ -5,14 +5,15 @@ Values are checked one by one here; `lost.model.load` reads files and words the 
 where it has one.
 """
 
-import fnmatch
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lost.config.fields import Count, Float, Fraction, Int, Natural, NotNegative, Positive, Section, Share
-from lost.config.registry import OPTIMIZERS, PROJECTIONS
+from lost.config.fields import Count, Float, Fraction, Int, Natural, NotNegative, Positive, Section
+from lost.config.model import ModelConfig
+from lost.config.projection import ProjectionConfig
+from lost.config.registry import OPTIMIZERS
 from lost.config.schedule import ScheduleConfig
 from lost.storage.nofollow import check_name
 
@@ -27,191 +28,7 @@ def _check_label(label: str) -> str:
 
 Label = Annotated[str, AfterValidator(_check_label)]
 
-ProjectionKind = Annotated[str, AfterValidator(PROJECTIONS.check)]
-Activation = Literal["silu", "gelu", "relu2", "none"]
-Select = Literal["l2", "l1", "leverage", "random"]
-Values = Literal["original", "complement"]
 DType = Literal["float32", "bfloat16"]
-
-
-class RopeScaling(Section):
-    """Lowering of rotary frequencies, for more positions than in pre-training."""
-
-    rope_type: Literal["linear", "llama3"]
-    """linear: all by `factor`; llama3: the low ones by `factor`, the high ones not, smoothly between."""
-    factor: Annotated[Float, Field(ge=1)]
-    """How many times as many positions as in pre-training."""
-    low_freq_factor: Positive | None = None
-    """llama3: frequencies with fewer turns than this in the original positions are lowered by all of `factor`."""
-    high_freq_factor: Positive | None = None
-    """llama3: frequencies with more turns than this in the original positions stay."""
-    original_max_position_embeddings: Count | None = None
-    """llama3: positions in pre-training."""
-
-    @model_validator(mode="after")
-    def _llama3_is_complete(self) -> "RopeScaling":
-        low, high = self.low_freq_factor, self.high_freq_factor
-        given = [each is not None for each in (low, high, self.original_max_position_embeddings)]
-        if any(given) if self.rope_type == "linear" else not all(given):
-            raise ValueError(
-                f"rope_type = {self.rope_type}: low_freq_factor, high_freq_factor and original_max_position_embeddings "
-                "belong to llama3, all three; remove or complete them"
-            )
-        if low is not None and high is not None and low >= high:
-            raise ValueError(f"low_freq_factor = {low} isn't below high_freq_factor = {high}; lower it")
-        return self
-
-
-class ModelConfig(Section):
-    """The host model: LLaMA and its nearest relatives, with Hugging Face's names."""
-
-    hidden_size: Count
-    """Width of the residual stream."""
-    intermediate_size: Count
-    """Width inside the MLP (SwiGLU), usually 8/3 of `hidden_size`."""
-    num_hidden_layers: Annotated[Count, Field(le=10_000)]
-    """Number of blocks."""
-    num_attention_heads: Count
-    """Number of query heads; widths of 64 to 128 a head are usual."""
-    num_key_value_heads: Count | None = None
-    """Number of key and value heads (grouped-query attention); null: `num_attention_heads`. Fewer of them shorten the
-    cache in generation."""
-    head_dim: Count | None = None
-    """Width of an attention head; null: hidden_size / num_attention_heads."""
-    vocab_size: Count | None = None
-    """Rows of the embedding and the head; null: as many as the data's tokenizer has entries. Set it to pad them, or
-    for a model whose rows are given."""
-    max_position_embeddings: Count = 2048
-    """The most positions the model reads at once: at least `data.seq_len`, and the limit of generation."""
-    rms_norm_eps: Positive = 1e-6
-    """Added to the mean square in every norm."""
-    rope_theta: Positive = 10_000.0
-    """Base of the rotary frequencies; larger for longer contexts."""
-    rope_scaling: RopeScaling | None = None
-    """Lowering of the rotary frequencies, as a pre-trained model has it; null: none."""
-    attention_bias: bool | Literal["qkv"] = False
-    """Whether q, k, v and o have a bias (Llama, Qwen3); `qkv`: all but o (Qwen2)."""
-    mlp_bias: bool = False
-    """Whether gate, up and down have a bias."""
-    use_qk_norm: bool = False
-    """Whether each head's queries and keys are normalized before rotation (Qwen3)."""
-    tie_word_embeddings: bool = False
-    """Whether the head is the embedding. Saves its parameters, which are a large part of a small model."""
-    initializer_range: Positive = 0.02
-    """Standard deviation of initial weights: the embedding's, the head's and, unless `projection.init_std` is set, the
-    projections'."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "ModelConfig":
-        if self.head_dim is not None and self.head_dim % 2:
-            raise ValueError(f"head_dim = {self.head_dim} is odd; rotary positions rotate pairs: choose an even width")
-        if self.head_dim is None and (self.hidden_size % self.num_attention_heads or self.head_width % 2):
-            raise ValueError(
-                f"num_attention_heads = {self.num_attention_heads} doesn't divide hidden_size = {self.hidden_size} "
-                "into heads of an even width; choose a number of heads that does"
-            )
-        if self.num_attention_heads % self.key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads = {self.key_value_heads} doesn't divide num_attention_heads = "
-                f"{self.num_attention_heads}; choose a divisor"
-            )
-        return self
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head, with the default resolved."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    @property
-    def attention_width(self) -> int:
-        """Total width of all heads' queries."""
-        return self.num_attention_heads * self.head_width
-
-    @property
-    def key_value_heads(self) -> int:
-        """Number of key and value heads, with the default resolved."""
-        return self.num_key_value_heads or self.num_attention_heads
-
-
-def _reads_another(width: int) -> int:
-    if width == 1:
-        raise ValueError("a convolution of width 1 reads no other token; expected 2 or more, or 0 for none")
-    return width
-
-
-class ProjectionSettings(Section):
-    """How one projection stores its weight.
-
-    `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank` and `short_conv_width`;
-    `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`.
-    """
-
-    kind: ProjectionKind = "lost"
-    """lost (arXiv 2508.02668), cola (2502.10940), sltrain (2406.02214), lowrank or dense; or an extension's. See
-    projections.md."""
-    rank: Count = 128
-    """Columns of the low-rank pair: at most the matrix's shorter side. More of them cost parameters and time, and
-    fit better; a quarter to a half of `model.hidden_size` is usual."""
-    init_std: Positive | Literal["fan_in"] | None = None
-    """Standard deviation of the dense weight that the start approximates; fan_in: 1/sqrt(inputs); null: the model's
-    `initializer_range`."""
-    start: Literal["svd", "random", "zero", "orthogonal"] | None = None
-    """Start of the low-rank pair: a dense weight's leading singular triplets (not for sltrain); random or orthogonal
-    factors of the same scale; or zero, with `up` zero, and `down` and what is beside the pair normal at 1/sqrt(inputs).
-    null: as in the kind's paper: svd for lost, random for lowrank and cola, and for sltrain an `up` of zeros beside its
-    own scales."""
-    density: Annotated[Float, Field(gt=0, le=1)] = 0.03
-    """Share of input channels that a LOST layer keeps, rounded up to `align`; of entries that sltrain keeps."""
-    gamma: Share = 0.7
-    """Weight of the low-rank part; the sparse part has 1 - gamma."""
-    learn_gamma: bool = False
-    """Whether each layer's gamma is a parameter, which starts at `gamma`."""
-    activation: Activation = "silu"
-    """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one."""
-    activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
-    """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
-    short_conv_width: Annotated[int, Field(ge=0, le=16), AfterValidator(_reads_another)] = 0
-    """Width of a causal depthwise convolution on the bottleneck of lost, cola and lowrank, before the activation: 3
-    adds the features of the two tokens before, each weighted by itself, from 0. 0: none. Such layers don't merge."""
-    select: Select = "l2"
-    """How channels are scored: by the l2 or l1 norm of their column in the low-rank residual, by how little of them the
-    singular vectors capture (leverage), or at random."""
-    values: Values = "original"
-    """What a LOST layer's kept channels start from: the dense weight's columns, or what the low rank leaves of them."""
-    align: Count = 32
-    """rank + channels is rounded up to a multiple of this (faster, and quantizable); 1 disables it."""
-    alpha: Positive = 16.0
-    """sltrain's weight of the low-rank part, divided by the rank."""
-
-
-class ProjectionConfig(ProjectionSettings):
-    """The settings of all projections, with exceptions by name pattern."""
-
-    keep_gate_activation: bool = True
-    """Whether SwiGLU keeps its own SiLU if the gate projection has an activation inside."""
-    overrides: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
-    """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
-
-    @model_validator(mode="after")
-    def _overrides_are_settings(self) -> "ProjectionConfig":
-        for pattern in self.overrides:
-            try:
-                self._with(pattern)
-            except ValidationError as error:
-                problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-                raise ValueError(f"overrides[{pattern!r}] isn't a set of projection settings: {problems}") from None
-        return self
-
-    def _with(self, pattern: str) -> ProjectionSettings:
-        settings = self.model_dump(include=set(ProjectionSettings.model_fields))
-        return ProjectionSettings.model_validate({**settings, **self.overrides[pattern]})
-
-    def settings_for(self, name: str) -> ProjectionSettings:
-        """Settings of the projection `name`, such as `model.layers.0.mlp.up_proj`."""
-        matches = [pattern for pattern in self.overrides if fnmatch.fnmatchcase(name, pattern)]
-        if matches:
-            return self._with(matches[-1])
-        return ProjectionSettings.model_validate(self.model_dump(include=set(ProjectionSettings.model_fields)))
 
 
 class DataConfig(Section):

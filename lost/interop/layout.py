@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from lost.config import ModelConfig, ProjectionConfig
 from lost.config.fields import Count, Positive, Share
-from lost.config.schema import Activation
+from lost.config.projection import Activation
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections
 from lost.projections import Projection
 from lost.projections.lost import Lost

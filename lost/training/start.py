@@ -12,8 +12,7 @@ from pathlib import Path
 
 from lost.bench.precision import with_dtype
 from lost.checkpoint import Checkpoint
-from lost.config import Config
-from lost.config.schema import TrainConfig
+from lost.config import Config, TrainConfig
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
 from lost.distributed.group import Workers, agree, local_batch_size
