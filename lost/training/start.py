@@ -31,8 +31,9 @@ from lost.storage.lock import locked
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
-from lost.training.branch import check_branch, keeps_place
-from lost.training.init_from import begin_with, beginning, check_fit
+from lost.training.origin.branch import check_branch, keeps_place
+from lost.training.origin.init_from import begin_with, beginning, check_fit
+from lost.training.run import open_data
 from lost.training.run_dir import (
     check_data,
     check_shared_dir,
@@ -43,7 +44,7 @@ from lost.training.run_dir import (
     write_config,
 )
 from lost.training.signals import stop_on_signal
-from lost.training.trainer import Result, open_data, train
+from lost.training.trainer import Result, train
 
 
 @dataclass(frozen=True)

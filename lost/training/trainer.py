@@ -1,48 +1,28 @@
 """THE training loop: evaluate, save, stop, step, report. Written once, for every backend."""
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from lost import checkpoint
-from lost.checkpoint import BestLoss, Checkpoint, TrainState
-from lost.checkpoint.saver import Saver
+from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config
-from lost.data.dataset import VALID, Dataset, Split
-from lost.data.loader import SampleStream
-from lost.data.mixture import training_stream
-from lost.engine import Engine, StepResult
+from lost.data.dataset import Dataset
+from lost.engine import Engine
 from lost.errors import (
     DivergedError,
     GpuStoppedError,
     GradientMemoryError,
     LostError,
     OutOfMemoryError,
-    StorageError,
 )
-from lost.evaluation.inspection import first_window, inspect_model
-from lost.evaluation.perplexity import Evaluation, evaluate_split
-from lost.model.init import initial_values
-from lost.optim.noise_scale import GradientNoise, estimates
-from lost.optim.schedule import learning_rate
-from lost.storage.arrays import NamedArrays
+from lost.evaluation.perplexity import Evaluation
 from lost.storage.failpoints import failpoint
-from lost.tracking import KINDS as TRACKERS
-from lost.tracking import Tracker, Trackers
-from lost.tracking.metrics import MetricsFile
-from lost.training.endings import diverged, ended_amid, out_of_memory, stopping_early
-from lost.training.micro_batches import MicroBatches
+from lost.tracking import Tracker
+from lost.training.endings import ended_amid, out_of_memory
+from lost.training.run import Run, StoppedError, due
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
-from lost.utils.threads import busy_remark
-from lost.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -89,7 +69,7 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = _Run(config, folder, dataset, engine, tracker, adapts, further)
+    run = Run(config, folder, dataset, engine, tracker, adapts, further)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())
@@ -110,7 +90,7 @@ def train(
         run.close()
 
 
-def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, asked: Stop) -> Result:
+def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked: Stop) -> Result:
     last = config.last_step
     validation, interrupted = None, False
     further: Mapping[str, Evaluation] = {}
@@ -124,15 +104,15 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
     while True:
         step, ending = progress.step, ended()
         unmeasured = step > 0 and progress.validation_loss is None
-        if unmeasured and not interrupted and (ending or _due(step, config.train.eval_every)):
+        if unmeasured and not interrupted and (ending or due(step, config.train.eval_every)):
             try:
                 validation, further = run.validate(progress, stop)
                 progress = run.judge(replace(progress, validation_loss=finite(validation.loss)))
                 ending = ended()
-            except _StoppedError:
+            except StoppedError:
                 interrupted = True
-        due = _due(step, config.train.save_every) and not progress.guard.in_a_row
-        if step > run.saved_at and (ending or interrupted or due):
+        now = due(step, config.train.save_every) and not progress.guard.in_a_row
+        if step > run.saved_at and (ending or interrupted or now):
             run.save(progress, ending or interrupted)
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
@@ -145,303 +125,13 @@ def _loop(config: Config, run: "_Run", progress: TrainState, engine: Engine, ask
         run.finish_saving()
         interrupted = stop() and progress.step < last
         # What is about to be saved is looked at first: a run that diverged must not overwrite its good checkpoints.
-        saving = progress.step >= last or interrupted or _due(progress.step, config.train.save_every)
-        saving = saving or (config.train.early_stop is not None and _due(progress.step, config.train.eval_every))
-        if saving or _due(progress.step, config.train.log_every):
+        saving = progress.step >= last or interrupted or due(progress.step, config.train.save_every)
+        saving = saving or (config.train.early_stop is not None and due(progress.step, config.train.eval_every))
+        if saving or due(progress.step, config.train.log_every):
             progress = run.report(progress, report)
-        elif _due(progress.step, config.train.max_skipped):
+        elif due(progress.step, config.train.max_skipped):
             progress = run.check(progress, report)
-        if _due(progress.step, config.train.inspect_every):
+        if due(progress.step, config.train.inspect_every):
             run.inspect(progress)
-        if _due(progress.step, config.train.noise_scale_every):
+        if due(progress.step, config.train.noise_scale_every):
             progress = run.measure_noise(progress)
-
-
-def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
-    """Return the training samples and the validation text.
-
-    Raises:
-        DataError: a split that is missing, damaged, or shorter than one sample.
-    """
-    return training_stream(dataset, config.data.seq_len, config.train.seed), dataset.split(VALID)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-class _StoppedError(Exception):
-    """An evaluation was told to stop."""
-
-
-class _Run:
-    """The parts of a run that the loop puts in order."""
-
-    def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        dataset: Dataset,
-        engine: Engine,
-        tracker: Tracker,
-        adapts: bool,
-        further: Mapping[str, Dataset],
-    ) -> None:
-        self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
-        first = engine.workers.rank == 0
-        own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
-        others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
-        self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
-        self.stream, self.valid = open_data(config, dataset)
-        self.further = {name: each.split(VALID) for name, each in further.items()}
-        self.per_step = config.train.batch_size * config.data.seq_len
-        self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
-        self._doing, self._first = "training", True
-        self._unread: list[StepResult] = []  # of the steps since the device was last waited for
-        self._losses: list[float] = []  # of those before, back to the last row
-
-    def begin(self, start: Checkpoint | None) -> TrainState:
-        """Fill the engine; every worker that has files brings a part of what is in them."""
-        workers = self.engine.workers
-        progress = start.progress if start else TrainState(data=self.dataset.fingerprint)
-        path, fields = json.loads(
-            workers.broadcast(json.dumps([start and str(start.path.absolute()), asdict(progress)]))
-        )
-        progress = TypeAdapter(TrainState).validate_python(fields)
-        self.tracker.phase("reading the checkpoint" if path else "computing initial weights")
-        parameters: NamedArrays = ()
-        moments: NamedArrays = ()
-        if workers.rank < workers.num_readers and path:
-            start = start or checkpoint.open_checkpoint(Path(path))  # which rank 0 has verified
-            parameters = start.parameters(workers.rank, workers.num_readers)
-            moments = start.moments(workers.rank, workers.num_readers)
-        elif workers.rank < workers.num_readers:
-            parameters = initial_values(self.config, workers.rank, workers.num_readers)
-        self.engine.load(parameters)
-        if progress.has_moments:
-            self.engine.load_optimizer_state(moments, progress.updates)
-        self.engine.guard.restore(progress.guard)
-        progress = self._with_threads(progress)
-        self.tracker.begin(progress.step)
-        self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
-        self.saved_at, self.saved = progress.step, start.path if start else self.folder
-        self.loss: float | None = None
-        self._clock, self._clock_step = time.perf_counter(), progress.step
-        return progress
-
-    def _with_threads(self, progress: TrainState) -> TrainState:
-        """Note the number of threads, and say so if it isn't the one before: sums are then rounded otherwise."""
-        now, before = self.engine.threads, progress.threads
-        if progress.step >= self.config.last_step:
-            return progress  # which no thread will change
-        if now and before and now != before:
-            self.tracker.message(
-                f"trained with {counted(before, 'thread')} so far, and now with {now}: the run goes on, but won't end "
-                f"bit for bit where it would have; --threads {before} keeps to it"
-            )
-        if now and (remark := busy_remark(now)):
-            self.tracker.message(remark)
-        return replace(progress, threads=now)
-
-    def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
-        """Take one optimizer step; nothing waits for the device."""
-        first = progress.samples
-        lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
-        predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
-        beginning = "compiling" if self.engine.compiled else "waiting for the first step"
-        if self._first:
-            planned = self.micro_batches.size
-            with self._phase(beginning):
-                report = self.micro_batches.first_step(first, predictions, lr)
-            if (size := self.micro_batches.size) != planned:  # checkpoints remember it
-                self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
-        else:
-            report = self.micro_batches.step(first, predictions, lr)
-        self._first = False
-        self._unread.append(report)
-        self.tracker.advance(progress.step + 1)
-        moved = replace(
-            progress,
-            step=progress.step + 1,
-            samples=first + self.config.train.batch_size,
-            tokens=progress.tokens + self.per_step,
-            validation_loss=None,
-        )
-        return moved, report
-
-    def close(self) -> None:
-        """Let go of the data and the trackers."""
-        self.micro_batches.close()
-        self.tracker.close()
-
-    def report(self, progress: TrainState, report: StepResult) -> TrainState:
-        """Wait for the device, write and show the step."""
-        loss, grad_norm = report.wait()
-        self._read_losses()
-        mean = sum(self._losses) / len(self._losses)
-        self._losses.clear()
-        self.loss = finite(loss)
-        now = time.perf_counter()
-        elapsed, steps = now - self._clock, progress.step - self._clock_step
-        self._clock, self._clock_step = now, progress.step
-        progress = replace(progress, seconds=progress.seconds + elapsed)
-        first = progress.samples - self.config.train.batch_size
-        row = {
-            "step": progress.step,
-            "loss": loss,
-            "loss_mean": mean,
-            "lr": learning_rate(self.config.optimizer, self.config.schedule, progress.step),
-            "grad_norm": grad_norm,
-            "tokens": progress.tokens,
-            "tokens_per_second": steps * self.per_step / elapsed,
-            "seconds": progress.seconds,
-            **self.engine.memory(),
-            "samples": [first, progress.samples - 1],
-            "skipped": self.engine.guard.state().skipped,
-        }
-        if self.stream.has_mask:
-            row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
-        self.tracker.step(finite(row))
-        return self.check(progress, report)
-
-    def check(self, progress: TrainState, report: StepResult) -> TrainState:
-        """Wait for the device, and see whether updates are still applied.
-
-        Raises:
-            DivergedError: too many were left out in a row.
-        """
-        guard, before = self.engine.guard.state(), progress.guard
-        self._read_losses()
-        if guard.in_a_row >= self.config.train.max_skipped:
-            raise diverged(progress, self.engine, report.wait())
-        if guard.skipped > before.skipped:
-            self.tracker.message(
-                f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
-                "finite or far beyond the usual"
-            )
-        return replace(progress, guard=guard)
-
-    def _read_losses(self) -> None:
-        """Take the losses of all steps so far, where the device was waited for."""
-        self._losses += [each.wait()[0] for each in self._unread]
-        self._unread.clear()
-
-    def validate(self, progress: TrainState, stop: Callable[[], bool]) -> tuple[Evaluation, dict[str, Evaluation]]:
-        """Evaluate on held-out text, the data's own and that of further sets.
-
-        Raises:
-            _StoppedError: a stop was requested before the end.
-        """
-
-        def check() -> None:
-            failpoint("evaluation.round")
-            if stop():
-                raise _StoppedError
-
-        def measured(split: Split) -> Evaluation:
-            size, limit = self.config.data.seq_len, self.config.train.eval_tokens
-            return evaluate_split(self.engine, split, size, self.micro_batches.size, limit=limit, check=check)
-
-        with self._aside("evaluating") as seconds:
-            result, further = measured(self.valid), {name: measured(split) for name, split in self.further.items()}
-            row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss}
-            row |= {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte, "seconds": seconds()}
-            if further:
-                row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
-            self.tracker.validation(finite(row))
-        return result, further
-
-    def inspect(self, progress: TrainState) -> None:
-        """Look at the model's activations and weights; the others wait for rank 0 where they meet next."""
-        if self.engine.workers.rank:
-            return
-        with self._aside("inspecting") as seconds:
-            row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
-            self.tracker.measurement(finite({"step": progress.step, **row, "seconds": seconds()}))
-
-    def measure_noise(self, progress: TrainState) -> TrainState:
-        """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""
-        with self._aside("measuring the gradients' noise") as seconds:
-            predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
-            parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
-            square, variance = estimates(parts, whole, self.per_step)
-            noise = (progress.noise or GradientNoise()).after(square, variance)
-            row: dict[str, Any] = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
-            row |= {"noise_scale": noise.scale, "batch_tokens": self.per_step, "seconds": seconds()}
-            self.tracker.measurement(finite(row))
-        return replace(progress, noise=noise)
-
-    def judge(self, progress: TrainState) -> TrainState:
-        """Note whether a validation was better than those before, where early stopping goes by it.
-
-        Only those that are due count: a run that `stop_after` has stopped meanwhile ends where it would have.
-        """
-        rule, loss = self.config.train.early_stop, progress.validation_loss
-        if rule is None:
-            return replace(progress, best=None)
-        if not _due(progress.step, self.config.train.eval_every):
-            return progress
-        progress = replace(progress, best=(progress.best or BestLoss()).after(loss, progress.step, rule))
-        if progress.step < self.config.last_step and progress.stops_early(rule):
-            self.tracker.message(stopping_early(progress, rule))
-        return progress
-
-    def save(self, progress: TrainState, last: bool) -> None:
-        """Begin to write a checkpoint beside the training; the last one of a run is waited for.
-
-        Raises:
-            StorageError: the disk refused, and the run is to stop then, or has nothing more to do.
-        """
-        with self._phase("saving"):
-            began = time.perf_counter()
-            self.finish_saving(wait=True)
-            self.saved_at = progress.step
-            with self._tolerated(last):
-                self.saver.start(progress)
-            self._clock += time.perf_counter() - began
-            if last:
-                self.finish_saving(wait=True, last=True)
-
-    def finish_saving(self, wait: bool = False, last: bool = False) -> None:
-        """Note a checkpoint that has been written."""
-        began = time.perf_counter()
-        with self._phase("saving") if wait else nullcontext(), self._tolerated(last):
-            if saved := self.saver.finish(wait):
-                self.saved = saved.path
-                row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
-                self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
-        self._clock += time.perf_counter() - began
-
-    @contextmanager
-    def _aside(self, name: str) -> Iterator[Callable[[], float]]:
-        """Do what isn't training time; yields what tells the seconds that it has taken so far."""
-        began = time.perf_counter()
-        with self._phase(name):
-            yield lambda: time.perf_counter() - began
-        self._clock += time.perf_counter() - began
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        before, self._doing = self._doing, name
-        self.tracker.phase(name)
-        try:
-            yield
-        finally:
-            self._doing = before
-            self.tracker.phase(before)
-
-    @contextmanager
-    def _tolerated(self, last: bool) -> Iterator[None]:
-        try:
-            yield
-        except StorageError as error:
-            if last:
-                raise
-            self._refused(error)
-            self.tracker.checkpoint({"step": self.saved_at, "save_error": str(error)})
-
-    def _refused(self, error: StorageError) -> None:
-        """Go on without what the disk refused, a checkpoint or a row, where that is wanted."""
-        if self.config.train.on_save_error == "stop":
-            raise error
-        self.tracker.message(f"{error} Training goes on (train.on_save_error = continue)")

@@ -143,7 +143,7 @@ def test_killed_before_the_weights_are_there(
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lost.training.init_from.write_tensors", killed)
+        patch.setattr("lost.training.origin.init_from.write_tensors", killed)
         assert lost(*arguments(tuning, base["lost"], "run")).code == 1
     refused = lost("train", tuning / "run")
     assert refused.code == 2

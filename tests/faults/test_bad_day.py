@@ -131,16 +131,16 @@ def test_moved_under_the_run(
     lost: Lost, arguments: tuple[Any, ...], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was saved went along; the run says where it could no longer write, and makes no second folder of its own."""
-    from lost.training import trainer
+    from lost.training.run import Run
 
-    run, moved, step = tmp_path / "run", tmp_path / "moved", trainer._Run.step
+    run, moved, step = tmp_path / "run", tmp_path / "moved", Run.step
 
     def moving(self: Any, progress: Any) -> Any:
         if progress.step == 14:
             run.rename(moved)
         return step(self, progress)
 
-    monkeypatch.setattr(trainer._Run, "step", moving)
+    monkeypatch.setattr(Run, "step", moving)
     answer = lost(*arguments, run)
     assert answer.code == 2
     assert str(run) in answer.err

@@ -17,7 +17,7 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import SingleProcess
 from lost.engine import StepResult
 from lost.tracking import Tracker
-from lost.training.trainer import _Run
+from lost.training.run import Run
 
 
 @dataclass
@@ -60,7 +60,7 @@ def test_every_sample_once_an_epoch(
     for count, micro, steps in [*lives, (1, None, 8)]:
         run_config = config(model=model, data={"seq_len": length}, train={"batch_size": 12, "micro_batch_size": micro})
         engines = [Recorder(Rank(rank, count)) for rank in range(count)]
-        runs: list[Any] = [_Run(run_config, Path(), prepared, engine, Tracker(), False, {}) for engine in engines]  # type: ignore[arg-type]
+        runs: list[Any] = [Run(run_config, Path(), prepared, engine, Tracker(), False, {}) for engine in engines]  # type: ignore[arg-type]
         for _ in range(steps):
             ends = [run.step(progress)[0] for run in runs]
             assert all(end == ends[0] for end in ends)

@@ -53,17 +53,17 @@ def test_an_update_left_out_changes_nothing(config: Callable[..., Config], backe
 
 def poison(monkeypatch: pytest.MonkeyPatch, backend: str, steps: set[int]) -> None:
     """Spoil the gradients of some steps, counted from 1 and from the data's beginning."""
-    from lost.training.trainer import _Run
+    from lost.training.run import Run
 
-    step = _Run.step
+    step = Run.step
 
-    def spoilt(run: _Run, progress: Any) -> Any:
+    def spoilt(run: Run, progress: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             if progress.step + 1 in steps:
                 patch.setattr(run.stream, "predictions", lambda first, count: NAN)
             return step(run, progress)
 
-    monkeypatch.setattr(_Run, "step", spoilt)
+    monkeypatch.setattr(Run, "step", spoilt)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -152,7 +152,7 @@ def test_a_run_that_ends_amid_trouble_has_not_succeeded(
     """The last steps are spoilt, too few to stop the run. Told to keep one checkpoint, it keeps the good one too."""
     poison(monkeypatch, backend, {18, 19, 20})
     evaluated = Evaluation(math.nan, 100, 1)
-    monkeypatch.setattr("lost.training.trainer.evaluate_split", lambda *arguments, **more: evaluated)
+    monkeypatch.setattr("lost.training.run.evaluate_split", lambda *arguments, **more: evaluated)
     command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", backend,
                "--set", "train.keep_last=1", "--json")  # fmt: skip
     for _ in range(2):  # the same command again finds the run where it was, and says the same

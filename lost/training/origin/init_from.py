@@ -27,7 +27,7 @@ from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.training.branch import check_tokenizer, keeps_place, open_branch, run_and_step
+from lost.training.origin.branch import check_tokenizer, keeps_place, open_branch, run_and_step
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.

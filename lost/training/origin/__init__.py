@@ -1,0 +1,1 @@
+"""Where a new run begins: with the weights of another model, or as a branch of another run."""
