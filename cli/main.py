@@ -1,8 +1,7 @@
 """The `lost` command: its sub-commands, error messages and exit codes.
 
 0 success, 1 failure, 2 wrong input, 75 try again later, 130 interrupted (progress is saved; 143 by SIGTERM, 129 by
-SIGHUP). With --json an error is an object on standard
-output, as an answer is; its message stays on standard error.
+SIGHUP). With --json an error is an object on standard output, as an answer is; its message stays on standard error.
 """
 
 import io

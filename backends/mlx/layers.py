@@ -21,7 +21,6 @@ from lost.projections import Projection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
 Narrow = tuple[mx.array, ...]
-PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": nn.silu,
@@ -56,9 +55,7 @@ class Layer(nn.Module, ABC):
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
-        part = projection.name.rpartition(".")[2]
-        self.place = PARTS.index(part) if part in PARTS else 0  # a block's; elsewhere there are no caches
-        self.earlier = projection.earlier_tokens
+        self.place, self.earlier = 0, projection.earlier_tokens  # in a block's cache; tokens that a convolution reads
         self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if tensor.integer)
         for suffix, tensor in projection.tensors().items():
             self[suffix] = mx.zeros(tensor.shape, mx.int32 if tensor.integer else dtype)
@@ -88,11 +85,8 @@ class Layer(nn.Module, ABC):
         """Return the second half, without the convolution and the bias."""
 
     def _convolved(self, hidden: mx.array, before: Any) -> mx.array:
-        taps, count, length = (
-            self.conv.astype(hidden.dtype).reshape(-1, hidden.shape[-1]),
-            self.earlier,
-            hidden.shape[1],
-        )
+        taps = self.conv.astype(hidden.dtype).reshape(-1, hidden.shape[-1])
+        count, length = self.earlier, hidden.shape[1]
         if before is None:
             return _filtered(mx.pad(hidden, [(0, 0), (count, 0), (0, 0)]), taps)
         if (there := before.make_mask(length)) is not None:  # of a batch, texts begin at different places

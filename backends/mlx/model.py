@@ -14,7 +14,7 @@ import numpy as np
 
 from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
 from lost.backends.mlx.kernels.gather import embedded
-from lost.backends.mlx.layers import PARTS, Narrow, closes, layer, narrow, opens
+from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
@@ -150,7 +150,12 @@ class Block(nn.Module):
         self.self_attn = Attention(config, number, dtype)
         self.post_attention_layernorm = Norm(hidden, eps, dtype)
         self.mlp = FeedForward(config, number, dtype)
-        self.convolved = any(each.earlier_tokens for each in layer_projections(config, number))
+        attention, mlp = self.self_attn, self.mlp
+        layers = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        layers += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        for place, each in enumerate(layers):
+            each.place = place
+        self.convolutions = len(layers) if any(each.earlier for each in layers) else 0  # places in a cache
 
     def __call__(
         self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None, rebuild: bool = False
@@ -167,7 +172,7 @@ class Block(nn.Module):
         first, second = self.input_layernorm, self.post_attention_layernorm
         norms = [(each, list(each.parameters())) for each in (attention.q_norm, attention.k_norm)]
         halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x)), x)
-        keys, before = (cache[0], cache[1]) if self.convolved and cache is not None else (cache, None)
+        keys, before = (cache[0], cache[1]) if self.convolutions and cache is not None else (cache, None)
         mixed = run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, keys, before)
         x = x + o.widen(*mixed, before=before)
         halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x)), x)
@@ -198,7 +203,7 @@ class Trunk(nn.Module):
         length = inputs.shape[1]
         mask = "causal" if length > 1 else None  # a single query sees all keys
         if cache:
-            keys = cache[0][0] if self.layers[0].convolved else cache[0]
+            keys = cache[0][0] if self.layers[0].convolutions else cache[0]
             mask = keys.make_mask(length, return_array=False, window_size=None)
         for number, block in enumerate(self.layers):
             if self.checkpointing == "full" and not cache:
@@ -240,7 +245,10 @@ class Model(nn.Module):
         """Return mlx-lm's caches: a block's keys and values, and what its convolutions read last."""
         from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
 
-        return [CacheList(KVCache(), ArraysCache(len(PARTS))) if each.convolved else KVCache() for each in self.layers]
+        return [
+            CacheList(KVCache(), ArraysCache(each.convolutions)) if each.convolutions else KVCache()
+            for each in self.layers
+        ]
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Return logits (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""

@@ -1,6 +1,7 @@
 """A run as a report sees it: its configuration, its rows, how it was started, its layers."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,12 +16,12 @@ from lost.errors import UserError
 from lost.model.inspect import LayerReport, inspect_layers
 from lost.model.load import load_config
 from lost.planning.budget import budget, dense_twin
+from lost.scaling.runs import run_folders
 from lost.storage.nofollow import read_bytes
 from lost.tracking.log import FILE as LOG
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
 from lost.training.run_dir import CONFIG
-from lost.utils.wording import did_you_mean_path
 
 _LOG_BYTES = 1 << 24
 _START = re.compile(r"^\S+(?: rank 0)? lost (\S+), process \d+ on \S+: (.*)$")
@@ -115,24 +116,28 @@ class Story:
 
 
 def is_number(value: object) -> bool:
-    """Whether a row's entry is a finite number, which a file of others need not hold."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    """Whether a row's entry is a number that a float holds, which those of others need not be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def read_stories(folders: Sequence[Path]) -> list[Story]:
+def read_stories(paths: Sequence[Path]) -> list[Story]:
     """Read runs.
 
+    Args:
+        paths: run folders, or folders that hold some, such as a sweep's.
+
     Raises:
-        UserError: a folder holds none.
+        UserError: a path holds none.
     """
-    folders = list(dict.fromkeys(folders))
+    found = {path: run_folders(path) for path in paths}
+    for path, runs in found.items():
+        if not runs:
+            raise UserError(f"{path} holds no run; expected what `lost train` wrote, or a folder of such")
+    folders = list(dict.fromkeys(folder for runs in found.values() for folder in runs))
     return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
 def _read(folder: Path, name: str) -> Story:
-    if not (folder / METRICS).is_file() or not (folder / CONFIG).is_file():
-        hint = "" if folder.exists() else did_you_mean_path(folder)
-        raise UserError(f"{folder} is no run; {hint}expected a folder that `lost train` wrote")
     config = load_config(folder / CONFIG)
     rows = [_with_mean(row) for row in read_rows(folder / METRICS)]
     try:

@@ -75,7 +75,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
     Raises:
         UserError: a path doesn't exist, or none holds a run.
     """
-    found = {path: _run_folders(path) for path in paths}
+    found = {path: run_folders(path) for path in paths}
     others = [path for path, folders in found.items() if not folders]
     if len(others) == len(found):
         raise UserError(f"{others[0]} holds no run; expected what `lost train` wrote, or a folder of such")
@@ -92,7 +92,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
     return runs, left_out
 
 
-def _run_folders(path: Path) -> list[Path]:
+def run_folders(path: Path) -> list[Path]:
     """Return a run folder itself, or those inside a folder, or inside its own folders.
 
     Raises:

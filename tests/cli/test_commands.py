@@ -4,12 +4,10 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +17,8 @@ from processes import run_python
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.engine import BACKENDS
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
-from lost.projections import KINDS
 from lost.utils.wording import counted
 
 Lost = Callable[..., object]
@@ -190,13 +186,6 @@ def test_plan(lost: Lost) -> None:
     assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
 
 
-def test_doctor(lost: Lost) -> None:
-    value = json.loads(lost("doctor", "--json").out)
-    assert value["ready"]
-    assert "cpu" in value["backends"]["torch"]["devices"]
-    assert value["packages"]["numpy"] == np.__version__
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch brings another OpenMP, which prints nothing")
 @pytest.mark.parametrize(("own", "spins"), [({}, 2000), ({"GOMP_SPINCOUNT": "77"}, 77)])
 def test_threads_spin_briefly(own: dict[str, str], spins: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,78 +194,6 @@ def test_threads_spin_briefly(own: dict[str, str], spins: int, monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     done = run_python("-m", "lost", "doctor", cold=True, OMP_DISPLAY_ENV="verbose", **own)
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
-
-
-def test_self_test(lost: Lost) -> None:
-    """On the CPU of both backends, against the numpy reference; what is seen elsewhere is printed likewise."""
-    answer = lost("doctor", "--self-test", "--device", "cpu", "--json")
-    assert answer.code == 0, answer.err
-    head, *rows = answer.err.splitlines()
-    assert head.split() == ["errors", "logits", "evaluation", "gradients", "losses", "weights"]
-    assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
-    checks = json.loads(answer.out)["self_test"]
-    assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
-        (backend, kind, dtype)
-        for backend in BACKENDS
-        for kind in (*KINDS, "head 64", "head 128")
-        for dtype in ("float32", "bfloat16")
-    }
-    assert {check["quantity"] for check in checks} == {"logits", "evaluation", "gradients", "losses", "weights"}
-    assert all(check["passed"] for check in checks)
-    assert max(check["error"] for check in checks if check["dtype"] == "float32") < 1e-5
-    assert answer.err.count("ok") == 2 * 2 * (len(KINDS) + 2)
-
-
-def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
-    def throw(*arguments: object) -> None:
-        raise RuntimeError("[metal::load_kernel] unknown")
-
-    monkeypatch.setattr("lost.backends.mlx.engine.MlxEngine.step", throw)
-    answer = lost("doctor", "--self-test", "--backend", "mlx", "--device", "cpu", "--json")
-    assert answer.code == 1
-    assert json.loads(answer.out)["self_test"][-1]["reason"] == "RuntimeError: [metal::load_kernel] unknown"
-
-
-@pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (1e-1, 1)])
-def test_self_test_without_tf32(lost: Lost, monkeypatch: pytest.MonkeyPatch, error: float, code: int) -> None:
-    """A GPU, the CPU in its place, that rounds unless MLX_ENABLE_TF32=0 is set: tested again, and found right.
-
-    What no rounding explains fails at once.
-    """
-    from lost.backends import mlx
-    from lost.backends.mlx.engine import MlxEngine
-    from lost.engine import selftest
-
-    load, run, environments = MlxEngine.load, subprocess.run, []
-
-    def rounding(engine: MlxEngine, parameters: Any) -> None:
-        exact = engine._config.train.dtype == "bfloat16"
-        load(engine, ((n, v if exact or v.dtype == np.int32 else v * np.float32(1 + error)) for n, v in parameters))
-
-    def exact(command: list[str], **more: Any) -> Any:
-        if command[0] != sys.executable:  # what the machine is asked about itself
-            return run(command, **more)
-        assert command[1:] == ["-m", "lost", "doctor", "--self-test", "--backend", "mlx", "--device", "gpu", "--json"]
-        environments.append(more["env"])
-        check = {"kind": "lost", "dtype": "float32", "error": 1e-7, "passed": True}
-        return subprocess.CompletedProcess(command, 0, json.dumps({"self_test": [check]}), "")
-
-    monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
-    monkeypatch.setattr(mlx, "available", lambda: ["gpu"])
-    monkeypatch.setattr(mlx, "capacity", lambda device: 1 << 30)
-    monkeypatch.setattr("lost.backends.mlx.devices.resolve", lambda name: "cpu")
-    monkeypatch.setattr(MlxEngine, "load", rounding)
-    monkeypatch.setattr(selftest, "KINDS", ("dense",))
-    monkeypatch.setattr(subprocess, "run", exact)
-    answer = lost("doctor", "--self-test", "--backend", "mlx", "--json")
-    assert answer.code == code, answer.err
-    checks = json.loads(answer.out)["self_test"]
-    assert [each["MLX_ENABLE_TF32"] for each in environments] == (["0"] if code == 0 else [])
-    rounded = [check for check in checks if check["error"] > 1e-5 and check["dtype"] == "float32"]
-    assert rounded
-    assert all(check["passed"] == check.get("tf32", False) == (code == 0) for check in rounded)
-    assert ("once more with MLX_ENABLE_TF32=0" in answer.err) == (code == 0)
-    assert [check["kind"] for check in checks if check.get("tf32") is False] == (["lost"] if code == 0 else [])
 
 
 def test_verify(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> Non
         {"step": 21, "loss": "<b>", "lr": [1], "seconds": {}, "memory_bytes": True},
         {"step": 22, "validation_loss": "x"},
         {"step": 23, "loss": None},
+        {"step": 24, "loss": 10**400, "lr": 10**400},
     ]
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -127,6 +128,7 @@ def test_names_tell_runs_apart(runs: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], twin)
     assert [story.name for story in read_stories([runs[0], twin])] == ["runs/a", "others/a"]
     assert [story.name for story in read_stories([runs[0], runs[1], runs[0]])] == ["a", "b"]
+    assert [story.folder for story in read_stories([runs[0].parent])] == sorted(runs)
 
 
 def test_a_plot_in_a_file(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("report", "{runs}/c"), "c is no run; expected a folder that `lost train` wrote"),
+        (("report", "{runs}/c"), "c holds no run; expected what `lost train` wrote, or a folder of such"),
         (("plot", "{runs}/a", "--y", "losses"), "--y losses: none of these runs has reported it; did you mean 'loss'"),
         (("plot", "{runs}/a", "--x", "step"), "--x step: did you mean 'steps'?"),
         (("plot", "{runs}/a", "-o", "{runs}/loss.xyz"), "loss.xyz: no picture of this type can be written"),

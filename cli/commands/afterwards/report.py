@@ -8,7 +8,8 @@ import typer
 from lost.cli.options import AsJson, local_path, path_option
 
 Runs = Annotated[
-    list[Path], typer.Argument(parser=local_path, metavar="RUN...", help="Run folders.", show_default=False)
+    list[Path],
+    typer.Argument(parser=local_path, metavar="RUN...", help="Run folders, or folders of them.", show_default=False),
 ]
 
 
