@@ -163,6 +163,9 @@ def test_keys_without_set(lost: Lost) -> None:
     answer = lost("train", "quickstart", "rank")
     assert answer.code == 2
     assert "rank: expected section.key=value" in answer.err
+    without = lost("train", "optimizer.lr=1e-3")
+    assert without.code == 2
+    assert without.err == lost("train", "--set", "optimizer.lr=1e-3").err
 
 
 def test_completion() -> None:
