@@ -2,6 +2,7 @@
 #             BACKEND=mlx or BACKEND=torch chooses who computes
 # make test   set up, then run the tests
 # make lint   set up, then ruff and mypy
+# make docs   the documentation as a site, in build/site, with mkdocs from an environment of its own
 # PYTHON=python3.12 names the interpreter that .venv is made with (setup.sh says which will do).
 export PYTHON
 VENV := .venv
@@ -31,7 +32,7 @@ endif
 # The text: Python's own standard library, which is on every machine that can run this.
 STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))")
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 $(READY): setup.sh pyproject.toml constraints.txt
 	sh setup.sh torch,mlx,dev
@@ -59,6 +60,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Its own environment: what is tested doesn't change with what a theme brings.
+build/docs/bin/mkdocs: pyproject.toml
+	python3 -m venv build/docs
+	build/docs/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
+
+docs: build/docs/bin/mkdocs
+	build/docs/bin/mkdocs build
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info
