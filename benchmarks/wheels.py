@@ -38,6 +38,8 @@ def row(folder: Path, wheel: Path, extra: str) -> list[str]:
         run(folder, lost, "--help")
         times.append(time.perf_counter() - begun)
     packages = run(folder, python, "-m", "pip", "list", "--format=freeze").splitlines()
+    (folder / "text.txt").write_text("\n\n".join(f"The number {n} is {n:b} in twos." for n in range(20_000)))
+    run(folder, lost, "prepare", "text.txt", "--vocab-size", "400", "--out", "data")
     backends = {"": [], "all": ["torch", "mlx"]}.get(extra, [extra])
     trained = [train(folder, lost, name) for name in backends] or [refuses(folder, lost)]
     size = sum(path.stat().st_size for path in (folder / "env").rglob("*") if path.is_file()) / 2**20
@@ -52,20 +54,15 @@ def row(folder: Path, wheel: Path, extra: str) -> list[str]:
 
 
 def train(folder: Path, lost: Path, backend: str) -> str:
-    """Prepare a text and train on it."""
-    data, out = folder / "data", folder / backend
-    if not data.exists():
-        (folder / "text.txt").write_text("\n\n".join(f"The number {n} is {n:b} in twos." for n in range(20_000)))
-        run(folder, lost, "prepare", folder / "text.txt", "--vocab-size", "400", "--out", data)
+    """Train for some steps."""
     settings = ["schedule.steps=10", "schedule.warmup_steps=2", "data.seq_len=64", "train.eval_every=0"]
-    run(folder, lost, "train", "quickstart", *settings, "--data", data, "--out", out, "--backend", backend)
+    run(folder, lost, "train", "quickstart", *settings, "--data", "data", "--out", backend, "--backend", backend)
     return f"trained with {backend}"
 
 
 def refuses(folder: Path, lost: Path) -> str:
     """Ask for a training without a backend."""
-    (folder / "data").mkdir()
-    said = run(folder, lost, "train", "quickstart", "--data", folder / "data", code=2)
+    said = run(folder, lost, "train", "quickstart", "--data", "data", code=2)
     assert "pip install" in said, said
     return "says what to install"
 

@@ -70,7 +70,8 @@ def train(
     from lost.training.start import Request, ready, start
 
     if config and "=" in config and not Path(config).exists():  # where the weights of another run say what is trained
-        config, assignments = None, [config, *assignments]
+        assignments = [config, *assignments]
+        config = None
     overrides = [*overrides, *assignments]
     run = ready(
         Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite),

@@ -11,14 +11,16 @@ from lost import __version__
 from lost.errors import LostError
 from lost.model.inspect import LayerReport
 from lost.model.load import dump
-from lost.report.curves import ACROSS
-from lost.report.plots import COLOURS, METRICS, channels_svg, layer_svg, metric_svg, spectra_svg
+from lost.report.curves import ACROSS, Curve
+from lost.report.inspections import inspections
+from lost.report.plots import COLOURS, METRICS, Metric, channels_svg, lines_svg, metric_svg, spectra_svg
 from lost.report.story import Layers, Story, differences, is_number
 from lost.utils.extras import need
 from lost.utils.wording import counted
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LOG_LINES = 400
+_FURTHER, _LOSS = "also_evaluated.", ".loss"
 
 
 def page(stories: Sequence[Story], with_layers: bool) -> str:
@@ -34,7 +36,7 @@ def page(stories: Sequence[Story], with_layers: bool) -> str:
     jinja2 = need("jinja2", "report", "a report")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     losses = [METRICS["loss_mean"], METRICS["validation_loss"]]
-    others = [metric for metric in METRICS.values() if metric not in losses]
+    others = [*_further(stories), *(metric for metric in METRICS.values() if metric not in losses)]
     steps = ACROSS["steps"]
     return environment.from_string(_TEMPLATE.read_text()).render(
         title=", ".join(story.name for story in stories),
@@ -49,8 +51,21 @@ def page(stories: Sequence[Story], with_layers: bool) -> str:
             for metric in losses
         ],
         others=[(metric.title, svg) for metric in others if (svg := metric_svg(stories, metric, steps))],
+        inspected=[(story.name, plots) for story in stories if (plots := _inspected(story))],
         layers=[(story.name, _layers(story)) for story in stories] if with_layers else [],
     )
+
+
+def _further(stories: Sequence[Story]) -> list[Metric]:
+    """Return the losses on further sets (`data.also_evaluate`) that any run has."""
+    found = dict.fromkeys(key for story in stories for row in story.validations for key in row)
+    names = [key[len(_FURTHER) : -len(_LOSS)] for key in found if key.startswith(_FURTHER) and key.endswith(_LOSS)]
+    return [Metric(f"{_FURTHER}{name}{_LOSS}", f"validation loss, {name}") for name in names]
+
+
+def _inspected(story: Story) -> list[tuple[str, str]]:
+    """Return plots of what a run measured of its layers, with their titles."""
+    return [(title, lines_svg(lines, "steps", "")) for title, lines in inspections(story)]
 
 
 def _facts(story: Story) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _layers(story: Story) -> dict[str, Any]:
         layers = story.layers()
     except LostError as error:
         return {"reason": str(error)}
-    plots = [layer_svg(layers, values, title) for title, values in _by_projection(layers)]
+    plots = [lines_svg(lines, "block", title) for title, lines in _by_projection(layers)]
     widths = [report.shape[1] for report in layers.reports]
     kept = {name.removeprefix("model.layers."): array for name, array in layers.channels.items()}
     spectra: dict[str, list[np.ndarray]] = {}
@@ -131,8 +146,8 @@ def _within_block(report: LayerReport) -> str:
     return report.name.rpartition(".")[2].removesuffix("_proj")
 
 
-def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, list[float]]]]:
-    """Yield what is drawn by block: its title, and the values by a projection's name within its block."""
+def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, Curve]]]:
+    """Yield what is drawn by block: its title, and a line for each projection of a block."""
     for title, key in (
         ("effective rank", "effective_rank"),
         ("leading singular values' share", "spectrum"),
@@ -144,4 +159,4 @@ def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, list[float]]
             if (value := getattr(report, key)) is not None:
                 values.setdefault(_within_block(report), []).append(value)
         if values:
-            yield title, values
+            yield title, {name: Curve(np.arange(len(line)), np.array(line)) for name, line in values.items()}

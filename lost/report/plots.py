@@ -12,7 +12,7 @@ import numpy as np
 
 from lost.errors import UserError
 from lost.report.curves import Across, Curve, curve
-from lost.report.story import Layers, Story
+from lost.report.story import Story
 from lost.utils.extras import need
 
 # Colours of lines: told apart by those who don't see red or green (Wong, Nature Methods 8, 441, 2011), on white and
@@ -51,6 +51,8 @@ METRICS = {
         Metric("memory_bytes", "memory (GiB)"),
         Metric("skipped", "updates left out"),
         Metric("stall_seconds", "training held up by a save (s)"),
+        Metric("noise_scale", "noise scale of gradients (tokens)", log=True),
+        Metric("largest_logit", "largest logit"),
     )
 }
 
@@ -105,22 +107,23 @@ def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) ->
     return found
 
 
-def layer_svg(layers: Layers, values: dict[str, list[float]], title: str) -> str:
-    """Return a plot by block, a line a projection, with a name at each line's end.
+def lines_svg(lines: dict[str, Curve], across: str, title: str) -> str:
+    """Return a plot of a run's own lines, with a name at each line's end.
 
     Args:
-        layers: whose projections are drawn.
-        values: by projection, one a block.
+        lines: by name.
+        across: title of the x axis, which counts.
         title: of the y axis.
     """
     with _figure() as figure:
         axes = figure.subplots()
-        for number, (name, line) in enumerate(values.items()):
+        for number, (name, line) in enumerate(lines.items()):
             colour = COLOURS[number % len(COLOURS)]
-            axes.plot(range(len(line)), line, marker="o", markersize=3, linewidth=1.2, color=colour)
-            end = (len(line) - 1, line[-1])
-            axes.annotate(name, end, (4, 0), textcoords="offset points", fontsize=7, va="center", color=colour)
-        axes.set(xlabel="block", ylabel=title)
+            axes.plot(line.x, line.y, marker="o", markersize=3, linewidth=1.2, color=colour)
+            end = (line.x[-1], line.y[-1])
+            axes.annotate(name, end, (4, 0), textcoords="offset points", fontsize=7, va="center", color=colour,
+                          parse_math=False)  # fmt: skip
+        axes.set(xlabel=across, ylabel=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.03)
         axes.grid(linewidth=0.6)

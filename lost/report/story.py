@@ -50,7 +50,7 @@ class Story:
         name: short, and unlike those of the runs beside it.
         folder: the run's.
         config: the run's.
-        rows: of metrics.jsonl.
+        rows: of metrics.jsonl, without nesting: `also_evaluated.NAME.loss`.
         log: lines of log.txt.
     """
 
@@ -139,7 +139,7 @@ def read_stories(paths: Sequence[Path]) -> list[Story]:
 
 def _read(folder: Path, name: str) -> Story:
     config = load_config(folder / CONFIG)
-    rows = [_with_mean(row) for row in read_rows(folder / METRICS)]
+    rows = [_with_mean(dict(_flat(row))) for row in read_rows(folder / METRICS)]
     try:
         log = read_bytes(folder / LOG, _LOG_BYTES).decode(errors="replace").splitlines()
     except OSError:

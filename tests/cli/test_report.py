@@ -32,7 +32,8 @@ def runs(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, made: P
     """LOST, stopped and resumed; dense; and a LOST run by MLX, with a name that isn't nice. Made once, and copied."""
     for name, backend, stops, kind in () if made.exists() else RUNS:
         for stop in stops:
-            sets = ("train.eval_every=5", f"projection.kind={kind}", f"train.stop_after={stop}")
+            sets = ("train.eval_every=5", f"projection.kind={kind}", f"train.stop_after={stop}",
+                    "train.inspect_every=5", f"data.also_evaluate.other={prepared.path}")  # fmt: skip
             answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", made / name, "--backend", backend,
                           "--device", "cpu", *(word for each in sets for word in ("--set", each)))  # fmt: skip
             assert answer.code == 0, answer.err
@@ -59,6 +60,19 @@ def test_a_report_of_three_runs(lost: Lost, runs: list[Path], tmp_path: Path) ->
     assert text.count("Which input channels are kept") == 2
     for number in range(3):  # a colour a run, in each of the loss plots
         assert all(f"var(--run{number})" in figure for figure in figures[:8])
+    # What was measured in training: losses on further sets, and of each run's own layers a line a block or projection.
+    assert titles.count("validation loss, other") == titles.count("largest logit") == 1
+    inspected = dict(
+        re.findall(
+            r"<figcaption>([^<]*(?:s output|, (?:mean )?of all blocks|mean of all blocks))</figcaption>(.*?)</figure>",
+            text,
+            re.DOTALL,
+        )
+    )
+    assert len(inspected) == 3
+    assert [titles.count(title) for title in inspected] == [3, 3, 3]
+    names = [set(re.findall(r">([a-z]+(?: \d)?)</text>", svg)) - {"steps"} for svg in inspected.values()]
+    assert names == [{"block 0", "block 1"}, *2 * [{"q", "k", "v", "o", "gate", "up", "down"}]]
     # What differs, and how it was made.
     (table,) = re.findall(r"What differs.*?</table>", text, re.DOTALL)
     assert re.findall(r"<tr><th>([^<]+)</th>", table) == ["projection.kind", "train.stop_after"]
@@ -75,7 +89,7 @@ def test_without_checkpoints_the_page_says_why(lost: Lost, runs: list[Path], tmp
     assert "holds no usable checkpoint" in text
     assert "training loss" in text
     assert lost("report", runs[1], "--out", tmp_path / "report.html", "--no-layers").code == 0
-    assert "effective rank" not in (tmp_path / "report.html").read_text()
+    assert "Singular values" not in (tmp_path / "report.html").read_text()
 
 
 def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> None:

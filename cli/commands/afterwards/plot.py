@@ -38,8 +38,9 @@ def plot(
     metric = METRICS.get(y) or Metric(y, y)
     fields = sorted({key for story in stories for row in story.rows for key in row if is_number(row[key])})
     if y not in fields:
+        groups = dict.fromkeys(field.partition(".")[0] + (".…" if "." in field else "") for field in fields)
         raise UserError(
-            f"--y {y}: none of these runs has reported it; {did_you_mean(y, fields)}they have: {', '.join(fields)}"
+            f"--y {y}: none of these runs has reported it; {did_you_mean(y, fields)}they have: {', '.join(groups)}"
         )
     if out is None:
         print(terminal_plot(stories, metric, ACROSS[x]))
