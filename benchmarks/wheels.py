@@ -39,7 +39,7 @@ def row(folder: Path, wheel: Path, extra: str) -> list[str]:
         times.append(time.perf_counter() - begun)
     packages = run(folder, python, "-m", "pip", "list", "--format=freeze").splitlines()
     (folder / "text.txt").write_text("\n\n".join(f"The number {n} is {n:b} in twos." for n in range(20_000)))
-    run(folder, lost, "prepare", "text.txt", "--vocab-size", "400", "--out", "data")
+    run(folder, lost, "prepare", "text.txt", "--vocab-size", "300", "--out", "data")
     backends = {"": [], "all": ["torch", "mlx"]}.get(extra, [extra])
     trained = [train(folder, lost, name) for name in backends] or [refuses(folder, lost)]
     size = sum(path.stat().st_size for path in (folder / "env").rglob("*") if path.is_file()) / 2**20
