@@ -5,10 +5,36 @@ from collections.abc import Iterator
 import numpy as np
 
 from lost.config import Config
-from lost.model.parameters import parameter_table, projections
+from lost.errors import ConfigError
+from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.utils.parallel import side_by_side
 from lost.utils.randomness import normal
+
+_MULTIPLIED = (("q", "k"), ("v", "o"), ("gate", "up"), ("gate", "down"), ("up", "down"))
+
+
+def check_trains(config: Config) -> None:
+    """Refuse a start at which no update could ever reach a layer.
+
+    Each of two layers whose outputs a block multiplies, or of which one reads the other's, has a gradient in
+    proportion to what the other one gives. If both give zero, they always will.
+
+    Raises:
+        ConfigError: there are such layers.
+    """
+    for number in range(config.model.num_hidden_layers):
+        layers = {
+            each.name.rpartition(".")[2].removesuffix("_proj"): each for each in layer_projections(config, number)
+        }
+        for one, other in _MULTIPLIED:
+            if layers[one].starts_at_zero and layers[other].starts_at_zero:
+                raise ConfigError(
+                    f"projection.start = zero, for both {layers[one].name} and {layers[other].name}: the gradient of "
+                    "each is a multiple of what the other one gives, so neither would ever be trained; expected a zero "
+                    "start for one of them; leave projection.start out, and set projection.overrides to "
+                    "{'*.o_proj': {start: zero}, '*.down_proj': {start: zero}}"
+                )
 
 
 def initial_values(config: Config, rank: int = 0, world_size: int = 1) -> Iterator[tuple[str, np.ndarray]]:

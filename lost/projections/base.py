@@ -63,6 +63,11 @@ class Projection(ABC):
         return False
 
     @property
+    def starts_at_zero(self) -> bool:
+        """Whether its outputs are zero before the first update, whatever it reads."""
+        return False
+
+    @property
     def earlier_tokens(self) -> int:
         """How many tokens before its own an output depends on: `forward` then takes (..., s, in), in their order."""
         return 0

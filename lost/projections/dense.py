@@ -15,6 +15,11 @@ class Dense(Projection):
         """W alone."""
         return {"weight": Tensor((self.out_features, self.in_features))}
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """As the settings say."""
+        return self.settings.start == "zero"
+
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """W normal with standard deviation `std`; or zero, or of equal singular values and the same mean square."""
         shape, start = (self.out_features, self.in_features), self.settings.start

@@ -63,6 +63,11 @@ class Bottleneck(Projection):
 class LowRank(Bottleneck):
     """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """There is nothing beside `up`."""
+        return self.settings.start == "zero"
+
     def _tensors(self) -> dict[str, Tensor]:
         """Down and up."""
         rank = self.settings.rank

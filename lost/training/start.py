@@ -20,6 +20,7 @@ from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
 from lost.interop.source import Source
+from lost.model.init import check_trains
 from lost.model.load import load_config
 from lost.planning.alignment import unaligned
 from lost.planning.disk import disk_room
@@ -178,6 +179,8 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if source and branches:
         resumed = source.path.parents[1]
     before = _before(resumed, workers)
+    if not before and not source:
+        check_trains(config)
     room_of_all = min(map(int, workers.all_gather(str(room))))  # by all, whatever their configuration says
     if config.train.dtype == "auto" and before:
         config = config.replace("train", dtype=before.compute_dtype)

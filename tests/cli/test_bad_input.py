@@ -32,6 +32,7 @@ def run(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> Path:
         ("projection.rank=100", "projection.rank = 100 is larger than"),
         ("projection.density=0", "projection.density = 0"),
         ("projection.density=1.1", "projection.density = 1.1"),
+        ("projection.overrides={'*_proj': {kind: cola, start: zero}}", "so neither would ever be trained"),
         ("data.seq_len=100000", "data.seq_len = 100000"),
         ("model.vocab_size=100", "the tokenizer of"),
     ],

@@ -1,5 +1,6 @@
 """Initial values: the same whatever the order, the machine's threads, or the kind of projection."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 from processes import run_python
 
 from lost.config import Config
+from lost.data.batch import Batch
+from lost.engine import create_engine
+from lost.errors import ConfigError
 from lost.method.decompose import Factors, compose
-from lost.model.init import initial_values
+from lost.model.init import check_trains, initial_values
 from lost.model.parameters import parameter_table
 from lost.projections import KINDS
 from lost.utils.randomness import normal
@@ -97,6 +101,36 @@ def test_a_zero_start_of_some_projections(config: Callable[..., Config]) -> None
         values = dict(initial_values(config(projection={"kind": kind, "overrides": overrides})))
         zero = {name for name in values if name.endswith(f"_proj.{suffix}") and not values[name].any()}
         assert zero == {f"model.layers.{layer}.self_attn.o_proj.{suffix}" for layer in (0, 1)}
+
+
+@pytest.mark.parametrize("gate_keeps", [True, False])
+@pytest.mark.parametrize("kind", ["dense", "lowrank", "cola", "lost", "sltrain"])
+def test_what_no_update_would_reach_is_refused(config: Callable[..., Config], kind: str, gate_keeps: bool) -> None:
+    """Of each two layers with a zero start: refused if both are without a gradient for as long as they're alone."""
+    refused = set()
+    for pair in itertools.combinations(("q", "k", "v", "o", "gate", "up", "down"), 2):
+        overrides = {f"*.{name}_proj": {"start": "zero"} for name in pair}
+        settings = config(
+            model={"num_hidden_layers": 1},
+            projection={"kind": kind, "keep_gate_activation": gate_keeps, "overrides": overrides},
+        )
+        engine = create_engine(settings, "torch", "cpu")
+        engine.load(initial_values(settings))
+        batch = Batch(np.random.default_rng(0).integers(0, 19, (4, 9)).astype(np.int32))
+        engine.step([batch], batch.predictions, 1e-3)
+        moved = {
+            name.split(".")[-3].removesuffix("_proj")
+            for name, moment in engine.optimizer_state()
+            if name.endswith(("_proj.up.exp_avg", "_proj.weight.exp_avg")) and moment.any()
+        }
+        if not moved & set(pair):
+            refused.add(pair)
+            with pytest.raises(ConfigError, match=rf"{pair[0]}_proj and .*{pair[1]}_proj: .* ever be trained"):
+                check_trains(settings)
+        else:
+            check_trains(settings)
+    five = {("q", "k"), ("v", "o"), ("gate", "up"), ("gate", "down"), ("up", "down")}
+    assert refused == (set() if kind in ("lost", "sltrain") else five)
 
 
 @pytest.mark.parametrize("kind", ["lost", "lowrank", "cola", "sltrain"])
