@@ -108,8 +108,10 @@ def _filtered(joined: mx.array, taps: mx.array) -> mx.array:
     """Return (b, s, r) of n earlier tokens and s of them, (b, n + s, r), and taps (n, r), the last token's first."""
     count = len(taps)
     y = joined[:, count:]
-    for number in range(1, count + 1):
-        y = y + taps[number - 1] * joined[:, count - number : joined.shape[1] - number]
+    for number, tap in enumerate(
+        mx.split(taps, count), 1
+    ):  # a row by its number would have a sum over places as gradient
+        y = y + tap * joined[:, count - number : joined.shape[1] - number]
     return y
 
 

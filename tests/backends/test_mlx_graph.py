@@ -42,7 +42,7 @@ def launches(name: str, *settings: str) -> tuple[Counter[str], Counter[str]]:
     return micro_step, joint + primitives(engine.model.state, engine._optimizer.held())
 
 
-SIZES = [("quickstart", "lost", 696, 66), ("quickstart", "dense", 430, 38), ("llama_60m", "lost", 1552, 131),
+SIZES = [("quickstart", "lost", 1185, 102), ("quickstart", "dense", 526, 46), ("llama_60m", "lost", 1552, 131),
          ("llama_60m", "dense", 958, 75)]  # fmt: skip
 
 
