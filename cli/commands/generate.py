@@ -44,8 +44,8 @@ def generate(
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
     from lost.errors import UserError
-    from lost.evaluation.continuation import Continuation
-    from lost.evaluation.sampler import Sampler
+    from lost.generation.continuation import Continuation
+    from lost.generation.sampler import Sampler
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question
 
