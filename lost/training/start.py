@@ -19,6 +19,7 @@ from lost.distributed.group import Workers, agree, local_batch_size
 from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
+from lost.generation.samples import beginnings
 from lost.interop.source import Source
 from lost.model.init import check_trains
 from lost.model.load import load_config
@@ -164,6 +165,8 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if source:
         (check_branch if branches else check_fit)(source, config, dataset)
     open_data(config, dataset)
+    if config.train.sample_every:
+        beginnings(config, dataset.tokenizer)  # there is room after each, or a ConfigError
     further = further_sets(config.data, dataset.tokenizer)
     for each in config.tracking:
         TRACKERS[each]  # known, or a ConfigError
