@@ -19,7 +19,7 @@ _MANY_LINES = '"""'  # before and after a message of several
 _COMMANDS = {
     "/help": "this list",
     "/reset": "begin anew",
-    "/save FILE": "write the conversation to a file, as a line that `lost prepare --examples` reads",
+    "/save FILE": "write the conversation to a file, for `lost prepare --examples`",
     "/exit": "leave, as Ctrl-D does",
 }
 _NAMES = [name.partition(" ")[0] for name in _COMMANDS]

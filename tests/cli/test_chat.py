@@ -24,7 +24,7 @@ ESCAPES = ["the\x1b", "[31m", "\r", "\u202e", "\x9b", "2J"]
 def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chat:
     """Talk with a model that answers "rank 1", "rank 2" and so on, or with these pieces."""
 
-    def call(*typed: str, at_terminal: bool = False, template: bool = True, pieces: Any = None, positions: int = 999,
+    def call(*typed: str, at_terminal: bool = False, template: bool = True, pieces: Any = None, positions: int = 999, seq_len: int | None = None,
              more: tuple[object, ...] = ()) -> Any:  # fmt: skip
         tokenizer = prepared.tokenizer
         if template:
@@ -38,7 +38,7 @@ def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
         model = SimpleNamespace(max_position_embeddings=positions)
         source = SimpleNamespace(
-            config=SimpleNamespace(model=model), path=tmp_path, seq_len=None, tokenizer=lambda: tokenizer
+            config=SimpleNamespace(model=model), path=tmp_path, seq_len=seq_len, tokenizer=lambda: tokenizer
         )
         opened = source, SimpleNamespace(generate=generate)
         monkeypatch.setattr("lost.cli.load.load_model", lambda *arguments: opened)
@@ -162,6 +162,12 @@ def test_an_answer_steers_no_terminal(chat: Chat, keys: Callable[..., None]) -> 
     assert chat(at_terminal=True, pieces=ESCAPES).out == "the\\x1b[31m\\r\\u202e\\x9b2J\n\n"
     keys("what")
     assert chat(at_terminal=True, pieces=ESCAPES, more=("--raw",)).out == "".join(ESCAPES) + "\n\n"
+
+
+def test_longer_than_in_training_is_said_once(chat: Chat) -> None:
+    answer = chat("what", "and", "or", seq_len=30)
+    assert answer.err.count("longer than the 30 tokens that the model was trained on") == 1
+    assert "longer than" not in chat("what", seq_len=300).err
 
 
 def test_how_an_answer_ended(chat: Chat) -> None:
