@@ -24,7 +24,8 @@ ESCAPES = ["the\x1b", "[31m", "\r", "\u202e", "\x9b", "2J"]
 def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chat:
     """Talk with a model that answers "rank 1", "rank 2" and so on, or with these pieces."""
 
-    def call(*typed: str, at_terminal: bool = False, template: bool = True, pieces: Any = None, positions: int = 999, seq_len: int | None = None,
+    def call(*typed: str, at_terminal: bool = False, template: bool = True, pieces: Any = None, positions: int = 999,
+             seq_len: int | None = None,
              more: tuple[object, ...] = ()) -> Any:  # fmt: skip
         tokenizer = prepared.tokenizer
         if template:
