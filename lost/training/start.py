@@ -165,13 +165,14 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if source:
         (check_branch if branches else check_fit)(source, config, dataset)
     open_data(config, dataset)
-    if config.train.sample_every:
-        beginnings(config, dataset.tokenizer)  # there is room after each, or a ConfigError
     further = further_sets(config.data, dataset.tokenizer)
     for each in config.tracking:
         TRACKERS[each]  # known, or a ConfigError
     name = resolve_backend(asked.backend)
     module = backend_module(name)
+    if config.train.sample_every:
+        beginnings(config, dataset.tokenizer)  # there is room after each, or a ConfigError
+        module.check_generation()
     device = module.resolve(asked.device)
     workers = module.join(device)
     if workers.rank == 0:

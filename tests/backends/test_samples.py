@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ def test_a_text_ends_where_the_model_or_its_window_does(
     monkeypatch.setattr(engine, "generate", lambda *arguments: iter([5, tokenizer.end_of_text, 6]))
     (ended,) = write_samples(engine, settings, tokenizer, 1)
     assert (ended["text"], ended["tokens"], ended["ended"]) == (tokenizer.decode([5]), 1, "end_of_text")
+
+
+def test_without_mlx_lm_training_does_not_start(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx_lm.generate", None)
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "mlx")
+    for more in ((), ("--dry-run",)):
+        answer = lost(*command, "train.sample_every=5", *more)
+        assert answer.code == 2
+        assert "generating with MLX takes mlx-lm" in answer.err
+        assert not (tmp_path / "run").exists()
 
 
 def test_prompts_that_leave_no_room(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
