@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from lost.cli.render.output import note, write_text
@@ -69,7 +69,7 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
             continue
         if new := conversation.dropped - dropped:
             note(f"left out the oldest {counted(new, 'turn')}: the model has no more positions; /reset begins anew")
-        _show(conversation, pieces, raw)
+        _show(conversation, pieces, raw, interactive)
         if seq_len and conversation.tokens > seq_len and not warned:
             warned = True
             note(f"longer than the {seq_len} tokens that the model was trained on: answers may be worse")
@@ -149,9 +149,9 @@ def _saved(conversation: Conversation, name: str) -> str:
     return f"saved to {path}"
 
 
-def _show(conversation: Conversation, pieces: Iterator[str], raw: bool) -> None:
-    """Write an answer as it comes; Ctrl-C ends it."""
-    with _interruptible() as interrupted:
+def _show(conversation: Conversation, pieces: Iterator[str], raw: bool, interactive: bool) -> None:
+    """Write an answer as it comes; at a terminal Ctrl-C ends it."""
+    with _interruptible() if interactive else nullcontext(lambda: False) as interrupted, suppress(_Interrupted):
         for piece in pieces:
             write_text(piece, raw)
             if interrupted():
@@ -162,13 +162,23 @@ def _show(conversation: Conversation, pieces: Iterator[str], raw: bool) -> None:
         note(f"stopped after {counted(len(answer.tokens), 'token')}: --max-tokens, or the model has no more positions")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C was pressed again, because no piece of text comes."""
+
+
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Yield whether Ctrl-C was pressed meanwhile, which then does nothing else: a library may be in the midst of it."""
+    """Yield whether Ctrl-C was pressed meanwhile; the first time that does nothing else, a library may be at work.
+
+    Raises:
+        _Interrupted: the second time.
+    """
     pressed = False
 
     def handle(*signal_and_frame: object) -> None:
         nonlocal pressed
+        if pressed:
+            raise _Interrupted
         pressed = True
 
     before = signal.signal(signal.SIGINT, handle)

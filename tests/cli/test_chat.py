@@ -156,6 +156,22 @@ def test_ctrl_c_ends_an_answer(chat: Chat, keys: Callable[..., None], tmp_path: 
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("at_terminal", [True, False])
+def test_ctrl_c_where_no_text_comes(chat: Chat, keys: Callable[..., None], at_terminal: bool) -> None:
+    """Twice ends an answer whose bytes make no character yet; once, all of what reads a pipe."""
+
+    class Pieces(list):
+        def __iter__(self) -> Iterator[str]:
+            yield "some"
+            for _ in range(1 + at_terminal):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield "it goes on"
+
+    keys("what")
+    answer = chat("what", "and", at_terminal=at_terminal, pieces=Pieces(["x"]))
+    assert (answer.code, answer.out) == ((0, "some\n\n") if at_terminal else (130, "some"))
+
+
 def test_an_answer_steers_no_terminal(chat: Chat, keys: Callable[..., None]) -> None:
     """Nor do the halves of a sequence that come one after the other; a pipe gets what was written."""
     assert chat("what", pieces=ESCAPES).out == "".join(ESCAPES) + "\n"
