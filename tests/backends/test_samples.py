@@ -63,6 +63,22 @@ def test_a_run_that_is_lost_in_part_writes_the_same_and_ends_as_without(
     assert f"step 20/20  sample 2 of 2\n  | {texts[1]['text'].splitlines()[0]}" in done.out
 
 
+def test_a_run_that_is_told_to_stop_saves_at_once_and_may_go_on_with_other_samples(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "step.done:4=term")
+    monkeypatch.setattr("lost.storage.failpoints._reached", 0)
+    run = tmp_path / "run"
+    command = ("train", tiny_yaml, "--data", prepared.path, "--out", run, "--device", "cpu", "train.stop_after=6")
+    assert lost(*command, "train.sample_every=2").code == 143
+    assert (run / "latest").read_text() == "checkpoints/step-00000004\n"
+    assert [row["step"] for row in rows(run, "texts")] == [2]
+    others = ("train.sample_every=3", "train.sample_tokens=3", "train.sample_temperature=0", PROMPTS)
+    done = lost(*command, *others)
+    assert done.code == 0, done.err
+    assert [(row["step"], len(row["texts"])) for row in rows(run, "texts")] == [(2, 1), (6, 2)]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_text_ends_where_the_model_or_its_window_does(
     prepared: Dataset, config: Callable[..., Config], backend: str, monkeypatch: pytest.MonkeyPatch
