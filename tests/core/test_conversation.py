@@ -71,6 +71,23 @@ def test_the_oldest_turns_make_room(prepared: Dataset) -> None:
     assert "".join(conversation.ask("what")) == "the rank"
 
 
+def test_a_template_of_its_own_may_refuse(prepared: Dataset) -> None:
+    """The conversation stays as it was, and goes on."""
+    template = (
+        "{% for each in messages %}{% if each.content == 'bad' %}{{ raise_exception('not so') }}{% endif %}"
+        "[{{ each.role }}] {{ each.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = prepared.tokenizer.with_chat_template(template)
+    conversation, engine = talk(tokenizer, "the rank", "a layer")
+    list(conversation.ask("what"))
+    before = list(conversation.messages)
+    with pytest.raises(UserError, match="not so"):
+        conversation.ask("bad")
+    assert conversation.messages == before
+    list(conversation.ask("and"))
+    assert engine.read[1] == [1, *tokenizer.encode("[user] what[assistant] the rank[user] and[assistant]").tolist()]
+
+
 def test_what_was_taken_of_an_answer_stays(prepared: Dataset) -> None:
     conversation, _ = talk(prepared.tokenizer.with_chat_template(PLAIN), "the rank of a layer")
     pieces = conversation.ask("what")
