@@ -97,21 +97,24 @@ def _plot_final(found: dict[str, list[Row]], times: dict[str, float], path: Path
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    by_tokens, by_time = figure.subplots(1, 2, sharey=True)
+    by_tokens, *by_time = figure.subplots(1, 2 if times else 1, sharey=True, squeeze=False)[
+        0
+    ]  # without times, one plot
     for method, own in found.items():
         curves = [row["curve"] for row in own]
         tokens = [point[0] for point in curves[0]]
         losses = [statistics.mean(values) for values in zip(*([y for _, y in curve] for curve in curves), strict=True)]
         label = f"{method}: {statistics.mean(row['loss'] for row in own):.3f}"
         by_tokens.plot(tokens, losses, label=label, linewidth=1)
-        if method in times:
-            by_time.plot([each * times[method] for each in tokens], losses, linewidth=1)
+        for axes in by_time if method in times else ():
+            axes.plot([each * times[method] for each in tokens], losses, linewidth=1)
     start = sorted(y for own in found.values() for row in own for _, y in row["curve"])
     by_tokens.set(
         xlabel="tokens", ylabel="training loss (legend: validation)", ylim=(start[0], start[len(start) * 4 // 5])
     )
-    by_time.set(xlabel="time, in tokens of the first method")
-    for axes in (by_tokens, by_time):
+    for axes in by_time:
+        axes.set(xlabel="time, in tokens of the first method")
+    for axes in (by_tokens, *by_time):
         axes.grid(alpha=0.3)
     by_tokens.legend(fontsize=8)
     figure.savefig(path, dpi=120)
