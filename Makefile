@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
+PROMPT := def read(self, path):
 BACKEND ?= auto
 LOST = $(BIN)/lost
 SIZES =
@@ -45,9 +46,10 @@ $(VENV)/.ready-$(COMPUTES): setup.sh pyproject.toml constraints.txt
 demo: $(VENV)/.ready-$(COMPUTES)
 	$(LOST) prepare $(STDLIB) --include '*.py' --exclude site-packages --exclude test --exclude tests \
 		--exclude idlelib --vocab-size 4096 --valid-fraction 0.02 --out $(DEMO)/data --overwrite
-	$(LOST) train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite --backend $(BACKEND) $(SIZES)
+	$(LOST) train quickstart --data $(DEMO)/data --out $(DEMO)/run --fresh --overwrite --backend $(BACKEND) $(SIZES) \
+		"train.sample_prompts=['$(PROMPT)']"
 	$(LOST) eval $(DEMO)/run --backend $(BACKEND)
-	$(LOST) generate $(DEMO)/run --backend $(BACKEND) --max-tokens 120 --prompt 'def read(self, path):'
+	$(LOST) generate $(DEMO)/run --backend $(BACKEND) --max-tokens 120 --prompt '$(PROMPT)'
 
 # A test process for each core, and one thread in each: two threads that share a core wait for each other.
 test: $(READY)

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from lost.cli.commands import convert, evaluate, generate, prepare, sweep, train, verify
+from lost.cli.commands import chat, convert, evaluate, generate, prepare, sweep, train, verify
 from lost.cli.commands.afterwards import fit, inspect, plot, report
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
@@ -40,6 +40,7 @@ app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("fit")(fit.fit)

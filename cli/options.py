@@ -8,6 +8,18 @@ import typer
 from lost.utils.threads import use_threads
 
 
+def check_stops(stops: list[str]) -> None:
+    """Check that each stop text has something to stop at.
+
+    Raises:
+        UserError: one is empty.
+    """
+    from lost.errors import UserError
+
+    if "" in stops:
+        raise UserError("--stop '': every text ends before an empty one; name the text to stop at, or leave it out")
+
+
 def _use_threads(number: int | None) -> int | None:
     use_threads(number)
     return number
@@ -49,6 +61,18 @@ Threads = Annotated[
     ),
 ]
 """Takes effect as it is read, before a framework is imported: commands only declare it."""
+MaxTokens = Annotated[int, typer.Option(help="Most tokens to generate.", min=1)]
+Stops = Annotated[
+    list[str], typer.Option("--stop", metavar="TEXT", help="End before this text; may be given several times.")
+]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopK = Annotated[int, typer.Option(help="Sample from the K likeliest tokens; 0: from all.")]
+TopP = Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")]
+RepetitionPenalty = Annotated[
+    float, typer.Option(help="Divides the scores of tokens that the text has already; 1: none, 1.1 to 1.3 are usual.")
+]
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)]
+Raw = Annotated[bool, typer.Option("--raw", help="In a terminal, print control characters too, as in a pipe.")]
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as optimizer.lr=3e-3.")
 ]

@@ -222,13 +222,7 @@ class MlxEngine:
             BackendError: mlx-lm isn't installed.
         """
         check_tokens(prompt, self._entries)
-        try:
-            from mlx_lm.generate import generate_step
-        except ImportError as error:
-            raise BackendError(
-                f"generating with MLX takes mlx-lm: {error}; install it with: pip install --upgrade mlx-lm"
-            ) from None
-        for token, _ in generate_step(
+        for token, _ in _generate_step()(
             mx.array(list(prompt)),
             self.model,
             mx.default_stream(mx.default_device()),
@@ -241,6 +235,26 @@ class MlxEngine:
     def memory(self) -> dict[str, int]:
         """Return the peak, active and cached memory, in bytes."""
         return devices.memory()
+
+
+def check_generation() -> None:
+    """Check that mlx-lm, which generates, is installed."""
+    _generate_step()
+
+
+def _generate_step() -> Callable[..., Iterator[tuple[mx.array, mx.array]]]:
+    """Return mlx-lm's generation, which takes seconds to import.
+
+    Raises:
+        BackendError: mlx-lm isn't installed.
+    """
+    try:
+        from mlx_lm.generate import generate_step
+    except ImportError as error:
+        raise BackendError(
+            f"generating with MLX takes mlx-lm: {error}; install it with: pip install --upgrade mlx-lm"
+        ) from None
+    return generate_step
 
 
 def _micro_step(

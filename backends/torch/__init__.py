@@ -8,9 +8,9 @@ if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CO
     os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 from lost.backends.torch.calibration import input_moments
-from lost.backends.torch.devices import available, capacity, resolve, wire
+from lost.backends.torch.devices import available, capacity, check_generation, resolve, wire
 from lost.backends.torch.distributed.group import join
 from lost.backends.torch.engine import TorchEngine as create
 from lost.backends.torch.lostify import lostify
 
-__all__ = ["available", "capacity", "create", "input_moments", "join", "lostify", "resolve", "wire"]
+__all__ = ["available", "capacity", "check_generation", "create", "input_moments", "join", "lostify", "resolve", "wire"]

@@ -98,6 +98,10 @@ def compiles(device: str) -> bool:
     return has_compiler and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
+def check_generation() -> None:
+    """Do nothing: generation takes no other package."""
+
+
 def wire(size: int) -> None:
     """Refuse: PyTorch wires no memory.
 

@@ -234,9 +234,9 @@ class TorchEngine:
         tokens = (whole ^ (whole >> 31)).long()  # a negative number's sign bit, in every place, inverts it
         return tokens[:, :-1], tokens[:, 1:].masked_fill(whole[:, 1:] < 0, IGNORED).flatten()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: sharded weights that it gathers are trained with later
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
-        """Yield up to `limit` tokens, keys and values of what was read kept."""
+        """Yield up to `limit` tokens, keys and values of what was read kept; rank 0 chooses them for all."""
         check_tokens(prompt, self._entries)
         model = self._config.model
         shape = (1, model.key_value_heads, len(prompt) + limit, model.head_width)
@@ -248,7 +248,7 @@ class TorchEngine:
             with self._uncompiled():
                 logits = self.model.logits(tokens, caches, read)[0, -1]
             read += len(unread)
-            unread = [choose(to_array(logits.float()))]
+            unread = [int(self.workers.broadcast(str(choose(to_array(logits.float())))))]
             yield unread[0]
 
     def memory(self) -> dict[str, int]:

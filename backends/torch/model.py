@@ -257,7 +257,8 @@ class LostForCausalLM(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor, likeliest: bool = True) -> Tensor | tuple[Tensor, Tensor | None]:
         """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood; without gradients, to scores.
 
-        The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered.
+        The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered,
+        as they are for `logits`.
         """
         states = self.model(tokens).flatten(0, 1)
         if torch.is_grad_enabled():

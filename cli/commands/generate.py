@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, Model, Threads
+from lost.cli.options import (
+    AsJson,
+    Backend,
+    Device,
+    MaxTokens,
+    Model,
+    Raw,
+    RepetitionPenalty,
+    Seed,
+    Stops,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    check_stops,
+)
 
 
 def generate(
@@ -14,24 +29,17 @@ def generate(
         bool, typer.Option("--chat", help="Format the prompt as a user's message, as in fine-tuning on messages.")
     ] = False,
     samples: Annotated[int, typer.Option(help="Continuations to write, one after the other.", min=1)] = 1,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.", min=1)] = 200,
-    stop: Annotated[
-        list[str], typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
-    ] = [],
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Sample from the K likeliest tokens; 0: from all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens with this total probability.")] = 0.95,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(help="Divides the scores of tokens that the text has already; 1: none, 1.1 to 1.3 are usual."),
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal text.", min=0)] = 0,
+    max_tokens: MaxTokens = 200,
+    stop: Stops = [],
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    repetition_penalty: RepetitionPenalty = 1.0,
+    seed: Seed = 0,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="In a terminal, print control characters too, as in a pipe.")
-    ] = False,
+    raw: Raw = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt.
@@ -44,13 +52,12 @@ def generate(
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
     from lost.errors import UserError
-    from lost.evaluation.continuation import Continuation
-    from lost.evaluation.sampler import Sampler
+    from lost.generation.continuation import Continuation
+    from lost.generation.sampler import Sampler
     from lost.prepare.readers import clean
     from lost.tokenizer.chat_template import question
 
-    if "" in stop:
-        raise UserError("--stop '': every text ends before an empty one; name the text to stop at, or leave it out")
+    check_stops(stop)
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")

@@ -9,11 +9,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from lost.cli.render.folding import folded
 from lost.cli.render.output import count, duration, number, size
 from lost.tracking import Tracker
+from lost.tracking.metrics import texts
+from lost.utils.printable import JOINERS, printable
 from lost.utils.wording import counted
+
+_BAR = "  | "  # before each line of a sample
 
 
 def _bar_width(console: Console) -> int:
@@ -44,6 +49,14 @@ def _extremes(row: dict[str, Any]) -> Iterator[str]:
         yield f"largest singular value {norm:.2f} ({name.removeprefix('model.layers.')})"
         name, rank = min(row["effective_rank"].items(), key=lambda each: each[1])
         yield f"least effective rank {rank:.1f} ({name.removeprefix('model.layers.')})"
+
+
+def _quoted(prompt: str, text: str, console: Console) -> Text:
+    """Return a model's text behind a bar, so that no line of it passes for one of the run; its prompt is bold."""
+    whole = Text.assemble((printable(prompt, JOINERS), "bold"), printable(text, JOINERS))
+    width = console.width - len(_BAR)
+    lines = whole.wrap(console, width) if console.is_terminal else whole.split(allow_blank=True)
+    return Text("\n").join(Text(_BAR) + line for line in lines)
 
 
 class TrainingScreen(Tracker):
@@ -105,6 +118,13 @@ class TrainingScreen(Tracker):
         """Show the noise scale beside the batch, or the extremes of an inspection."""
         parts = _noise(row) if "noise_scale" in row else _extremes(row)
         self.message("  ".join([f"step {row['step']}/{self._total}", *parts]))
+
+    def samples(self, row: dict[str, Any]) -> None:
+        """Show what the model wrote."""
+        found = texts(row)
+        for place, (prompt, text) in enumerate(found, 1):
+            self.message(f"step {row['step']}/{self._total}  sample {place} of {len(found)}")
+            self._console.print(_quoted(prompt, text, self._console))
 
     def _numbers(self, row: dict[str, Any]) -> list[str]:
         """Return a reported step's numbers, and the time left from where the run is by now; what matters most first."""

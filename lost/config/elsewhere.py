@@ -24,6 +24,7 @@ _OURS = {
     "train.param_dtype": "param_precision weight_dtype",
     "train.save_every": "save_steps save_interval checkpoint_interval steps_per_save save_iters",
     "train.eval_every": "eval_steps eval_interval steps_per_eval val_interval eval_iters",
+    "train.sample_every": "sample_interval sample_freq generate_every",
     "train.log_every": "logging_steps log_interval steps_per_report",
     "train.compile": "torch_compile",
     "model.hidden_size": "d_model n_embd dim embed_dim hidden_dim",

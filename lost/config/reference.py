@@ -116,6 +116,8 @@ def _values(entry: dict[str, Any]) -> str:
         return ", ".join(entry["enum"])
     if "prefixItems" in entry:
         return f"[{'; '.join(_values(each) for each in entry['prefixItems'])}]"
+    if entry["type"] == "array":
+        return f"list of {_values(entry['items'])}"
     limits = [f"{word} {entry[key]}" for key, word in _LIMITS.items() if entry.get(key, _UNHEARD_OF) < _UNHEARD_OF]
     return " ".join([_WORDS.get(entry["type"], entry["type"]), ", ".join(limits)]).rstrip()
 

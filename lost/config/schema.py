@@ -118,6 +118,15 @@ class TrainConfig(Section):
     """Steps from one measurement of the gradient noise scale (arXiv 1812.06162) to the next: a batch of about so many
     tokens is as large as is worth it. Each takes the time of a step, and memory for one more gradient; a step must have
     several micro-batches. 0: none."""
+    sample_every: Natural = 0
+    """Steps from one set of samples to the next: texts that the model writes, which change nothing of the run. 0:
+    none."""
+    sample_prompts: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=16)] = []  # noqa: RUF012
+    """What samples continue, as it stands: up to 16 texts of up to 1,000 characters. Empty: the beginning of a text."""
+    sample_tokens: Annotated[Int, Field(ge=1, le=1024)] = 64
+    """Most tokens of a sample. With its prompt it has no more than `data.seq_len`."""
+    sample_temperature: NotNegative = 0.8
+    """Of samples; 0 always takes the likeliest token. Random numbers are those of `seed` and the step."""
     save_every: Natural = 500
     """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2

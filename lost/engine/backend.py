@@ -49,6 +49,13 @@ class Backend(Protocol):
             BackendError: they can't be reached.
         """
 
+    def check_generation(self) -> None:
+        """Check that what engines generate with is here.
+
+        Raises:
+            BackendError: it isn't installed.
+        """
+
     def wire(self, size: int) -> None:
         """Keep up to `size` bytes of this process's arrays from being paged out.
 

@@ -101,7 +101,10 @@ class Engine(Protocol):
         """
 
     def generate(self, prompt: Sequence[int], choose: Callable[[np.ndarray], int], limit: int) -> Iterator[int]:
-        """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one."""
+        """Yield up to `limit` tokens after `prompt`; `choose` maps (vocab,) float32 logits to the next one.
+
+        Workers that share a model all call this, with the same arguments; what rank 0 chooses counts.
+        """
 
     def memory(self) -> dict[str, int]:
         """Return bytes under the names of metrics.jsonl.

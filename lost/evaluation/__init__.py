@@ -1,1 +1,1 @@
-"""Evaluation: perplexity, scores of texts, samples, tasks of lm-evaluation-harness."""
+"""Evaluation: perplexity, scores of texts, tasks of lm-evaluation-harness; inspection."""

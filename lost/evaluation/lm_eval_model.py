@@ -13,9 +13,9 @@ import numpy as np
 from lost.data.evaluation import evaluation_batches
 from lost.engine import Engine
 from lost.errors import UserError
-from lost.evaluation.sampler import Sampler
 from lost.evaluation.scoring import Score, ScoreRequest, score_requests
-from lost.evaluation.stopping import until
+from lost.generation.sampler import Sampler
+from lost.generation.stopping import until
 from lost.tokenizer import Tokenizer
 
 _MAX_GENERATED = 256  # tokens where a task sets no limit, as in lm_eval's Hugging Face model

@@ -16,11 +16,13 @@ from lost.report.inspections import inspections
 from lost.report.plots import COLOURS, METRICS, Metric, channels_svg, lines_svg, metric_svg, spectra_svg
 from lost.report.story import Layers, Story, differences, is_number
 from lost.utils.extras import need
+from lost.utils.printable import JOINERS, printable
 from lost.utils.wording import counted
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LOG_LINES = 400
 _FURTHER, _LOSS = "also_evaluated.", ".loss"
+_SAMPLED, _LONGEST = 20, 5000  # steps whose samples are shown, and characters of each prompt and text
 
 
 def page(stories: Sequence[Story], with_layers: bool) -> str:
@@ -108,7 +110,15 @@ def _facts(story: Story) -> dict[str, Any]:
             [f"{row['step']:,}", *(_number(row.get(key)) for key in ("validation_loss", "bits_per_byte"))]
             for row in story.validations
         ],
+        "samples": [
+            (f"{step:,}", [(_shown(prompt), _shown(text)) for prompt, text in found])
+            for step, found in story.samples[:_SAMPLED]
+        ],
     }
+
+
+def _shown(text: str) -> str:
+    return printable(text[:_LONGEST], JOINERS)
 
 
 def _duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from lost.scaling.runs import run_folders
 from lost.storage.nofollow import read_bytes
 from lost.tracking.log import FILE as LOG
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows
+from lost.tracking.metrics import read_rows, texts
 from lost.training.run_dir import CONFIG
 
 _LOG_BYTES = 1 << 24
@@ -69,6 +69,11 @@ class Story:
     def validations(self) -> list[dict[str, Any]]:
         """Rows of validations."""
         return [row for row in self.rows if "validation_loss" in row]
+
+    @property
+    def samples(self) -> list[tuple[int, list[tuple[str, str]]]]:
+        """The steps after which its model wrote, newest first, each with prompts and texts."""
+        return [(row["step"], found) for row in reversed(self.rows) if (found := texts(row))]
 
     @cached_property
     def flops_per_token(self) -> int:

@@ -30,6 +30,9 @@ class Tracker:
     def measurement(self, row: dict[str, Any]) -> None:
         """Take an inspection of the model, or its gradients' noise: the row that goes to metrics.jsonl."""
 
+    def samples(self, row: dict[str, Any]) -> None:
+        """Take texts that the model wrote: the row that goes to metrics.jsonl."""
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
 
@@ -88,6 +91,10 @@ class Trackers(Tracker):
     def measurement(self, row: dict[str, Any]) -> None:
         """Pass a measurement on."""
         self._tell("measurement", row)
+
+    def samples(self, row: dict[str, Any]) -> None:
+        """Pass samples on."""
+        self._tell("samples", row)
 
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Pass a checkpoint on."""

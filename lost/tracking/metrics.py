@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a reported step or validation, numbers with all their digits."""
+"""metrics.jsonl: one JSON object for whatever a run reports, numbers with all their digits."""
 
 import errno
 import json
@@ -14,7 +14,8 @@ from lost.tracking.base import Tracker
 from lost.utils.parsing import finite, parse_json
 
 FILE = "metrics.jsonl"
-_BYTES, _LINE = 1 << 30, 1 << 20  # of a file, and of a line of it, that are read: a row has some hundred
+# Of a file, and of a line of it, that are read: a row has some hundred, with samples up to a million.
+_BYTES, _LINE = 1 << 30, 1 << 20
 
 
 class MetricsFile(Tracker):
@@ -49,6 +50,10 @@ class MetricsFile(Tracker):
         """Append a measurement."""
         self.write(row)
 
+    def samples(self, row: dict[str, Any]) -> None:
+        """Append samples."""
+        self.write(row)
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Append a checkpoint."""
         self.write(row)
@@ -71,6 +76,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     whole = read_bytes(path, _BYTES).split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
     return [row for line in whole if (row := _row(line))]
+
+
+def texts(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the prompt and the text of each sample of a row; what is none, as a stranger may write it, is left out."""
+    found = row.get("texts")
+    samples = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    pairs = [(each.get("prompt"), each.get("text")) for each in samples]
+    return [(prompt, text) for prompt, text in pairs if isinstance(prompt, str) and isinstance(text, str)]
 
 
 def _line(row: dict[str, Any]) -> str:

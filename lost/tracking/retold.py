@@ -19,13 +19,13 @@ from lost.storage.files import replace_text
 from lost.storage.nofollow import check_folder, read_bytes
 from lost.tracking.base import Tracker
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows
+from lost.tracking.metrics import read_rows, texts
 from lost.utils.extras import need
 
 FOLDER = "tracking"  # in the run folder: what they write themselves
 _ID, _LETTERS = "id", 8
 _ABOUT = {"loss": "train", "validation_loss": "validation", "activation_rms": "inspection", "noise_scale": "noise"}
-_ABOUT["step"] = "checkpoint"  # of the other rows
+_ABOUT |= {"texts": "samples", "step": "checkpoint"}  # of the other rows
 
 S = TypeVar("S", bound=Section)
 
@@ -85,6 +85,10 @@ class Retold(Tracker, ABC, Generic[S]):
         """Write what was measured."""
         self._write(row)
 
+    def samples(self, row: dict[str, Any]) -> None:
+        """Write texts, and how long they took."""
+        self._write(row)
+
     def checkpoint(self, row: dict[str, Any]) -> None:
         """Write how long a save took."""
         self._write(row)
@@ -108,10 +112,21 @@ class Retold(Tracker, ABC, Generic[S]):
             at: when that was, in seconds since 1970, as far as it is known.
         """
 
+    def write_texts(self, step: int, samples: list[tuple[str, str]], at: float) -> None:
+        """Take what the model wrote after a step, each prompt with its text; a tracker that shows none leaves it out.
+
+        Args:
+            step: which one.
+            samples: prompt and text of each.
+            at: as `write` has it.
+        """
+
     def _write(self, row: dict[str, Any]) -> None:
         if "loss" in row:
             self._at = self._offset + row["seconds"]
         self.write(row["step"], scalars(row), self._at)
+        if samples := texts(row):
+            self.write_texts(row["step"], samples, self._at)
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """TensorBoard's files, by tensorboardX: `tensorboard --logdir RUN` shows them."""
 
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from lost.config.fields import Section
@@ -24,6 +25,11 @@ class TensorBoard(Retold[Section]):
         """Write scalars."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step, at)
+
+    def write_texts(self, step: int, samples: list[tuple[str, str]], at: float) -> None:
+        """Write texts, as blocks of code: TensorBoard takes text for Markdown."""
+        for number, (prompt, text) in enumerate(samples, 1):
+            self._writer.add_text(f"samples/{number}", indent(prompt + text, "    ", lambda line: True), step, at)
 
     def close(self) -> None:
         """Write what is still in memory."""

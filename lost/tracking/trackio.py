@@ -46,6 +46,11 @@ class Trackio(Retold[Settings]):
         """Log values."""
         self._trackio.log(values, step=step)
 
+    def write_texts(self, step: int, samples: list[tuple[str, str]], at: float) -> None:
+        """Log a table."""
+        table = self._library.Table(columns=["prompt", "text"], data=[list(each) for each in samples])
+        self._trackio.log({"samples": table}, step=step)
+
     def close(self) -> None:
         """Write what is still in memory."""
         if self._trackio:

@@ -49,6 +49,12 @@ class Wandb(Retold[Settings]):
         if step >= self._wandb.step:
             self._wandb.log(values, step=step)
 
+    def write_texts(self, step: int, samples: list[tuple[str, str]], at: float) -> None:
+        """Log a table."""
+        if step >= self._wandb.step:
+            table = self._library.Table(columns=["prompt", "text"], data=[list(each) for each in samples])
+            self._wandb.log({"samples": table}, step=step)
+
     def close(self) -> None:
         """Finish: sends what is still to be sent."""
         if self._wandb:

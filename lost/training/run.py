@@ -23,6 +23,7 @@ from lost.errors import (
 )
 from lost.evaluation.inspection import first_window, inspect_model
 from lost.evaluation.perplexity import Evaluation, evaluate_split
+from lost.generation.samples import write_samples
 from lost.model.init import initial_values
 from lost.optim.noise_scale import GradientNoise, estimates
 from lost.optim.schedule import learning_rate
@@ -240,6 +241,15 @@ class Run:
         with self._aside("inspecting") as seconds:
             row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
             self.tracker.measurement(finite({"step": progress.step, **row, "seconds": seconds()}))
+
+    def sample(self, progress: TrainState) -> None:
+        """Have the model write texts. Where each worker has all of it, rank 0 does, and the others wait as above."""
+        workers = self.engine.workers
+        if workers.rank >= workers.num_readers:
+            return
+        with self._aside("writing samples") as seconds:
+            texts = write_samples(self.engine, self.config, self.dataset.tokenizer, progress.step)
+            self.tracker.samples({"step": progress.step, "texts": texts, "seconds": seconds()})
 
     def measure_noise(self, progress: TrainState) -> TrainState:
         """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""

@@ -44,6 +44,7 @@ MUTABLE_KEYS = {
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "noise_scale_every")),
     *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "max_skipped")),
     *(f"train.{key}" for key in ("stop_after", "early_stop")),
+    *(f"train.sample_{key}" for key in ("every", "prompts", "tokens", "temperature")),
 }
 
 

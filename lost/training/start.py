@@ -19,6 +19,7 @@ from lost.distributed.group import Workers, agree, local_batch_size
 from lost.engine import Engine, backend_module, resolve_backend
 from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
+from lost.generation.samples import beginnings
 from lost.interop.source import Source
 from lost.model.init import check_trains
 from lost.model.load import load_config
@@ -169,6 +170,9 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         TRACKERS[each]  # known, or a ConfigError
     name = resolve_backend(asked.backend)
     module = backend_module(name)
+    if config.train.sample_every:
+        beginnings(config, dataset.tokenizer)  # there is room after each, or a ConfigError
+        module.check_generation()
     device = module.resolve(asked.device)
     workers = module.join(device)
     if workers.rank == 0:

@@ -162,6 +162,40 @@ def test_a_line_in_a_pipe_has_both_losses(capsys: pytest.CaptureFixture[str]) ->
     assert second.startswith("step 20/40  loss 5.2500  0:00:20 left  100 tokens/s  lr")
 
 
+SAMPLES = {"step": 20, "texts": [
+    {"prompt": "The cat", "text": " sat\n\nstep 21/40  loss 0.0000\r\x1b[2J\u202e"},
+    {"prompt": "", "text": "word " * 12},
+]}  # fmt: skip
+
+
+def test_no_line_of_a_sample_passes_for_one_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    TrainingScreen(40, on_stderr=False, quiet=False).samples(SAMPLES)
+    assert capsys.readouterr().out.splitlines() == [
+        "step 20/40  sample 1 of 2",
+        "  | The cat sat",
+        "  | ",
+        r"  | step 21/40  loss 0.0000\r\x1b[2J\u202e",
+        "step 20/40  sample 2 of 2",
+        "  | " + "word " * 12,
+    ]
+
+
+def test_a_sample_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line of it stands behind the bar; the prompt is bold."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    TrainingScreen(40, on_stderr=False, quiet=False).samples(SAMPLES)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  | \x1b[1mThe cat\x1b[0m sat"
+    bare = [line for line in lines if not line.startswith("  | ")]
+    assert bare == ["step 20/40  sample 1 of 2", "step 20/40  sample 2 of 2"]
+    assert [line.rstrip() for line in lines[-3:]] == [
+        "  | word word word word word",
+        "  | word word word word word",
+        "  | word word",
+    ]
+
+
 def test_an_evaluation_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """In a terminal; a pipe gets the answer alone."""
 

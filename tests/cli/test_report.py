@@ -109,6 +109,27 @@ def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> Non
     assert "<svg onload" not in (tmp_path / "report.html").read_text()
 
 
+def test_samples(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    """Newest first; markup and what steers a reader's eye as it stands; what isn't text is left out."""
+    rows: list[dict[str, Any]] = [
+        {"step": step, "texts": [{"prompt": "<b>a", "text": f"{step}\u202e<script>"}, {"prompt": 3, "text": "no"}, 4]}
+        for step in range(30)
+    ]
+    rows += [{"step": 31, "texts": "x"}, {"step": 32, "texts": [{"prompt": "", "text": "y" * 500_000}]}]
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    answer = lost("report", *runs[:2], "--out", tmp_path / "report.html", "--no-layers")
+    assert answer.code == 0, answer.err
+    text = (tmp_path / "report.html").read_text()
+    steps = re.findall(r"<summary>step (\d+)</summary>", text)
+    assert steps == ["32", *map(str, range(29, 10, -1))]
+    assert '<pre class="sample"><b>&lt;b&gt;a</b>29\\u202e&lt;script&gt;</pre>' in text
+    assert text.count("y" * 100) < 100
+    assert text.count("<h2>Samples</h2>") == 1
+    assert lost("report", runs[1], "--out", tmp_path / "report.html", "--no-layers").code == 0
+    assert "<h2>Samples" not in (tmp_path / "report.html").read_text()
+
+
 def test_curves(runs: list[Path]) -> None:
     story = read_stories(runs)[0]
     rows = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]

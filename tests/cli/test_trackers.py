@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import indent
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,10 @@ Train = Callable[..., Any]
 
 @pytest.fixture
 def train(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> Train:
-    """Train the run with these settings."""
+    """Train the run with these settings; at steps 10 and 20 it evaluates, measures, and writes a text."""
 
     def call(*settings: str, more: tuple[str, ...] = ()) -> Any:
-        every = (f"train.{what}_every=10" for what in ("eval", "inspect", "noise_scale"))
+        every = (f"train.{what}_every=10" for what in ("eval", "inspect", "noise_scale", "sample"))
         words = [word for value in (*every, *settings) for word in ("--set", value)]
         return lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch",
                     "--device", "cpu", *words, *more)  # fmt: skip
@@ -52,6 +53,17 @@ def written(run: Path) -> dict[str, dict[int, float]]:
     return found
 
 
+def samples(run: Path) -> dict[int, str]:
+    """Texts of metrics.jsonl by step."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["texts"][0]["text"] for row in rows if "texts" in row}
+
+
+def table(text: str) -> dict[str, Any]:
+    """What wandb and trackio are given of a text."""
+    return {"columns": ["prompt", "text"], "data": [["", text]]}
+
+
 def events(run: Path) -> Iterator[Any]:
     """Read the event file back: a length and its checksum, an event and its checksum."""
     from tensorboardX.proto.event_pb2 import Event
@@ -76,6 +88,10 @@ def test_tensorboard(train: Train, tmp_path: Path) -> None:
     for name, values in written(run).items():
         assert found[name] == [(step, pytest.approx(value, rel=1e-6)) for step, value in values.items()], name
     assert [step for step, _ in found["checkpoint/seconds"]] == [10, 20]
+    assert [step for step, _ in found["samples/seconds"]] == [10, 20]
+    texts = {event.step: value.tensor.string_val[0].decode() for event in events(run) for value in event.summary.value
+             if value.tag == "samples/1/text_summary"}  # fmt: skip
+    assert texts == {step: indent(text, "    ", lambda line: True) for step, text in samples(run).items()}
     assert times == sorted(times)
 
 
@@ -126,9 +142,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
         return [SimpleNamespace(name=name, delete=lambda name=name: server.runs.pop(name)) for name in server.runs]
 
     wandb, trackio = ModuleType("wandb"), ModuleType("trackio")
-    vars(wandb).update(init=wandb_init, Settings=dict)
+    vars(wandb).update(init=wandb_init, Settings=dict, Table=dict)
     api = SimpleNamespace(runs=runs)
-    vars(trackio).update(init=trackio_init, Api=lambda: api, finish=lambda: print("* Run finished"))
+    vars(trackio).update(init=trackio_init, Table=dict, Api=lambda: api, finish=lambda: print("* Run finished"))
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "trackio", trackio)
     return server
@@ -141,6 +157,7 @@ def test_wandb_offline(train: Train, tmp_path: Path, server: Server) -> None:
     (folder,) = (run / "tracking" / "wandb" / "wandb").iterdir()
     history = server.runs[str(folder)]
     assert {name: history[name] for name in written(run)} == written(run)
+    assert history["samples"] == {step: table(text) for step, text in samples(run).items()}
     first, second = server.begun
     assert first["id"] == second["id"]
     assert (first["project"], first["name"], first["tags"], first["resume"]) == ("p", "run", ["a"], "allow")
@@ -154,6 +171,7 @@ def test_wandb_online(train: Train, tmp_path: Path, server: Server) -> None:
     assert [each["mode"] for each in server.begun] == [None, None]
     (history,) = server.runs.values()
     assert list(history["train/loss"]) == list(range(1, 21))
+    assert history["samples"] == {step: table(text) for step, text in samples(tmp_path / "run").items()}
     train("tracking.wandb=true", more=("--fresh", "--overwrite"))
     assert len(server.runs) == 2  # what it was told can't be taken back
     assert server.begun[-1]["id"] != server.begun[0]["id"]
@@ -168,6 +186,7 @@ def test_trackio(train: Train, tmp_path: Path, server: Server) -> None:
     assert name.startswith("run-")
     history = server.runs[name]
     assert {name: history[name] for name in written(run)} == written(run)
+    assert history["samples"] == {step: table(text) for step, text in samples(run).items()}
     answer = train("tracking.trackio={project: p}", "train.stop_after=2", more=("--fresh", "--overwrite", "--json"))
     assert json.loads(answer.out)["step"] == 2  # nothing but the answer, whatever the library prints
     *_, fresh = server.runs

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lost.errors import UserError
-from lost.evaluation.sampler import Sampler
-from lost.evaluation.stopping import until
+from lost.generation.sampler import Sampler
+from lost.generation.stopping import until
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05])).astype(np.float32)
 

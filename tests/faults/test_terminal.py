@@ -1,5 +1,6 @@
 """Nothing that comes from outside steers the terminal: names, arguments, errors of libraries, what a model writes."""
 
+import io
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,11 @@ def test_what_a_model_writes(lost: Lost, whole: Path, written: str, monkeypatch:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert lost(*command).out == f"the{SHOWN}a{SHOWN}\\x07\u200cb\\r\n"
     assert lost(*command, "--raw").out == f"the{RED}{written}\n"
+
+
+def test_what_a_model_says(lost: Lost, whole: Path, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the\nrank\n")))
+    assert lost("chat", whole / "run", "--max-tokens", 1).out == f"{written}\n" * 2
 
 
 def test_arguments_that_are_refused(lost: Lost) -> None:

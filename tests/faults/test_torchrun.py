@@ -12,6 +12,8 @@ from processes import run_python, torchrun
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
+from lost.engine import create_engine
+from lost.generation.samples import write_samples
 
 STEPS = 100
 SLOW = pytest.mark.slow  # variants of what another case tests
@@ -206,6 +208,28 @@ def test_noise_of_gradients_that_are_reduced(straight: tuple[Path, Path], prepar
     for row in found:
         whole = row["gradient_square"] + row["gradient_variance"] / row["batch_tokens"]
         assert whole == pytest.approx(lengths[row["step"] + 1] ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(("train.replicas=2",), marks=SLOW)])
+def test_samples_of_a_model_that_is_sharded(
+    straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, more: tuple[str]
+) -> None:
+    """They are what one process writes with the same weights; the run stays as it is."""
+    sampled = ("train.sample_every=5", "train.sample_tokens=6", "train.sample_prompts=[the, rank]", *more)
+    for name, settings in (("plain", more), ("run", sampled)):
+        done = torchrun(2, *command(straight[0], prepared, tmp_path / name, "train.stop_after=20", *settings))
+        assert done.returncode == 0, done.stderr
+    plain, run = (open_checkpoint(tmp_path / name / "checkpoints" / "step-00000020") for name in ("plain", "run"))
+    assert losses(tmp_path / "plain") == losses(tmp_path / "run")
+    weights = [{name: array.tobytes() for name, array in each.parameters()} for each in (plain, run)]
+    assert weights[0] == weights[1]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = {row["step"]: row["texts"] for row in rows if "texts" in row}
+    assert list(found) == [5, 10, 15, 20]
+    engine = create_engine(run.config, "torch", "cpu")
+    engine.load(run.parameters())
+    assert found[20] == write_samples(engine, run.config, prepared.tokenizer, 20)
+    assert done.stdout.count("step 20/20  sample 2 of 2") == 1  # one of them speaks
 
 
 def test_what_workers_refuse(straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path) -> None:

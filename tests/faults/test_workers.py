@@ -46,7 +46,7 @@ def workers(out: Path) -> Iterator[tuple[int, int]]:
 
 def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    evaluated = ("--set", "train.eval_every=10")
+    evaluated = ("--set", "train.eval_every=10", "--set", "train.sample_every=4", "--set", "train.sample_tokens=3")
     run_python(*command(tiny_yaml, prepared, one, *evaluated), check=True)
     # Begun by two, killed nowhere, gone on with by two: what rank 0 read from disk, the other gets from it.
     for more in (("--set", "train.stop_after=13"), ()):
@@ -59,6 +59,8 @@ def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Pat
     ends = [open_checkpoint(run / "checkpoints" / "step-00000020").progress for run in (one, two)]
     assert ends[0].samples == ends[1].samples == 80
     assert ends[1].validation_loss == pytest.approx(ends[0].validation_loss, abs=1e-5)
+    rows = [json.loads(line) for line in (two / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "texts" in row] == [4, 8, 12, 16, 20]  # by rank 0 alone
 
 
 def test_a_batch_that_cannot_be_divided(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from lost.backends.torch.arrays import DTYPES
@@ -75,6 +75,7 @@ class Sharded:
         for block in model.model.layers:
             fully_shard(block, mesh=self._mesh, mp_policy=policy, reshard_after_forward=not self._whole_steps)
         fully_shard(model, mesh=self._mesh, mp_policy=policy)
+        register_fsdp_forward_method(model, "logits")
         model.to_empty(device=device)
         model.model.fill_rotary_tables(config)
         for name, parameter in model.named_parameters():

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lost.engine import Engine
-from lost.evaluation.sampler import Sampler
-from lost.evaluation.stopping import until
+from lost.generation.sampler import Sampler
+from lost.generation.stopping import until
 from lost.tokenizer import Tokenizer
 
 

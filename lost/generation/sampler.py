@@ -18,6 +18,7 @@ class Sampler:
         seed: equal seeds give equal samples.
         repetition_penalty: divides the positive logits of tokens that the text has already, and multiplies the negative
             ones (CTRL, Keskar et al., arXiv 1909.05858); 1 changes nothing.
+        name: of the random numbers: under another, a seed gives others.
 
     Raises:
         UserError: a value out of range.
@@ -30,6 +31,7 @@ class Sampler:
         top_p: float = 1.0,
         seed: int = 0,
         repetition_penalty: float = 1.0,
+        name: str = "sampling",
     ) -> None:
         if not 0 <= temperature < float("inf") or top_k < 0 or not 0 < top_p <= 1:
             raise UserError(
@@ -47,7 +49,7 @@ class Sampler:
             top_p,
             repetition_penalty,
         )
-        self._random = generator(seed, "sampling")
+        self._random = generator(seed, name)
         self._seen: set[int] = set()
 
     def begin(self, tokens: Iterable[int]) -> None:

@@ -1,0 +1,113 @@
+"""A conversation with a model: turns in its chat template or, where it has none, a text that both write on."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from lost.engine import Engine
+from lost.errors import UserError
+from lost.generation.continuation import Continuation
+from lost.generation.sampler import Sampler
+from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import template_of
+
+_ROOM = 4  # an answer may take this part of the positions before turns are dropped for it
+
+
+class Conversation:
+    """Messages of a user and a model by turns.
+
+    Args:
+        engine: holds the model.
+        tokenizer: the model's.
+        sampler: chooses tokens.
+        positions: the model's.
+        limit: most tokens of an answer.
+        stops: texts before any of which an answer ends.
+
+    Attributes:
+        messages: so far, the oldest that there was no room for left out.
+        dropped: how many turns were left out.
+        has_template: whether there are turns; else all messages are one text, lines that follow each other.
+        answer: the last one.
+        tokens: that question and answer have, with all before them.
+
+    Raises:
+        DataError: the tokenizer's chat template isn't valid.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        sampler: Sampler,
+        positions: int,
+        limit: int,
+        stops: Sequence[str] = (),
+    ) -> None:
+        self._engine, self._tokenizer, self._sampler = engine, tokenizer, sampler
+        self._positions, self._limit, self._stops = positions, limit, stops
+        self._template = template_of(tokenizer) if tokenizer.chat_template else None
+        self.has_template = self._template is not None
+        self.answer: Continuation | None = None
+        self.messages: list[dict[str, str]] = []
+        self.dropped = self.tokens = 0
+
+    def reset(self) -> None:
+        """Begin anew; the random numbers go on."""
+        self.messages, self.dropped = [], 0
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Return the pieces of the answer to a message; those that are taken stand in the conversation.
+
+        Raises:
+            UserError: the message alone is too long; the conversation stays as it was.
+            DataError: the chat template refuses it; likewise.
+        """
+        before = list(self.messages)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            begin = self._with_room()
+        except UserError:
+            self.messages = before
+            raise
+        limit = min(self._limit, self._positions - len(begin))
+        self.answer = Continuation(self._engine, self._tokenizer, begin, self._sampler, limit, self._stops)
+        self.messages.append({"role": "assistant", "content": ""})
+        return self._answered(self.answer, len(begin))
+
+    def record(self) -> str:
+        """Return the conversation as a line that `lost prepare --examples` reads."""
+        if self.has_template:
+            return json.dumps({"messages": self.messages})
+        return json.dumps({"text": self._text()})
+
+    def _answered(self, answer: Continuation, begin: int) -> Iterator[str]:
+        for piece in answer:
+            self.messages[-1]["content"] += piece
+            self.tokens = begin + len(answer.tokens)
+            yield piece
+
+    def _with_room(self) -> list[int]:
+        """Return the tokens before the answer, once the oldest turns are dropped that leave it no room."""
+        wanted, dropped = min(self._limit, self._positions // _ROOM), 0
+        while True:
+            special_tokens = self._template is not None and self._template.special_tokens
+            tokens = self._tokenizer.encode(self._text(), special_tokens).tolist()
+            room = self._positions - 1 - len(tokens)  # end-of-text stands before all
+            alone = len(self.messages) == 1
+            if room >= wanted or (alone and room > 0):
+                self.dropped += dropped
+                return [self._tokenizer.end_of_text, *tokens]
+            if alone:
+                raise UserError(
+                    f"the message has {len(tokens) + 1} tokens, end-of-text before it; expected fewer than "
+                    f"model.max_position_embeddings = {self._positions}; shorten it"
+                )
+            del self.messages[:2]
+            dropped += 1
+
+    def _text(self) -> str:
+        """Return what the model reads, up to where it writes."""
+        if self._template:
+            return self._template.question(self.messages)
+        return "\n".join(message["content"] for message in self.messages)

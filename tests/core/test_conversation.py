@@ -1,0 +1,109 @@
+"""Conversations: what the model reads turn by turn, what is left out where there is no room, what is written down."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lost.data.dataset import Dataset
+from lost.errors import UserError
+from lost.generation.conversation import Conversation
+from lost.generation.sampler import Sampler
+from lost.prepare.example_lines import read_examples
+from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import PLAIN, template_of
+
+
+class Scripted:
+    """An engine that says what it is told, and notes what it has read."""
+
+    def __init__(self, tokenizer: Tokenizer, *answers: str) -> None:
+        self.tokenizer, self.answers, self.read, self.limits = tokenizer, list(answers), [], []
+
+    def generate(self, prompt: Sequence[int], choose: Callable[[Any], int], limit: int) -> Iterator[int]:
+        self.read.append(list(prompt))
+        self.limits.append(limit)
+        yield from self.tokenizer.encode(self.answers.pop(0)).tolist()[:limit]
+
+
+def talk(tokenizer: Tokenizer, *answers: str, positions: int = 1000, limit: int = 50) -> tuple[Conversation, Scripted]:
+    engine = Scripted(tokenizer, *answers)
+    return Conversation(engine, tokenizer, Sampler(0), positions, limit), engine  # type: ignore[arg-type]
+
+
+def test_turns_stand_in_the_template(prepared: Dataset) -> None:
+    tokenizer = prepared.tokenizer.with_chat_template(PLAIN)
+    conversation, engine = talk(tokenizer, "the rank", "a layer")
+    assert "".join(conversation.ask("what")) == "the rank"
+    assert "".join(conversation.ask("and")) == "a layer"
+    first = "<|user|>\nwhat\n<|assistant|>\n"
+    second = f"{first}the rank\n<|user|>\nand\n<|assistant|>\n"
+    assert engine.read == [[1, *tokenizer.encode(text).tolist()] for text in (first, second)]
+    assert conversation.tokens == len(engine.read[1]) + len(tokenizer.encode("a layer"))
+    conversation.reset()
+    assert not conversation.messages
+
+
+def test_without_a_template_all_is_one_text(prepared: Dataset) -> None:
+    tokenizer = prepared.tokenizer
+    conversation, engine = talk(tokenizer, " the rank", "")
+    for text in ("what", "and"):
+        list(conversation.ask(text))
+    assert engine.read[1] == [1, *tokenizer.encode("what\n the rank\nand").tolist()]
+
+
+def test_the_oldest_turns_make_room(prepared: Dataset) -> None:
+    """A quarter of the positions, or as much as an answer may have, is kept for it."""
+    tokenizer = prepared.tokenizer.with_chat_template(PLAIN)
+    turn = len(tokenizer.encode("<|user|>\nwhat\n<|assistant|>\nthe rank\n"))
+    conversation, engine = talk(tokenizer, *["the rank"] * 9, positions=4 * turn, limit=1000)
+    for asked in range(6):
+        list(conversation.ask("what"))
+        assert len(engine.read[-1]) + engine.limits[-1] == 4 * turn
+        assert engine.limits[-1] >= turn
+        assert conversation.dropped == max(0, asked - 2)
+    assert len(conversation.messages) == 6
+    before = list(conversation.messages)
+    with pytest.raises(UserError, match=rf"tokens, end-of-text before it; .*max_position_embeddings = {4 * turn}"):
+        conversation.ask("what " * 4 * turn)
+    assert conversation.messages == before
+    assert "".join(conversation.ask("what")) == "the rank"
+
+
+def test_a_template_of_its_own_may_refuse(prepared: Dataset) -> None:
+    """The conversation stays as it was, and goes on."""
+    template = (
+        "{% for each in messages %}{% if each.content == 'bad' %}{{ raise_exception('not so') }}{% endif %}"
+        "[{{ each.role }}] {{ each.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = prepared.tokenizer.with_chat_template(template)
+    conversation, engine = talk(tokenizer, "the rank", "a layer")
+    list(conversation.ask("what"))
+    before = list(conversation.messages)
+    with pytest.raises(UserError, match="not so"):
+        conversation.ask("bad")
+    assert conversation.messages == before
+    list(conversation.ask("and"))
+    assert engine.read[1] == [1, *tokenizer.encode("[user] what[assistant] the rank[user] and[assistant]").tolist()]
+
+
+def test_what_was_taken_of_an_answer_stays(prepared: Dataset) -> None:
+    conversation, _ = talk(prepared.tokenizer.with_chat_template(PLAIN), "the rank of a layer")
+    pieces = conversation.ask("what")
+    taken = next(pieces) + next(pieces)
+    assert conversation.messages[-1] == {"role": "assistant", "content": taken}
+
+
+@pytest.mark.parametrize("template", [PLAIN, None])
+def test_a_record_is_an_example_to_learn_from(prepared: Dataset, template: str | None, tmp_path: Path) -> None:
+    tokenizer = prepared.tokenizer.with_chat_template(template) if template else prepared.tokenizer
+    conversation, _ = talk(tokenizer, "the\x1b[2J\u202e rank")
+    list(conversation.ask("what"))
+    record = conversation.record()
+    assert record.isascii()
+    assert record.isprintable()
+    (tmp_path / "chat.jsonl").write_text(record + "\n")
+    (example,) = read_examples([tmp_path / "chat.jsonl"], template_of(tokenizer))
+    assert example.conversation is (template is not None)
+    assert (example.prompt + example.completion).endswith("the\x1b[2J\u202e rank")
