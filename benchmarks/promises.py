@@ -95,7 +95,7 @@ CASES = [
      "    if refused := fixed_differences(start.config, config, start.progress.step):\n", "    if False:\n",
      f"{FAULTS}damage.py::test_a_changed_configuration"),
     ("an export's logits are ours", "lost/interop/to_hf/check.py",
-     "    if not difference <= _TOLERANCE * largest:\n", "    if False:\n", REFUSED),
+     "    if not difference <= tolerance * largest:\n", "    if False:\n", REFUSED),
     ("an export misses no key", "backends/torch/reader.py",
      "for kind, names in report.items() if names}:", "for kind, names in ()}:", REFUSED),
     ("an export's token ids are ours", "lost/interop/to_hf/check.py",

@@ -9,6 +9,8 @@ from lost.cli.options import AsJson, Backend, Device, local_path, path_option
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.config import DType
+    from lost.interop.to_gguf.tensors import GgufType
 
 
 def convert(
@@ -22,10 +24,11 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
     to: Annotated[
-        Literal["lost", "hf", "mlx-lm", "dense"],
+        Literal["lost", "hf", "mlx-lm", "dense", "gguf"],
         typer.Option(
             help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
-            "each layer merged into one matrix; only for layers without activation."
+            "each layer merged into one matrix; only for layers without activation. gguf: the same as one file for "
+            "llama.cpp, with a Modelfile for Ollama."
         ),
     ] = "lost",
     source_kind: Annotated[
@@ -44,7 +47,11 @@ def convert(
         Path | None, path_option("With --from hf: text to measure perplexity on; default: the end of --calibrate.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the weights; default: unchanged.")
+        Literal["float32", "bfloat16", "float16", "q8_0"] | None,
+        typer.Option(
+            help="Type of the weights; default: unchanged. float16 and q8_0, 8 bits, are for --to gguf, whose default "
+            "is float16."
+        ),
     ] = None,
     weights_only: Annotated[
         bool,
@@ -73,6 +80,7 @@ def convert(
     """
     from lost.errors import UserError
 
+    own = None if to == "gguf" else _own_type(dtype, to)
     if source_kind == "hf":
         if to != "lost":
             raise UserError(
@@ -83,7 +91,7 @@ def convert(
         from lost.cli.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
-        import_folder(Request(source, out, dtype, part_mib << 20, overwrite, *limits, backend, device), as_json)
+        import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
         return
     for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
     if given := [name for name, value in for_imports.items() if value is not None]:
@@ -107,17 +115,26 @@ def convert(
     for reason in rejected:
         note(f"skipped: {reason}")
     if to == "lost":
-        _rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite, as_json)
+        _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
         from lost.cli.exporting import export_folder
 
         export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, as_json)
 
 
+def _own_type(dtype: "GgufType | None", to: str) -> "DType | None":
+    """Return a type that our checkpoints and folders have; the others are GGUF's."""
+    if dtype == "float16" or dtype == "q8_0":
+        from lost.errors import UserError
+
+        raise UserError(f"--dtype {dtype} with --to {to}: expected float32 or bfloat16, or --to gguf; choose one")
+    return dtype
+
+
 def _rewrite(
     checkpoint: "Checkpoint",
     out: Path,
-    dtype: Literal["float32", "bfloat16"] | None,
+    dtype: "DType | None",
     weights_only: bool,
     part_bytes: int,
     overwrite: bool,
