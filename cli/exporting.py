@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.cli.pushing import Push
     from lost.config import DType
     from lost.interop.to_gguf.tensors import GgufType
     from lost.interop.to_hf.folder import Form
@@ -18,19 +19,23 @@ def export_folder(
     part_bytes: int,
     overwrite: bool,
     backend: str,
+    license: str | None,
+    push: "Push | None",
     as_json: bool,
 ) -> None:
-    """Export a checkpoint, and report which programs opened it and agreed."""
+    """Export a checkpoint, report which programs opened it and agreed, and upload it where that is wanted."""
     from dataclasses import asdict
 
     from lost.cli.render.output import answer, note, size
     from lost.interop.to_gguf import folder as gguf
     from lost.interop.to_hf import folder as hf
 
+    if push:
+        push.check()
     if to == "gguf":
         result = gguf.export(checkpoint, out, dtype or "float16", overwrite, backend)
     else:
-        result = hf.export(checkpoint, out, to, cast("DType | None", dtype), part_bytes, overwrite, backend)
+        result = hf.export(checkpoint, out, to, cast("DType | None", dtype), part_bytes, overwrite, backend, license)
     for remark in result.remarks:
         note(remark)
     for reader, reason in result.missing.items():
@@ -53,4 +58,8 @@ def export_folder(
             for each in result.agreements
         ),
     ]
-    answer(as_json, {**value, "checks": checks, "checked": bool(checks)}, lines)
+    value |= {"checks": checks, "checked": bool(checks)}
+    if push:
+        value["push"], more = push.send(out)
+        lines += more
+    answer(as_json, value, lines)

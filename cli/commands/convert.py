@@ -1,14 +1,16 @@
 """`lost convert`: checkpoints in another form, and imports of other libraries' models."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, local_path, path_option
+from lost.cli.options import AsJson, Backend, Device, local_path, model_path, path_option
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.cli.pushing import Push
     from lost.config import DType
     from lost.interop.to_gguf.tensors import GgufType
 
@@ -17,9 +19,9 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=local_path,
+            parser=model_path,
             metavar="SRC",
-            help="A run, a checkpoint, or with --from hf an export or a Hugging Face folder.",
+            help="A run, a checkpoint, or with --from hf an export, a Hugging Face folder, or hf://owner/name.",
         ),
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
@@ -63,6 +65,22 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="--to hf, mlx-lm, dense: the model's licence in its card, by the hub's name, such as apache-2.0."
+        ),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Upload the export to this repository of the hub, a private one; needs a token."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: everybody may see it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: write the export, and only list what would go up.")
+    ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
     as_json: AsJson = False,
@@ -74,6 +92,9 @@ def convert(
     with our engine on log-probabilities and token ids; otherwise nothing is kept. A run needs no conversion to move
     between PyTorch and MLX.
 
+    With --push, an export that was written and checked is uploaded; large files of an upload that broke off aren't sent
+    again. Code 75: the hub can't be reached; try later.
+
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
     It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
     run becomes a checkpoint of step 0 with the same layers.
@@ -81,6 +102,12 @@ def convert(
     from lost.errors import UserError
 
     own = None if to == "gguf" else _own_type(dtype, to)
+    upload = _upload(to, push, public, dry_run)
+    if license is not None and (to in ("lost", "gguf") or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license)):
+        raise UserError(
+            f"--license {license} with --to {to}: expected a licence by the hub's name, such as apache-2.0 or other, "
+            "and an export that has a card, of --to hf, mlx-lm or dense; correct it, or leave it out"
+        )
     if source_kind == "hf":
         if to != "lost":
             raise UserError(
@@ -119,7 +146,24 @@ def convert(
     else:
         from lost.cli.exporting import export_folder
 
-        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, as_json)
+        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, as_json)
+
+
+def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | None":
+    """Return where the result is to be uploaded, if anywhere."""
+    from lost.cli.pushing import Push
+    from lost.errors import UserError
+
+    if name is None:
+        if public or dry_run:
+            option = "--public" if public else "--dry-run"
+            raise UserError(f"{option} without --push: it says how an export is uploaded; add --push, or leave it out")
+        return None
+    if to == "lost":
+        raise UserError(
+            f"--push {name} with --to lost: checkpoints aren't uploaded; expected an export; add --to hf, dense or gguf"
+        )
+    return Push(name, public, dry_run)
 
 
 def _own_type(dtype: "GgufType | None", to: str) -> "DType | None":

@@ -63,6 +63,7 @@ def export(
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
     backend: str = "auto",
+    license: str | None = None,
 ) -> Export:
     """Write a checkpoint as a folder for transformers and mlx-lm, and check it with those that are installed.
 
@@ -74,6 +75,7 @@ def export(
         part_bytes: start a new file once one holds this much.
         overwrite: replace an earlier export.
         backend: computes the log-probabilities to compare with.
+        license: as in `card`.
 
     Raises:
         CheckpointError: something is at `path`.
@@ -97,7 +99,7 @@ def export(
 
     readers, missing = installed_readers(READERS)
     with atomic_dir(path, replace=overwrite) as partial:
-        write(partial, source, target, arrays(), kept, part_bytes)
+        write(partial, source, target, arrays(), kept, part_bytes, license)
         ours = own_scores(target, arrays(), tokens, backend) if readers else np.empty(0)
         agreements = [check_with(*each, partial, tokens, ours, tokenizer, texts) for each in readers.items()]
         size = sum(file.stat().st_size for file in partial.iterdir())
@@ -105,7 +107,13 @@ def export(
 
 
 def write(
-    folder: Path, source: Checkpoint, target: Config, arrays: NamedArrays, dtype: DType, part_bytes: int = PART_BYTES
+    folder: Path,
+    source: Checkpoint,
+    target: Config,
+    arrays: NamedArrays,
+    dtype: DType,
+    part_bytes: int = PART_BYTES,
+    license: str | None = None,
 ) -> None:
     """Write all files of an export.
 
@@ -116,13 +124,14 @@ def write(
         arrays: parameters, under our names.
         dtype: of them.
         part_bytes: start a new file once one holds this much.
+        license: as in `card`.
     """
     tokenizer = source.tokenizer()
     files = tokenizer_files(tokenizer, target.model.max_position_embeddings)
     files[CONFIG] = _json(model_config(target, tokenizer.end_of_text, dtype))
     files["generation_config.json"] = _json(generation_config(tokenizer.end_of_text))
     files |= {} if is_plain(target) else code_files()
-    files[_CARD] = card(source, target, dtype).encode()
+    files[_CARD] = card(source, target, dtype, license).encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
     _name_parts(folder, write_tensors(folder, "model", renamed(target, arrays), part_bytes))
