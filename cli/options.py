@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,9 +58,9 @@ def model_path(text: str) -> Path:
     return address(text)
 
 
-def path_option(text: str, *names: str) -> Any:
-    """Return an option for a path here, with its help, and its names where the parameter's isn't all."""
-    return typer.Option(*names, parser=local_path, metavar="<path>", help=text)
+def path_option(text: str, *names: str, parser: Callable[[str], Path] = local_path) -> Any:
+    """Return an option for a path, here unless `parser` takes others, with its help, and names beside its own."""
+    return typer.Option(*names, parser=parser, metavar="<path>", help=text)
 
 
 AsJson = Annotated[

@@ -26,11 +26,10 @@ def train(
     out: Annotated[Path | None, path_option("Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
+            "Start a new run with the weights of a run, a checkpoint, an export, a Hugging Face folder, or a model of "
+            "the hub, hf://owner/name[@REVISION].",
             parser=model_path,
-            metavar="<path>",
-            help="Start a new run with the weights of a run, a checkpoint, an export, a Hugging Face folder, or a "
-            "model of the hub, hf://owner/name[@REVISION].",
         ),
     ] = None,
     branch_from: Annotated[

@@ -14,6 +14,7 @@ from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.interop.to_hf.check import READERS
 from lost.interop.to_hf.folder import export
+from lost.tokenizer import same_ids
 
 TOKEN = "hf_that_nobody_may_see"
 
@@ -84,6 +85,16 @@ def test_a_run_begins_with_a_model_of_the_hub_and_resumes_without_it(
     done = lost(*run, "--init-from", f"hf://some/one@{'0' * 40}")
     assert (done.code, "started with" in done.err) == (2, True)
     assert lost(*begin).code == 0
+
+
+def test_its_tokenizer_alone_comes_down_for_data(lost: Callable, hub: Hub, folder: Path, tmp_path: Path) -> None:
+    hub.repositories["some/one"] = model(folder)
+    (tmp_path / "text.txt").write_text("the rank of the layer\n" * 99)
+    done = lost("prepare", tmp_path / "text.txt", "--tokenizer", "hf://some/one", "--out", tmp_path / "data")
+    assert done.code == 0, done.err
+    assert same_ids(Dataset(tmp_path / "data").tokenizer, open_checkpoint(folder / "source").tokenizer())
+    read = {each.rpartition("/")[2] for each in hub.requests if "/resolve/" in each}
+    assert read == {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
 
 
 def test_models_that_the_hub_does_not_give(

@@ -1,6 +1,7 @@
 """Download of a model: the files that an import reads, of one commit, and nothing else of its repository."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lost.storage.nofollow import resolved
 from lost.tokenizer import KINDS
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
 from lost.tokenizer.huggingface import TEMPLATE
+
+_Get = Callable[[str], Path]  # downloads a file of a repository
 
 SCHEME = "hf://"
 _ROOT = "hf:"  # of the path that such an address becomes
@@ -49,29 +52,17 @@ def fetched(path: Path) -> Path:
         NetworkError: the hub can't be reached.
         MissingPackageError: its library isn't installed.
     """
-    if not is_address(path):
-        return path
-    name, revision = _named(path)
-    hub = library(f"downloading {SCHEME}{name}")
-    with reaching(f"{SCHEME}{name}"):
-        api = hub.HfApi()
-        info = api.model_info(name, revision=revision)
-        held = {each.rfilename for each in info.siblings}
-        wanted = [each for each in (CONFIG, *KINDS, TOKENIZER_CONFIG, TEMPLATE) if each in held]
-        if CONFIG not in held or not {SINGLE, INDEX} & held:
-            raise CheckpointError(
-                f"{SCHEME}{name} holds no {CONFIG}, or neither {SINGLE} nor {INDEX} (pickled weights are never read); "
-                "expected a model's folder as transformers writes it; choose another, or a revision that has them"
-            )
+    return _downloaded(path, _of_model) if is_address(path) else path
 
-        def get(file: str) -> Path:
-            return Path(api.hf_hub_download(name, file, revision=info.sha))
 
-        folder = get(CONFIG).parent
-        wanted += [SINGLE] if SINGLE in held else [INDEX, *_parts(get(INDEX), name)]
-        for file in wanted:
-            get(file)
-    return folder
+def fetched_tokenizer(path: Path) -> Path:
+    """Return a folder as `fetched` does, of which no more than the tokenizer is downloaded.
+
+    Raises:
+        CheckpointError: the repository has none.
+        UserError, NetworkError, MissingPackageError: as `fetched`.
+    """
+    return _downloaded(path, _of_tokenizer) if is_address(path) else path
 
 
 def cached(path: Path) -> Path:
@@ -87,6 +78,38 @@ def cached(path: Path) -> Path:
 def _named(path: Path) -> tuple[str, str | None]:
     found: Any = _ADDRESS.fullmatch("/".join(path.parts[1:]))
     return found["name"], found["revision"]
+
+
+def _downloaded(path: Path, chosen: Callable[[str, set[str], _Get], list[str]]) -> Path:
+    name, revision = _named(path)
+    hub = library(f"downloading {SCHEME}{name}")
+    with reaching(f"{SCHEME}{name}"):
+        api = hub.HfApi()
+        info = api.model_info(name, revision=revision)
+
+        def get(file: str) -> Path:
+            return Path(api.hf_hub_download(name, file, revision=info.sha))
+
+        files = [get(file) for file in chosen(name, {each.rfilename for each in info.siblings}, get)]
+    return files[0].parent
+
+
+def _of_model(name: str, held: set[str], get: _Get) -> list[str]:
+    """Return the names of the files that an import reads, of those that a repository holds."""
+    if CONFIG not in held or not {SINGLE, INDEX} & held:
+        raise CheckpointError(
+            f"{SCHEME}{name} holds no {CONFIG}, or neither {SINGLE} nor {INDEX} (pickled weights are never read); "
+            "expected a model's folder as transformers writes it; choose another, or a revision that has them"
+        )
+    weights = [SINGLE] if SINGLE in held else [INDEX, *_parts(get(INDEX), name)]
+    return [CONFIG, *_of_tokenizer(name, held, get), *weights]
+
+
+def _of_tokenizer(name: str, held: set[str], get: _Get) -> list[str]:
+    """Return the names of a tokenizer's files, likewise."""
+    if not held & KINDS.keys():
+        raise CheckpointError(f"{SCHEME}{name} holds no {' or '.join(KINDS)}; expected a model's; choose another")
+    return [each for each in (*KINDS, TOKENIZER_CONFIG, TEMPLATE) if each in held]
 
 
 def _parts(index: Path, name: str) -> list[str]:
