@@ -21,6 +21,7 @@ from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_gguf.tensors import GgufType
 from lost.interop.to_gguf.vocabulary import vocabulary
 from lost.interop.to_hf.dense import merged
+from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.tokenizer.chat_template import PLAIN
@@ -136,6 +137,47 @@ def test_ids_of_pieces(config: Callable[..., Config], tmp_path: Path, space: boo
     tokenizer = pieces(add_dummy_prefix=space, **symbols)
     assert ("\ue000he\ue000" in vocabulary(tokenizer).tokens) is not space
     assert ids_agree(tokenizer, config, tmp_path)
+
+
+def converted(tokenizer: PieceTokenizer, folder: Path, **changes: object) -> Tokenizer:
+    """The tokenizer.json that an export has of pieces."""
+    for name, content in tokenizer_files(tokenizer, 64).items():
+        (folder / name).write_bytes(content)
+    document = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**document, **changes}))
+    return load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("space", [False, True])
+def test_pieces_that_an_export_has_as_merges(tmp_path: Path, space: bool) -> None:
+    """A run that began with an export, or a Llama 2, has them so: their order gives the scores."""
+    own = pieces(add_dummy_prefix=space, **({} if space else {"control_symbols": ["he"]}))
+    before, after = vocabulary(own), vocabulary(converted(own, tmp_path))
+    assert (after.model, after.tokens, after.types, after.space_prefix, after.unknown) == (
+        "llama", before.tokens, before.types, space, before.unknown)  # fmt: skip
+    merged = [number for number, score in enumerate(after.scores) if score]
+    assert len(merged) > 20
+    assert sorted(merged, key=lambda n: after.scores[n]) == sorted(merged, key=lambda n: before.scores[n])
+
+
+@pytest.mark.slow
+def test_ids_of_pieces_that_an_export_has_as_merges(config: Callable[..., Config], tmp_path: Path) -> None:
+    assert ids_agree(converted(pieces(control_symbols=["he"]), tmp_path), config, tmp_path)
+
+
+def test_merges_that_no_scores_give(tmp_path: Path) -> None:
+    own = pieces()
+    document = json.loads(tokenizer_files(own, 64)["tokenizer.json"])
+    model, merges = document["model"], [list(each) for each in document["model"]["merges"]]
+    apart = [*merges, merges[0]]
+    for changes, reason in (
+        ({"model": {**model, "merges": apart}}, "stand apart"),
+        ({"model": {**model, "merges": merges[:-1]}}, "aren't merged"),
+        ({"normalizer": {"type": "Lowercase"}}, "changes text before it cuts"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "changes text before it cuts"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            vocabulary(converted(own, tmp_path, **changes))
 
 
 @pytest.mark.parametrize("pattern", ["llama-bpe", *(pytest.param(each, marks=pytest.mark.slow)
