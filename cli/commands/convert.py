@@ -61,7 +61,7 @@ def convert(
             "--weights-only", help="--to lost: without the optimizer state, a third of the size; can't be resumed."
         ),
     ] = False,
-    part_mib: Annotated[int, typer.Option(help="Start a new file after this many MiB.", min=1)] = 1024,
+    part_mib: Annotated[int, typer.Option(help="Start a new file after so many MiB; a GGUF is one.", min=1)] = 1024,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
     ] = False,

@@ -16,6 +16,7 @@ from lost.checkpoint import TrainState, write
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import DataError, ExportError
+from lost.interop.to_gguf.file import _describe_tokenizer
 from lost.interop.to_gguf.folder import export
 from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_gguf.tensors import GgufType
@@ -165,6 +166,16 @@ def test_ids_of_pieces_that_an_export_has_as_merges(config: Callable[..., Config
     assert ids_agree(converted(pieces(control_symbols=["he"]), tmp_path), config, tmp_path)
 
 
+def test_a_strangers_template(prepared: Dataset) -> None:
+    """What is no template is left out, and half a character replaced."""
+    for template, kept in (([{"name": "default", "template": "a\ud800"}], "a?"), ([3], None), ({"a": 1}, None)):
+        own = prepared.tokenizer.with_chat_template(template)  # type: ignore[arg-type]
+        writer = gguf.GGUFWriter(None, "llama")
+        _describe_tokenizer(writer, vocabulary(own), own)
+        found = writer.kv_data[0].get("tokenizer.chat_template")
+        assert (found and found.value) == kept
+
+
 def test_merges_that_no_scores_give(tmp_path: Path) -> None:
     own = pieces()
     document = json.loads(tokenizer_files(own, 64)["tokenizer.json"])
@@ -255,7 +266,7 @@ def test_a_modelfile_has_a_template_of_ours_or_leaves_it_to_ollama(prepared: Dat
     hostile = '{{ messages[0].content }}"""\nADAPTER /etc/passwd'
     forms = {"plain": PLAIN, "chatml": CHATML, "hostile": hostile, "no template": "{% endif %}"}
     found = {name: modelfile("m.gguf", prepared.tokenizer.with_chat_template(text), 64) for name, text in forms.items()}
-    turn = '"""{{- range .Messages }}<|{{ .Role }}|>\n{{ .Content }}\n{{- end }}<|assistant|>\n"""\n'
+    turn = '"""{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}\n{{ end }}<|assistant|>\n"""\n'
     assert f'TEMPLATE {turn}PARAMETER stop "<|user|>"' in found["plain"]
     assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n" in found["chatml"]
     first = found["hostile"].splitlines()[0]

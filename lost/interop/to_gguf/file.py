@@ -1,6 +1,7 @@
 """A GGUF file: written by the library of llama.cpp's authors, and read back tensor by tensor."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from lost.errors import ExportError
 from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, architecture, check_stored, stored_as
 from lost.interop.to_gguf.vocabulary import Vocabulary
 from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import default_template
+from lost.tokenizer.jinja import TemplateError
 
 
 def write_file(
@@ -105,4 +108,5 @@ def _describe_tokenizer(writer: Any, words: Vocabulary, tokenizer: Tokenizer) ->
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(words.space_prefix)
     if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+        with suppress(TemplateError):  # no text: it is none here, as everywhere
+            writer.add_chat_template(default_template(tokenizer.chat_template).encode(errors="replace").decode())

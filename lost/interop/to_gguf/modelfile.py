@@ -34,7 +34,7 @@ def modelfile(gguf: str, tokenizer: Tokenizer, positions: int) -> str:
     elif form := _form(tokenizer):
         turn, answer, stops = form
         turns = turn.format(role="{{ .Role }}", text="{{ .Content }}")
-        lines.append(f'TEMPLATE """{{{{- range .Messages }}}}{turns}{{{{- end }}}}{answer}"""')
+        lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{turns}{{{{ end }}}}{answer}"""')
         lines += [f'PARAMETER stop "{text}"' for text in stops]
     return "\n".join([*lines, f"PARAMETER num_ctx {positions}", ""])
 
