@@ -8,6 +8,7 @@ import pytest
 from exports import SIZES, checkpoint_of
 from hub_server import Hub, Repository, running
 from huggingface_hub import constants
+from processes import run_python
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
@@ -66,6 +67,16 @@ def test_a_model_is_imported_from_one_commit(lost: Callable, hub: Hub, folder: P
                     "model.safetensors.index.json", *parts}  # fmt: skip
     assert all(f"/resolve/{sha}/" in each for each in hub.requests if "/resolve/" in each)
     assert TOKEN not in done.out + done.err
+
+
+@pytest.mark.slow
+def test_the_environment_names_the_hub(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    hub.repositories["some/one"] = model(folder)
+    place = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    command = ("-m", "lost", "convert", "hf://some/one", tmp_path / "out", "--from", "hf")
+    run_python(*command, cold=True, check=True, **place)
+    sha = hub.repositories["some/one"].sha
+    assert (tmp_path / "home" / "hub" / "models--some--one" / "snapshots" / sha / "config.json").exists()
 
 
 def test_a_run_begins_with_a_model_of_the_hub_and_resumes_without_it(
