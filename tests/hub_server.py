@@ -77,8 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Tell about a repository, or give a file."""
         self._note()
         path = self.path.partition("?")[0]
-        if path.startswith("/api/models/"):
-            name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            name, _, revision = path.split("/", 3)[3].partition("/revision/")
             if repository := self._found(name, revision):
                 told = {"id": name, "sha": repository.sha, "private": repository.private, "gated": repository.gated}
                 self._answer({**told, "siblings": [{"rfilename": each} for each in repository.files]})
