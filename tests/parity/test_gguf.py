@@ -151,7 +151,7 @@ def converted(tokenizer: PieceTokenizer, folder: Path, **changes: object) -> Tok
 
 @pytest.mark.parametrize("space", [False, True])
 def test_pieces_that_an_export_has_as_merges(tmp_path: Path, space: bool) -> None:
-    """A run that began with an export, or a Llama 2, has them so: their order gives the scores."""
+    """A run that began with an export has them so: their order gives the scores."""
     own = pieces(add_dummy_prefix=space, **({} if space else {"control_symbols": ["he"]}))
     before, after = vocabulary(own), vocabulary(converted(own, tmp_path))
     assert (after.model, after.tokens, after.types, after.space_prefix, after.unknown) == (

@@ -58,7 +58,7 @@ def _merges_make(text: str, texts: set[str]) -> bool:
 
 
 def piece_model(document: Mapping[str, Any], entries: int, end_of_text: int) -> PieceModel:
-    """Return the sentencepiece model that a tokenizer.json was made from, as an export of ours or a Llama 2's was.
+    """Return the sentencepiece model that a tokenizer.json was made from, as an export of ours was.
 
     Args:
         document: its content; its model is BPE with bytes for unknown characters.
