@@ -35,14 +35,13 @@ class Push:
         Raises:
             UserError, NetworkError: as `upload`.
         """
-        from lost.cli.render.output import size
         from lost.interop.hub.upload import upload
 
         files = {each.name: each.stat().st_size for each in sorted(folder.iterdir())}
         seen = "public" if self.public else "private"
         value: dict[str, Any] = {"repository": self.name, "private": not self.public, "files": files, "commit": None}
         if self.dry_run:
-            lines = [f"{self.name} ({seen}) would get: {name}, {size(bytes)}" for name, bytes in files.items()]
-            return value, [*lines, f"nothing was uploaded; {folder} stays, without --dry-run it goes up"]
+            lines = [f"{self.name} ({seen}) would get {name}: {size:,} bytes" for name, size in files.items()]
+            return value, [*lines, "nothing was uploaded; with --overwrite in place of --dry-run it will be"]
         value["commit"] = upload(folder, self.name, self.public)
         return value, [f"uploaded to {value['commit']} ({seen})"]
