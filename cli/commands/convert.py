@@ -89,8 +89,8 @@ def convert(
 
     A checkpoint is rewritten in another type, without the optimizer state, or in files of another size, and every array
     is read back and compared. An exported folder is opened by transformers and mlx-lm, a GGUF file by llama.cpp, if
-    installed, which must agree with our engine on log-probabilities and token ids; otherwise nothing is kept. A run needs
-    no conversion to move between PyTorch and MLX.
+    installed, which must agree with our engine on log-probabilities and token ids; otherwise nothing is kept. A run
+    needs no conversion to move between PyTorch and MLX.
 
     With --push, an export that was written and checked is uploaded; large files of an upload that broke off aren't sent
     again. Code 75: the hub can't be reached; try later.
