@@ -1,38 +1,54 @@
-"""`lost convert --to hf`, `mlx-lm` and `dense`: exporting, and reporting the checks."""
+"""`lost convert --to hf`, `mlx-lm`, `dense` and `gguf`: exporting, and reporting the checks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.cli.pushing import Push
+    from lost.config import DType
+    from lost.interop.to_gguf.tensors import GgufType
     from lost.interop.to_hf.folder import Form
 
 
 def export_folder(
     checkpoint: "Checkpoint",
     out: Path,
-    to: "Form",
-    dtype: Literal["float32", "bfloat16"] | None,
+    to: "Form | Literal['gguf']",
+    dtype: "GgufType | None",
     part_bytes: int,
     overwrite: bool,
     backend: str,
+    license: str | None,
+    push: "Push | None",
     as_json: bool,
 ) -> None:
-    """Export a checkpoint, and report which programs opened it and agreed."""
+    """Export a checkpoint, report which programs opened it and agreed, and upload it where that is wanted."""
     from dataclasses import asdict
 
     from lost.cli.render.output import answer, note, size
-    from lost.interop.to_hf.folder import export
+    from lost.interop.to_gguf import folder as gguf
+    from lost.interop.to_hf import folder as hf
 
-    result = export(checkpoint, out, to, dtype, part_bytes, overwrite, backend)
+    if push:
+        push.check()
+    if to == "gguf":
+        result = gguf.export(checkpoint, out, dtype or "float16", overwrite, backend)
+    else:
+        result = hf.export(checkpoint, out, to, cast("DType | None", dtype), part_bytes, overwrite, backend, license)
+    for remark in result.remarks:
+        note(remark)
     for reader, reason in result.missing.items():
         note(f"not checked with {reader}, which can't be used here: {reason}")
     if not result.agreements:
-        note(f"{out} was NOT checked: install transformers or mlx-lm and convert again, to have it opened and compared")
+        reader = "xllamacpp" if to == "gguf" else "transformers or mlx-lm"
+        note(f"{out} was NOT checked: install {reader} and convert again, to have it opened and compared")
     value = {"path": str(out), "source": str(checkpoint.path), "to": to, "step": checkpoint.progress.step}
     value |= {"dtype": result.dtype, "bytes": result.bytes, "needs_code": not result.plain}
     checks = [asdict(each) for each in result.agreements]
     opens = "opens without code of ours" if result.plain else "opens with trust_remote_code"
+    if to == "gguf":
+        opens = "every tensor read back and compared"
     lines = [
         f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, weights in {result.dtype}, "
         f"{size(result.bytes)}; {opens}",
@@ -42,4 +58,8 @@ def export_folder(
             for each in result.agreements
         ),
     ]
-    answer(as_json, {**value, "checks": checks, "checked": bool(checks)}, lines)
+    value |= {"checks": checks, "checked": bool(checks)}
+    if push:
+        value["push"], more = push.send(out)
+        lines += more
+    answer(as_json, value, lines)

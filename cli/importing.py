@@ -1,7 +1,7 @@
 """`lost convert --from hf`: importing another library's model, or an export, as a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +43,14 @@ def import_folder(request: Request, as_json: bool) -> None:
     from lost.evaluation.perplexity import text_tokens
     from lost.interop.from_hf import open_folder
     from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_unchanged
+    from lost.interop.hub.download import fetched
     from lost.interop.rewrite import check_destination, follow
 
     for option in ("density", "calibrate"):
         if getattr(request, option) is not None and request.rank is None:
             raise UserError(f"--{option} without --rank: it only affects decomposition; add --rank, or leave it out")
     check_destination(request.out, request.source, request.overwrite)
+    request = replace(request, source=fetched(request.source))
     imported = open_folder(request.source)
     for remark in imported.remarks:
         note(remark)

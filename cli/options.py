@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,14 +39,28 @@ def local_path(text: str) -> Path:
     if "://" in text:
         raise UserError(
             f"{text} is an address, not a path: nothing is downloaded here; expected a file or folder; download it "
-            "first (hf download owner/name --local-dir FOLDER); a data set of the hub is read by `lost prepare` alone"
+            "first (hf download owner/name --local-dir FOLDER). Models of the hub, hf://owner/name, are read by eval, "
+            "generate, chat, inspect, convert --from hf, train --init-from and prepare --tokenizer; data sets by prepare"
         )
     return Path(text)
 
 
-def path_option(text: str, *names: str) -> Any:
-    """Return an option for a path here, with its help, and its names where the parameter's isn't all."""
-    return typer.Option(*names, parser=local_path, metavar="<path>", help=text)
+def model_path(text: str) -> Path:
+    """Return the path of a model, as `local_path` does, or what stands for one of the hub.
+
+    Raises:
+        UserError: it is another address.
+    """
+    if not text.startswith("hf://"):
+        return local_path(text)
+    from lost.interop.hub.download import address
+
+    return address(text)
+
+
+def path_option(text: str, *names: str, parser: Callable[[str], Path] = local_path) -> Any:
+    """Return an option for a path, here unless `parser` takes others, with its help, and names beside its own."""
+    return typer.Option(*names, parser=parser, metavar="<path>", help=text)
 
 
 AsJson = Annotated[
@@ -83,8 +98,9 @@ ConfigName = Annotated[
 Model = Annotated[
     Path,
     typer.Argument(
-        parser=local_path,
+        parser=model_path,
         metavar="MODEL",
-        help="A run folder (its newest intact checkpoint), a checkpoint, an export, or a Hugging Face folder.",
+        help="A run folder (its newest intact checkpoint), a checkpoint, an export, a Hugging Face folder, or a model "
+        "of the hub, hf://owner/name[@REVISION].",
     ),
 ]

@@ -1,31 +1,36 @@
 """`lost convert`: checkpoints in another form, and imports of other libraries' models."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lost.cli.options import AsJson, Backend, Device, local_path, path_option
+from lost.cli.options import AsJson, Backend, Device, local_path, model_path, path_option
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
+    from lost.cli.pushing import Push
+    from lost.config import DType
+    from lost.interop.to_gguf.tensors import GgufType
 
 
 def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=local_path,
+            parser=model_path,
             metavar="SRC",
-            help="A run, a checkpoint, or with --from hf an export or a Hugging Face folder.",
+            help="A run, a checkpoint, or with --from hf an export, a Hugging Face folder, or hf://owner/name.",
         ),
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
     to: Annotated[
-        Literal["lost", "hf", "mlx-lm", "dense"],
+        Literal["lost", "hf", "mlx-lm", "dense", "gguf"],
         typer.Option(
             help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
-            "each layer merged into one matrix; only for layers without activation."
+            "each layer merged into one matrix; only for layers without activation. gguf: the same as one file for "
+            "llama.cpp, with a Modelfile for Ollama."
         ),
     ] = "lost",
     source_kind: Annotated[
@@ -44,7 +49,11 @@ def convert(
         Path | None, path_option("With --from hf: text to measure perplexity on; default: the end of --calibrate.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Type of the weights; default: unchanged.")
+        Literal["float32", "bfloat16", "float16", "q8_0"] | None,
+        typer.Option(
+            help="Type of the weights; default: unchanged. float16 and q8_0, 8 bits, are for --to gguf, whose default "
+            "is float16."
+        ),
     ] = None,
     weights_only: Annotated[
         bool,
@@ -52,9 +61,25 @@ def convert(
             "--weights-only", help="--to lost: without the optimizer state, a third of the size; can't be resumed."
         ),
     ] = False,
-    part_mib: Annotated[int, typer.Option(help="Start a new file after this many MiB.", min=1)] = 1024,
+    part_mib: Annotated[int, typer.Option(help="Start a new file after so many MiB; a GGUF is one.", min=1)] = 1024,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
+    ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="--to hf, mlx-lm, dense: the model's licence in its card, by the hub's name, such as apache-2.0."
+        ),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Upload the export to this repository of the hub, a private one; needs a token."
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: everybody may see it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push: write the export, and only list what would go up.")
     ] = False,
     backend: Backend = "auto",
     device: Device = "auto",
@@ -63,9 +88,12 @@ def convert(
     """Rewrite or export a checkpoint, or import a model of others.
 
     A checkpoint is rewritten in another type, without the optimizer state, or in files of another size, and every array
-    is read back and compared. An exported folder is opened by transformers and mlx-lm, if installed, which must agree
-    with our engine on log-probabilities and token ids; otherwise nothing is kept. A run needs no conversion to move
-    between PyTorch and MLX.
+    is read back and compared. An exported folder is opened by transformers and mlx-lm, a GGUF file by llama.cpp, if
+    installed, which must agree with our engine on log-probabilities and token ids; otherwise nothing is kept. A run
+    needs no conversion to move between PyTorch and MLX.
+
+    With --push, an export that was written and checked is uploaded; large files of an upload that broke off aren't sent
+    again. Code 75: the hub can't be reached; try later.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
     It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
@@ -73,6 +101,13 @@ def convert(
     """
     from lost.errors import UserError
 
+    own = None if to == "gguf" else _own_type(dtype, to)
+    upload = _upload(to, push, public, dry_run)
+    if license is not None and (to in ("lost", "gguf") or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license)):
+        raise UserError(
+            f"--license {license} with --to {to}: expected a licence by the hub's name, such as apache-2.0 or other, "
+            "and an export that has a card, of --to hf, mlx-lm or dense; correct it, or leave it out"
+        )
     if source_kind == "hf":
         if to != "lost":
             raise UserError(
@@ -83,7 +118,7 @@ def convert(
         from lost.cli.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
-        import_folder(Request(source, out, dtype, part_mib << 20, overwrite, *limits, backend, device), as_json)
+        import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
         return
     for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
     if given := [name for name, value in for_imports.items() if value is not None]:
@@ -107,17 +142,43 @@ def convert(
     for reason in rejected:
         note(f"skipped: {reason}")
     if to == "lost":
-        _rewrite(checkpoint, out, dtype, weights_only, part_mib << 20, overwrite, as_json)
+        _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
         from lost.cli.exporting import export_folder
 
-        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, as_json)
+        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, as_json)
+
+
+def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | None":
+    """Return where the result is to be uploaded, if anywhere."""
+    from lost.cli.pushing import Push
+    from lost.errors import UserError
+
+    if name is None:
+        if public or dry_run:
+            option = "--public" if public else "--dry-run"
+            raise UserError(f"{option} without --push: it says how an export is uploaded; add --push, or leave it out")
+        return None
+    if to == "lost":
+        raise UserError(
+            f"--push {name} with --to lost: checkpoints aren't uploaded; expected an export; add --to hf, dense or gguf"
+        )
+    return Push(name, public, dry_run)
+
+
+def _own_type(dtype: "GgufType | None", to: str) -> "DType | None":
+    """Return a type that our checkpoints and folders have; the others are GGUF's."""
+    if dtype == "float16" or dtype == "q8_0":
+        from lost.errors import UserError
+
+        raise UserError(f"--dtype {dtype} with --to {to}: expected float32 or bfloat16, or --to gguf; choose one")
+    return dtype
 
 
 def _rewrite(
     checkpoint: "Checkpoint",
     out: Path,
-    dtype: Literal["float32", "bfloat16"] | None,
+    dtype: "DType | None",
     weights_only: bool,
     part_bytes: int,
     overwrite: bool,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson, path_option
+from lost.cli.options import AsJson, model_path, path_option
 from lost.prepare import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -27,7 +27,12 @@ def prepare(
         int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {VOCAB_SIZE}.", min=1)
     ] = None,
     tokenizer: Annotated[
-        Path | None, path_option("Use this tokenizer.model or tokenizer.json, or that of a folder or run, instead.")
+        Path | None,
+        path_option(
+            "Use this tokenizer.model or tokenizer.json, or that of a folder, a run or a model of the hub "
+            "(hf://owner/name), instead.",
+            parser=model_path,
+        ),
     ] = None,
     end_of_text: Annotated[
         str | None, typer.Option(help="Token that separates documents, if the tokenizer.json doesn't define one.")
@@ -79,6 +84,7 @@ def prepare(
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
     from lost.errors import UserError
+    from lost.interop.hub.download import fetched_tokenizer
     from lost.prepare.examples import prepare_examples
     from lost.prepare.hub import HubChoice
     from lost.prepare.sources import Sources
@@ -95,6 +101,7 @@ def prepare(
         raise UserError(
             "--end-of-text has no effect without --tokenizer: a tokenizer trained here has its own; leave it out"
         )
+    tokenizer = tokenizer and fetched_tokenizer(tokenizer)
     named = resolved(Path(text[0]))
     out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lost.cli.options import AsJson, Assignments, Backend, Device, Overrides, Threads, path_option
+from lost.cli.options import AsJson, Assignments, Backend, Device, Overrides, Threads, model_path, path_option
 
 if TYPE_CHECKING:
     from lost.config import Config
@@ -26,7 +26,11 @@ def train(
     out: Annotated[Path | None, path_option("Run folder; default runs/NAME.")] = None,
     init_from: Annotated[
         Path | None,
-        path_option("Start a new run with the weights of a run, a checkpoint, an export or a Hugging Face folder."),
+        path_option(
+            "Start a new run with the weights of a run, a checkpoint, an export, a Hugging Face folder, or a model of "
+            "the hub, hf://owner/name[@REVISION].",
+            parser=model_path,
+        ),
     ] = None,
     branch_from: Annotated[
         Path | None,

@@ -8,6 +8,7 @@ from lost.checkpoint import CONFIG, MANIFEST, TrainState, find_checkpoint
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
+from lost.interop.hub.download import fetched
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
 from lost.tracking.log import FILE as LOG
@@ -42,10 +43,15 @@ class Source:
 def open_source(path: Path) -> Source:
     """Open a checkpoint, the newest intact one of a run, or a folder of transformers, mlx-lm or `lost convert`.
 
+    Args:
+        path: of one of these, or what stands for a model of the hub, which is downloaded.
+
     Raises:
         CheckpointError: it is none of these, or damaged.
+        UserError, NetworkError, MissingPackageError: a model of the hub that can't be downloaded.
         DataError: a folder without a tokenizer, or with another model's.
     """
+    path = fetched(path)
     if is_folder_of_another(path):
         found = open_folder(path)
         return Source(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,23 @@ class HubChoice:
 def is_name(text: str) -> bool:
     """Whether text that is no path here can name a data set: `hf://...`, or `owner/name`."""
     return text.startswith(SCHEME) or (_NAME.fullmatch(text) is not None and not text.endswith(SUFFIXES))
+
+
+def pinned(name: str, choice: HubChoice) -> HubChoice:
+    """Return a choice with the commit in place of the revision, where the hub tells which that is.
+
+    Args:
+        name: as in `shards`.
+        choice: of the data set's parts.
+    """
+    plain = name.removeprefix(SCHEME)
+    if not _NAME.fullmatch(plain):
+        return choice
+    hub = need("huggingface_hub", "data", f"reading {name}")
+    try:
+        return replace(choice, revision=hub.HfApi().dataset_info(plain, revision=choice.revision).sha)
+    except Exception:  # of the library or its HTTP client; `shards` then says what is wrong
+        return choice
 
 
 def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Iterator[str]]]:

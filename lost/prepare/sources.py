@@ -43,6 +43,7 @@ class Sources:
         leave_out: files or folders that aren't read: those that serve another purpose.
         choice: which part of data sets of the hub.
         skipped: files inside folders that turned out not to be text, filled while reading.
+        commits: of each data set of the hub that was opened, by name.
     """
 
     paths: Sequence[Path | str]
@@ -52,6 +53,7 @@ class Sources:
     leave_out: Sequence[Path] = ()
     choice: HubChoice = field(default_factory=HubChoice)
     skipped: list[Path] = field(default_factory=list)
+    commits: dict[str, str | None] = field(default_factory=dict)
     _opened: dict[str, list[Unit]] = field(default_factory=dict, repr=False)
 
     @property
@@ -115,13 +117,16 @@ class Sources:
 
     def origin(self) -> dict[str, Any]:
         """Return where the text comes from, for `dataset.json`."""
-        return {"sources": [str(path) for path in self.paths], **(asdict(self.choice) if self.remote else {})}
+        chosen = {**asdict(self.choice), "commits": self.commits} if self.remote else {}
+        return {"sources": [str(path) for path in self.paths], **chosen}
 
     def _shards(self, name: str) -> list[Unit]:
         if name not in self._opened:
-            readers = hub.shards(name, self.choice, self.text_key)
+            choice = hub.pinned(name, self.choice)
+            readers = hub.shards(name, choice, self.text_key)
+            self.commits[name] = choice.revision
             self._opened[name] = [
-                Unit(f"{name} {self.choice} {number} of {len(readers)}", documents)
+                Unit(f"{name} {choice} {number} of {len(readers)}", documents)
                 for number, documents in enumerate(readers)
             ]
         return self._opened[name]

@@ -117,7 +117,7 @@ class JinjaTemplate:
     def __init__(self, source: Any, names: Mapping[str, Any]) -> None:
         try:
             tokens = {name: text for name, text in names.items() if name.endswith("_token")}
-            self._process = TemplateProcess(_chosen(source), tokens)
+            self._process = TemplateProcess(default_template(source), tokens)
         except TemplateError as error:
             raise DataError(
                 f"the tokenizer's chat template can't be read: {error}; expected a Jinja template; correct it, or "
@@ -152,7 +152,7 @@ class JinjaTemplate:
             ) from None
 
 
-def _chosen(source: Any) -> str:
+def default_template(source: Any) -> str:
     """Return the template, or of named ones that of the name `default`.
 
     Raises:

@@ -18,7 +18,7 @@ from lost.tokenizer.base import CONFIG, Tokenizer
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
-_TEMPLATE = "chat_template.jinja"
+TEMPLATE = "chat_template.jinja"
 _WELL_KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # a chat template may mention them
 
@@ -85,7 +85,7 @@ class JsonTokenizer(Tokenizer):
                 f"{file} doesn't say which token ends a text: {CONFIG} beside it has no eos_token, and it has none "
                 f"of {', '.join(_WELL_KNOWN)}; expected one; name it with --end-of-text"
             )
-        chat = _text(file.with_name(_TEMPLATE)) or stored.get("chat_template")
+        chat = _text(file.with_name(TEMPLATE)) or stored.get("chat_template")
         # The generic class uses tokenizer.json as it is; a model's own class may rebuild it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **kept} | ({"chat_template": chat} if chat else {})
         return cls(content, config, str(file))

@@ -96,11 +96,11 @@ def test_a_folder_says_what_was_left_out(lost: Callable, run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("eval", "hf://owner/name"),
+        ("eval", "https://x.org/owner/name"),
         ("eval", "x", "--text", "hf://owner/name"),
         ("eval", "x", "--data", "hf://owner/name"),
-        ("train", "quickstart", "--init-from", "hf://owner/name"),
-        ("convert", "hf://owner/name", "out", "--from", "hf"),
+        ("train", "quickstart", "--init-from", "s3://owner/name"),
+        ("convert", "https://x.org/owner/name", "out", "--from", "hf"),
         ("prepare", "x", "--tokenizer", "https://x.org/tokenizer.json"),
     ],
 )

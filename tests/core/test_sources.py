@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from hub_server import Repository, running
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError, NetworkError, UnreachableError
@@ -208,7 +209,31 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **more: object) -> None:
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub (ConnectTimeout)")
 
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(NetworkError, match="can't be reached: Couldn't reach 'owner/name'") as error:
         list(Sources(["hf://owner/name"]).units())
     assert error.value.exit_code == 75
+
+
+def test_a_data_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that its revision meant as it was opened: another is other text, and it is recorded."""
+    import datasets
+
+    opened = []
+
+    def load(name: str, *_: object, revision: str, **__: object) -> object:
+        opened.append((name, revision))
+        return datasets.Dataset.from_dict({"text": ["a", "b"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with running() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        hub.repositories["owner/name"] = Repository({"a.parquet": b"1"})
+        sources = Sources(["hf://owner/name"], choice=HubChoice(revision="main"))
+        before, sha = sources.described(), hub.repositories["owner/name"].sha
+        assert list(sources.documents()) == ["a", "b"]
+        assert opened == [("owner/name", sha)]
+        assert sources.origin()["commits"] == {"hf://owner/name": sha}
+        hub.repositories["owner/name"].files["a.parquet"] = b"2"
+        assert Sources(["hf://owner/name"], choice=HubChoice(revision="main")).described() != before

@@ -17,24 +17,23 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from exports import HOSTS, SIZES, checkpoint_of
 from mlx_lm.generate import generate_step
 from mlx_lm.utils import load
 from processes import run_command, wait_until
 from transformers import LlamaForCausalLM
 
-from lost.checkpoint import Checkpoint, TrainState, write
+from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.engine import Engine, create_engine, inference_config
 from lost.interop.to_hf.check import log_probabilities, own_scores
 from lost.interop.to_hf.folder import export
-from lost.model.init import initial_values
 
 OPENER = Path(__file__).parent / "open_with_transformers.py"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TOKENS = [1, 40, 41, 300, 7, 99, 260, 5, 12, 311, 64, 3]
 OTHER_PYTHON = os.environ.get("LOST_TEST_OTHER_PYTHON")
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 320}
 KINDS = {
     "lost": {"rank": 32, "align": 32},
     "lost learned": {"rank": 8, "learn_gamma": True, "activation": "gelu", "keep_gate_activation": False},
@@ -54,33 +53,6 @@ KINDS = {
         "overrides": {"*.k_proj": {"kind": "cola", "short_conv_width": 2}},
     },
 }
-# What an imported model may bring, under both kinds of folders.
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-HOSTS = {
-    "Llama": {
-        "attention_bias": True,
-        "mlp_bias": True,
-        "head_dim": 24,
-        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16},
-    },
-    "Qwen2": {"attention_bias": "qkv", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-    "Qwen3": {"use_qk_norm": True, "head_dim": 24},
-}
-
-
-def checkpoint_of(settings: Config, path: Path, dataset: Dataset) -> Checkpoint:
-    """Random values, large enough that every layer, norm and bias counts."""
-    draw = np.random.default_rng(0)
-    values = [
-        (
-            name,
-            array + draw.normal(0, 0.1, array.shape).astype(np.float32)
-            if array.ndim == 1 and array.dtype != np.int32
-            else array,
-        )
-        for name, array in initial_values(settings.replace("model", initializer_range=0.1))
-    ]
-    return write(path, values, (), settings, TrainState(step=3), dataset.tokenizer)
 
 
 def engine_of(source: Checkpoint) -> Engine:

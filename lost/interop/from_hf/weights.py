@@ -17,7 +17,7 @@ from lost.errors import CheckpointError
 from lost.storage.nofollow import DOCUMENT_BYTES, check_inside, read_inside
 from lost.utils.parsing import parse_object
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = ("F32", "F16", "BF16")
 _INDICES = (".channels", ".indices")  # how the names of arrays end that exports of ours hold in int32
@@ -40,7 +40,7 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         listed = {name: path for name, path in _listed(folder).items() if not _derived(name)}
         types = set()
-        for path in sorted(set(listed.values())) or [folder / _SINGLE]:
+        for path in sorted(set(listed.values())) or [folder / SINGLE]:
             opened = _opened(path, folder)
             for name in opened.keys():  # noqa: SIM118 - a handle, not a mapping
                 if (listed and listed.get(name) != path) or _derived(name):
@@ -56,7 +56,7 @@ class Weights:
                 self._homes[name], self.shapes[name] = (path, opened), tuple(part.get_shape())
         if missing := sorted(set(listed) - set(self._homes)):
             raise CheckpointError(
-                f"{listed[missing[0]]} doesn't hold {missing[0]}, which {_INDEX} says it does; download both again"
+                f"{listed[missing[0]]} doesn't hold {missing[0]}, which {INDEX} says it does; download both again"
             )
         self.dtype: DType = "bfloat16" if types == {"BF16"} else "float32"
         self.sizes = {path.name: path.stat().st_size for path, _ in self._homes.values()}
@@ -106,9 +106,23 @@ def _counted(what: str, names: Iterable[str]) -> list[str]:
 
 def _listed(folder: Path) -> dict[str, Path]:
     """Return the file of each array by the folder's index, or nothing if one file holds all."""
-    if (folder / _SINGLE).exists():
+    if (folder / SINGLE).exists():
         return {}
-    index = folder / _INDEX
+    index, files = folder / INDEX, indexed(folder)
+    missing = sorted({path.name for path in files.values() if not os.path.exists(path)})
+    if missing or not files:
+        what = f"{len(missing)} of the files are missing: {', '.join(missing)}" if missing else "it names no files"
+        raise CheckpointError(f"{index}: {what}; expected every shard beside it; download them")
+    return files
+
+
+def indexed(folder: Path) -> dict[str, Path]:
+    """Return the file of each array, which may not be there, by the folder's index.
+
+    Raises:
+        CheckpointError: there is none, or it names what isn't in the folder.
+    """
+    index = folder / INDEX
     try:
         listed = parse_object(read_inside(index, folder, DOCUMENT_BYTES))["weight_map"]
         files = {name: folder / file for name, file in listed.items()}
@@ -121,10 +135,6 @@ def _listed(folder: Path) -> dict[str, Path]:
     for name, path in files.items():
         if path.parent != folder or Path(listed[name]).name != listed[name]:
             raise CheckpointError(f"{index} names {listed[name]!r}, a file outside its folder; don't trust it")
-    missing = sorted({path.name for path in files.values() if not os.path.exists(path)})
-    if missing or not files:
-        what = f"{len(missing)} of the files are missing: {', '.join(missing)}" if missing else "it names no files"
-        raise CheckpointError(f"{index}: {what}; expected every shard beside it; download them")
     return files
 
 
@@ -133,10 +143,10 @@ def _refuse(folder: Path) -> None:
     if pickled:
         raise CheckpointError(
             f"{folder / pickled[0]} is a pickled checkpoint, which can run any code when it is read: refused; expected "
-            f"{_SINGLE}; use the model's safetensors, or write them with transformers' "
+            f"{SINGLE}; use the model's safetensors, or write them with transformers' "
             "save_pretrained(..., safe_serialization=True)"
         )
-    raise CheckpointError(f"{folder} holds no weights; expected {_SINGLE}, or {_INDEX} with its files")
+    raise CheckpointError(f"{folder} holds no weights; expected {SINGLE}, or {INDEX} with its files")
 
 
 def _opened(path: Path, folder: Path) -> Any:

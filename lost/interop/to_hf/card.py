@@ -23,8 +23,7 @@ _FRONT = """\
 ---
 library_name: transformers
 pipeline_tag: text-generation
-license: other
-license_name: not-chosen-yet
+{license}
 tags:
 - {tag}
 - lost-pretrain
@@ -32,6 +31,8 @@ tags:
 ---
 """
 
+_NO_LICENSE = "license: other\nlicense_name: not-chosen-yet"
+_NONE_CHOSEN = "none was chosen yet. Whoever publishes this model puts it here and into the first lines"
 _OPEN = """\
 ## Open it
 
@@ -69,13 +70,14 @@ The flag lets them run the model's own layers, which stand in `modeling_lost.py`
 """
 
 
-def card(source: Checkpoint, target: Config, dtype: str) -> str:
+def card(source: Checkpoint, target: Config, dtype: str, license: str | None = None) -> str:
     """Return README.md.
 
     Args:
         source: what is exported.
         target: the configuration of the exported model.
         dtype: of its weights.
+        license: the hub's name of the model's licence; None: none was chosen.
     """
     run = source.path.parent.parent if source.path.parent.name == "checkpoints" else source.path
     known = architecture(target)
@@ -87,11 +89,11 @@ def card(source: Checkpoint, target: Config, dtype: str) -> str:
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     nature = _nature(source)
     sections = [
-        _FRONT.format(tag="llama" if known else "lost"),
+        _FRONT.format(tag="llama" if known else "lost", license=f"license: {license}" if license else _NO_LICENSE),
         f"# {resolved(run).name}\n",
         f"A {what} of {count:,} parameters{dense} in {dtype}, made with "
         f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.{merged}\n",
-        "Licence: none was chosen yet. Whoever publishes this model puts it here and into the first lines.\n",
+        f"Licence: {license or _NONE_CHOSEN}.\n",
         *(_training(run, source) if source.progress.step else ["It was imported, and not trained further.\n"]),
         _OPEN.format(
             code="" if known else ", trust_remote_code=True",

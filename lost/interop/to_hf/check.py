@@ -1,9 +1,10 @@
-"""Verification of an export: other programs open the folder, and must agree with our engine."""
+"""Verification of an export: other programs open it, and must agree with our engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -20,7 +21,7 @@ _TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a t
 
 @dataclass(frozen=True)
 class Reading:
-    """The results of another program for a folder.
+    """The results of another program for an export.
 
     Attributes:
         scores: logits, (n, vocab) float32.
@@ -46,36 +47,45 @@ class Agreement:
     texts: int
 
 
-def installed_readers() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the versions of the readers that can be used here, and why the others can't."""
-    versions, missing = {}, {}
-    for name, module in READERS.items():
+def installed_readers(readers: Mapping[str, str]) -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """Return the readers, given as names of modules, that can be used here, and why the others can't."""
+    usable, missing = {}, {}
+    for name, module in readers.items():
         try:
-            versions[name] = import_module(module).VERSION
+            usable[name] = import_module(module)
+            _ = usable[name].VERSION
         except (ImportError, OSError, AttributeError) as error:  # as for backends: missing, or partly installed
             missing[name] = " ".join(str(error).split())
-    return versions, missing
+    return usable, missing
 
 
-def check_folder(
-    folder: Path, reader: str, tokens: Sequence[int], ours: np.ndarray, tokenizer: Tokenizer, texts: Sequence[str]
+def check_with(
+    reader: str,
+    module: ModuleType,
+    path: Path,
+    tokens: Sequence[int],
+    ours: np.ndarray,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    tolerance: float = _TOLERANCE,
 ) -> Agreement:
-    """Open a folder with a reader, and compare its results with ours.
+    """Open an export with a reader, and compare its results with ours.
 
     Args:
-        folder: exported.
-        reader: one of `READERS`.
+        reader: its name.
+        module: which has its VERSION, and `read` that returns a `Reading`.
+        path: the export.
         tokens: to run the model on.
         ours: log-probabilities (n, vocab) after each of them.
         tokenizer: the run's.
         texts: to be tokenized.
+        tolerance: as in `compare`.
 
     Raises:
         ExportError: it can't open it, or doesn't agree.
     """
-    module = import_module(READERS[reader])
     try:
-        reading: Reading = module.read(folder, tokens, texts)
+        reading: Reading = module.read(path, tokens, texts)
     except ExportError:
         raise
     except Exception as error:
@@ -91,20 +101,26 @@ def check_folder(
                 f"{name} gives {text[:60]!r} the token ids {_around(ids, expected)}, and the run's tokenizer "
                 f"{_around(expected, ids)}; expected the same; nothing was kept"
             )
-    difference = compare(ours, log_probabilities(reading.scores), f"{name}'s")
+    difference = compare(ours, log_probabilities(reading.scores), f"{name}'s", tolerance)
     return Agreement(name, difference, len(texts))
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray, whose: str) -> float:
+def compare(ours: np.ndarray, theirs: np.ndarray, whose: str, tolerance: float = _TOLERANCE) -> float:
     """Return the largest difference between two models' log-probabilities.
 
+    Args:
+        ours: (n, vocab).
+        theirs: likewise.
+        whose: the other model's, in messages.
+        tolerance: the most that it may be, as a share of the largest of ours: rounding errors.
+
     Raises:
-        ExportError: it exceeds rounding errors.
+        ExportError: it is more.
     """
     difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(ours).max())
-    if not difference <= _TOLERANCE * largest:
+    if not difference <= tolerance * largest:
         raise ExportError(
-            f"{whose} log-probabilities differ from ours by {difference:.3g}; expected at most {_TOLERANCE:g} of the "
+            f"{whose} log-probabilities differ from ours by {difference:.3g}; expected at most {tolerance:g} of the "
             f"largest, {largest:.3g}; nothing was kept"
         )
     return difference

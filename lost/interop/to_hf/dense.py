@@ -1,32 +1,60 @@
 """Merging of linear projections into dense matrices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ConfigError
+from lost.interop.to_hf.check import compare, own_scores
 from lost.model.parameters import projections
 from lost.planning import budget
 from lost.storage.arrays import NamedArrays
 
 
-def dense_twin(config: Config) -> Config:
+def merge(source: Checkpoint, form: str, tokens: Sequence[int], backend: str) -> Config:
+    """Return the configuration of the equivalent dense model, once that gives the source's log-probabilities.
+
+    Args:
+        source: a checkpoint, whose parameters `merged` merges.
+        form: what `lost convert --to` was asked for, in messages.
+        tokens: to compare the two on.
+        backend: computes the log-probabilities.
+
+    Raises:
+        ConfigError: as `dense_twin`.
+        ExportError: they differ.
+    """
+    target = dense_twin(source.config, form)
+    compare(
+        own_scores(source.config, source.parameters(), tokens, backend),
+        own_scores(target, merged(source.config, source.parameters()), tokens, backend),
+        "the merged model's",
+    )
+    return target
+
+
+def dense_twin(config: Config, form: str = "dense") -> Config:
     """Return the configuration of the equivalent dense model.
+
+    Args:
+        config: the model's.
+        form: as in `merge`.
 
     Raises:
         ConfigError: a projection has an activation inside, so that no matrix is equivalent to it.
     """
     if mixing := [each for each in projections(config) if each.earlier_tokens]:
         raise ConfigError(
-            f"--to dense: {len(mixing)} projections read earlier tokens, {mixing[0].name} among them "
+            f"--to {form}: {len(mixing)} projections read earlier tokens, {mixing[0].name} among them "
             f"(projection.short_conv_width = {mixing[0].settings.short_conv_width}), so no matrix is equivalent; "
             "expected 0; use --to hf or --to mlx-lm, which keep the layers as they are"
         )
     nonlinear = [each for each in projections(config) if each.has_activation]
     if nonlinear:
         raise ConfigError(
-            f"--to dense: {len(nonlinear)} projections have an activation inside, {nonlinear[0].name} among them "
+            f"--to {form}: {len(nonlinear)} projections have an activation inside, {nonlinear[0].name} among them "
             f"({nonlinear[0].settings.activation}), so no matrix is equivalent; expected projection.activation = none "
             "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
         )

@@ -1,7 +1,7 @@
 """Export of a folder: written, opened by the programs it is for, and kept only if they agree with our engine."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,8 @@ from lost.errors import CheckpointError
 from lost.interop.layout import is_plain, renamed
 from lost.interop.rewrite import cast
 from lost.interop.to_hf.card import card
-from lost.interop.to_hf.check import Agreement, check_folder, compare, installed_readers, own_scores, probe
-from lost.interop.to_hf.dense import dense_twin, merged
+from lost.interop.to_hf.check import READERS, Agreement, check_with, installed_readers, own_scores, probe
+from lost.interop.to_hf.dense import merge, merged
 from lost.interop.to_hf.description import VERSION, code_files, generation_config, model_config
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
@@ -43,14 +43,16 @@ class Export:
         bytes: of all files.
         agreements: the readers that opened it and agreed.
         missing: the readers that can't be used here, and why.
+        remarks: on what is not as in the run, for the user.
     """
 
     path: Path
     plain: bool
-    dtype: DType
+    dtype: str
     bytes: int
     agreements: list[Agreement]
     missing: dict[str, str]
+    remarks: Sequence[str] = ()
 
 
 def export(
@@ -61,6 +63,7 @@ def export(
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
     backend: str = "auto",
+    license: str | None = None,
 ) -> Export:
     """Write a checkpoint as a folder for transformers and mlx-lm, and check it with those that are installed.
 
@@ -72,6 +75,7 @@ def export(
         part_bytes: start a new file once one holds this much.
         overwrite: replace an earlier export.
         backend: computes the log-probabilities to compare with.
+        license: as in `card`.
 
     Raises:
         CheckpointError: something is at `path`.
@@ -81,34 +85,35 @@ def export(
         MissingPackageError: the package that writes tokenizer.json isn't installed.
         StorageError: the disk refused.
     """
-    _check_free(path, overwrite)
+    check_free(path, overwrite, _is_ours)
     target, tokenizer = source.config, source.tokenizer()
     texts = [*AWKWARD, *validation_texts(target, tokenizer)]
     tokens = probe(tokenizer, texts, target.model.max_position_embeddings)
     if form == "dense":
-        target = dense_twin(source.config)
-        compare(
-            own_scores(source.config, source.parameters(), tokens, backend),
-            own_scores(target, merged(source.config, source.parameters()), tokens, backend),
-            "the merged model's",
-        )
+        target = merge(source, form, tokens, backend)
     kept = dtype or source.config.train.param_dtype
 
     def arrays() -> NamedArrays:
         merging = form == "dense"
         return cast(merged(source.config, source.parameters()) if merging else source.parameters(), kept)
 
-    readers, missing = installed_readers()
+    readers, missing = installed_readers(READERS)
     with atomic_dir(path, replace=overwrite) as partial:
-        write(partial, source, target, arrays(), kept, part_bytes)
+        write(partial, source, target, arrays(), kept, part_bytes, license)
         ours = own_scores(target, arrays(), tokens, backend) if readers else np.empty(0)
-        agreements = [check_folder(partial, reader, tokens, ours, tokenizer, texts) for reader in readers]
+        agreements = [check_with(*each, partial, tokens, ours, tokenizer, texts) for each in readers.items()]
         size = sum(file.stat().st_size for file in partial.iterdir())
     return Export(path, is_plain(target), kept, size, agreements, missing)
 
 
 def write(
-    folder: Path, source: Checkpoint, target: Config, arrays: NamedArrays, dtype: DType, part_bytes: int = PART_BYTES
+    folder: Path,
+    source: Checkpoint,
+    target: Config,
+    arrays: NamedArrays,
+    dtype: DType,
+    part_bytes: int = PART_BYTES,
+    license: str | None = None,
 ) -> None:
     """Write all files of an export.
 
@@ -119,13 +124,14 @@ def write(
         arrays: parameters, under our names.
         dtype: of them.
         part_bytes: start a new file once one holds this much.
+        license: as in `card`.
     """
     tokenizer = source.tokenizer()
     files = tokenizer_files(tokenizer, target.model.max_position_embeddings)
     files[CONFIG] = _json(model_config(target, tokenizer.end_of_text, dtype))
     files["generation_config.json"] = _json(generation_config(tokenizer.end_of_text))
     files |= {} if is_plain(target) else code_files()
-    files[_CARD] = card(source, target, dtype).encode()
+    files[_CARD] = card(source, target, dtype, license).encode()
     for name, content in files.items():
         (folder / name).write_bytes(content)
     _name_parts(folder, write_tensors(folder, "model", renamed(target, arrays), part_bytes))
@@ -150,7 +156,17 @@ def _name_parts(folder: Path, names: Iterable[str]) -> None:
     (folder / f"{_WEIGHTS}.index.json").write_bytes(_json(index))
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a path that exists, unless it is an export to be replaced.
+
+    Args:
+        path: where an export is to be.
+        overwrite: whether an earlier one may be there.
+        is_ours: says whether a folder is one; it may raise OSError or ValueError where it isn't.
+
+    Raises:
+        CheckpointError: something is at `path`.
+    """
     if not path.exists():
         return
     if not overwrite:
@@ -158,11 +174,17 @@ def _check_free(path: Path, overwrite: bool) -> None:
             f"{path} already exists; expected a new folder; choose another, or, to replace an export, add --overwrite"
         )
     try:
-        ours = VERSION in parse_object(read_bytes(path / CONFIG, DOCUMENT_BYTES))
+        ours = is_ours(path)
     except (OSError, ValueError):
         ours = False
     if not ours:
-        raise CheckpointError(f"{path} already exists and is not an export; expected a new folder; choose another")
+        raise CheckpointError(
+            f"{path} already exists and is not an export of this kind; expected a new folder; choose another"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    return VERSION in parse_object(read_bytes(path / CONFIG, DOCUMENT_BYTES))
 
 
 def _json(value: Any) -> bytes:

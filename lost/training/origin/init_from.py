@@ -17,6 +17,7 @@ from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_ch
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
+from lost.interop.hub.download import cached
 from lost.interop.layout import SEQ_LEN
 from lost.interop.rewrite import cast
 from lost.interop.source import Source, open_source
@@ -79,7 +80,7 @@ def _check_origin(held: list[Path], named: Path, folder: Path, branches: bool) -
             origin = open_checkpoint(path).progress.origin
         except CheckpointError:
             continue  # reported when the run is resumed
-        same = origin and Path(origin.path).is_relative_to(resolved(source)) and step in (None, origin.step)
+        same = origin and Path(origin.path).is_relative_to(cached(source)) and step in (None, origin.step)
         if origin is None or not same or origin.moments != branches:
             how = "branched from" if origin and origin.moments else "started with"
             started = f"{how} {origin.path}" if origin else "didn't start with other weights"

@@ -1,0 +1,1 @@
+"""Export for llama.cpp and what is built on it: one GGUF file, and a Modelfile for Ollama."""
