@@ -1,12 +1,15 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lost.utils.threads import use_threads
+
+_UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
 def check_stops(stops: list[str]) -> None:
@@ -62,6 +65,23 @@ def model_path(text: str) -> Path:
 def path_option(text: str, *names: str, parser: Callable[[str], Path] = local_path) -> Any:
     """Return an option for a path, here unless `parser` takes others, with its help, and names beside its own."""
     return typer.Option(*names, parser=parser, metavar="<path>", help=text)
+
+
+def count(text: str) -> int:
+    """Return the number that a text such as 250, 10_000, 1.5M or 10B means."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
+    try:
+        value = Decimal(number) * _UNITS.get(unit, 1)
+        if value == value.to_integral_value() and value >= 1:
+            return int(value)
+    except ArithmeticError:  # no number, an infinite one, one that isn't any
+        pass
+    raise typer.BadParameter(f"{text!r}: expected a whole number from 1, such as 250, 10_000, 1.5M or 10B")
+
+
+def count_option(text: str) -> Any:
+    """Return an option for a number that may end in k, M, B or T."""
+    return typer.Option(parser=count, metavar="N", help=f"{text} Such as 250, 10k, 1.5M or 10B.")
 
 
 AsJson = Annotated[

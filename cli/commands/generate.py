@@ -54,7 +54,7 @@ def generate(
     from lost.errors import UserError
     from lost.generation.continuation import Continuation
     from lost.generation.sampler import Sampler
-    from lost.prepare.readers import clean
+    from lost.prepare.reading.readers import clean
     from lost.tokenizer.chat_template import question
 
     check_stops(stop)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson, model_path, path_option
+from lost.cli.options import AsJson, count_option, model_path, path_option
 from lost.prepare import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ def prepare(
     config: Annotated[str | None, typer.Option(help="Subset of hub data sets, such as en.")] = None,
     split: Annotated[str, typer.Option(help="Split of hub data sets.")] = "train",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of hub data sets.")] = None,
+    max_documents: Annotated[int | None, count_option("Take at most so many documents, drawn from all TEXT.")] = None,
+    max_tokens: Annotated[int | None, count_option("Take at most so many tokens, of documents drawn so.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of what --max-documents and --max-tokens draw; default 0.", min=0)
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Processes for encoding; default: one per core. Doesn't affect the result.", min=1),
@@ -73,6 +78,7 @@ def prepare(
 
     A text file is one document, and so is a JSON line or a row of a parquet file; .gz and .zst are decompressed.
     Documents are packed end to end, without padding. Text of --valid is never trained on, even if TEXT contains it.
+    What --max-documents and --max-tokens take includes the fraction that is held out, but not --valid.
 
     With --examples, lines hold a prompt and a completion, messages, or a text, in mlx-lm's format, and only the
     completion or the last answer is learned. A folder stands for its train.jsonl and valid.jsonl.
@@ -85,8 +91,9 @@ def prepare(
     from lost.cli.render.progress import PreparationScreen
     from lost.errors import UserError
     from lost.interop.hub.download import fetched_tokenizer
+    from lost.prepare.cap import Cap
     from lost.prepare.examples import prepare_examples
-    from lost.prepare.hub import HubChoice
+    from lost.prepare.reading.hub import HubChoice
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
     from lost.storage.nofollow import resolved
@@ -102,6 +109,9 @@ def prepare(
             "--end-of-text has no effect without --tokenizer: a tokenizer trained here has its own; leave it out"
         )
     tokenizer = tokenizer and fetched_tokenizer(tokenizer)
+    cap = Cap(max_documents, max_tokens, seed or 0) if max_documents or max_tokens else None
+    if seed is not None and not cap:
+        raise UserError(f"--seed {seed} has no effect without --max-documents or --max-tokens; leave it out")
     named = resolved(Path(text[0]))
     out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
@@ -111,9 +121,9 @@ def prepare(
             raise UserError(
                 "--examples needs --tokenizer: that of the model to be tuned; name its checkpoint or folder"
             )
-        if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split:
+        if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split or cap:
             raise UserError(
-                "options that select text from folders or data sets have no effect with --examples; leave them out"
+                "options that select text from files or data sets have no effect with --examples; leave them out"
             )
         if workers:
             raise UserError("--workers has no effect with --examples, which a single process encodes; leave it out")
@@ -124,7 +134,7 @@ def prepare(
         remark_on_share(splits, None if valid_files else share)
         answer(as_json, *described(out, splits))
         return
-    sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision))
+    sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision), cap=cap)
     held_out = None
     if valid or valid_split:
         choice = HubChoice(config, valid_split or split, revision)

@@ -4,10 +4,10 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
@@ -17,12 +17,13 @@ from lost.errors import WorkerLostError
 from lost.tokenizer import Tokenizer, load_tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class SourcePosition:
-    """A position in the sources: after all units before `unit`, and the first `documents` of it."""
+    """A position in the sources: after all units before `unit`, and the first `documents` of it; `read` in all."""
 
     unit: int
     documents: int
+    read: int = field(default=0, compare=False)
 
 
 START = SourcePosition(0, 0)
@@ -34,24 +35,29 @@ class Batch:
 
     Attributes:
         texts: of each split.
+        order: the splits' names, document by document.
         size: characters in them.
         end: where they end.
     """
 
     texts: dict[str, list[str]]
+    order: list[str]
     size: int
     end: SourcePosition
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a batch: of each split the ids (n,), the number of documents and their bytes."""
+    """What became of a batch: of each split the ids (n,), and the bytes of each document's text."""
 
-    splits: dict[str, tuple[np.ndarray, int, int]]
+    splits: dict[str, tuple[np.ndarray, list[int]]]
+    order: list[str]
     end: SourcePosition
 
 
-def encoded(batches: Iterator[Batch], tokenizer: Tokenizer, folder: Path, workers: int) -> Iterator[Encoded]:
+def encoded(
+    batches: Iterator[Batch], tokenizer: Tokenizer, folder: Path, workers: int
+) -> Generator[Encoded, None, None]:
     """Encode batches, and yield them in their order.
 
     Args:
@@ -108,8 +114,8 @@ def _encode_there(batch: Batch) -> Encoded:
 
 
 def _encode(tokenizer: Tokenizer, batch: Batch) -> Encoded:
-    def split(texts: Sequence[str]) -> tuple[np.ndarray, int, int]:
+    def split(texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         ids = tokenizer.encode_documents(texts).astype(np.int32)  # half of what goes between processes
-        return ids, len(texts), sum(len(text.encode()) for text in texts)
+        return ids, [len(text.encode()) for text in texts]
 
-    return Encoded({name: split(texts) for name, texts in batch.texts.items()}, batch.end)
+    return Encoded({name: split(texts) for name, texts in batch.texts.items()}, batch.order, batch.end)

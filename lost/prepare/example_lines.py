@@ -10,7 +10,7 @@ import numpy as np
 
 from lost.data.loss_mask import EXAMPLE_START, IN_LOSS
 from lost.errors import DataError
-from lost.prepare.readers import clean, lines
+from lost.prepare.reading.readers import clean, lines
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import Template
 from lost.utils.parsing import parse_json
@@ -45,17 +45,17 @@ def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example
         DataError: a file that can't be read, or a line that is none of these; the message names the line.
     """
     for path in paths:
-        for number, line in _lines(path):
+        for where, line in _lines(path):
             try:
                 example = _example(parse_json(line), template)
                 yield replace(example, prompt=clean(example.prompt), completion=clean(example.completion))
             except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error}); expected one object a line") from None
+                raise DataError(f"{where}: not JSON ({error}); expected one object a line") from None
             except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from None
+                raise DataError(f"{where}: {error}") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         yield from lines(path)
     except (OSError, EOFError, zlib.error) as error:

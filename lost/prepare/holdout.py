@@ -16,7 +16,7 @@ _LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
 _FEW = 20  # with fewer documents, an entire one would be too large a share to hold out
 _MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
 _UNEVEN = 4  # times more, or less, than was to be held out are worth a word
-_REMOTE_BYTES = 64 << 20  # of text from elsewhere, that is read twice
+_REMOTE_BYTES = 64 << 20  # of text from elsewhere, or of which so many tokens are taken, that is read twice
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class TextStats:
     Attributes:
         documents: how many were read.
         bytes: their size in UTF-8.
-        complete: whether that is all there is; of text from elsewhere the beginning is read.
+        complete: whether that is all that is taken; of text from elsewhere, and under a cap on tokens, the beginning is
+            read.
         hashes: of the documents, where there are few enough to count them exactly, else none.
     """
 
@@ -65,7 +66,7 @@ class HeldOut:
 
 
 def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextStats:
-    """Read local text once, and the beginning of text from elsewhere.
+    """Read local text once, and the beginning of text from elsewhere, or of which only so many tokens are taken.
 
     Args:
         sources: of the text.
@@ -75,8 +76,9 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
         DataError: there is no text, or some that can't be read.
     """
     hashes, documents, size = array("Q"), 0, 0
-    limit = _REMOTE_BYTES if sources.remote else None
-    complete = True
+    tokens = sources.cap.most_bytes if sources.cap else None
+    limit = min(_REMOTE_BYTES, tokens or _REMOTE_BYTES) if sources.remote or tokens else None
+    complete = tokens is None
     for text in sources.documents():
         if limit is not None and size >= limit:
             complete = False
@@ -93,7 +95,7 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
         raise DataError(
             f"there is no text in {named}{chosen}{skipped}; expected at least one document that isn't empty"
         )
-    countable = complete and documents <= _MANY
+    countable = (complete or tokens) and documents <= _MANY
     return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64))
 
 

@@ -4,22 +4,28 @@ import errno
 import fnmatch
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lost.errors import DataError, UnreachableError
-from lost.prepare import hub
-from lost.prepare.hub import HubChoice
-from lost.prepare.readers import NotTextError, read
+from lost.prepare.cap import Cap
+from lost.prepare.reading import hub
+from lost.prepare.reading.hub import HubChoice
+from lost.prepare.reading.parts import WHOLE, Part, parts
+from lost.prepare.reading.readers import NotTextError, read
 from lost.storage.nofollow import check_inside, resolved
+
+_AT_ONCE = 8  # shards of a data set of the hub, under a cap
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the text that is read from its beginning: a file, or a shard of a data set.
+    """A part of the text that is read from its beginning: a file or a part of it, or a shard of a data set.
 
     Attributes:
         stamp: differs from that of other units, and from that of the same unit once its content has changed.
@@ -42,6 +48,7 @@ class Sources:
         text_key: the field of a JSON line, or the column, that holds the text.
         leave_out: files or folders that aren't read: those that serve another purpose.
         choice: which part of data sets of the hub.
+        cap: how much is taken, in an order of its own; None: all, in the order of names.
         skipped: files inside folders that turned out not to be text, filled while reading.
         commits: of each data set of the hub that was opened, by name.
     """
@@ -52,6 +59,7 @@ class Sources:
     text_key: str = "text"
     leave_out: Sequence[Path] = ()
     choice: HubChoice = field(default_factory=HubChoice)
+    cap: Cap | None = None
     skipped: list[Path] = field(default_factory=list)
     commits: dict[str, str | None] = field(default_factory=dict)
     _opened: dict[str, list[Unit]] = field(default_factory=dict, repr=False)
@@ -67,15 +75,17 @@ class Sources:
         return [str(path) for path in self.paths if not os.path.exists(path)]
 
     def documents(self) -> Iterator[str]:
-        """Yield every document that isn't empty, in an order that depends on names alone.
+        """Yield every document that isn't empty, in an order that depends on names, and the cap's seed, alone.
+
+        Of documents no more than the cap says; tokens are counted where there are some.
 
         Raises:
             DataError: a path that doesn't exist, a named file that isn't text, a line without the text's key.
             UnreachableError: a file or folder can't be read, or a data set of the hub not to its end.
         """
         self.skipped.clear()
-        for unit in self.units():
-            yield from unit.documents()
+        documents = (text for unit in self.units() for text in unit.documents())
+        yield from islice(documents, self.cap.documents if self.cap else None)
 
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know of what was read."""
@@ -84,17 +94,34 @@ class Sources:
             yield f"skipped, because they are not text: {', '.join(names[:3])}{more}"
 
     def units(self) -> Iterator[Unit]:
-        """Yield the parts that `documents` reads one after the other.
+        """Yield the parts that are read one after the other.
 
         Raises:
-            DataError: a path that doesn't exist.
+            DataError: a path that doesn't exist, or a cap on files and data sets of the hub together.
         """
+        if self.cap is None:
+            yield from self._units(_whole)
+            return
+        if self.remote and self.local:
+            raise DataError(
+                f"{', '.join(self.remote)} and {self.local[0]}: --max-documents and --max-tokens can't draw from data "
+                "sets of the hub and from files alike; expected one or the other; prepare them apart, and train on "
+                "both with data.mixture"
+            )
+        units = list(self._units(parts))
+        order = self.cap.drawn(len(units))
+        if self.remote:  # how much is in a shard isn't known before it is read: several are, at once
+            yield Unit("", partial(in_turns, [units[number].documents for number in order]))
+        else:
+            yield from (units[number] for number in order)
+
+    def _units(self, split: Callable[[Path], list[Part]]) -> Iterator[Unit]:
         for path in self.paths:
             if os.path.isdir(path):
-                yield from (self._unit(file, Path(path)) for file in self._files(Path(path)))
+                yield from (unit for file in self._files(Path(path)) for unit in self._of(file, Path(path), split))
             elif os.path.exists(path):
                 if not self._left_out(Path(path)):
-                    yield self._unit(Path(path), None)
+                    yield from self._of(Path(path), None, split)
             elif hub.is_name(str(path)):
                 yield from self._shards(str(path))
             else:
@@ -105,20 +132,26 @@ class Sources:
 
     def described(self) -> dict[str, Any]:
         """Return all that decides which text is read, as JSON has it, the files' names, sizes and times among it."""
-        stamps = hashlib.sha256(os.fsencode("\n".join(unit.stamp for unit in self.units())))
+        stamps = hashlib.sha256(os.fsencode("\n".join(unit.stamp for unit in self._units(_whole))))
         return {
             "text": [str(path.absolute()) for path in self.local] + self.remote,
             "include": list(self.include),
             "exclude": list(self.exclude),
             "text_key": self.text_key,
             **asdict(self.choice),
+            **self._capped(),
             "checksum of the files' names, sizes and times": stamps.hexdigest(),
         }
 
     def origin(self) -> dict[str, Any]:
         """Return where the text comes from, for `dataset.json`."""
-        chosen = {**asdict(self.choice), "commits": self.commits} if self.remote else {}
-        return {"sources": [str(path) for path in self.paths], **chosen}
+        choice = {**asdict(self.choice), "commits": self.commits} if self.remote else {}
+        return {"sources": [str(path) for path in self.paths], **choice, **self._capped()}
+
+    def _capped(self) -> dict[str, Any]:
+        if self.cap is None:
+            return {}
+        return {"max_documents": self.cap.documents, "max_tokens": self.cap.tokens, "seed": self.cap.seed}
 
     def _shards(self, name: str) -> list[Unit]:
         if name not in self._opened:
@@ -131,10 +164,16 @@ class Sources:
             ]
         return self._opened[name]
 
-    def _unit(self, path: Path, folder: Path | None) -> Unit:
+    def _of(self, path: Path, folder: Path | None, split: Callable[[Path], list[Part]]) -> Iterator[Unit]:
+        try:
+            if folder:
+                check_inside(path, folder)
+            own = split(path)
+        except OSError:  # which reading it says
+            own = [WHOLE]
         status = path.stat() if os.path.exists(path) else None  # a link inside a folder may lead nowhere
         stamp = f"{path.absolute()} {status and (status.st_size, status.st_mtime_ns)}"
-        return Unit(stamp, partial(self._read, path, folder))
+        yield from (Unit(stamp, partial(self._read, path, folder, part)) for part in own)
 
     def _files(self, folder: Path) -> Iterator[Path]:
         for parent, folders, files in os.walk(folder, onerror=_refuse):
@@ -152,11 +191,11 @@ class Sources:
     def _left_out(self, path: Path) -> bool:
         return any(resolved(path) == resolved(other) for other in self.leave_out)
 
-    def _read(self, path: Path, folder: Path | None) -> Iterator[str]:
+    def _read(self, path: Path, folder: Path | None, part: Part) -> Iterator[str]:
         try:
             if folder:
                 check_inside(path, folder)
-            yield from read(path, self.text_key)
+            yield from read(path, self.text_key, part)
         except NotTextError as error:
             if not folder:
                 raise DataError(
@@ -173,6 +212,23 @@ class Sources:
                     "leave it out with --exclude"
                 ) from None
             _refuse(error)
+
+
+def _whole(path: Path) -> list[Part]:
+    return [WHOLE]
+
+
+def in_turns(readers: Sequence[Callable[[], Iterator[str]]], at_once: int = _AT_ONCE) -> Iterator[str]:
+    """Yield from several readers at once, a document each in turn; where one has ended, the next one begins."""
+    waiting = iter(readers)
+    reading = deque(reader() for reader in islice(waiting, at_once))
+    while reading:
+        documents = reading.popleft()
+        if (text := next(documents, None)) is not None:
+            yield text
+            reading.append(documents)
+        elif reader := next(waiting, None):
+            reading.append(reader())
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -5,18 +5,21 @@ Its state is saved now and then, so that the same command resumes where an earli
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lost.data.dataset import TRAIN, VALID
 from lost.data.writer import SplitWriter, write_description
 from lost.errors import DataError
-from lost.prepare.encode import Batch, SourcePosition, encoded
+from lost.prepare.cap import Cap
+from lost.prepare.encode import Batch, Encoded, SourcePosition, encoded
 from lost.prepare.holdout import HeldOut, check_share, hold_out, text_stats, tokenizer_text
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.prepare.resume import PrepareState
-from lost.prepare.sources import Sources
+from lost.prepare.sources import Sources, Unit
 from lost.storage.failpoints import failpoint
 from lost.storage.files import flush
 from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -117,7 +120,7 @@ def _encode(
     folder: Path, state: PrepareState, sources: Sources, own: Sources | None, progress: ProgressCallback, workers: int
 ) -> dict[str, Any]:
     """Write the shards and their description."""
-    plan, total = state.plan, state.plan["bytes"]
+    plan, total, cap = state.plan, state.plan["bytes"], sources.cap or Cap()
     tokenizer = load_tokenizer(folder)
     held_out = HeldOut(**plan["held_out"]) if plan["held_out"] else None
     writers = {name: SplitWriter(folder, name, tokenizer, state.splits.get(name)) for name in (TRAIN, VALID)}
@@ -133,58 +136,86 @@ def _encode(
     state = reached(state.position)
     save()
     saved = time.monotonic()
-    batches = _batches(sources, own, held_out, state.position)
-    workers = min(workers, 1 + total // _WORKER_BYTES) if total else workers
+    expected = total or cap.most_bytes
+    workers = min(workers, 1 + expected // _WORKER_BYTES) if expected else workers
+    text = _Text(sources, own, held_out)
+
+    def tokens() -> int:
+        return sum(writer.tokens for writer in writers.values())
+
+    def encoded_from(position: SourcePosition) -> Iterator[Encoded]:
+        with closing(encoded(text.batches(position), tokenizer, folder, workers)) as batches:
+            for batch in batches:
+                if batch.end <= text.sources_end:
+                    batch, cut = cap.cut(batch, tokens(), tokenizer.end_of_text)
+                    if cut:  # what was read ahead is dropped
+                        yield replace(batch, end=text.sources_end)
+                        break
+                yield batch
+            else:
+                return
+        yield from encoded_from(text.sources_end)
+
     try:
-        for batch in encoded(batches, tokenizer, folder, workers):
-            for name, (ids, documents, size) in batch.splits.items():
-                writers[name].append(ids, documents, size)
+        for batch in encoded_from(state.position):
+            for name, (ids, sizes) in batch.splits.items():
+                writers[name].append(ids, len(sizes), sum(sizes))
             state = reached(batch.end)  # in one go: what an interruption saves is whole
             failpoint("prepare.batch")
             if time.monotonic() - saved >= _SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
-            documents, tokens = (
-                sum(getattr(each, count) for each in writers.values()) for count in ("documents", "tokens")
-            )
+            documents = sum(writer.documents for writer in writers.values())
             # Validation text of its own isn't in `total`.
             size = writers[TRAIN].bytes + (0 if own else writers[VALID].bytes)
-            progress("encoding", size, total, documents, tokens)
+            progress("encoding", size, total, documents, tokens())
     except KeyboardInterrupt:
         save()
         raise
     splits = {name: writer.close() for name, writer in writers.items()}
     for name, split in splits.items():
         if not split["documents"]:
-            raise DataError(f"the {name} split would be empty; expected text in it; add text or --valid-fraction")
+            remedy = "raise --max-tokens" if cap.tokens else "add text"
+            raise DataError(f"the {name} split would be empty; expected text in it; {remedy} or --valid-fraction")
     sources.skipped[:] = dict.fromkeys([*map(Path, plan["skipped"]), *sources.skipped])
     write_description(folder, tokenizer, splits, sources.origin())
     return splits
 
 
-def _batches(sources: Sources, own: Sources | None, held_out: HeldOut | None, begin: SourcePosition) -> Iterator[Batch]:
-    """Yield the text from a position on, that of `sources` first, then the validation's own."""
+class _Text:
+    """All text in the order in which it is encoded: that of the sources, split, then the validation's own.
 
-    def parts() -> Iterator[tuple[Iterator[str], Callable[[str], tuple[str, str]]]]:
-        for unit in sources.units():
-            yield unit.documents(), held_out.split if held_out else lambda text: (text, "")
-        for unit in own.units() if own else ():
-            yield unit.documents(), lambda text: ("", text)
+    Attributes:
+        sources_end: the position between both.
+    """
 
-    batch = Batch({TRAIN: [], VALID: []}, 0, begin)
-    for unit, (documents, split) in enumerate(parts()):
-        if unit < begin.unit:
-            continue  # not even opened
-        done = begin.documents if unit == begin.unit else 0
-        for number, text in enumerate(documents, 1):
-            if number <= done:
-                continue
-            for name, part in zip((TRAIN, VALID), split(text), strict=True):
-                if part:
-                    batch.texts[name].append(part)
-            batch.size += len(text)
-            if batch.size >= _BATCH_CHARACTERS:
-                yield replace(batch, end=SourcePosition(unit, number))
-                batch = Batch({TRAIN: [], VALID: []}, 0, begin)
-    if batch.size:
-        yield replace(batch, end=SourcePosition(unit + 1, 0))
+    def __init__(self, sources: Sources, own: Sources | None, held_out: HeldOut | None) -> None:
+        split = held_out.split if held_out else lambda text: (text, "")
+        self._parts: list[tuple[Unit, Callable[[str], tuple[str, str]]]] = [(unit, split) for unit in sources.units()]
+        self.sources_end = SourcePosition(len(self._parts), 0)
+        self._parts += [(unit, lambda text: ("", text)) for unit in (own.units() if own else ())]
+        self._most = sources.cap.documents if sources.cap else None
+
+    def batches(self, begin: SourcePosition) -> Iterator[Batch]:
+        """Yield the text from a position on; none holds text of both."""
+        read, batch = begin.read, Batch({TRAIN: [], VALID: []}, [], 0, begin)
+        for unit, (part, split) in enumerate(self._parts):
+            if unit == self.sources_end.unit and batch.size:
+                yield replace(batch, end=self.sources_end)
+                batch = Batch({TRAIN: [], VALID: []}, [], 0, begin)
+            done = begin.documents if unit == begin.unit else 0
+            last = None if self._most is None or unit >= self.sources_end.unit else done + self._most - read
+            if unit < begin.unit or last == done:
+                continue  # not even opened
+            for number, text in enumerate(islice(part.documents(), done, last), done + 1):
+                read += 1
+                for name, piece in zip((TRAIN, VALID), split(text), strict=True):
+                    if piece:
+                        batch.texts[name].append(piece)
+                        batch.order.append(name)
+                batch.size += len(text)
+                if batch.size >= _BATCH_CHARACTERS:
+                    yield replace(batch, end=SourcePosition(unit, number, read))
+                    batch = Batch({TRAIN: [], VALID: []}, [], 0, begin)
+        if batch.size:
+            yield replace(batch, end=SourcePosition(len(self._parts), 0, read))

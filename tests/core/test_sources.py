@@ -14,7 +14,7 @@ from hub_server import Repository, running
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError, NetworkError, UnreachableError
-from lost.prepare.hub import HubChoice
+from lost.prepare.reading.hub import HubChoice
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 

@@ -21,7 +21,7 @@ from lost.evaluation.perplexity import Evaluation
 from lost.model.load import load_config
 from lost.planning.room import check_room
 from lost.prepare.holdout import hold_out, text_stats
-from lost.prepare.readers import read
+from lost.prepare.reading.readers import read
 from lost.prepare.sources import Sources
 from lost.tokenizer import load_tokenizer
 from lost.utils.parsing import parse_json
@@ -51,7 +51,7 @@ def test_packed_to_fill_the_memory(tmp_path: Path, name: str, write: Callable[[P
 
 
 def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lost.prepare.readers._LINE", 1000)
+    monkeypatch.setattr("lost.prepare.reading.readers._LINE", 1000)
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "' + "a" * 2000 + '"}\n')
     with pytest.raises(DataError, match=r"a\.jsonl:2: a line of more than"):
         list(read(tmp_path / "a.jsonl", "text"))

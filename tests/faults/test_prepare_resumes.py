@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from processes import Done, run_python
 from lost.data.dataset import Dataset
 from lost.data.writer import SplitWriter
 from lost.errors import DataError, InterruptedAtOnceError, RunBusyError, StorageError, UnreachableError
+from lost.prepare.cap import Cap
 from lost.prepare.examples import prepare_examples
 from lost.prepare.output import ProgressCallback, unseen
-from lost.prepare.readers import read
+from lost.prepare.reading.parts import Part
+from lost.prepare.reading.readers import read
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 from lost.storage.files import partial_folder, read_sealed_json
@@ -51,9 +54,11 @@ def texts(tmp_path: Path, text_folder: Path) -> Path:
 
 def command(folder: Path, out: Path, *more: object, fail: str = "", seconds: float = 0) -> Done:
     """Prepare in another process, in small batches and shards, with a state noted every so many seconds."""
+    if "--tokenizer" not in more:
+        more = ("--vocab-size", 320, *more)
     script = out.parent / "small.py"
     script.write_text(SMALL)
-    arguments = ["prepare", folder, "--out", out, "--vocab-size", 320, "--workers", 1, *more]
+    arguments = ["prepare", folder, "--out", out, "--workers", 1, *more]
     return run_python(script, seconds, *arguments, LOST_FAIL_POINT=fail)
 
 
@@ -86,6 +91,37 @@ def test_killed_again_and_again_gives_the_same_bytes(texts: Path, tmp_path: Path
     assert "training the tokenizer" not in done.stdout
     assert contents(out) == contents(straight)
     assert not (tmp_path / ".partial-out").exists()
+
+
+@pytest.mark.parametrize("cap", [Cap(documents=30), Cap(tokens=4000)], ids=["documents", "tokens"])
+def test_a_cap_goes_on(
+    texts: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap: Cap
+) -> None:
+    """Killed on the way there, then interrupted after every batch, the last one too: what is taken is the same."""
+    for name, value in (("writer._SHARD_TOKENS", 3000), ("text._BATCH_CHARACTERS", 1000), ("text._SAVE_SECONDS", 0)):
+        monkeypatch.setattr(f"lost.{'data' if name.startswith('writer') else 'prepare'}.{name}", value)
+    own = tmp_path / "own.txt"
+    own.write_text("held out, the rank of the weight\n" * 200)
+
+    def make(out: Path, progress: ProgressCallback = unseen) -> None:
+        prepare(Sources([texts], cap=cap), out, prepared.tokenizer, Sources([own]), progress)
+
+    def leave(phase: str, *counts: int) -> None:
+        if phase == "encoding":
+            raise OSError
+
+    make(tmp_path / "straight")
+    if cap.tokens:
+        more = ("--valid", own, "--tokenizer", prepared.path, "--max-tokens", cap.tokens)
+        done = command(texts, tmp_path / "out", *more, fail="prepare.batch:6=kill")
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    lives = 0
+    while not (tmp_path / "out").exists():
+        with suppress(OSError):
+            make(tmp_path / "out", leave)
+        lives += 1
+    assert lives > 3
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_what_was_written_after_the_last_note_is_dropped(texts: Path, tmp_path: Path) -> None:
@@ -342,11 +378,11 @@ def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(f"lost.prepare.text.{name}", value)
     files, reads = sorted(text_folder.iterdir()), []
 
-    def stale(path: Path, key: str) -> Iterator[str]:
+    def stale(path: Path, key: str, part: Part) -> Iterator[str]:
         reads.append(path)
         if reads.count(files[40]) == 3:  # surveyed, for the tokenizer, encoded
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return read(path, key)
+        return read(path, key, part)
 
     prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
     with monkeypatch.context() as patch:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lost.errors import DataError, NetworkError
-from lost.prepare.readers import SUFFIXES, no_text
+from lost.prepare.reading.readers import SUFFIXES, no_text
 from lost.utils.extras import need
 
 SCHEME = "hf://"
