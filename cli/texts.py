@@ -20,19 +20,27 @@ class HeldOutText:
 
     Attributes:
         path: where it stands.
-        predictions: how many it has; None: unknown.
+        predictions: how many are evaluated; None: unknown.
+        all: how many it has; None: that isn't another number.
         unit: what a prediction is called.
         measure: evaluates (engine, context, windows at once), told before each round of batches.
     """
 
     path: Path
     predictions: int | None
+    all: int | None
     unit: str
     measure: "Callable[[Engine, int, int, Callable[[], None]], Evaluation]"
 
 
-def open_texts(source: "Source", data: Path | None, text: Path | None) -> dict[str, HeldOutText]:
-    """Open what is to be evaluated, by name: a text, a prepared set, or all that the model's run evaluated.
+def open_texts(source: "Source", data: Path | None, text: Path | None, whole: bool) -> dict[str, HeldOutText]:
+    """Open what is to be evaluated, by name: a text, a prepared set, or what the model's run evaluated in training.
+
+    Args:
+        source: of the model.
+        data: a prepared set; None: the run's own, and further ones.
+        text: a text instead.
+        whole: whether all is meant where training evaluates `train.eval_tokens`.
 
     Raises:
         UserError: the model names no data, and none was given.
@@ -59,7 +67,8 @@ def open_texts(source: "Source", data: Path | None, text: Path | None) -> dict[s
         further = {} if data else further_sets(source.config.data, tokenizer)
     except DataError as error:
         raise DataError(f"{error}; --data {dataset.path} evaluates the run's own text alone") from None
-    return {name: _prepared(each) for name, each in {OWN: dataset, **further}.items()}
+    limit = None if data or whole else source.config.train.eval_tokens
+    return {name: _prepared(each, limit) for name, each in {OWN: dataset, **further}.items()}
 
 
 def _plain(source: "Source", path: Path) -> HeldOutText:
@@ -71,21 +80,22 @@ def _plain(source: "Source", path: Path) -> HeldOutText:
     def measure(engine: "Engine", window: int, size: int, check: Callable[[], None]) -> "Evaluation":
         return evaluate(engine, tokens, window, size, text_bytes=text_bytes, check=check)
 
-    return HeldOutText(path, len(tokens) - 1, "tokens", measure)
+    return HeldOutText(path, len(tokens) - 1, None, "tokens", measure)
 
 
-def _prepared(dataset: "Dataset") -> HeldOutText:
+def _prepared(dataset: "Dataset", limit: int | None) -> HeldOutText:
     from lost.data.dataset import VALID
     from lost.evaluation.perplexity import evaluate_split
 
     split = dataset.split(VALID)
 
     def measure(engine: "Engine", window: int, size: int, check: Callable[[], None]) -> "Evaluation":
-        return evaluate_split(engine, split, window, size, check=check)
+        return evaluate_split(engine, split, window, size, limit=limit, check=check)
 
-    if split.loss_mask:
-        return HeldOutText(dataset.path, None, "targets", measure)
-    return HeldOutText(dataset.path, split.tokens - 1, "tokens", measure)
+    unit, every = ("targets", split.loss_mask.tokens) if split.loss_mask else ("tokens", split.tokens - 1)
+    part = limit is not None and limit < every
+    predictions = limit if part else every
+    return HeldOutText(dataset.path, None if split.loss_mask else predictions, every if part else None, unit, measure)
 
 
 def run_texts(
@@ -112,12 +122,15 @@ def run_texts(
     values, lines = {}, []
     forward = budget(source.config).flops_per_token / 3  # of which training has two more for the backward pass
     for name, each in found.items():
-        values[name] = {"nll": each.nll, "tokens": each.tokens, "bytes": each.bytes, **each.figures()}
+        values[name] = {"nll": each.nll, "bytes": each.bytes, **each.figures()}
         values[name]["information_capacity"] = each.information_capacity(forward)
         bits = "" if each.bits_per_byte is None else f"  {each.bits_per_byte:.4f} bits/byte"
         where = f"{source.path} on" if name == OWN else f"{name},"
+        every = texts[name].all
+        of = f" of {every:,}" if every else ""
+        rest = ", as many as train.eval_tokens says; --whole: all" if every else f", {each.bytes:,} bytes"
         lines += [
-            f"{where} {texts[name].path}: {each.tokens:,} {texts[name].unit}, {each.bytes:,} bytes",
+            f"{where} {texts[name].path}: {each.tokens:,}{of} {texts[name].unit}{rest}",
             f"loss {each.loss:.4f}  perplexity {each.perplexity:.3f}{bits}",
         ]
     own = found[OWN]

@@ -18,6 +18,9 @@ def evaluate(
         Path | None, path_option("Prepared set, whose validation split is used; default: the run's.")
     ] = None,
     text: Annotated[Path | None, path_option("Text instead: a file (.jsonl: many documents) or a folder.")] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="All of the run's validation text, whatever train.eval_tokens says.")
+    ] = False,
     lineage: Annotated[
         bool,
         typer.Option("--lineage", help="Also print perplexity as scripts derived from GaLore compute it (too low)."),
@@ -49,7 +52,8 @@ def evaluate(
 
     Every token of the text is predicted exactly once, and the mean is over tokens, without padding. On examples from
     `lost prepare --examples`, only what is to be learned counts: completions, not prompts. Without --data and --text,
-    the sets under data.also_evaluate are measured too. With --tasks, runs tasks of lm-evaluation-harness instead. With
+    it is the evaluation that training ends with: the same figures, over train.eval_tokens of the run's validation text,
+    and of the sets under data.also_evaluate. With --tasks, runs tasks of lm-evaluation-harness instead. With
     --every-checkpoint, does so for each checkpoint of a run (train.keep_every keeps more of them).
     """
     from lost.cli.checkpoints import measure_every, open_every
@@ -61,8 +65,10 @@ def evaluate(
 
     if data and text:
         raise UserError("--data and --text were both given; leave one of them out")
-    if tasks is not None and (data or text or lineage):
-        raise UserError("--tasks can't be combined with --data, --text or --lineage; leave one of them out")
+    if whole and (data or text):
+        raise UserError("--whole has no effect with --data or --text, which are evaluated whole; leave it out")
+    if tasks is not None and (data or text or lineage or whole):
+        raise UserError("--tasks can't be combined with --data, --text, --whole or --lineage; leave one of them out")
     if tasks is None and (include_path or limit or num_fewshot is not None):
         raise UserError(
             "--include-path, --limit and --num-fewshot only have an effect with --tasks; add it, or leave them out"
@@ -79,7 +85,7 @@ def evaluate(
             return run_tasks(source, engine, loaded, window, batch_size, limit)
     else:
         window = context_of(config.model, context, config.data.seq_len)
-        texts, size = open_texts(sources[-1], data, text), batch_size or config.train.micro_batch
+        texts, size = open_texts(sources[-1], data, text, whole), batch_size or config.train.micro_batch
 
         def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
             return run_texts(source, engine, texts, window, size, lineage)

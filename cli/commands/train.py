@@ -102,6 +102,7 @@ def train(
         "validation_loss": validation.loss if validation else None,
         "perplexity": validation.perplexity if validation else None,
         "bits_per_byte": validation.bits_per_byte if validation else None,
+        "validation_tokens": validation.tokens if validation else None,
         "also_evaluated": {name: each.figures() for name, each in result.further.items()},
         "interrupted": result.interrupted,
         "stopped_early": result.stopped_early,

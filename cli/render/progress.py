@@ -106,12 +106,13 @@ class TrainingScreen(Tracker):
 
     def validation(self, row: dict[str, Any]) -> None:
         """Show a validation, a line for each text."""
-        texts = {"validation": row | {"loss": row["validation_loss"]}, **row.get("also_evaluated", {})}
+        own = row | {"loss": row["validation_loss"], "tokens": row["validation_tokens"]}
+        texts = {"validation": own, **row.get("also_evaluated", {})}
         for name, each in texts.items():
             bits = f"  {each['bits_per_byte']:.4f} bits/byte" if each["bits_per_byte"] else ""
             self.message(
                 f"step {row['step']}/{self._total}  {name} loss {number(each['loss'], 4)}  "
-                f"perplexity {number(each['perplexity'], 2)}{bits}"
+                f"perplexity {number(each['perplexity'], 2)}{bits}  over {counted(each['tokens'], 'token')}"
             )
 
     def measurement(self, row: dict[str, Any]) -> None:

@@ -109,7 +109,8 @@ class TrainConfig(Section):
     eval_every: Natural = 500
     """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None
-    """Validation tokens of one evaluation; null: all, of which alone bits per byte are known."""
+    """Validation tokens of one evaluation, `lost eval RUN` included; null: all, of which alone bits per byte are
+    known."""
     inspect_every: Natural = 0
     """Steps from one inspection to the next: root mean squares of activations after each block, the largest logit, and
     of every projection's weight the largest singular value and the effective rank. 0: none. Decompositions of all

@@ -58,8 +58,9 @@ class Evaluation:
         return self.nll / math.log(2) / self.bytes if self.bytes else None
 
     def figures(self) -> dict[str, float | None]:
-        """Return loss, perplexity and bits per byte, by their names in JSON."""
-        return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+        """Return loss, perplexity, bits per byte, and over how many tokens, by their names in JSON."""
+        found = {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
+        return {**found, "tokens": self.tokens}
 
     def information_capacity(self, flops: float) -> float | None:
         """Bits that the model saves of a token's text, a unit of log2 of the FLOPs that reading a token takes.

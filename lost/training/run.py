@@ -228,7 +228,8 @@ class Run:
         with self._aside("evaluating") as seconds:
             result, further = measured(self.valid), {name: measured(split) for name, split in self.further.items()}
             row: dict[str, Any] = {"step": progress.step, "validation_loss": result.loss}
-            row |= {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte, "seconds": seconds()}
+            row |= {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte}
+            row |= {"validation_tokens": result.tokens, "seconds": seconds()}
             if further:
                 row["also_evaluated"] = {name: each.figures() for name, each in further.items()}
             self.tracker.validation(finite(row))
