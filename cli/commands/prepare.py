@@ -14,12 +14,22 @@ if TYPE_CHECKING:
 _VALID_FRACTION = 0.01
 
 
+def _list_recipes(wanted: bool) -> None:
+    if wanted:
+        from lost.cli.render.output import answer
+        from lost.prepare.recipes import listed
+
+        answer(False, {}, listed())
+        raise typer.Exit
+
+
 def prepare(
     text: Annotated[
         list[str],
         typer.Argument(
             metavar="TEXT",
-            help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name.",
+            help="Text, .jsonl and .parquet files, folders, or data sets of the Hugging Face hub: hf://owner/name; "
+            "or a recipe, by name or YAML file.",
         ),
     ],
     out: Annotated[Path | None, path_option("Folder to make; default data/NAME.")] = None,
@@ -46,6 +56,10 @@ def prepare(
     valid_split: Annotated[
         str | None, typer.Option(help="Validation split of hub data sets: those of --valid, else those of TEXT.")
     ] = None,
+    recipes: Annotated[
+        bool,
+        typer.Option("--recipes", callback=_list_recipes, is_eager=True, help="List the recipes that ship."),
+    ] = False,
     include: Annotated[
         list[str],
         typer.Option(metavar="PATTERN", help="In folders, use only names that match, such as '*.py'; may be repeated."),
@@ -94,6 +108,7 @@ def prepare(
     from lost.prepare.cap import Cap
     from lost.prepare.examples import prepare_examples
     from lost.prepare.reading.hub import HubChoice
+    from lost.prepare.recipes import find_recipe
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
     from lost.storage.nofollow import resolved
@@ -113,6 +128,18 @@ def prepare(
     if seed is not None and not cap:
         raise UserError(f"--seed {seed} has no effect without --max-documents or --max-tokens; leave it out")
     named = resolved(Path(text[0]))
+    if recipe := find_recipe(text[0]):
+        if len(text) > 1:
+            raise UserError(
+                f"{text[0]} is a recipe, and stands alone; prepare {', '.join(text[1:])} apart, and mix them with "
+                "data.mixture"
+            )
+        note(f"{text[0]}: {recipe.hub}, license: {recipe.license}")
+        text, config, revision = [recipe.hub], config or recipe.config, revision or recipe.revision
+        split = recipe.split if split == "train" else split
+        text_key = recipe.text_key if text_key == "text" else text_key
+        if not valid and valid_fraction is None:
+            valid_split = valid_split or recipe.valid_split
     out = out or Path("data") / named.name.split(".")[0]
     screen = PreparationScreen(on_stderr=as_json)
     share = _VALID_FRACTION if valid_fraction is None else valid_fraction

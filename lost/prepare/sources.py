@@ -18,7 +18,9 @@ from lost.prepare.reading import hub
 from lost.prepare.reading.hub import HubChoice
 from lost.prepare.reading.parts import WHOLE, Part, parts
 from lost.prepare.reading.readers import NotTextError, read
+from lost.prepare.recipes import shipped
 from lost.storage.nofollow import check_inside, resolved
+from lost.utils.wording import did_you_mean
 
 _AT_ONCE = 8  # shards of a data set of the hub, under a cap
 
@@ -126,8 +128,9 @@ class Sources:
                 yield from self._shards(str(path))
             else:
                 raise DataError(
-                    f"{path} doesn't exist; expected a text, .jsonl or .parquet file, a folder, or the name of a data "
-                    "set, such as hf://owner/name"
+                    f"{path} doesn't exist; {did_you_mean(str(path), shipped())}expected a text, .jsonl or .parquet "
+                    f"file, a folder, or the name of a data set, such as hf://owner/name, or of a recipe: "
+                    f"{', '.join(shipped())}"
                 )
 
     def described(self) -> dict[str, Any]:
