@@ -38,6 +38,12 @@ def train(
             "RUN[@STEP]: go on from a run's checkpoint in a new folder, under another schedule, on other data."
         ),
     ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Copy checkpoints there too, such as s3://bucket/run; `lost fetch` brings one."
+        ),
+    ] = None,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -78,7 +84,9 @@ def train(
         config = None
     overrides = [*overrides, *assignments]
     run = ready(
-        Request(config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite),
+        Request(
+            config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite, mirror
+        ),
         note,
         measures=not dry_run,
     )

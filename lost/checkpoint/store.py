@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
@@ -19,6 +20,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def is_checkpoint_name(name: str) -> bool:
+    """Say whether a folder's name is a checkpoint's."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first, finished or not."""
     try:
@@ -26,7 +32,7 @@ def checkpoints(folder: Path) -> list[Path]:
         names = os.listdir(folder) if is_folder(folder) else []
     except OSError as error:
         raise CheckpointError(f"{folder} can't be read: {error.strerror}; expected a folder of checkpoints") from None
-    return [folder / name for name in sorted(names) if _NAME.fullmatch(name) and is_folder(folder / name)]
+    return [folder / name for name in sorted(names) if is_checkpoint_name(name) and is_folder(folder / name)]
 
 
 def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -98,13 +104,20 @@ def prune(folder: Path, keep_last: int, keep_every: int, newest: int) -> None:
             held.append(open_checkpoint(path))
         except CheckpointError:
             continue  # not ours to judge, so not ours to remove
+    for each in expendable(held, keep_last, keep_every, newest):
+        remove_folder(each.path)
+
+
+def expendable(held: Sequence[Checkpoint], keep_last: int, keep_every: int, newest: int) -> list[Checkpoint]:
+    """Return which of a run's checkpoints, oldest first, are to go, as `prune` says."""
     held = [each for each in held if each.progress.step <= newest]
     good = [each for each in held if not each.progress.guard.in_a_row]
     measured = [each for each in good if each.progress.validation_loss is not None]
     best = min(measured, key=lambda each: each.progress.validation_loss or 0.0, default=None)
-    for each in good[:-keep_last]:
-        if each is not best and not (keep_every and each.progress.step % keep_every == 0):
-            remove_folder(each.path)
-    for each in held:  # saved while updates were being left out: no reason for a good one to go
-        if each not in good and good and each.progress.step < good[-1].progress.step:
-            remove_folder(each.path)
+    going = [
+        each
+        for each in good[:-keep_last]
+        if each is not best and not (keep_every and each.progress.step % keep_every == 0)
+    ]
+    # Saved while updates were being left out: no reason for a good one to go.
+    return going + [each for each in held if each not in good and good and each.progress.step < good[-1].progress.step]

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from lost import checkpoint
 from lost.checkpoint import BestLoss, Checkpoint, TrainState
+from lost.checkpoint.mirror import Mirror
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
@@ -69,7 +70,9 @@ class Run:
         tracker: Tracker,
         adapts: bool,
         further: Mapping[str, Dataset],
+        mirror: Mirror | None = None,
     ) -> None:
+        self.mirror = mirror
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
         first = engine.workers.rank == 0
         own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
@@ -108,6 +111,8 @@ class Run:
         self.tracker.begin(progress.step)
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
+        if start:
+            self._mirror()  # what could not be, before
         self.loss: float | None = None
         self._clock, self._clock_step = time.perf_counter(), progress.step
         return progress
@@ -296,14 +301,31 @@ class Run:
                 self.finish_saving(wait=True, last=True)
 
     def finish_saving(self, wait: bool = False, last: bool = False) -> None:
-        """Note a checkpoint that has been written."""
+        """Note a checkpoint that has been written, and what was said of mirroring."""
+        self._retell()
         began = time.perf_counter()
         with self._phase("saving") if wait else nullcontext(), self._tolerated(last):
             if saved := self.saver.finish(wait):
                 self.saved = saved.path
+                self._mirror()
                 row = {"stall_seconds": saved.stall_seconds, "seconds": saved.seconds}
                 self.tracker.checkpoint({"step": saved.step, "checkpoint": saved.path.name, **row})
         self._clock += time.perf_counter() - began
+
+    def _mirror(self) -> None:
+        if self.mirror:
+            self.mirror.update(self.config.train.keep_last, self.config.train.keep_every)
+
+    def finish_mirroring(self) -> None:
+        """Wait until the last checkpoint is mirrored, or can't be; the others needn't."""
+        if self.mirror:
+            with self._phase("mirroring"):
+                self.mirror.wait()
+            self._retell()
+
+    def _retell(self) -> None:
+        for text in self.mirror.said() if self.mirror else ():
+            self.tracker.message(text)
 
     @contextmanager
     def _aside(self, name: str) -> Iterator[Callable[[], float]]:

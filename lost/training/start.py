@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lost.bench.precision import with_dtype
 from lost.checkpoint import Checkpoint
+from lost.checkpoint.mirror import Mirror
 from lost.config import Config, TrainConfig
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
@@ -30,6 +31,7 @@ from lost.planning.micro_batch import with_micro_batch
 from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.lock import locked
+from lost.storage.remote import Remote
 from lost.tracking import KINDS as TRACKERS
 from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
@@ -65,6 +67,7 @@ class Request:
         wired_gib: memory to wire; None: as it is.
         fresh: whether to begin at step 0 whatever is there.
         overwrite: whether to remove the checkpoints that are there.
+        mirror: an address where checkpoints are copied to.
     """
 
     config: str | None
@@ -78,6 +81,7 @@ class Request:
     wired_gib: float | None = None
     fresh: bool = False
     overwrite: bool = False
+    mirror: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Ready:
         workers: the processes of the run.
         fresh: as asked.
         overwrite: as asked.
+        remote: where checkpoints are copied to.
     """
 
     config: Config
@@ -111,6 +116,7 @@ class Ready:
     workers: Workers
     fresh: bool
     overwrite: bool
+    remote: Remote | None
 
     @property
     def first_step(self) -> int:
@@ -152,6 +158,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         raise UserError("--overwrite was given without --fresh: it would do nothing; add --fresh, or leave it out")
     if asked.init_from and asked.branch_from:
         raise UserError("--init-from and --branch-from: a run begins with one of them; leave out the other")
+    remote = Remote(asked.mirror) if asked.mirror is not None else None
     origin, branches = asked.branch_from or asked.init_from, asked.branch_from is not None
     file, folder = run_place(asked.config, asked.out, origin)
     follows, source = None, None
@@ -204,8 +211,9 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
     return Ready(
-        config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh, asked.overwrite
-    )
+        config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh,
+        asked.overwrite, remote,
+    )  # fmt: skip
 
 
 def _before(folder: Path | None, workers: Workers) -> TrainConfig | None:
@@ -258,7 +266,10 @@ def start(
             point = _starting_point(run, tracker) if first else None  # rank 0 decides
             tracker.message(beginning_with)
             adapts = run.written.train.micro_batch_size == "auto"
-            result = train(run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further)
+            mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
+            result = train(
+                run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror
+            )
             tracker.message(ended(run.config, engine, result))
         workers.close()
     return result

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lost.checkpoint import Checkpoint, TrainState
+from lost.checkpoint.mirror import Mirror
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.engine import Engine
@@ -49,6 +50,7 @@ def train(
     asked: Stop | None = None,
     adapts: bool = False,
     further: Mapping[str, Dataset] = MappingProxyType({}),
+    mirror: Mirror | None = None,
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -62,6 +64,7 @@ def train(
         asked: says whether to stop; looked at between steps, and between the batches of an evaluation.
         adapts: whether the micro-batch may be halved where the first step shows that it doesn't fit.
         further: sets that are evaluated too, by name.
+        mirror: of the run's checkpoints; rank 0's.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -69,10 +72,12 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = Run(config, folder, dataset, engine, tracker, adapts, further)
+    run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror)
     progress = run.begin(start)
     try:
-        return _loop(config, run, progress, engine, asked or Stop())
+        result = _loop(config, run, progress, engine, asked or Stop())
+        run.finish_mirroring()
+        return result
     except (LostError, RuntimeError, MemoryError) as error:
         cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
         short, stopped = OutOfMemoryError.caused(cause), GpuStoppedError.caused(error)

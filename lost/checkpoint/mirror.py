@@ -1,0 +1,190 @@
+"""Copies of a run's checkpoints elsewhere: made beside the training, verified where they are, and fetched from there.
+
+ADDRESS/checkpoints/step-00000500/  as in a run folder; manifest.json, the seal, is written last
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from queue import Queue, SimpleQueue
+from threading import Thread
+
+from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
+from lost.checkpoint.store import checkpoint_path, checkpoints, expendable, is_checkpoint_name, set_latest
+from lost.checkpoint.verify import check_intact
+from lost.errors import CheckpointError, LostError, StorageError, UserError
+from lost.storage.files import atomic_dir, seal
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
+from lost.storage.remote import Remote
+
+_FOLDER = "checkpoints"
+
+
+class Mirror(Thread):
+    """Copies of a run's checkpoints at an address, brought up to date whenever that is asked for.
+
+    Nothing that fails there is raised: `said` tells of it, and the next time all that is missing is tried again.
+
+    Args:
+        folder: holds the run's checkpoints.
+        remote: where the copies go.
+    """
+
+    def __init__(self, folder: Path, remote: Remote) -> None:
+        super().__init__(name="mirroring", daemon=True)
+        self._folder, self._remote = folder, remote
+        self._asked: Queue[tuple[int, int]] = Queue()
+        self._said: SimpleQueue[str] = SimpleQueue()
+        self.start()
+
+    def update(self, keep_last: int, keep_every: int) -> None:
+        """Have it brought up to date, and keep there what the run keeps here."""
+        self._asked.put((keep_last, keep_every))
+
+    def said(self) -> Iterator[str]:
+        """Yield sentences about what failed since the last call."""
+        while not self._said.empty():
+            yield self._said.get()
+
+    def wait(self) -> None:
+        """Wait until all that was asked for is done, or has failed."""
+        self._asked.join()
+
+    def run(self) -> None:
+        """Do what is asked for, one thing after the other."""
+        while True:
+            keep = self._asked.get()
+            try:
+                self._bring_up_to_date(*keep)
+            except LostError as error:
+                self._said.put(f"not mirrored: {error}. Training goes on, and the next save tries again")
+            except Exception as error:  # a defect here must not end a training
+                self._said.put(f"not mirrored, by a defect: {type(error).__name__}: {error}. Training goes on")
+            finally:
+                self._asked.task_done()
+
+    def _bring_up_to_date(self, keep_last: int, keep_every: int) -> None:
+        own = None
+        for path in reversed(checkpoints(self._folder)):  # the newest first
+            with suppress(FileNotFoundError, CheckpointError):  # gone meanwhile: newer ones took its place
+                own = own or open_checkpoint(path)
+                self._copy(path)
+        if own:
+            self._prune(own, keep_last, keep_every)
+
+    def _copy(self, path: Path) -> None:
+        """Copy a checkpoint that isn't there yet, verify it, and seal it.
+
+        Raises:
+            FileNotFoundError: it is gone here.
+            LostError: the copy isn't what was written, or the address doesn't answer.
+        """
+        there = f"{_FOLDER}/{path.name}"
+        manifest = read_bytes(path / MANIFEST, DOCUMENT_BYTES)
+        before = self._remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES)
+        if before == manifest:
+            return
+        if before:
+            self._check_own(there, before, path)
+        self._remote.remove(there)
+        for name, expected in open_checkpoint(path).files.items():
+            self._remote.put(path / name, f"{there}/{name}")
+            if fault := self._remote.fault(f"{there}/{name}", expected):
+                raise StorageError(
+                    f"{self._remote.address}/{there}/{name} {fault}; expected a copy of {path / name}; check both"
+                )
+        self._remote.write(f"{there}/{MANIFEST}", manifest)
+        if fault := self._remote.fault(f"{there}/{MANIFEST}", seal(manifest)):
+            raise StorageError(f"{self._remote.address}/{there}/{MANIFEST} {fault}; expected a copy; check it")
+
+    def _check_own(self, there: str, manifest: bytes, path: Path) -> None:
+        """See that a checkpoint that is to be replaced isn't another run's."""
+        if not same_run(_opened(path.name, manifest), open_checkpoint(path)):
+            raise UserError(
+                f"{self._remote.address}/{there} is a checkpoint of another run; expected an address of this run's "
+                "own; name another"
+            )
+
+    def _prune(self, own: Checkpoint, keep_last: int, keep_every: int) -> None:
+        """Remove what the run wouldn't keep here; what isn't its own, and what can't be read, stays."""
+        held = []
+        for name in _held(self._remote):
+            manifest = self._remote.read(f"{_FOLDER}/{name}/{MANIFEST}", DOCUMENT_BYTES)
+            if not manifest and not (self._folder / name).exists():
+                self._remote.remove(f"{_FOLDER}/{name}")  # it went here while it was copied
+            with suppress(CheckpointError):
+                each = _opened(name, manifest)
+                held += [each] if same_run(each, own) else []
+        for each in expendable(held, keep_last, keep_every, own.progress.step):
+            if not checkpoint_path(self._folder, each.progress.step).exists():
+                self._remote.remove(f"{_FOLDER}/{each.path.name}")
+
+
+def same_run(one: Checkpoint, other: Checkpoint) -> bool:
+    """Say whether two checkpoints can be of one run: of one model, seed and prepared text."""
+    first, second = one.config, other.config
+    same = (first.model, first.projection, first.train.seed) == (second.model, second.projection, second.train.seed)
+    return same and one.progress.data == other.progress.data
+
+
+def fetch(remote: Remote, run: Path) -> tuple[Checkpoint, list[str]]:
+    """Fetch the newest checkpoint that is intact into a run folder that holds none.
+
+    Returns:
+        The checkpoint, and why newer ones were skipped.
+
+    Raises:
+        CheckpointError: there is none, or the folder holds some.
+        NetworkError: the address doesn't answer.
+        StorageError: the disk refused.
+    """
+    folder = run / _FOLDER
+    if held := checkpoints(folder):
+        raise CheckpointError(f"{run} holds {held[-1].name} already; expected a new folder; choose another --out")
+    skipped = []
+    for name in reversed(_held(remote)):
+        try:
+            checkpoint = _fetched(remote, name, folder / name)
+        except CheckpointError as error:
+            skipped.append(str(error))
+            continue
+        set_latest(checkpoint.path)
+        return checkpoint, skipped
+    why = f": {'; '.join(skipped)}" if skipped else ""
+    raise CheckpointError(
+        f"{remote.address} holds no usable checkpoint{why}; expected what `lost train --mirror` wrote there; check the "
+        "address"
+    )
+
+
+def _fetched(remote: Remote, name: str, path: Path) -> Checkpoint:
+    """Copy a checkpoint, as long as it is what its manifest says, and see that it may be used."""
+    there = f"{_FOLDER}/{name}"
+    with atomic_dir(path) as partial:
+        write_new(partial / MANIFEST, remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES))
+        checkpoint = open_checkpoint(partial)
+        if checkpoint_path(path.parent, checkpoint.progress.step) != path:
+            raise CheckpointError(f"{remote.address}/{there} is of step {checkpoint.progress.step}; don't trust it")
+        for file, expected in checkpoint.files.items():
+            if fault := remote.fault(f"{there}/{file}", expected, partial / file):
+                raise CheckpointError(f"{remote.address}/{there}/{file} {fault}; use another, or restore it")
+        check_intact(checkpoint)
+    return open_checkpoint(path)
+
+
+def _held(remote: Remote) -> list[str]:
+    return [name for name in remote.names(_FOLDER) if is_checkpoint_name(name)]
+
+
+def _opened(name: str, manifest: bytes) -> Checkpoint:
+    """Return a checkpoint of which the manifest alone is here.
+
+    Raises:
+        CheckpointError: it can't be trusted.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.mkdir()
+        write_new(path / MANIFEST, manifest)
+        return open_checkpoint(path)
