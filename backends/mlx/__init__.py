@@ -16,5 +16,17 @@ from lost.backends.mlx.distributed.group import join  # noqa: E402
 from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
 from lost.backends.mlx.engine import check_generation  # noqa: E402
 from lost.backends.mlx.lostify import lostify  # noqa: E402
+from lost.backends.mlx.profiling import tracing  # noqa: E402
 
-__all__ = ["available", "capacity", "check_generation", "create", "input_moments", "join", "lostify", "resolve", "wire"]
+__all__ = [
+    "available",
+    "capacity",
+    "check_generation",
+    "create",
+    "input_moments",
+    "join",
+    "lostify",
+    "resolve",
+    "tracing",
+    "wire",
+]

@@ -12,5 +12,17 @@ from lost.backends.torch.devices import available, capacity, check_generation, r
 from lost.backends.torch.distributed.group import join
 from lost.backends.torch.engine import TorchEngine as create
 from lost.backends.torch.lostify import lostify
+from lost.backends.torch.profiling import tracing
 
-__all__ = ["available", "capacity", "check_generation", "create", "input_moments", "join", "lostify", "resolve", "wire"]
+__all__ = [
+    "available",
+    "capacity",
+    "check_generation",
+    "create",
+    "input_moments",
+    "join",
+    "lostify",
+    "resolve",
+    "tracing",
+    "wire",
+]

@@ -53,6 +53,9 @@ def train(
     wired_gib: Annotated[
         float | None, typer.Option(help="On a Mac: memory that MLX may keep resident.", min=0, max=2048)
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace steps 4 to 6 of this start, into profile/ of the run folder.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything that a start needs, and change nothing.")
     ] = False,
@@ -83,13 +86,22 @@ def train(
         assignments = [config, *assignments]
         config = None
     overrides = [*overrides, *assignments]
-    run = ready(
-        Request(
-            config, data, out, init_from, branch_from, overrides, backend, device, wired_gib, fresh, overwrite, mirror
-        ),
-        note,
-        measures=not dry_run,
+    asked = Request(
+        config,
+        data,
+        out,
+        init_from,
+        branch_from,
+        overrides,
+        backend,
+        device,
+        wired_gib,
+        fresh,
+        overwrite,
+        mirror,
+        profile,
     )
+    run = ready(asked, note, measures=not dry_run)
     screen = TrainingScreen(run.config.last_step, as_json, quiet=run.workers.rank > 0)
     engine = run.engine(miniature(run.config) if dry_run else None)
     run.check()  # before anything in the folder is touched

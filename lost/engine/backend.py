@@ -1,6 +1,8 @@
 """The interface of a backend, the package `lost.backends.NAME`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -61,6 +63,13 @@ class Backend(Protocol):
 
         Raises:
             UserError: this backend or device can't.
+        """
+
+    def tracing(self, device: str) -> Callable[[Path], AbstractContextManager[Path]]:
+        """Return what traces computations; given a path without a suffix, it yields what is written when it ends.
+
+        Raises:
+            BackendError: this device has no trace.
         """
 
     def input_moments(self, engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:

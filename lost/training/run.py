@@ -35,6 +35,7 @@ from lost.tracking import Tracker, Trackers
 from lost.tracking.metrics import MetricsFile
 from lost.training.endings import diverged, stopping_early
 from lost.training.micro_batches import MicroBatches
+from lost.training.profile import Profile, Tracing
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
 from lost.utils.wording import counted
@@ -71,6 +72,7 @@ class Run:
         adapts: bool,
         further: Mapping[str, Dataset],
         mirror: Mirror | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.mirror = mirror
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
@@ -82,6 +84,7 @@ class Run:
         self.further = {name: each.split(VALID) for name, each in further.items()}
         self.per_step = config.train.batch_size * config.data.seq_len
         self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
+        self._profile = Profile(folder, tracing, self.tracker.message) if tracing and first else None
         self._doing, self._first = "training", True
         self._unread: list[StepResult] = []  # of the steps since the device was last waited for
         self._losses: list[float] = []  # of those before, back to the last row
@@ -133,6 +136,8 @@ class Run:
 
     def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""
+        if self._profile:
+            self._profile.before(progress.step + 1)
         first = progress.samples
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
@@ -146,6 +151,8 @@ class Run:
         else:
             report = self.micro_batches.step(first, predictions, lr)
         self._first = False
+        if self._profile:
+            self._profile.after(report)
         self._unread.append(report)
         self.tracker.advance(progress.step + 1)
         moved = replace(
@@ -158,7 +165,9 @@ class Run:
         return moved, report
 
     def close(self) -> None:
-        """Let go of the data and the trackers."""
+        """Let go of the data, the trackers and a profile that is being made."""
+        if self._profile:
+            self._profile.close()
         self.micro_batches.close()
         self.tracker.close()
 
@@ -315,13 +324,6 @@ class Run:
     def _mirror(self) -> None:
         if self.mirror:
             self.mirror.update(self.config.train.keep_last, self.config.train.keep_every)
-
-    def finish_mirroring(self) -> None:
-        """Wait until the last checkpoint is mirrored, or can't be; the others needn't."""
-        if self.mirror:
-            with self._phase("mirroring"):
-                self.mirror.wait()
-            self._retell()
 
     def _retell(self) -> None:
         for text in self.mirror.said() if self.mirror else ():

@@ -37,6 +37,7 @@ from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
 from lost.training.origin.branch import check_branch, keeps_place
 from lost.training.origin.init_from import begin_with, beginning, check_fit
+from lost.training.profile import Tracing
 from lost.training.run import open_data
 from lost.training.run_dir import (
     check_data,
@@ -68,6 +69,7 @@ class Request:
         fresh: whether to begin at step 0 whatever is there.
         overwrite: whether to remove the checkpoints that are there.
         mirror: an address where checkpoints are copied to.
+        profile: whether to trace some steps.
     """
 
     config: str | None
@@ -82,6 +84,7 @@ class Request:
     fresh: bool = False
     overwrite: bool = False
     mirror: str | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Ready:
         fresh: as asked.
         overwrite: as asked.
         remote: where checkpoints are copied to.
+        tracing: the backend's, where a profile is wanted.
     """
 
     config: Config
@@ -117,6 +121,7 @@ class Ready:
     fresh: bool
     overwrite: bool
     remote: Remote | None
+    tracing: Tracing | None
 
     @property
     def first_step(self) -> int:
@@ -181,6 +186,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         beginnings(config, dataset.tokenizer)  # there is room after each, or a ConfigError
         module.check_generation()
     device = module.resolve(asked.device)
+    tracing = module.tracing(device) if asked.profile else None
     workers = module.join(device)
     if workers.rank == 0:
         for each, settings in config.tracking.items():
@@ -212,7 +218,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         module.wire(int(asked.wired_gib * 2**30))
     return Ready(
         config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh,
-        asked.overwrite, remote,
+        asked.overwrite, remote, tracing,
     )  # fmt: skip
 
 
@@ -268,10 +274,16 @@ def start(
             adapts = run.written.train.micro_batch_size == "auto"
             mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
             result = train(
-                run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror
-            )
+                run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror,
+                run.tracing,
+            )  # fmt: skip
             tracker.message(ended(run.config, engine, result))
-        workers.close()
+            workers.close()
+            if mirror:  # for which the others needn't wait
+                screen.phase("mirroring")
+                mirror.wait()
+                for text in mirror.said():
+                    tracker.message(text)
     return result
 
 

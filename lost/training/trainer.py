@@ -21,6 +21,7 @@ from lost.evaluation.perplexity import Evaluation
 from lost.storage.failpoints import failpoint
 from lost.tracking import Tracker
 from lost.training.endings import ended_amid, out_of_memory
+from lost.training.profile import Tracing
 from lost.training.run import Run, StoppedError, due
 from lost.training.signals import Stop
 from lost.utils.parsing import finite
@@ -51,6 +52,7 @@ def train(
     adapts: bool = False,
     further: Mapping[str, Dataset] = MappingProxyType({}),
     mirror: Mirror | None = None,
+    tracing: Tracing | None = None,
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -65,6 +67,7 @@ def train(
         adapts: whether the micro-batch may be halved where the first step shows that it doesn't fit.
         further: sets that are evaluated too, by name.
         mirror: of the run's checkpoints; rank 0's.
+        tracing: the backend's, where a profile of some steps is wanted.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -72,12 +75,10 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror)
+    run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror, tracing)
     progress = run.begin(start)
     try:
-        result = _loop(config, run, progress, engine, asked or Stop())
-        run.finish_mirroring()
-        return result
+        return _loop(config, run, progress, engine, asked or Stop())
     except (LostError, RuntimeError, MemoryError) as error:
         cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
         short, stopped = OutOfMemoryError.caused(cause), GpuStoppedError.caused(error)
