@@ -1,5 +1,6 @@
 """Recipes: data sets of the hub by a short name, or by a YAML file of the user's, with all that selects their text."""
 
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -44,10 +45,9 @@ def find_recipe(text: str) -> Recipe | None:
         ConfigError: the file isn't YAML.
         DataError: it is no recipe; the message has the line.
     """
-    path = Path(text)
-    if not path.exists():
+    if not os.path.exists(text):  # Path.exists raises where a name is too long
         return _read(shipped()[text]) if text in shipped() else None
-    return _read(path) if path.suffix == SUFFIX and path.is_file() else None
+    return _read(Path(text)) if text.endswith(SUFFIX) and os.path.isfile(text) else None
 
 
 def listed() -> list[str]:
