@@ -137,7 +137,9 @@ def test_nothing_there_is_trusted(train: Callable, tmp_path: Path) -> None:
     weights = fs.cat_file(f"{there}/{name}")
     entry = manifest["files"][name]
     elsewhere = {**manifest, "files": {**manifest["files"], f"../../../{name}": entry}}
+    wider = {**manifest["config"], "model": {**manifest["config"]["model"], "intermediate_size": 640}}
     cases = [
+        ({f"{there}/manifest.json": sealed_json({**manifest, "config": wider})}, "this checkpoint is damaged"),
         ({f"{there}/manifest.json": sealed_json(elsewhere)}, "a file outside its folder"),
         ({f"{there}/manifest.json": sealed_json({**manifest, "step": 19})}, "is of step 19"),
         ({f"{there}/manifest.json": b"{}"}, "is damaged"),
