@@ -99,12 +99,17 @@ def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) ->
             thin = whole.smoothed().thinned()
         marker = {"marker": "o", "markersize": 3} if len(thin.x) <= 40 else {}
         axes.plot(thin.x, thin.y, linewidth=1.5, **look, **marker)
-    if metric.log:
+    if metric.log and _any_positive(axes):
         axes.set_yscale("log")
     axes.set_xlabel(across.title)
     axes.margins(x=0.01)
     axes.grid(linewidth=0.6)
     return found
+
+
+def _any_positive(axes: Any) -> bool:
+    """Whether a logarithmic axis would show anything; else matplotlib draws none."""
+    return any((line.get_ydata() > 0).any() for line in axes.lines)
 
 
 def lines_svg(lines: dict[str, Curve], across: str, title: str) -> str:
@@ -143,7 +148,9 @@ def spectra_svg(spectra: Sequence[np.ndarray]) -> str:
             places = np.unique(np.geomspace(1, len(values), _VALUES).astype(int)) if len(values) else np.array([], int)
             depth = 1.0 if len(spectra) == 1 else 0.25 + 0.75 * block / (len(spectra) - 1)
             axes.plot(places, values[places - 1], color=COLOURS[0], alpha=depth, linewidth=1)
-        axes.set(xscale="log", yscale="log", xlabel="number")
+        axes.set_xlabel("number")
+        if _any_positive(axes):  # a layer that starts at zero has none
+            axes.set(xscale="log", yscale="log")
         axes.grid(linewidth=0.6)
         return _svg(figure)
 

@@ -13,6 +13,7 @@ import pytest
 
 from lost.data.dataset import Dataset
 from lost.report.curves import ACROSS, Curve, curve
+from lost.report.plots import spectra_svg
 from lost.report.story import read_stories
 
 Lost = Callable[..., Any]
@@ -128,6 +129,11 @@ def test_samples(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
     assert text.count("<h2>Samples</h2>") == 1
     assert lost("report", runs[1], "--out", tmp_path / "report.html", "--no-layers").code == 0
     assert "<h2>Samples" not in (tmp_path / "report.html").read_text()
+
+
+def test_what_no_logarithm_shows() -> None:
+    """A layer that starts at zero has no singular values above it."""
+    assert spectra_svg([np.zeros(4), np.zeros(4)]).startswith("<svg")
 
 
 def test_curves(runs: list[Path]) -> None:
