@@ -191,7 +191,7 @@ CASES = [
      "os.fsencode(\"\\n\".join(unit.stamp for unit in self._units(_whole)))",
      "\"\\n\".join(unit.stamp for unit in self._units(_whole)).encode()",
      f"{FAULTS}names.py::test_of_text_and_of_what_is_prepared"),
-    ("a dry run sees what a start would", "lost/training/dry_run.py", "    check_run_folder(folder, start is not None)\n", "",
+    ("a dry run sees what a start would", "lost/training/begin/dry_run.py", "    check_run_folder(folder, start is not None)\n", "",
      f"{FAULTS}unreadable.py::test_a_dry_run_sees_what_a_start_would"),
 ]  # fmt: skip
 

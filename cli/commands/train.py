@@ -79,8 +79,9 @@ def train(
     from lost.cli.render.dry_run import answer_dry_run
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import TrainingScreen
-    from lost.training.dry_run import check_start, miniature
-    from lost.training.start import Request, ready, start
+    from lost.training.begin.dry_run import check_start, miniature
+    from lost.training.begin.ready import Request, ready
+    from lost.training.begin.start import start
 
     if config and "=" in config and not Path(config).exists():  # where the weights of another run say what is trained
         assignments = [config, *assignments]

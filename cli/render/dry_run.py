@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lost.training.dry_run import DryRun
-    from lost.training.start import Ready
+    from lost.training.begin.dry_run import DryRun
+    from lost.training.begin.ready import Ready
 
 
 def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:

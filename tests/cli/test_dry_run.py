@@ -18,7 +18,7 @@ from lost.planning.budget import budget
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 from lost.storage.lock import locked
-from lost.training.dry_run import miniature
+from lost.training.begin.dry_run import miniature
 
 Lost = Callable[..., object]
 Usage = namedtuple("Usage", "total used free")

@@ -162,7 +162,7 @@ def test_another_start_of_it_meanwhile(
         monkeypatch.undo()
         assert lost(*command, "--set", "train.stop_after=4").code == 0
 
-    monkeypatch.setattr("lost.training.start.check_data", first_the_other)
+    monkeypatch.setattr("lost.training.begin.ready.check_data", first_the_other)
     done = lost(*command)
     assert "from step 4" in done.out, done.err
     assert "beginning with" not in done.out

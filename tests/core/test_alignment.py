@@ -57,7 +57,7 @@ def test_plans_and_new_runs_say_it(
         "--set model.intermediate_size=5464"
         in lost("plan", "llama_1b", "--memory-gib", 80, "--backend", "torch", "--set", *PAPERS).err
     )
-    monkeypatch.setattr("lost.training.start.unaligned", lambda config, device: f"slow sizes on {device}")
+    monkeypatch.setattr("lost.training.begin.ready.unaligned", lambda config, device: f"slow sizes on {device}")
     train = (
         "train",
         tiny_yaml,

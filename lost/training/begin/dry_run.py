@@ -15,8 +15,8 @@ from lost.planning.disk import DiskRoom, disk_room
 from lost.planning.room import check_room
 from lost.storage.lock import check_free
 from lost.tracking import Tracker
+from lost.training.begin.ready import Ready
 from lost.training.run_dir import check_run_folder, checkpoints_to_remove, starting_point
-from lost.training.start import Ready
 
 
 @dataclass(frozen=True)
