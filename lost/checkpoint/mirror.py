@@ -161,8 +161,10 @@ def fetch(remote: Remote, run: Path) -> tuple[Checkpoint, list[str]]:
 def _fetched(remote: Remote, name: str, path: Path) -> Checkpoint:
     """Copy a checkpoint, as long as it is what its manifest says, and see that it may be used."""
     there = f"{_FOLDER}/{name}"
+    if not (manifest := remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES)):
+        raise CheckpointError(f"{remote.address}/{there} isn't sealed: its copy was broken off, or goes on")
     with atomic_dir(path) as partial:
-        write_new(partial / MANIFEST, remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES))
+        write_new(partial / MANIFEST, manifest)
         checkpoint = open_checkpoint(partial)
         if checkpoint_path(path.parent, checkpoint.progress.step) != path:
             raise CheckpointError(f"{remote.address}/{there} is of step {checkpoint.progress.step}; don't trust it")
