@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from exports import SIZES, checkpoint_of
+from folders import contents
 from hub_server import Hub, Repository, running
 from huggingface_hub import constants
 from processes import run_python
@@ -47,7 +48,7 @@ def folder(config: Callable[..., Config], prepared: Dataset, tmp_path_factory: p
 
 def model(folder: Path) -> Repository:
     """A repository with more in it than a model's files."""
-    files = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
+    files = contents(folder / "out")
     return Repository({**files, "pytorch_model.bin": b"code", "modeling.py": b"code", "other.safetensors": b"unread"})
 
 
@@ -158,7 +159,7 @@ def test_an_export_goes_up(
     assert json.loads(done.out)["push"]["commit"].endswith(made.sha)
     assert not [each for each in hub.requests if each.startswith("PUT")]
     assert made.private
-    assert made.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert made.files == contents(tmp_path / "out")
     assert b"\nlicense: apache-2.0\n" in made.files["README.md"]
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.out + done.err

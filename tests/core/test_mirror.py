@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from folders import contents
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -45,8 +46,7 @@ def held(address: str) -> dict[str, bytes]:
 
 
 def files(run: Path) -> dict[str, bytes]:
-    folder = run / "checkpoints"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return contents(run / "checkpoints")
 
 
 def arrays(run: Path) -> dict[str, bytes]:

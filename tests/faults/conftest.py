@@ -32,6 +32,16 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def texts(tmp_path: Path, text_folder: Path) -> Path:
+    """Files and lines, some to hold out of their own."""
+    folder = tmp_path / "texts"
+    shutil.copytree(text_folder, folder)
+    lines = [json.dumps({"text": path.read_text() + str(n)}) for n, path in enumerate(sorted(folder.iterdir()))]
+    (folder / "more.jsonl").write_text("\n".join(lines * 2))
+    return folder
+
+
+@pytest.fixture
 def reseal() -> Callable[..., None]:
     """Write a checkpoint's manifest anew, as a stranger would: changed by a function, files sealed as they are now."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import contents
 from processes import run_python, start_python, wait_for_step, wait_until
 
 from lost import checkpoint
@@ -157,7 +158,7 @@ def test_a_folder_that_can_only_be_read(
 ) -> None:
     """As a disk that was mounted anew after an error: nothing can be written, and what is there stays."""
     shutil.rmtree(run / "checkpoints" / "step-00000020")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     opened = os.open
 
     def refused(path: Any, flags: int, *rest: Any, **more: Any) -> int:
@@ -169,7 +170,7 @@ def test_a_folder_that_can_only_be_read(
     answer = lost(*arguments, run)
     assert answer.code == 2
     assert "Read-only file system" in answer.err
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert contents(run) == before
 
 
 LIMITED = """

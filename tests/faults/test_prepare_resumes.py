@@ -1,29 +1,21 @@
-"""`lost prepare` killed, interrupted, refused by the disk: the same command goes on, to the same bytes."""
+"""`lost prepare` killed, or refused by the disk: the same command goes on, to the same bytes."""
 
-import errno
-import json
-import os
-import shutil
 import signal
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
+from folders import contents
 from processes import Done, run_python
 
 from lost.data.dataset import Dataset
 from lost.data.writer import SplitWriter
-from lost.errors import DataError, InterruptedAtOnceError, RunBusyError, StorageError, UnreachableError
+from lost.errors import DataError, RunBusyError, StorageError
 from lost.prepare.cap import Cap
 from lost.prepare.examples import prepare_examples
 from lost.prepare.output import ProgressCallback, unseen
-from lost.prepare.reading.parts import Part
-from lost.prepare.reading.readers import read
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
 from lost.storage.files import partial_folder, read_sealed_json
@@ -42,16 +34,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def texts(tmp_path: Path, text_folder: Path) -> Path:
-    """Files and lines, some to hold out of their own."""
-    folder = tmp_path / "texts"
-    shutil.copytree(text_folder, folder)
-    lines = [json.dumps({"text": path.read_text() + str(n)}) for n, path in enumerate(sorted(folder.iterdir()))]
-    (folder / "more.jsonl").write_text("\n".join(lines * 2))
-    return folder
-
-
 def command(folder: Path, out: Path, *more: object, fail: str = "", seconds: float = 0) -> Done:
     """Prepare in another process, in small batches and shards, with a state noted every so many seconds."""
     if "--tokenizer" not in more:
@@ -60,10 +42,6 @@ def command(folder: Path, out: Path, *more: object, fail: str = "", seconds: flo
     script.write_text(SMALL)
     arguments = ["prepare", folder, "--out", out, "--workers", 1, *more]
     return run_python(script, seconds, *arguments, LOST_FAIL_POINT=fail)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_killed_again_and_again_gives_the_same_bytes(texts: Path, tmp_path: Path) -> None:
@@ -194,38 +172,6 @@ def test_full_disk_and_damaged_text(texts: Path, tmp_path: Path, monkeypatch: py
     assert not (tmp_path / ".partial-other").exists()
 
 
-def test_network_gone(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a streamed set can't be fetched while the text is encoded; later it can."""
-    for name, value in (
-        ("holdout._REMOTE_BYTES", 1000),
-        ("text._BATCH_CHARACTERS", 1000),
-        ("text._SAVE_SECONDS", 0),
-    ):
-        monkeypatch.setattr(f"lost.prepare.{name}", value)
-    folder, away = tmp_path / "set", tmp_path / "away.parquet"
-    folder.mkdir()
-    for number in range(2):
-        texts = [f"document {number} {count} of the rank" for count in range(200)]
-        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / f"train-{number}.parquet")
-    (tmp_path / "valid.txt").write_text("held out")
-
-    def make(out: Path, progress: ProgressCallback = unseen) -> None:
-        valid = Sources([tmp_path / "valid.txt"])
-        prepare(Sources([f"hf://{folder}"]), out, prepared.tokenizer, valid, progress)
-
-    def lose(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
-        if phase == "reading" and not away.exists():
-            (folder / "train-1.parquet").rename(away)
-
-    make(tmp_path / "straight")
-    with pytest.raises(UnreachableError, match="the same command again"):
-        make(tmp_path / "out", lose)
-    assert read_sealed_json(tmp_path / ".partial-out" / "progress.json")["splits"]["train"]["documents"] > 99
-    away.rename(folder / "train-1.parquet")
-    make(tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-
 def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
     """A process that encodes is ended by the system, or everything by Ctrl-C: words, an exit code, and it goes on."""
     script = SMALL.replace("import sys", "import sys, os, signal", 1).replace(
@@ -293,70 +239,6 @@ def test_disk_refuses_at_once(text_folder: Path, tmp_path: Path) -> None:
         prepare(Sources([text_folder]), tmp_path / "file" / "out", 320, 0.1)
 
 
-@pytest.mark.parametrize("batch", [0, 3, 9])
-def test_interrupted_by_the_user_loses_nothing(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
-    """Ctrl-C halfway through a batch that is written: what was encoded before stays, and the message is true."""
-    monkeypatch.setattr("lost.data.writer._SHARD_TOKENS", 3000)
-    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1000)
-    prepare(Sources([texts]), tmp_path / "straight", 320, 0.1)
-    append = SplitWriter.append
-    documents: list[int] = []
-
-    def interrupted(writer: SplitWriter, ids: np.ndarray, number: int = 0, size: int = 0) -> None:
-        append(writer, ids, number, size)
-        documents.append(number)
-        if len(documents) == 2 + 2 * batch + 1:  # both splits begin with a token, and go on batch by batch
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SplitWriter, "append", interrupted)
-        with pytest.raises(InterruptedAtOnceError, match="again to resume"):
-            prepare(Sources([texts]), tmp_path / "out", 320, 0.1)
-    told: list[str] = []
-    prepare(Sources([texts]), tmp_path / "out", 320, 0.1, log=told.append)
-    assert f": {sum(documents[:-1])} documents were encoded already" in told[0]
-    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-
-def test_interrupted_before_anything_is_encoded(text_folder: Path, tmp_path: Path) -> None:
-    """There is nothing to resume, and the message doesn't say so."""
-
-    def progress(phase: str, *counts: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(InterruptedAtOnceError, match=r"again$"):
-        prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, progress)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("second", [False, True], ids=["before it", "after it"])
-def test_interrupted_while_one_set_replaces_another(
-    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bool
-) -> None:
-    """Ctrl-C around the last of the renames: the new set is whole, or the same command makes it so."""
-    rename, out = os.rename, tmp_path / "out"
-    prepare(Sources([text_folder]), out, 320, 0.3)
-    prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
-
-    def interrupted(source: Path, target: Path) -> None:
-        if second or target != out:
-            rename(source, target)
-        if target == out:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lost.storage.files.os.rename", interrupted)
-        with pytest.raises(InterruptedAtOnceError):
-            prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True)
-    if not second:
-        told: list[str] = []
-        prepare(Sources([text_folder]), out, 320, 0.1, overwrite=True, log=told.append)
-        assert "were encoded already" in told[0]
-    assert Dataset(out).fingerprint == Dataset(tmp_path / "straight").fingerprint
-
-
 def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the first look at the place and the lock: nothing is prepared a second time."""
     out = tmp_path / "out"
@@ -370,34 +252,3 @@ def test_another_command_made_it_meanwhile(text_folder: Path, tmp_path: Path, mo
     with pytest.raises(DataError, match="already holds a prepared set"):
         prepare(Sources([text_folder]), out, 320, 0.1)
     assert not (tmp_path / ".partial-out").exists()
-
-
-def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file can't be read for a while: what was encoded stays. Nor is a folder that can't be listed left out."""
-    for name, value in (("_BATCH_CHARACTERS", 1000), ("_SAVE_SECONDS", 0)):
-        monkeypatch.setattr(f"lost.prepare.text.{name}", value)
-    files, reads = sorted(text_folder.iterdir()), []
-
-    def stale(path: Path, key: str, part: Part) -> Iterator[str]:
-        reads.append(path)
-        if reads.count(files[40]) == 3:  # surveyed, for the tokenizer, encoded
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-        return read(path, key, part)
-
-    prepare(Sources([text_folder]), tmp_path / "straight", 320, 0.1)
-    with monkeypatch.context() as patch:
-        patch.setattr("lost.prepare.sources.read", stale)
-        with pytest.raises(UnreachableError, match=r"040\.txt can't be read: Stale file handle"):
-            prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1)
-    told: list[str] = []
-    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, log=told.append)
-    assert "were encoded already" in told[0]
-    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
-
-    def closed(path: str) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.scandir", closed)
-        with pytest.raises(UnreachableError, match="can't be read: Permission denied"):
-            list(Sources([text_folder]).documents())

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import STDOUT
 
 import pytest
+from folders import contents
 from processes import Done, Started, run_command, run_python, wait_for_step
 
 from lost.checkpoint import open_checkpoint
@@ -78,10 +79,10 @@ def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path:
     )
     run = tmp_path / "run"
     run_python(*command(tiny_yaml, prepared, run), check=True)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     done = launch("-c", script, *command(tiny_yaml, prepared, run, "--fresh", "--overwrite")[2:])
     assert "the configuration here (rank 1) differ from rank 0's" in done.stderr
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert contents(run) == before
 
 
 def test_ctrl_c_saves_and_stops_all(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
