@@ -9,6 +9,7 @@ import typer
 
 from lost.utils.threads import use_threads
 
+_TOO_MANY = 2**63  # as indices are
 _UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
@@ -72,11 +73,11 @@ def count(text: str) -> int:
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
     try:
         value = Decimal(number) * _UNITS.get(unit, 1)
-        if value == value.to_integral_value() and value >= 1:
+        if 1 <= value < _TOO_MANY and value == value.to_integral_value():
             return int(value)
     except ArithmeticError:  # no number, an infinite one, one that isn't any
         pass
-    raise typer.BadParameter(f"{text!r}: expected a whole number from 1, such as 250, 10_000, 1.5M or 10B")
+    raise typer.BadParameter(f"{text!r}: expected a whole number from 1 to 2**63, such as 250, 10_000, 1.5M or 10B")
 
 
 def count_option(text: str) -> Any:

@@ -73,7 +73,7 @@ class Layer(nn.Module, ABC):
 
         Args:
             parts: the first half.
-            before: mlx-lm's cache of what a block's convolutions read last, a place for each projection.
+            before: mlx-lm's cache of what a block's convolutions read last, a place for each of them.
         """
         if "conv" in self:
             parts = (self._convolved(parts[0], before), *parts[1:])
@@ -86,20 +86,13 @@ class Layer(nn.Module, ABC):
 
     def _convolved(self, hidden: mx.array, before: Any) -> mx.array:
         taps = self.conv.astype(hidden.dtype).reshape(-1, hidden.shape[-1])
-        count, length = self.earlier, hidden.shape[1]
-        if before is None:
-            return _filtered(mx.pad(hidden, [(0, 0), (count, 0), (0, 0)]), taps)
-        if (there := before.make_mask(length)) is not None:  # of a batch, texts begin at different places
-            hidden = mx.where(there[..., None], hidden, 0)
-        last = before[self.place]
+        last = None if before is None else before[self.place]
         if last is None:
-            last = mx.zeros((len(hidden), count, hidden.shape[-1]), hidden.dtype)
-        joined = mx.concatenate([last, hidden], axis=1)
-        if before.lengths is None:
-            before[self.place] = joined[:, -count:]
-        else:  # and end at different ones
-            ends = mx.clip(before.lengths, 0, length)
-            before[self.place] = mx.take_along_axis(joined, (ends[:, None] + mx.arange(count))[..., None], axis=1)
+            joined = mx.pad(hidden, [(0, 0), (self.earlier, 0), (0, 0)])
+        else:
+            joined = mx.concatenate([last, hidden], axis=1)
+        if before is not None:
+            before[self.place] = joined[:, -self.earlier :]
         return _filtered(joined, taps)
 
 

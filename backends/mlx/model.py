@@ -153,9 +153,10 @@ class Block(nn.Module):
         attention, mlp = self.self_attn, self.mlp
         layers = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         layers += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        for place, each in enumerate(layers):
+        convolved = [each for each in layers if each.earlier]
+        for place, each in enumerate(convolved):
             each.place = place
-        self.convolutions = len(layers) if any(each.earlier for each in layers) else 0  # places in a cache
+        self.convolutions = len(convolved)  # places in a cache
 
     def __call__(
         self, x: mx.array, mask: mx.array | str | None = None, cache: Any = None, rebuild: bool = False

@@ -33,8 +33,9 @@ def chat(
 ) -> None:
     """Talk with a model, turn by turn, in its chat template.
 
-    A model without one continues a text that both write on. Of standard input that is no terminal each line is a turn.
-    In the conversation, /help lists the commands; Ctrl-C ends an answer, Ctrl-D the conversation.
+    A model without one continues a text that both write on. Of standard input that is no terminal each line is a turn,
+    or a command; what can't be done ends it. In the conversation, /help lists the commands; Ctrl-C ends an answer,
+    Ctrl-D the conversation.
     """
     from lost.cli.load import load_model
     from lost.cli.render.conversation import converse

@@ -56,16 +56,17 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
     warned = False
     for message, quoted in _messages(interactive):
         if not quoted and _COMMAND.match(message):
-            if not _obeyed(conversation, message):
-                break
+            try:
+                if not _obeyed(conversation, message):
+                    break
+            except UserError as error:
+                _refused(error, interactive)
             continue
         dropped = conversation.dropped
         try:
             pieces = conversation.ask(message)
         except UserError as error:
-            if not interactive:
-                raise
-            note(f"lost: {error}")
+            _refused(error, interactive)
             continue
         if new := conversation.dropped - dropped:
             note(f"left out the oldest {counted(new, 'turn')}: the model has no more positions; /reset begins anew")
@@ -74,6 +75,13 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
             warned = True
             note(f"longer than the {seq_len} tokens that the model was trained on: answers may be worse")
     check_written()
+
+
+def _refused(error: UserError, interactive: bool) -> None:
+    """Say what couldn't be done; raise it where nobody can mend it, as the answers after it would go astray."""
+    if not interactive:
+        raise error
+    note(f"lost: {error}")
 
 
 def _messages(interactive: bool) -> Iterator[tuple[str, bool]]:
@@ -103,7 +111,14 @@ def _message(interactive: bool) -> tuple[str, bool]:
         return line, False
     lines = [line.removeprefix(_MANY_LINES)]
     while not lines[-1].rstrip().endswith(_MANY_LINES):
-        lines.append(_line(interactive, "... "))
+        try:
+            lines.append(_line(interactive, "... "))
+        except EOFError:
+            if interactive:
+                raise
+            raise UserError(
+                f"standard input ends in a message of several lines; expected {_MANY_LINES} after it"
+            ) from None
     return "\n".join(lines).rstrip().removesuffix(_MANY_LINES).strip("\n"), True
 
 
@@ -116,7 +131,11 @@ def _line(interactive: bool, prompt: str) -> str:
 
 
 def _obeyed(conversation: Conversation, line: str) -> bool:
-    """Do what a command says; return whether the conversation goes on."""
+    """Do what a command says; return whether the conversation goes on.
+
+    Raises:
+        UserError: it can't be done.
+    """
     name, _, rest = line.partition(" ")
     if name == "/exit":
         return False
@@ -124,29 +143,37 @@ def _obeyed(conversation: Conversation, line: str) -> bool:
         conversation.reset()
         note("begun anew")
     elif name == "/save":
-        note(_saved(conversation, rest.strip()))
+        note(f"saved to {_saved(conversation, rest.strip())}")
     elif name == "/help":
         note(_HELP)
     else:
         hint = did_you_mean(name, _NAMES)
-        note(f"{name} is no command; {hint}expected {', '.join(_NAMES)}; a message may stand between {_MANY_LINES}")
+        raise UserError(
+            f"{name} is no command; {hint}expected {', '.join(_NAMES)}; a message may stand between {_MANY_LINES}"
+        )
     return True
 
 
-def _saved(conversation: Conversation, name: str) -> str:
-    """Write the conversation to a new file, and return what is said of it."""
+def _saved(conversation: Conversation, name: str) -> Path:
+    """Write the conversation to a new file, and return which.
+
+    Raises:
+        UserError: there is nothing to write, or no such file can be made.
+    """
     path = Path(os.path.expanduser(name))
     if not name:
-        return "/save: expected a file's name after it, such as /save chat.jsonl"
+        raise UserError("/save: expected a file's name after it, such as /save chat.jsonl")
     if not conversation.messages:
-        return "nothing was said yet"
+        raise UserError("/save: nothing was said yet; expected a message before it")
     try:
         if os.path.lexists(path):
-            return f"{path} is there already; expected a new name: nothing is overwritten"
+            raise UserError(f"{path} is there already; expected a new name: nothing is overwritten")
+        if not path.absolute().parent.is_dir():
+            raise UserError(f"{path} can't be written: its folder isn't there; expected one that is; name another file")
         replace_text(path, conversation.record() + "\n")
     except (StorageError, OSError, ValueError) as error:
-        return f"{path} can't be written: {error}"
-    return f"saved to {path}"
+        raise UserError(f"{path} can't be written: {error}") from error
+    return path
 
 
 def _show(conversation: Conversation, pieces: Iterator[str], raw: bool, interactive: bool) -> None:

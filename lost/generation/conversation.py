@@ -1,7 +1,7 @@
 """A conversation with a model: turns in its chat template or, where it has none, a text that both write on."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lost.engine import Engine
 from lost.errors import UserError
@@ -25,8 +25,8 @@ class Conversation:
         stops: texts before any of which an answer ends.
 
     Attributes:
-        messages: so far, the oldest that there was no room for left out.
-        dropped: how many turns were left out.
+        messages: so far.
+        dropped: how many turns, the oldest, the model has no room for any more.
         has_template: whether there are turns; else all messages are one text, lines that follow each other.
         answer: the last one.
         tokens: that question and answer have, with all before them.
@@ -63,12 +63,13 @@ class Conversation:
             UserError: the message alone is too long; the conversation stays as it was.
             DataError: the chat template refuses it; likewise.
         """
-        before = list(self.messages)
+        dropped = self.dropped
         self.messages.append({"role": "user", "content": text})
         try:
             begin = self._with_room()
         except UserError:
-            self.messages = before
+            self.messages.pop()
+            self.dropped = dropped
             raise
         limit = min(self._limit, self._positions - len(begin))
         self.answer = Continuation(self._engine, self._tokenizer, begin, self._sampler, limit, self._stops)
@@ -76,10 +77,10 @@ class Conversation:
         return self._answered(self.answer, len(begin))
 
     def record(self) -> str:
-        """Return the conversation as a line that `lost prepare --examples` reads."""
+        """Return the conversation, all of it, as a line that `lost prepare --examples` reads."""
         if self.has_template:
             return json.dumps({"messages": self.messages})
-        return json.dumps({"text": self._text()})
+        return json.dumps({"text": _joined(self.messages)})
 
     def _answered(self, answer: Continuation, begin: int) -> Iterator[str]:
         for piece in answer:
@@ -89,25 +90,28 @@ class Conversation:
 
     def _with_room(self) -> list[int]:
         """Return the tokens before the answer, once the oldest turns are dropped that leave it no room."""
-        wanted, dropped = min(self._limit, self._positions // _ROOM), 0
+        wanted = min(self._limit, self._positions // _ROOM)
         while True:
             special_tokens = self._template is not None and self._template.special_tokens
             tokens = self._tokenizer.encode(self._text(), special_tokens).tolist()
             room = self._positions - 1 - len(tokens)  # end-of-text stands before all
-            alone = len(self.messages) == 1
+            alone = len(self._read()) == 1
             if room >= wanted or (alone and room > 0):
-                self.dropped += dropped
                 return [self._tokenizer.end_of_text, *tokens]
             if alone:
                 raise UserError(
                     f"the message has {len(tokens) + 1} tokens, end-of-text before it; expected fewer than "
                     f"model.max_position_embeddings = {self._positions}; shorten it"
                 )
-            del self.messages[:2]
-            dropped += 1
+            self.dropped += 1
+
+    def _read(self) -> list[dict[str, str]]:
+        return self.messages[2 * self.dropped :]
 
     def _text(self) -> str:
         """Return what the model reads, up to where it writes."""
-        if self._template:
-            return self._template.question(self.messages)
-        return "\n".join(message["content"] for message in self.messages)
+        return self._template.question(self._read()) if self._template else _joined(self._read())
+
+
+def _joined(messages: Sequence[Mapping[str, str]]) -> str:
+    return "\n".join(message["content"] for message in messages)

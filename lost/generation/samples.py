@@ -1,5 +1,6 @@
 """Texts that a model in training writes now and then (`train.sample_every`)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lost.config import Config
@@ -13,13 +14,13 @@ _TOP_P = 0.95  # as `lost generate` has it
 _MOST = 4000  # characters of a text: a row of metrics.jsonl with as many prompts as may be is still one that is read
 
 
-def beginnings(config: Config, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Return the tokens of each prompt, after end-of-text.
+def beginnings(config: Config, tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
+    """Return each prompt with its tokens, after end-of-text.
 
     Raises:
         ConfigError: a prompt leaves no room for a sample.
     """
-    begins = {}
+    begins = []
     for prompt in config.train.sample_prompts or [""]:
         tokens = [tokenizer.end_of_text, *tokenizer.encode(prompt).tolist()]
         if len(tokens) >= config.data.seq_len:
@@ -27,15 +28,24 @@ def beginnings(config: Config, tokenizer: Tokenizer) -> dict[str, list[int]]:
                 f"train.sample_prompts: {prompt!r:.60} has {len(tokens)} tokens, end-of-text before it; expected fewer "
                 f"than data.seq_len = {config.data.seq_len}, so that a sample follows; shorten it"
             )
-        begins[prompt] = tokens
+        begins.append((prompt, tokens))
     return begins
 
 
-def write_samples(engine: Engine, config: Config, tokenizer: Tokenizer, step: int) -> list[dict[str, Any]]:
+def write_samples(
+    engine: Engine, config: Config, tokenizer: Tokenizer, step: int, check: Callable[[], None] = lambda: None
+) -> list[dict[str, Any]]:
     """Return what the model writes after a step, by each prompt.
 
-    The random numbers are keyed by the run's seed and the step: they depend on nothing that was drawn before. Workers
-    that share a model all call this.
+    The random numbers are keyed by the run's seed, the step, and the prompt's place: they depend on nothing that was
+    drawn before. Workers that share a model all call this.
+
+    Args:
+        engine: holds the model.
+        config: of the run.
+        tokenizer: the model's.
+        step: the last one.
+        check: called with each piece of text, on all workers alike; its exceptions end the writing.
 
     Returns:
         prompt: what it continues.
@@ -44,11 +54,13 @@ def write_samples(engine: Engine, config: Config, tokenizer: Tokenizer, step: in
         ended: `end_of_text` or `length`.
     """
     train, samples = config.train, []
-    for prompt, begin in beginnings(config, tokenizer).items():
-        sampler = Sampler(train.sample_temperature, top_p=_TOP_P, seed=train.seed, name=f"samples.{step}")
+    for place, (prompt, begin) in enumerate(beginnings(config, tokenizer)):
+        name = f"samples.{step}.{place}"
+        sampler = Sampler(train.sample_temperature, top_p=_TOP_P, seed=train.seed, name=name)
         limit = min(train.sample_tokens, config.data.seq_len - len(begin))
         continuation, text = Continuation(engine, tokenizer, begin, sampler, limit), ""
         for piece in continuation:
+            check()
             text += piece
             if len(text) > _MOST:
                 break

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lost.report.curves import ACROSS, Curve, curve
-from lost.report.story import Story
+from lost.report.story import Story, is_number
 
 _LINES = 8  # of one plot
 
@@ -29,7 +29,7 @@ def _lines(
     for row in story.rows:
         values: dict[str, list[float]] = {}
         for field, value in row.items():
-            if field.startswith(f"{key}.") and value is not None:
+            if field.startswith(f"{key}.") and is_number(value):
                 values.setdefault(named(field), []).append(value)
         if values:
             rows.append(

@@ -13,6 +13,7 @@ import signal
 POINTS = (
     "step.done",  # an optimizer step was taken
     "evaluation.round",  # a round of an evaluation's batches is about to begin
+    "sample.piece",  # a model in training has written a piece of text
     "save.begun",  # the folder exists, empty
     "save.file",  # a file of arrays was written
     "save.arrays",  # all of one worker's files are on disk

@@ -13,6 +13,7 @@ _BEFORE = 3  # steps that aren't traced: the first ones compile, choose kernels,
 _STEPS = 3
 
 Tracing = Callable[[Path], AbstractContextManager[Path]]
+Aside = Callable[[str], AbstractContextManager[object]]  # what is done in it isn't training time
 
 
 class Profile:
@@ -29,7 +30,7 @@ class Profile:
         self._begun, self._open = 0, ExitStack()
         self._file: Path | None = None
 
-    def before(self, step: int) -> None:
+    def before(self, step: int, aside: Aside) -> None:
         """Begin the trace, if this step is the first in it."""
         self._begun += 1
         if self._begun != _BEFORE + 1:
@@ -37,15 +38,17 @@ class Profile:
         try:
             check_folder(self._folder)
             self._folder.mkdir(exist_ok=True)
-            self._file = self._open.enter_context(self._tracing(self._folder / f"from-step-{step:08d}"))
+            with aside("beginning the profile"):
+                self._file = self._open.enter_context(self._tracing(self._folder / f"from-step-{step:08d}"))
         except (OSError, RuntimeError) as error:
             self._failed(error)
 
-    def after(self, result: StepResult) -> None:
+    def after(self, result: StepResult, aside: Aside) -> None:
         """End the trace, if this step was the last in it."""
         if self._begun == _BEFORE + _STEPS:
             result.wait()
-            self._end(_STEPS)
+            with aside("writing the profile"):
+                self._end(_STEPS)
 
     def close(self) -> None:
         """End a trace in the midst of which the run ends."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from lost.tracking.metrics import MetricsFile
 from lost.training.endings import diverged, stopping_early
 from lost.training.micro_batches import MicroBatches
 from lost.training.profile import Profile, Tracing
+from lost.training.signals import Stop
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
 from lost.utils.wording import counted
@@ -137,7 +138,7 @@ class Run:
     def step(self, progress: TrainState) -> tuple[TrainState, StepResult]:
         """Take one optimizer step; nothing waits for the device."""
         if self._profile:
-            self._profile.before(progress.step + 1)
+            self._profile.before(progress.step + 1, self._aside)
         first = progress.samples
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
@@ -152,7 +153,7 @@ class Run:
             report = self.micro_batches.step(first, predictions, lr)
         self._first = False
         if self._profile:
-            self._profile.after(report)
+            self._profile.after(report, self._aside)
         self._unread.append(report)
         self.tracker.advance(progress.step + 1)
         moved = replace(
@@ -257,13 +258,22 @@ class Run:
             row = inspect_model(self.engine, self.config, first_window(self.valid, self.config.data.seq_len))
             self.tracker.measurement(finite({"step": progress.step, **row, "seconds": seconds()}))
 
-    def sample(self, progress: TrainState) -> None:
-        """Have the model write texts. Where each worker has all of it, rank 0 does, and the others wait as above."""
+    def sample(self, progress: TrainState, asked: Stop) -> None:
+        """Have the model write texts; nothing is told of them if a stop is asked for meanwhile.
+
+        Where each worker has all of the model, rank 0 writes, and the others wait as above.
+        """
         workers = self.engine.workers
         if workers.rank >= workers.num_readers:
             return
-        with self._aside("writing samples") as seconds:
-            texts = write_samples(self.engine, self.config, self.dataset.tokenizer, progress.step)
+
+        def check() -> None:
+            failpoint("sample.piece")
+            if asked.requested if workers.num_readers == 1 else workers.any(asked.requested):
+                raise StoppedError
+
+        with suppress(StoppedError), self._aside("writing samples") as seconds:
+            texts = write_samples(self.engine, self.config, self.dataset.tokenizer, progress.step, check)
             self.tracker.samples({"step": progress.step, "texts": texts, "seconds": seconds()})
 
     def measure_noise(self, progress: TrainState) -> TrainState:

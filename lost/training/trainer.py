@@ -142,4 +142,5 @@ def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked:
         if due(progress.step, config.train.noise_scale_every):
             progress = run.measure_noise(progress)
         if due(progress.step, config.train.sample_every) and not interrupted:  # who stops a run may not wait long
-            run.sample(progress)
+            run.sample(progress, asked)
+            interrupted = stop() and progress.step < last

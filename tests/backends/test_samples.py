@@ -73,6 +73,12 @@ def test_a_run_that_is_told_to_stop_saves_at_once_and_may_go_on_with_other_sampl
     assert lost(*command, "train.sample_every=2").code == 143
     assert (run / "latest").read_text() == "checkpoints/step-00000004\n"
     assert [row["step"] for row in rows(run, "texts")] == [2]
+    # And in the midst of a sample.
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "sample.piece:3=term")
+    monkeypatch.setattr("lost.storage.failpoints._reached", 0)
+    assert lost(*command, "train.sample_every=1").code == 143
+    assert (run / "latest").read_text() == "checkpoints/step-00000005\n"
+    assert [row["step"] for row in rows(run, "texts")] == [2]
     others = ("train.sample_every=3", "train.sample_tokens=3", "train.sample_temperature=0", PROMPTS)
     done = lost(*command, *others)
     assert done.code == 0, done.err
@@ -159,8 +165,19 @@ class Wordy:
         return ("\U0001f600" * 1500 for _ in ids)
 
 
+def test_equal_prompts_have_texts_of_their_own(config: Callable[..., Config], prepared: Dataset) -> None:
+    settings = config(train={"sample_prompts": ["the", "the", "rank"], "sample_tokens": 9, "sample_temperature": 2.0},
+                      model={"vocab_size": prepared.tokenizer.vocab_size})  # fmt: skip
+    engine = create_engine(settings, "torch", "cpu")
+    engine.load(initial_values(settings))
+    texts = write_samples(engine, settings, prepared.tokenizer, 1)
+    assert [each["prompt"] for each in texts] == ["the", "the", "rank"]
+    assert len({each["text"] for each in texts}) == 3
+
+
 def test_the_longest_row_is_still_read(config: Callable[..., Config], tmp_path: Path) -> None:
-    settings = config(train={"sample_prompts": ["\U0001f600" * 998 + f"{n:02}" for n in range(16)]})
+    prompts = ["\U0001f600" * 998 + f"{n:02}" for n in range(16)]
+    settings = config(train={"sample_prompts": prompts, "sample_temperature": 0})  # which doesn't end by chance
     engine = create_engine(settings, "torch", "cpu")
     engine.load(initial_values(settings))
     texts = write_samples(engine, settings, Wordy(), 1)  # type: ignore[arg-type]

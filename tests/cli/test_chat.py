@@ -87,15 +87,29 @@ def test_each_line_of_a_pipe_is_a_turn(chat: Chat, tmp_path: Path) -> None:
     assert "begun anew" in answer.err
 
 
-def test_commands_that_cannot_be_done(chat: Chat, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("/save", "expected a file's name"), ("/save a", "nothing was said yet"), ("/sav x", "did you mean '/save'?"),
+     ('"""a\nb', "ends in a message of several lines")],
+)  # fmt: skip
+def test_a_pipe_ends_where_something_cannot_be_done(chat: Chat, line: str, words: str) -> None:
+    """Later answers would stand beside other questions."""
+    answer = chat(line, "what")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+
+
+def test_commands_that_cannot_be_done(chat: Chat, keys: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
     commands = ("/save", f"/save {tmp_path}/a", "/home/me is a path", f"/save {tmp_path}/there",
                 f"/save {tmp_path}/none/a", "/save \0", "/sav x", "/help")  # fmt: skip
-    answer = chat(*commands)
+    keys(*commands)
+    answer = chat(at_terminal=True)
     assert answer.code == 0, answer.err
-    assert answer.out == "rank 1\n"  # to the path
+    assert answer.out == "rank 1\n\n"  # to the path
     for words in ("expected a file's name", "nothing was said yet", "there is there already; expected a new name",
-                  "none/a can't be written", "null byte", "/sav is no command; did you mean '/save'?",
+                  "none/a can't be written: its folder isn't there", "null byte",
+                  "/sav is no command; did you mean '/save'?",
                   "/reset      begin anew"):  # fmt: skip
         assert words in answer.err, words
     assert (tmp_path / "there").read_text() == "x"

@@ -100,6 +100,7 @@ def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> Non
         {"step": 22, "validation_loss": "x"},
         {"step": 23, "loss": None},
         {"step": 24, "loss": 10**400, "lr": 10**400},
+        {"step": 25, "effective_rank": {"x.q_proj": "x", "y.q_proj": [1], "z.q_proj": 10**400}},
     ]
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -187,9 +187,10 @@ def test_the_command_line(lost: Callable, many: Path, prepared: Dataset, tmp_pat
     value = json.loads(answer.out)
     assert 2450 < value["train"]["tokens"] + value["valid"]["tokens"] <= 2500
     for arguments, named in [
-        (("--max-documents", "0"), "expected a whole number from 1, such as 250, 10_000, 1.5M or 10B"),
+        (("--max-documents", "0"), "expected a whole number from 1 to 2**63, such as 250, 10_000, 1.5M or 10B"),
         (("--max-tokens", "1.2345k"), "expected a whole number"),
         (("--max-tokens", "nan"), "expected a whole number"),
+        (("--max-tokens", "1e999999"), "expected a whole number"),
         (("--seed", "1"), "has no effect without --max-documents"),
         (("--max-tokens", "3"), "raise --max-tokens"),
         (("--max-tokens", "9M", "--examples"), "no effect with --examples"),

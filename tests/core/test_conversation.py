@@ -1,5 +1,6 @@
 """Conversations: what the model reads turn by turn, what is left out where there is no room, what is written down."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,11 @@ def test_the_oldest_turns_make_room(prepared: Dataset) -> None:
         assert len(engine.read[-1]) + engine.limits[-1] == 4 * turn
         assert engine.limits[-1] >= turn
         assert conversation.dropped == max(0, asked - 2)
-    assert len(conversation.messages) == 6
-    before = list(conversation.messages)
+    assert len(json.loads(conversation.record())["messages"]) == len(conversation.messages) == 12
+    before, dropped = list(conversation.messages), conversation.dropped
     with pytest.raises(UserError, match=rf"tokens, end-of-text before it; .*max_position_embeddings = {4 * turn}"):
         conversation.ask("what " * 4 * turn)
-    assert conversation.messages == before
+    assert (conversation.messages, conversation.dropped) == (before, dropped)
     assert "".join(conversation.ask("what")) == "the rank"
 
 

@@ -169,7 +169,7 @@ class Model(llama.Model):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__(args)
-        self.now, self.convolves = Pass(), False
+        self.now, places = Pass(), [0] * len(self.layers)
         for number, block in enumerate(self.model.layers):
             if not args.stored(number, "mlp.gate_proj")["gate_activation"]:
                 block.mlp = Ungated(args)
@@ -180,21 +180,19 @@ class Model(llama.Model):
                     made = block[parent][name] = layer(inputs, outputs, stored, args.rms_norm_eps)
                     inner = made.linear if isinstance(made, Normed) else made
                     if stored.get("earlier_tokens"):
-                        self.convolves, inner.now, inner.block = True, self.now, number
-                        inner.place = (ATTENTION + MLP).index(name)
+                        inner.now, inner.block, inner.place = self.now, number, places[number]
+                        places[number] += 1
+        self.places = tuple(places)  # of each block, how many convolutions; a list might hold parameters
 
     def __call__(self, inputs: mx.array, cache: list | None = None, *others: object) -> mx.array:
         """Map tokens (b, s) to logits (b, s, vocabulary)."""
-        if not self.convolves:
-            return super().__call__(inputs, cache, *others)
-        self.now.caches = [each[1] for each in cache or []]
-        logits = super().__call__(inputs, cache and [each[0] for each in cache], *others)
-        for each in self.now.caches:
+        pairs = list(zip(self.places, cache or [], strict=False))
+        self.now.caches = [each[1] if places else None for places, each in pairs]
+        logits = super().__call__(inputs, cache and [each[0] if places else each for places, each in pairs], *others)
+        for each in filter(None, self.now.caches):
             each.advance(inputs.shape[1])
         return logits
 
     def make_cache(self) -> list:
         """Return a block's keys and values, and what its convolutions read last."""
-        if not self.convolves:
-            return super().make_cache()
-        return [CacheList(KVCache(), ArraysCache(len(ATTENTION + MLP))) for _ in self.layers]
+        return [CacheList(KVCache(), ArraysCache(places)) if places else KVCache() for places in self.places]
