@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from exports import HOSTS, SIZES, checkpoint_of
-from mlx_lm.generate import generate_step
+from mlx_lm.generate import BatchGenerator, generate_step
 from mlx_lm.utils import load
 from processes import run_command, wait_until
 from transformers import LlamaForCausalLM
@@ -154,6 +154,24 @@ def check_report(source: Checkpoint, report: dict, logits: Callable) -> None:
     assert report["greedy"] == report["without_cache"] == report["static_cache"] == greedy
     assert report["left_padded"] == [greedy, report["short"]]
     assert report["one_beam_of_three"] == report["beams_without_cache"]
+
+
+@pytest.mark.parametrize("overrides", [{}, {"*": {"short_conv_width": 0}, "*.1.mlp.up_proj": {"short_conv_width": 3}}])
+def test_mlx_lm_takes_texts_in_batches(
+    config: Callable[..., Config], prepared: Dataset, tmp_path: Path, overrides: dict
+) -> None:
+    """Texts of several lengths, of which convolutions see no padding; also where only one projection has any."""
+    settings = config(projection={"short_conv_width": 4, "overrides": overrides}, model=SIZES)
+    export(checkpoint_of(settings, tmp_path / "source", prepared), tmp_path / "out", "hf")
+    model, _ = load(str(tmp_path / "out"), {"trust_remote_code": True}, trust_remote_code=True)[:2]
+    texts = [TOKENS[:9], TOKENS[2:5], TOKENS[1:8]]
+    alone = [[int(token) for token, _ in generate_step(mx.array(text), model, max_tokens=8)] for text in texts]
+    batch = BatchGenerator(model, max_tokens=8)
+    numbers, found = batch.insert(texts), {}
+    while answers := batch.next_generated():
+        for each in answers:
+            found.setdefault(each.uid, []).append(each.token)
+    assert [found[number] for number in numbers] == alone
 
 
 def test_mlx_lm_quantises_and_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
