@@ -13,8 +13,8 @@ _TOO_MANY = 2**63  # as indices are
 _UNITS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
-def check_stops(stops: list[str]) -> None:
-    """Check that each stop text has something to stop at.
+def _checked_stops(stops: list[str]) -> list[str]:
+    """Return stop texts, each of which has something to stop at.
 
     Raises:
         UserError: one is empty.
@@ -23,6 +23,7 @@ def check_stops(stops: list[str]) -> None:
 
     if "" in stops:
         raise UserError("--stop '': every text ends before an empty one; name the text to stop at, or leave it out")
+    return stops
 
 
 def _use_threads(number: int | None) -> int | None:
@@ -100,7 +101,10 @@ Threads = Annotated[
 """Takes effect as it is read, before a framework is imported: commands only declare it."""
 MaxTokens = Annotated[int, typer.Option(help="Most tokens to generate.", min=1)]
 Stops = Annotated[
-    list[str], typer.Option("--stop", metavar="TEXT", help="End before this text; may be given several times.")
+    list[str],
+    typer.Option(
+        "--stop", metavar="TEXT", help="End before this text; may be given several times.", callback=_checked_stops
+    ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopK = Annotated[int, typer.Option(help="Sample from the K likeliest tokens; 0: from all.")]

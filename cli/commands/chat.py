@@ -13,7 +13,6 @@ from lost.cli.options import (
     Threads,
     TopK,
     TopP,
-    check_stops,
 )
 
 
@@ -42,7 +41,6 @@ def chat(
     from lost.generation.conversation import Conversation
     from lost.generation.sampler import Sampler
 
-    check_stops(stop)
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     source, engine = load_model(path, backend, device)
     positions = source.config.model.max_position_embeddings

@@ -18,7 +18,6 @@ from lost.cli.options import (
     Threads,
     TopK,
     TopP,
-    check_stops,
 )
 
 
@@ -57,7 +56,6 @@ def generate(
     from lost.prepare.reading.readers import clean
     from lost.tokenizer.chat_template import question
 
-    check_stops(stop)
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     if prompt == "-":
         prompt = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")

@@ -54,7 +54,7 @@ def _extremes(row: dict[str, Any]) -> Iterator[str]:
 def _quoted(prompt: str, text: str, console: Console) -> Text:
     """Return a model's text behind a bar, so that no line of it passes for one of the run; its prompt is bold."""
     whole = Text.assemble((printable(prompt, JOINERS), "bold"), printable(text, JOINERS))
-    width = console.width - len(_BAR)
+    width = max(1, console.width - len(_BAR))
     lines = whole.wrap(console, width) if console.is_terminal else whole.split(allow_blank=True)
     return Text("\n").join(Text(_BAR) + line for line in lines)
 

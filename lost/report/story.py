@@ -143,6 +143,10 @@ def read_stories(paths: Sequence[Path]) -> list[Story]:
 
 
 def _read(folder: Path, name: str) -> Story:
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"{folder} holds no {CONFIG}; expected what `lost train` wrote; leave it out, or restore the file"
+        )
     config = load_config(folder / CONFIG)
     rows = [_with_mean(dict(_flat(row))) for row in read_rows(folder / METRICS)]
     try:

@@ -93,6 +93,13 @@ def test_without_checkpoints_the_page_says_why(lost: Lost, runs: list[Path], tmp
     assert "Singular values" not in (tmp_path / "report.html").read_text()
 
 
+def test_a_run_without_its_configuration_is_named(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    (runs[0] / "config.yaml").unlink()
+    answer = lost("report", runs[0].parent, "--out", tmp_path / "report.html", "--no-layers")
+    assert answer.code == 2
+    assert f"{runs[0]} holds no config.yaml" in answer.err
+
+
 def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
     """Texts and lists where numbers belong are left out; markup in a log is shown as it stands."""
     rows = [
