@@ -127,7 +127,8 @@ class TrainConfig(Section):
     sample_tokens: Annotated[Int, Field(ge=1, le=1024)] = 64
     """Most tokens of a sample. With its prompt it has no more than `data.seq_len`."""
     sample_temperature: NotNegative = 0.8
-    """Of samples; 0 always takes the likeliest token. Random numbers are those of `seed` and the step."""
+    """Of samples; 0 always takes the likeliest token. Random numbers are those of `seed`, the step and the prompt's
+    place."""
     save_every: Natural = 500
     """Steps from one checkpoint to the next; 0: only when training ends, or is interrupted."""
     keep_last: Count = 2
