@@ -78,8 +78,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._note()
         path = self.path.partition("?")[0]
         if path.startswith(("/api/models/", "/api/datasets/")):
-            name, _, revision = path.split("/", 3)[3].partition("/revision/")
+            name, listed, revision = path.split("/", 3)[3].partition("/tree/")
+            if not listed:
+                name, _, revision = name.partition("/revision/")
             if repository := self._found(name, revision):
+                if listed:
+                    files = repository.files.items()
+                    self._answer([{"type": "file", "path": each, "size": len(held), "oid": ""} for each, held in files])
+                    return
                 told = {"id": name, "sha": repository.sha, "private": repository.private, "gated": repository.gated}
                 self._answer({**told, "siblings": [{"rfilename": each} for each in repository.files]})
             return
@@ -131,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
                     repository.files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     repository.files[value["path"]] = self.hub.stored[value["oid"]]
+                elif line["key"] == "deletedFile":
+                    del repository.files[value["path"]]
             address = f"{self.hub.address}/{name}/commit/{repository.sha}"
             self._answer({"success": True, "commitOid": repository.sha, "commitUrl": address, "hookOutput": ""})
 

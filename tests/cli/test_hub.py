@@ -14,6 +14,7 @@ from processes import run_python
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
+from lost.interop.hub.upload import upload
 from lost.interop.to_hf.check import READERS
 from lost.interop.to_hf.folder import export
 from lost.tokenizer import same_ids
@@ -169,6 +170,23 @@ def test_an_export_goes_up(
     assert (done.code, "is there and public" in done.err, hub.repositories["me/seen"].files) == (2, True, {})
     assert lost(*convert, "--push", "me/open", "--public", "--overwrite").code == 0
     assert not hub.repositories["me/open"].private
+
+
+def test_a_second_upload_takes_the_place_of_the_weights(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    """In one commit; what else its owner has there stays."""
+    one, parts, notes = tmp_path / "one", folder / "out", {"notes.md": b"mine"}
+    one.mkdir()
+    for name in ("model.safetensors", "model-f16.gguf"):
+        (one / name).write_bytes(b"old")
+    hub.repositories["me/mine"] = Repository({**notes}, private=True)
+    upload(one, "me/mine", False)
+    hub.requests = []
+    upload(parts, "me/mine", False)
+    assert hub.repositories["me/mine"].files == {**notes, **contents(parts)}
+    assert len([each for each in hub.requests if "/commit/" in each]) == 1
+    upload(one, "me/mine", False)
+    kept = {name for name in contents(parts) if not name.startswith("model")}
+    assert set(hub.repositories["me/mine"].files) == {*notes, *kept, *contents(one)}
 
 
 def test_uploads_that_cannot_be(monkeypatch: pytest.MonkeyPatch, lost: Callable, hub: Hub, folder: Path) -> None:

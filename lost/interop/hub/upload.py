@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 from lost.errors import UserError
+from lost.interop.from_hf.weights import INDEX
 from lost.interop.hub.access import LOG_IN, library, reaching
 
+_WEIGHTS = ["model*.safetensors", INDEX, "*.gguf"]  # an earlier export's, which readers could take for this one's
 _NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
 
 
@@ -27,7 +29,7 @@ def check_upload(name: str, now: bool = True) -> None:
 
 
 def upload(folder: Path, name: str, public: bool) -> str:
-    """Upload all files of an export, and return the address of the commit.
+    """Upload all files of an export in the place of an earlier one's weights, and return the address of the commit.
 
     Args:
         folder: the export.
@@ -46,6 +48,7 @@ def upload(folder: Path, name: str, public: bool) -> str:
             raise UserError(
                 f"--push {name}: {full} is there and public; expected a private one; name another, or add --public"
             )
-        return str(
-            api.upload_folder(repo_id=full, folder_path=folder, commit_message="Export by lost-pretrain").commit_url
+        told = api.upload_folder(
+            repo_id=full, folder_path=folder, commit_message="Export by lost-pretrain", delete_patterns=_WEIGHTS
         )
+        return str(told.commit_url)
