@@ -178,6 +178,10 @@ class LostModel(LlamaModel):
         if self.convolved:
             if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
                 past_key_values = DynamicCache(config=self.config)
+            if past_key_values is not None:
+                layers = past_key_values.layers
+                while len(layers) < len(self.layers):  # a cache made without a configuration has none yet
+                    layers.append(past_key_values.layer_class_to_replicate())
             length = (inputs_embeds if input_ids is None else input_ids).shape[1]
             padded = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
             self.now.cache = past_key_values
