@@ -33,3 +33,15 @@ def test_a_cache_of_the_users_own(model: Any) -> None:
         steps = [model(token[:, None], past_key_values=cache).logits for token in TOKENS.unbind(1)]
     torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=0)
     assert cache.get_seq_length() == TOKENS.shape[1]
+
+
+def test_gradients_are_those_without_recomputation(model: Any) -> None:
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(TOKENS, labels=TOKENS).loss.backward()
+        return [each.grad.clone() for each in model.parameters()]
+
+    model.train()
+    expected = gradients()
+    model.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients(), expected)

@@ -176,6 +176,8 @@ class LostModel(LlamaModel):
     ):
         """Llama's, after telling convolutions what they can't see."""
         if self.convolved:
+            if self.gradient_checkpointing and self.training:  # blocks run twice, and take no cache
+                past_key_values, use_cache = None, False
             if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
                 past_key_values = DynamicCache(config=self.config)
             if past_key_values is not None:
