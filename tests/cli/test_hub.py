@@ -165,9 +165,10 @@ def test_an_export_goes_up(
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.out + done.err
     assert not any(TOKEN.encode() in content for content in made.files.values())
-    hub.repositories["me/seen"] = Repository()
-    done = lost(*convert, "--push", "me/seen", "--overwrite")
-    assert (done.code, "is there and public" in done.err, hub.repositories["me/seen"].files) == (2, True, {})
+    for private, options, seen in ((False, (), "is there and public"), (True, ("--public",), "is there and private")):
+        there = hub.repositories["me/there"] = Repository(private=private)
+        done = lost(*convert, "--push", "me/there", "--overwrite", *options)
+        assert (done.code, seen in done.err, there.files, there.private) == (2, True, {}, private), done.err
     assert lost(*convert, "--push", "me/open", "--public", "--overwrite").code == 0
     assert not hub.repositories["me/open"].private
 

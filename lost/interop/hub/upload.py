@@ -37,16 +37,19 @@ def upload(folder: Path, name: str, public: bool) -> str:
         public: whether everybody may see it.
 
     Raises:
-        UserError: the repository is public and isn't wanted so, or this user may not write to it.
+        UserError: the repository is public and isn't wanted so, or the reverse, or this user may not write to it.
         NetworkError: the hub can't be reached.
     """
     hub = library("--push")
     with reaching(f"--push {name}", f"{folder} is complete, the same command with --overwrite goes on"):
         api = hub.HfApi()
         full = api.create_repo(name, private=not public, exist_ok=True).repo_id
-        if not public and not api.model_info(full).private:
+        if bool(api.model_info(full).private) is public:
+            found, wanted, change = (
+                ("private", "public", "leave --public out") if public else ("public", "private", "add --public")
+            )
             raise UserError(
-                f"--push {name}: {full} is there and public; expected a private one; name another, or add --public"
+                f"--push {name}: {full} is there and {found}; expected a {wanted} one; name another, or {change}"
             )
         told = api.upload_folder(
             repo_id=full, folder_path=folder, commit_message="Export by lost-pretrain", delete_patterns=_WEIGHTS
