@@ -57,7 +57,7 @@ def model_path(text: str) -> Path:
     Raises:
         UserError: it is another address.
     """
-    if not text.startswith("hf://"):
+    if not text.startswith("hf:/"):  # or with a slash too few
         return local_path(text)
     from lost.interop.hub.download import address
 

@@ -129,14 +129,15 @@ def convert(
         raise UserError(f"{option} with --to {to}: {expected}; leave it out")
     from lost.checkpoint import find_checkpoint
     from lost.cli.render.output import note
+    from lost.interop.hub.download import as_typed, is_address
     from lost.interop.source import is_folder_of_another
 
     if weights_only and to != "lost":
         raise UserError(f"--weights-only with --to {to}: exported folders never hold an optimizer state; leave it out")
-    if is_folder_of_another(source):
+    if is_address(source) or is_folder_of_another(source):
         raise UserError(
-            f"{source} is an export, or a folder of another library; expected a run or a checkpoint of `lost train`; "
-            "to make a checkpoint of it, add --from hf"
+            f"{as_typed(source)} is an export, or a model of another library; expected a run or a checkpoint of "
+            "`lost train`; to make a checkpoint of it, add --from hf"
         )
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:

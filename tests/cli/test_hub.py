@@ -97,6 +97,7 @@ def test_a_run_begins_with_a_model_of_the_hub_and_resumes_without_it(
     hub.repositories.clear()
     done = lost(*run, "--init-from", f"hf://some/one@{'0' * 40}")
     assert (done.code, "started with" in done.err) == (2, True)
+    assert f"--init-from hf://some/one@{'0' * 40}: the run in" in done.err
     assert lost(*begin).code == 0
 
 
@@ -127,11 +128,17 @@ def test_models_that_the_hub_does_not_give(
         ("hf://some/evil", "a file outside its folder"),
         ("hf://nobody", "names no model of the hub"),
         ("hf://../x", "names no model of the hub"),
+        ("hf:/nobody", "hf:/nobody names no model of the hub; expected hf://owner/name"),
+        ("./hf:/nobody", "hf:/nobody doesn't exist"),
+        ("hf:", "hf: doesn't exist"),
     ):
         done = lost("eval", name, "--text", "x")
         assert (done.code, reason in done.err) == (2, True), (name, done.err)
         assert TOKEN not in done.err
     assert not [each for each in hub.requests if each.endswith((".bin", "x.safetensors"))]
+    done = lost("convert", "hf://some/one@main", tmp_path / "out")
+    assert (done.code, "hf://some/one@main is an export, or a model of another library" in done.err) == (2, True)
+    assert "add --from hf" in done.err
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     done = lost("inspect", "hf://some/one")
     assert (done.code, "the hub can't be reached" in done.err) == (75, True)

@@ -38,7 +38,12 @@ def address(text: str) -> Path:
 
 def is_address(path: Path) -> bool:
     """Whether a path stands for a model of the hub."""
-    return path.parts[:1] == (_ROOT,)
+    return path.parts[:1] == (_ROOT,) and _ADDRESS.fullmatch(_after_scheme(path)) is not None
+
+
+def as_typed(path: Path) -> str:
+    """Return a path in messages: the address that it stands for, or itself."""
+    return SCHEME + _after_scheme(path) if is_address(path) else str(path)
 
 
 def fetched(path: Path) -> Path:
@@ -75,8 +80,12 @@ def cached(path: Path) -> Path:
     return resolved(home / revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else home)
 
 
+def _after_scheme(path: Path) -> str:
+    return "/".join(path.parts[1:])
+
+
 def _named(path: Path) -> tuple[str, str | None]:
-    found: Any = _ADDRESS.fullmatch("/".join(path.parts[1:]))
+    found: Any = _ADDRESS.fullmatch(_after_scheme(path))
     return found["name"], found["revision"]
 
 

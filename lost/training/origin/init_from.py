@@ -17,7 +17,7 @@ from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_ch
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
-from lost.interop.hub.download import cached
+from lost.interop.hub.download import as_typed, cached
 from lost.interop.layout import SEQ_LEN
 from lost.interop.rewrite import cast
 from lost.interop.source import Source, open_source
@@ -67,8 +67,8 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool, branches:
         )
     if source.progress is None and not configured:
         raise UserError(
-            f"--init-from {path}: it doesn't say how to train; expected a configuration; name one, which may leave out "
-            "model and projection"
+            f"--init-from {as_typed(path)}: it doesn't say how to train; expected a configuration; name one, which "
+            "may leave out model and projection"
         )
     return source.config, source
 
@@ -85,8 +85,8 @@ def _check_origin(held: list[Path], named: Path, folder: Path, branches: bool) -
             how = "branched from" if origin and origin.moments else "started with"
             started = f"{how} {origin.path}" if origin else "didn't start with other weights"
             raise ConfigError(
-                f"{_OPTION[branches]} {named}: the run in {folder} {started}; expected the same; leave it out to "
-                "resume, choose another --out, or start over with --fresh --overwrite"
+                f"{_OPTION[branches]} {as_typed(named)}: the run in {folder} {started}; expected the same; leave it "
+                "out to resume, choose another --out, or start over with --fresh --overwrite"
             )
         return
 
