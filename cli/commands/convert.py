@@ -103,10 +103,14 @@ def convert(
 
     own = None if to == "gguf" else _own_type(dtype, to)
     upload = _upload(to, push, public, dry_run)
-    if license is not None and (to in ("lost", "gguf") or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license)):
+    if license is not None and to in ("lost", "gguf"):
         raise UserError(
-            f"--license {license} with --to {to}: expected a licence by the hub's name, such as apache-2.0 or other, "
-            "and an export that has a card, of --to hf, mlx-lm or dense; correct it, or leave it out"
+            f"--license {license} with --to {to}: expected an export that has a card, of --to hf, mlx-lm or dense; "
+            "leave it out"
+        )
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise UserError(
+            f"--license {license}: expected a licence by the hub's name, such as apache-2.0 or other; correct it"
         )
     if source_kind == "hf":
         if to != "lost":

@@ -150,7 +150,7 @@ def test_an_export_goes_up(
     """Private unless it is wanted public; what a broken upload sent isn't sent again; a dry run sends nothing."""
     for module in READERS.values():
         monkeypatch.setitem(__import__("sys").modules, module, None)
-    convert = ("convert", folder / "source", tmp_path / "out", "--to", "hf", "--license", "apache-2.0", "--json")
+    convert = ("convert", folder / "source", tmp_path / "out", "--to", "hf", "--license", "gpl-2.0+", "--json")
     done = lost(*convert, "--push", "me/mine", "--dry-run")
     assert done.code == 0, done.err
     told = json.loads(done.out)["push"]
@@ -168,7 +168,7 @@ def test_an_export_goes_up(
     assert not [each for each in hub.requests if each.startswith("PUT")]
     assert made.private
     assert made.files == contents(tmp_path / "out")
-    assert b"\nlicense: apache-2.0\n" in made.files["README.md"]
+    assert b"\nlicense: gpl-2.0+\n" in made.files["README.md"]
     assert hub.tokens == {f"Bearer {TOKEN}"}
     assert TOKEN not in done.out + done.err
     assert not any(TOKEN.encode() in content for content in made.files.values())
@@ -204,11 +204,12 @@ def test_uploads_that_cannot_be(monkeypatch: pytest.MonkeyPatch, lost: Callable,
     for options, reason in (
         (("--to", "hf", "--push", "me/mine"), "expected a token"),
         (("--to", "hf", "--push", "../mine"), "can't name a repository"),
+        (("--to", "hf", "--push", "me/one--two", "--dry-run"), "can't name a repository of the hub: Cannot have -- or"),
         (("--to", "lost", "--push", "me/mine"), "checkpoints aren't uploaded"),
         (("--to", "hf", "--public"), "--public without --push"),
         (("--to", "hf", "--dry-run"), "--dry-run without --push"),
-        (("--to", "hf", "--license", "a: b"), "expected a licence by the hub's name"),
-        (("--to", "gguf", "--license", "mit"), "an export that has a card"),
+        (("--to", "hf", "--license", "a: b"), "--license a: b: expected a licence by the hub's name"),
+        (("--to", "gguf", "--license", "mit"), "an export that has a card, of --to hf, mlx-lm or dense; leave"),
     ):
         done = lost("convert", source, out, *options)
         assert (done.code, reason in done.err) == (2, True), (options, done.err)

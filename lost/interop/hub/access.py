@@ -40,7 +40,7 @@ def reaching(name: str, again: str = "give the same command again when there are
         yield
     except errors.HFValidationError as error:
         raise UserError(
-            f"{name} can't name a repository of the hub: {error}; expected owner/name; correct it"
+            f"{name} can't name a repository of the hub: {str(error).rstrip('.')}; expected owner/name; correct it"
         ) from None
     except errors.GatedRepoError:
         raise UserError(

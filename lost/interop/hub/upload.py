@@ -1,6 +1,5 @@
 """Upload of an export: into a repository that is private unless it is wanted public."""
 
-import re
 from pathlib import Path
 
 from lost.errors import UserError
@@ -8,23 +7,23 @@ from lost.interop.from_hf.weights import INDEX
 from lost.interop.hub.access import LOG_IN, library, reaching
 
 _WEIGHTS = ["model*.safetensors", INDEX, "*.gguf"]  # an earlier export's, which readers could take for this one's
-_NAME = re.compile(r"([\w-][\w.-]*/)?[\w-][\w.-]*")
 
 
 def check_upload(name: str, now: bool = True) -> None:
-    """Check what can be checked before anything is exported: the name, the library, and that there is a token.
+    """Check what can be checked before anything is exported: the library, the name, and that there is a token.
 
     Args:
         name: of the repository.
-        now: whether it is to be uploaded; else only the name is checked.
+        now: whether it is to be uploaded; else no token is needed.
 
     Raises:
         UserError: it can't be uploaded so.
         MissingPackageError: the hub's library isn't installed.
     """
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--push {name} can't name a repository of the hub; expected owner/name, or a name; correct it")
-    if now and library("--push").get_token() is None:
+    hub = library("--push")
+    with reaching(f"--push {name}"):
+        hub.utils.validate_repo_id(name)
+    if now and hub.get_token() is None:
         raise UserError(f"--push {name}: the hub takes models from those it knows; expected a token; {LOG_IN}")
 
 
