@@ -222,6 +222,7 @@ def test_merges_that_llama_would_cut_elsewhere(tmp_path: Path) -> None:
         ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "none of its patterns"),
         ({"pre_tokenizer": {**WORDS, "add_prefix_space": True}}, "none of its patterns"),
+        ({"pre_tokenizer": split(r"\p{N}")}, "none of its patterns"),
         ({"added_tokens": [end, strip]}, "'<a>' takes spaces"),
     ):
         with pytest.raises(DataError, match=reason):

@@ -11,14 +11,15 @@ _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA3 = _QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-_DIGITS = "digits, one by one"
-# llama.cpp's names for how text is cut into words, and whether a word that is an entry is taken whole, merges or not.
+_DIGITS, _BYTES = "digits, one by one", "bytes, a character for each"
+# llama.cpp's names for how text is cut into words whose bytes merge, and whether a word that is an entry is taken
+# whole, merges or not.
 _PATTERNS = {
-    ((_WORDS,), False): "gpt-2",
-    ((_DIGITS, _WORDS), False): "smollm",
-    ((_QWEN2,), False): "qwen2",
-    ((_LLAMA3,), False): "dbrx",
-    ((_LLAMA3,), True): "llama-bpe",
+    ((_WORDS, _BYTES), False): "gpt-2",
+    ((_DIGITS, _WORDS, _BYTES), False): "smollm",
+    ((_QWEN2, _BYTES), False): "qwen2",
+    ((_LLAMA3, _BYTES), False): "dbrx",
+    ((_LLAMA3, _BYTES), True): "llama-bpe",
 }
 
 
@@ -60,14 +61,14 @@ def of_merges(document: Mapping[str, Any], entries: int, end_of_text: int) -> Vo
 
 
 def _pattern(step: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Return the patterns by which a pre-tokenizer cuts, one after the other; ("",): it does something else too."""
+    """Return the steps of a pre-tokenizer, mostly patterns that cut; "" among them: it does something else too."""
     if step is None:
         return ("",)
     kind = step.get("type")
     if kind == "Sequence":
         return tuple(part for each in step["pretokenizers"] for part in _pattern(each))
     if kind == "ByteLevel" and not step.get("add_prefix_space"):
-        return (_WORDS,) if step.get("use_regex", True) else ()
+        return (_WORDS, _BYTES) if step.get("use_regex", True) else (_BYTES,)
     if kind == "Digits" and step.get("individual_digits"):
         return (_DIGITS,)
     if kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
