@@ -43,6 +43,19 @@ def test_llama_computes_the_same(config: Callable[..., Config], prepared: Datase
     assert made.agreements[0].difference < 1e-4
 
 
+def test_a_long_name_of_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[..., Config], prepared: Dataset, tmp_path: Path
+) -> None:
+    """A socket's path has room for about a hundred characters; the export's own may be a relative one."""
+    far = tmp_path / ("far" * 40)
+    far.mkdir()
+    monkeypatch.setenv("TMPDIR", str(far))
+    monkeypatch.chdir(tmp_path)
+    source = checkpoint_of(config(projection=LINEAR, model=SIZES), tmp_path / "source", prepared)
+    assert export(source, Path("out")).agreements
+    assert not list(far.iterdir())
+
+
 @pytest.mark.parametrize("dtype", ["q8_0", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_types(config: Callable[..., Config], prepared: Dataset, tmp_path: Path, dtype: GgufType) -> None:
     """Matrices have the type, vectors don't, nor has a row that no blocks fill: one of 48 entries."""

@@ -11,7 +11,9 @@ import json
 import socket
 import sys
 import tempfile
+from contextlib import chdir
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import xllamacpp as llama
@@ -73,8 +75,9 @@ def main(file: str) -> None:
     """Answer the question on standard input."""
     question = json.load(sys.stdin)
     tokens, texts = question["tokens"], question["texts"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/llama.sock"  # llama.cpp knows a socket by this ending
+    file = str(Path(file).absolute())
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        path = "llama.sock"  # llama.cpp knows a socket by its ending; a whole path may be longer than a socket's can be
         server = opened(file, path, len(tokens) + 8)
         scores = [log_probabilities(path, tokens[:end]) for end in range(1, len(tokens) + 1)]
         print(json.dumps({"scores": scores, "ids": [ids(path, text) for text in texts]}), flush=True)
