@@ -15,6 +15,7 @@ from typing import BinaryIO
 from lost.errors import RunBusyError
 from lost.storage.files import storage
 from lost.storage.nofollow import open_read, open_update
+from lost.utils.addresses import without_userinfo
 from lost.utils.parsing import parse_json
 
 FILE = ".lock"
@@ -52,7 +53,7 @@ def locked(folder: Path, warn: Callable[[str], None], timeout: float = _TIMEOUT)
             "pid": os.getpid(),
             "since": time.strftime("%FT%T%z"),
         }
-        text = json.dumps({**job, "clock": time.time_ns(), "command": " ".join(sys.argv)})
+        text = json.dumps({**job, "clock": time.time_ns(), "command": " ".join(map(without_userinfo, sys.argv))})
         with storage(folder / FILE):
             file.truncate(0)
             file.seek(0)

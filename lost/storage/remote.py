@@ -9,6 +9,7 @@ from typing import Any
 from lost.errors import LostError, MissingPackageError, NetworkError, UserError
 from lost.storage.files import Seal
 from lost.storage.nofollow import open_new
+from lost.utils.addresses import has_userinfo, without_secrets, without_userinfo
 from lost.utils.extras import need
 
 _CHUNK = 1 << 22
@@ -22,10 +23,13 @@ class Remote:
     Raises:
         MissingPackageError: fsspec isn't installed, or what it needs for this kind of address.
         UserError: it is no address.
+
+    Attributes:
+        address: as it may be shown, without a user's name and password.
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address, self._secret = without_userinfo(address), address
         self._fs, self._root = _opened(address)
 
     def names(self, folder: str) -> list[str]:
@@ -123,14 +127,16 @@ class Remote:
         except LostError:
             raise
         except Exception as error:  # of clients of all kinds of stores: no common class
+            said = " ".join(without_secrets(str(error), self._secret).split())
             raise NetworkError(
-                f"{self.address}/{name}: {type(error).__name__}: {' '.join(str(error).split()):.300}; expected a store "
-                "that answers and lets you in; check the address, the network and your rights there, and try again"
-            ) from error
+                f"{self.address}/{name}: {type(error).__name__}: {said:.300}; expected a store that answers and lets "
+                "you in; check the address, the network and your rights there, and try again"
+            ) from (None if has_userinfo(self._secret) else error)  # a traceback shows what the client said
 
 
 def _opened(address: str) -> tuple[Any, str]:
-    core = need("fsspec.core", "remote", address)
+    shown = without_userinfo(address)
+    core = need("fsspec.core", "remote", shown)
     if "://" not in address:
         raise UserError(
             f"{address!r:.200} is no address; expected one such as s3://bucket/run, or file:///mnt/run for a folder"
@@ -138,9 +144,9 @@ def _opened(address: str) -> tuple[Any, str]:
     try:
         return core.url_to_fs(address)
     except ImportError as error:
-        raise MissingPackageError(f"{address} needs a package that isn't installed: {error}; install it") from None
+        raise MissingPackageError(f"{shown} needs a package that isn't installed: {error}; install it") from None
     except Exception as error:  # of clients, as above; ValueError where the protocol isn't known
         raise UserError(
-            f"{address:.200} can't be opened: {error}; expected an address that fsspec knows, such as s3://bucket/run; "
-            "correct it"
+            f"{shown:.200} can't be opened: {without_secrets(str(error), address)}; expected an address that fsspec "
+            "knows, such as s3://bucket/run; correct it"
         ) from None

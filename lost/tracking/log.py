@@ -13,6 +13,7 @@ from lost.distributed import launcher
 from lost.distributed.group import Workers
 from lost.storage.nofollow import open_update
 from lost.tracking.base import Tracker
+from lost.utils.addresses import without_userinfo
 from lost.utils.printable import printable
 
 FILE = "log.txt"
@@ -29,7 +30,8 @@ def logged(folder: Path, workers: Workers) -> Iterator[Tracker]:
         return
     log = RunLog(folder / FILE, workers)
     launcher.exit_callbacks.append(log.note)
-    log.note(f"lost {__version__}, process {os.getpid()} on {socket.gethostname()}: {' '.join(sys.argv)}")
+    command = " ".join(map(without_userinfo, sys.argv))
+    log.note(f"lost {__version__}, process {os.getpid()} on {socket.gethostname()}: {command}")
     try:
         yield log
     except BaseException as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import format_exception
 
 import fsspec
 import pytest
@@ -157,6 +158,32 @@ def test_nothing_there_is_trusted(train: Callable, tmp_path: Path) -> None:
         assert refused.value.exit_code == 2
         assert files(tmp_path / "again") == {}
     assert {path.name for path in tmp_path.iterdir()} == {"run", "again", "tiny.yaml"}
+
+
+def test_a_password_in_the_address_is_neither_shown_nor_kept(
+    train: Callable, lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by our messages, not by those of clients, nor by what names the command in the run folder."""
+    address = "memory://ann:s%40cret@host/mirror"
+
+    def refusing(self: MemoryFileSystem, path: str, *more: object, **others: object) -> None:
+        raise PermissionError(f"{address} doesn't let ann in with s@cret, from s%40cret")
+
+    for name in ("ls", "put_file"):
+        monkeypatch.setattr(MemoryFileSystem, name, refusing)
+    trained = train(tmp_path / "run", "train.stop_after=5", "--mirror", address)
+    fetched = lost("fetch", address, "--out", tmp_path / "again")
+    assert (trained.code, fetched.code) == (0, 75)
+    log, lock = ((tmp_path / "run" / name).read_text() for name in ("log.txt", ".lock"))
+    assert "not mirrored: memory://host/mirror" in log
+    assert "--mirror memory://host/mirror" in log
+    assert "--mirror memory://host/mirror" in lock
+    assert "memory://host/mirror doesn't let ann in with ***, from ***" in " ".join(fetched.err.split())
+    for text in (trained.out, trained.err, fetched.out, fetched.err, log, lock):
+        assert "cret" not in text
+    with pytest.raises(NetworkError) as refused:
+        Remote(address).names("checkpoints")
+    assert "cret" not in "".join(format_exception(refused.value))  # what --debug shows
 
 
 def test_refused(train: Callable, lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
