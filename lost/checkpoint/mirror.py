@@ -34,6 +34,7 @@ class Mirror(Thread):
     def __init__(self, folder: Path, remote: Remote) -> None:
         super().__init__(name="mirroring", daemon=True)
         self._folder, self._remote = folder, remote
+        self._unsealed: set[str] = set()  # what was begun to be copied
         self._asked: Queue[tuple[int, int]] = Queue()
         self._said: SimpleQueue[str] = SimpleQueue()
         self.start()
@@ -65,30 +66,60 @@ class Mirror(Thread):
                 self._asked.task_done()
 
     def _bring_up_to_date(self, keep_last: int, keep_every: int) -> None:
-        own = None
+        here = []
         for path in reversed(checkpoints(self._folder)):  # the newest first
-            with suppress(FileNotFoundError, CheckpointError):  # gone meanwhile: newer ones took its place
-                own = own or open_checkpoint(path)
-                self._copy(path)
-        if own:
-            self._prune(own, keep_last, keep_every)
+            with suppress(CheckpointError):  # gone meanwhile, or damaged
+                here.append(open_checkpoint(path))
+        if not here:
+            return
+        held, damaged = self._check_own(here[0])
+        for each in here:
+            with suppress(FileNotFoundError):  # gone meanwhile: newer ones took its place
+                self._copy(each)
+                held[each.path.name] = each
+                if each.path.name in damaged:
+                    self._said.put(f"{self._remote.address}/{_FOLDER}/{each.path.name} was damaged: copied anew")
+        self._prune([held[name] for name in sorted(held)], keep_last, keep_every, here[0].progress.step)
 
-    def _copy(self, path: Path) -> None:
+    def _check_own(self, own: Checkpoint) -> tuple[dict[str, Checkpoint], set[str]]:
+        """See that all that is sealed and readable there is of this run, before anything is written or removed.
+
+        Returns:
+            It, by name, and the names of what is sealed and can't be read.
+
+        Raises:
+            LostError: there is another run's, or the address doesn't answer.
+        """
+        held, damaged = {}, set()
+        for name in _held(self._remote):
+            try:
+                if manifest := self._remote.read(f"{_FOLDER}/{name}/{MANIFEST}", DOCUMENT_BYTES):
+                    held[name] = _opened(name, manifest)
+            except CheckpointError:
+                damaged.add(name)
+        for name, each in held.items():
+            if not same_run(each, own):
+                raise UserError(
+                    f"{self._remote.address}/{_FOLDER}/{name} is a checkpoint of another run; expected an address of "
+                    "this run's own; name another"
+                )
+        return held, damaged
+
+    def _copy(self, checkpoint: Checkpoint) -> None:
         """Copy a checkpoint that isn't there yet, verify it, and seal it.
 
         Raises:
             FileNotFoundError: it is gone here.
             LostError: the copy isn't what was written, or the address doesn't answer.
         """
+        path = checkpoint.path
         there = f"{_FOLDER}/{path.name}"
         manifest = read_bytes(path / MANIFEST, DOCUMENT_BYTES)
-        before = self._remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES)
-        if before == manifest:
+        if not self._remote.fault(f"{there}/{MANIFEST}", seal(manifest)):
             return
-        if before:
-            self._check_own(there, before, path)
+        self._unsealed.add(path.name)
         self._remote.remove(there)
-        for name, expected in open_checkpoint(path).files.items():
+        for name, expected in checkpoint.files.items():
             self._remote.put(path / name, f"{there}/{name}")
             if fault := self._remote.fault(f"{there}/{name}", expected):
                 raise StorageError(
@@ -97,28 +128,15 @@ class Mirror(Thread):
         self._remote.write(f"{there}/{MANIFEST}", manifest)
         if fault := self._remote.fault(f"{there}/{MANIFEST}", seal(manifest)):
             raise StorageError(f"{self._remote.address}/{there}/{MANIFEST} {fault}; expected a copy; check it")
+        self._unsealed.remove(path.name)
 
-    def _check_own(self, there: str, manifest: bytes, path: Path) -> None:
-        """See that a checkpoint that is to be replaced isn't another run's."""
-        if not same_run(_opened(path.name, manifest), open_checkpoint(path)):
-            raise UserError(
-                f"{self._remote.address}/{there} is a checkpoint of another run; expected an address of this run's "
-                "own; name another"
-            )
-
-    def _prune(self, own: Checkpoint, keep_last: int, keep_every: int) -> None:
-        """Remove what the run wouldn't keep here; what isn't its own, and what can't be read, stays."""
-        held = []
-        for name in _held(self._remote):
-            manifest = self._remote.read(f"{_FOLDER}/{name}/{MANIFEST}", DOCUMENT_BYTES)
-            if not manifest and not (self._folder / name).exists():
-                self._remote.remove(f"{_FOLDER}/{name}")  # it went here while it was copied
-            with suppress(CheckpointError):
-                each = _opened(name, manifest)
-                held += [each] if same_run(each, own) else []
-        for each in expendable(held, keep_last, keep_every, own.progress.step):
-            if not checkpoint_path(self._folder, each.progress.step).exists():
-                self._remote.remove(f"{_FOLDER}/{each.path.name}")
+    def _prune(self, held: list[Checkpoint], keep_last: int, keep_every: int, newest: int) -> None:
+        """Remove what the run wouldn't keep here, and what went here while it was copied."""
+        names = [each.path.name for each in expendable(held, keep_last, keep_every, newest)]
+        for name in (*names, *sorted(self._unsealed)):
+            if not (self._folder / name).exists():
+                self._remote.remove(f"{_FOLDER}/{name}")
+                self._unsealed.discard(name)
 
 
 def same_run(one: Checkpoint, other: Checkpoint) -> bool:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lost.errors import LostError, MissingPackageError, NetworkError, UserError
+from lost.errors import CheckpointError, LostError, MissingPackageError, NetworkError, UserError
 from lost.storage.files import Seal
 from lost.storage.nofollow import open_new
 from lost.utils.addresses import has_userinfo, without_secrets, without_userinfo
@@ -43,10 +43,14 @@ class Remote:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return a file's content, which is refused beyond `limit` bytes; none where there is no such file."""
+        """Return a small file's content; none where there is no such file.
+
+        Raises:
+            CheckpointError: it has more than `limit` bytes.
+        """
         content = b"".join(self._chunks(name, limit + 1))
         if len(content) > limit:
-            raise UserError(
+            raise CheckpointError(
                 f"{self.address}/{name} has more than {limit >> 20} MiB; expected what `lost train` wrote; don't trust "
                 "that address"
             )

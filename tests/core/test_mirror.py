@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shutil import rmtree
 from traceback import format_exception
 
 import fsspec
@@ -12,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lost.checkpoint import checkpoints, open_checkpoint
-from lost.checkpoint.mirror import fetch
+from lost.checkpoint.mirror import Mirror, fetch
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, NetworkError
 from lost.storage.files import sealed_json
@@ -119,12 +120,54 @@ def test_a_copy_that_is_not_the_same_is_never_sealed(
 
 
 def test_another_run_s_mirror_is_left_alone(train: Callable, tmp_path: Path) -> None:
+    """Nothing is written or removed there, of steps with other numbers (6, 12, 18) or the same (20)."""
     assert train(tmp_path / "one", "--mirror", MEMORY).code == 0
     before = held(MEMORY)
-    done = train(tmp_path / "two", "train.seed=1", "--mirror", MEMORY)
+    done = train(tmp_path / "two", "train.seed=1", "train.save_every=6", "--mirror", MEMORY)
     assert done.code == 0
     assert "is a checkpoint of another run; expected an address of this run's own" in " ".join(done.out.split())
-    assert {name: content for name, content in held(MEMORY).items() if name in before} == before
+    assert held(MEMORY) == before
+
+
+def test_of_unsealed_copies_only_its_own_are_removed(
+    train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was broken off goes once its checkpoint has gone here; one that this run never began stays."""
+    assert train(tmp_path / "run").code == 0
+    folder = tmp_path / "run" / "checkpoints"
+    fsspec.filesystem("memory").pipe_file("/mirror/checkpoints/step-00000007/model-0.safetensors", b"another's")
+    put, calls = MemoryFileSystem.put_file, []
+
+    def failing(self: MemoryFileSystem, source: str, target: str, **more: object) -> None:
+        calls.append(target)
+        if "step-00000015" in target and len([each for each in calls if "step-00000015" in each]) > 1:
+            raise TimeoutError("no answer")
+        put(self, source, target, **more)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", failing)
+    mirror = Mirror(folder, Remote(MEMORY))
+    mirror.update(keep_last=2, keep_every=0)
+    mirror.wait()
+    assert ["no answer" in each for each in mirror.said()] == [True]
+    assert {name.split("/")[0] for name in held(MEMORY)} == {"step-00000007", "step-00000015", "step-00000020"}
+    rmtree(folder / "step-00000015")
+    mirror.update(keep_last=1, keep_every=0)
+    mirror.wait()
+    assert not [*mirror.said()]
+    assert held(MEMORY) == files(tmp_path / "run") | {"step-00000007/model-0.safetensors": b"another's"}
+
+
+@pytest.mark.parametrize("damage", [lambda manifest: manifest[:99], lambda manifest: b" " * ((1 << 26) + 1)])
+def test_a_damaged_manifest_there_is_replaced(train: Callable, tmp_path: Path, damage: Callable) -> None:
+    """Of a checkpoint that the run has; its copy is made anew, which is said once."""
+    assert train(tmp_path / "run", "train.stop_after=15", "--mirror", MEMORY).code == 0
+    fs, manifest = fsspec.filesystem("memory"), "/mirror/checkpoints/step-00000015/manifest.json"
+    fs.pipe_file(manifest, damage(fs.cat_file(manifest)))
+    done = train(tmp_path / "run", "train.stop_after=null", "--mirror", MEMORY)
+    assert done.code == 0, done.err
+    said = "memory://mirror/checkpoints/step-00000015 was damaged: copied anew"
+    assert " ".join(done.out.split()).count(said) == 1
+    assert held(MEMORY) == files(tmp_path / "run")
 
 
 def test_nothing_there_is_trusted(train: Callable, tmp_path: Path) -> None:
