@@ -5,7 +5,7 @@ ADDRESS/checkpoints/step-00000500/  as in a run folder; manifest.json, the seal,
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue, SimpleQueue
 from threading import Thread
@@ -181,16 +181,25 @@ def _fetched(remote: Remote, name: str, path: Path) -> Checkpoint:
     there = f"{_FOLDER}/{name}"
     if not (manifest := remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES)):
         raise CheckpointError(f"{remote.address}/{there} isn't sealed: its copy was broken off, or goes on")
-    with atomic_dir(path) as partial:
+    with atomic_dir(path) as partial, _named(partial, f"{remote.address}/{there}"):
         write_new(partial / MANIFEST, manifest)
         checkpoint = open_checkpoint(partial)
         if checkpoint_path(path.parent, checkpoint.progress.step) != path:
-            raise CheckpointError(f"{remote.address}/{there} is of step {checkpoint.progress.step}; don't trust it")
+            raise CheckpointError(f"{partial} is of step {checkpoint.progress.step}; don't trust it")
         for file, expected in checkpoint.files.items():
             if fault := remote.fault(f"{there}/{file}", expected, partial / file):
-                raise CheckpointError(f"{remote.address}/{there}/{file} {fault}; use another, or restore it")
+                raise CheckpointError(f"{partial / file} {fault}; use another, or restore it")
         check_intact(checkpoint)
     return open_checkpoint(path)
+
+
+@contextmanager
+def _named(folder: Path, address: str) -> Iterator[None]:
+    """Have errors name an address instead of the folder that its content is read in, which goes."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(folder), address)) from None
 
 
 def _held(remote: Remote) -> list[str]:

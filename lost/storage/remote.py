@@ -30,7 +30,16 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self.address, self._secret = without_userinfo(address), address
-        self._fs, self._root = _opened(address)
+        if "://" not in address:
+            raise UserError(
+                f"{address!r:.200} is no address; expected one such as s3://bucket/run, or file:///mnt/run for a folder"
+            )
+        fsspec = need("fsspec", "remote", self.address)
+        with self._reached():
+            for part in address.split("::"):  # of a chain, such as simplecache::s3://bucket/run
+                if "://" in part or part.isalpha():  # otherwise it is a path, as in zip://::mirror.zip
+                    _check_known(fsspec, part.partition("://")[0])
+            self._fs, self._root = fsspec.url_to_fs(address)  # some clients connect here
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none where there is no such folder."""
@@ -125,32 +134,26 @@ class Remote:
         return f"{self._root.rstrip('/')}/{name}"
 
     @contextmanager
-    def _reached(self, name: str) -> Iterator[None]:
+    def _reached(self, name: str = "") -> Iterator[None]:
         try:
             yield
         except LostError:
             raise
+        except ImportError as error:
+            raise MissingPackageError(
+                f"{self.address} needs a package that isn't installed: {error}; install it"
+            ) from None
         except Exception as error:  # of clients of all kinds of stores: no common class
+            where = f"{self.address}/{name}" if name else self.address
             said = " ".join(without_secrets(str(error), self._secret).split())
             raise NetworkError(
-                f"{self.address}/{name}: {type(error).__name__}: {said:.300}; expected a store that answers and lets "
-                "you in; check the address, the network and your rights there, and try again"
+                f"{where}: {type(error).__name__}: {said:.300}; expected a store that answers and lets you in; check "
+                "the address, the network and your rights there, and try again"
             ) from (None if has_userinfo(self._secret) else error)  # a traceback shows what the client said
 
 
-def _opened(address: str) -> tuple[Any, str]:
-    shown = without_userinfo(address)
-    core = need("fsspec.core", "remote", shown)
-    if "://" not in address:
-        raise UserError(
-            f"{address!r:.200} is no address; expected one such as s3://bucket/run, or file:///mnt/run for a folder"
-        )
+def _check_known(fsspec: Any, protocol: str) -> None:
     try:
-        return core.url_to_fs(address)
-    except ImportError as error:
-        raise MissingPackageError(f"{shown} needs a package that isn't installed: {error}; install it") from None
-    except Exception as error:  # of clients, as above; ValueError where the protocol isn't known
-        raise UserError(
-            f"{shown:.200} can't be opened: {without_secrets(str(error), address)}; expected an address that fsspec "
-            "knows, such as s3://bucket/run; correct it"
-        ) from None
+        fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        raise UserError(f"{error}; expected one that fsspec knows, as in s3://bucket/run; correct it") from None

@@ -159,10 +159,13 @@ def test_of_unsealed_copies_only_its_own_are_removed(
 
 @pytest.mark.parametrize("damage", [lambda manifest: manifest[:99], lambda manifest: b" " * ((1 << 26) + 1)])
 def test_a_damaged_manifest_there_is_replaced(train: Callable, tmp_path: Path, damage: Callable) -> None:
-    """Of a checkpoint that the run has; its copy is made anew, which is said once."""
+    """Until then an older one is fetched; once a run has the checkpoint its copy is made anew, which is said once."""
     assert train(tmp_path / "run", "train.stop_after=15", "--mirror", MEMORY).code == 0
     fs, manifest = fsspec.filesystem("memory"), "/mirror/checkpoints/step-00000015/manifest.json"
     fs.pipe_file(manifest, damage(fs.cat_file(manifest)))
+    checkpoint, skipped = fetch(Remote(MEMORY), tmp_path / "again")
+    assert checkpoint.progress.step == 10
+    assert [each.startswith("memory://mirror/checkpoints/step-00000015/manifest.json ") for each in skipped] == [True]
     done = train(tmp_path / "run", "train.stop_after=null", "--mirror", MEMORY)
     assert done.code == 0, done.err
     said = "memory://mirror/checkpoints/step-00000015 was damaged: copied anew"
@@ -199,6 +202,8 @@ def test_nothing_there_is_trusted(train: Callable, tmp_path: Path) -> None:
         with pytest.raises(Exception, match=named) as refused:
             fetch(Remote(MEMORY), tmp_path / "again")
         assert refused.value.exit_code == 2
+        assert "memory://mirror/checkpoints/step-00000020" in str(refused.value)
+        assert str(tmp_path) not in str(refused.value)  # where nothing is left
         assert files(tmp_path / "again") == {}
     assert {path.name for path in tmp_path.iterdir()} == {"run", "again", "tiny.yaml"}
 
@@ -229,13 +234,27 @@ def test_a_password_in_the_address_is_neither_shown_nor_kept(
     assert "cret" not in "".join(format_exception(refused.value))  # what --debug shows
 
 
+class Closed(MemoryFileSystem):
+    """A client that connects when it is made, and can't."""
+
+    def __init__(self, **options: object) -> None:
+        raise ValueError("no route")
+
+
 def test_refused(train: Callable, lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("closed", Closed, clobber=True)
     assert train(tmp_path / "run", "train.stop_after=5", "--mirror", MEMORY).code == 0
     cases = [
         (("memory://nothing", "--out", tmp_path / "a"), 2, "memory://nothing holds no usable checkpoint"),
         ((MEMORY, "--out", tmp_path / "run"), 2, "holds step-00000005 already"),
         ((tmp_path / "run", "--out", tmp_path / "b"), 2, "is no address; expected one such as s3://bucket/run"),
-        (("nowhere://x", "--out", tmp_path / "c"), 2, "expected an address that fsspec knows"),
+        (("nowhere://x", "--out", tmp_path / "c"), 2, "Protocol not known: nowhere; expected one"),
+        (("nowhere::memory://x", "--out", tmp_path / "c"), 2, "Protocol not known: nowhere; expected one"),
+        (
+            ("closed://x", "--out", tmp_path / "c"),
+            75,
+            "closed://x: ValueError: no route; expected a store that answers",
+        ),
     ]
     for arguments, code, named in cases:
         answer = lost("fetch", *arguments)
