@@ -15,6 +15,7 @@ _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more chang
 _LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
 _FEW = 20  # with fewer documents, an entire one would be too large a share to hold out
 _MANY = 1 << 20  # with more, the share of hashes below a threshold is the threshold's, and none need to be kept
+_AROUND = 2  # tokens at most that a document has besides those of its bytes: a space before it, its end of text
 _UNEVEN = 4  # times more, or less, than was to be held out are worth a word
 _REMOTE_BYTES = 64 << 20  # of text from elsewhere, or of which so many tokens are taken, that is read twice
 
@@ -29,12 +30,14 @@ class TextStats:
         complete: whether that is all that is taken; of text from elsewhere, and under a cap on tokens, the beginning is
             read.
         hashes: of the documents, where there are few enough to count them exactly, else none.
+        sure: how many of them, from the first, are taken whatever the tokenizer: no token is less than a byte.
     """
 
     documents: int
     bytes: int
     complete: bool
     hashes: np.ndarray
+    sure: int
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ class HeldOut:
     """Documents whose hash is at most this are held out (equal documents together); None: ends are held out."""
     frequent: Sequence[int] = ()
     """Hashes of documents that stay although theirs is, because each with its copies is more than the share."""
+    needed: Sequence[int] = ()
+    """Hashes of documents that are held out although theirs is larger, because no other is sure to be taken."""
 
     def split(self, text: str) -> tuple[str, str]:
         """Return (training text, validation text) of one document."""
         if self.largest_hash is not None:
-            out = (number := _hash(text)) <= self.largest_hash and number not in self.frequent
+            number = _hash(text)
+            out = (number <= self.largest_hash and number not in self.frequent) or number in self.needed
             return ("", text) if out else (text, "")
         cut = self._cut(text)
         return text[:cut], text[cut:]
@@ -75,9 +81,9 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
     Raises:
         DataError: there is no text, or some that can't be read.
     """
-    hashes, documents, size = array("Q"), 0, 0
-    tokens = sources.cap.most_bytes if sources.cap else None
-    limit = min(_REMOTE_BYTES, tokens or _REMOTE_BYTES) if sources.remote or tokens else None
+    hashes, documents, size, sure = array("Q"), 0, 0, 0
+    tokens, most = (sources.cap.tokens, sources.cap.most_bytes) if sources.cap else (None, None)
+    limit = min(_REMOTE_BYTES, most or _REMOTE_BYTES) if sources.remote or most else None
     complete = tokens is None
     for text in sources.documents():
         if limit is not None and size >= limit:
@@ -87,6 +93,8 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
         size += len(text.encode())
         if documents <= _MANY:
             hashes.append(_hash(text))
+        if tokens is None or size + _AROUND * documents <= tokens:
+            sure = documents
         progress(documents, size)
     if not documents:
         named = ", ".join(str(path) for path in sources.paths)
@@ -96,7 +104,7 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
             f"there is no text in {named}{chosen}{skipped}; expected at least one document that isn't empty"
         )
     countable = (complete or tokens) and documents <= _MANY
-    return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64))
+    return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64), sure)
 
 
 def check_share(fraction: float) -> None:
@@ -117,11 +125,13 @@ def hold_out(stats: TextStats, fraction: float) -> HeldOut:
     wanted = stats.documents * fraction
     rare = counts <= max(1, wanted)
     candidates = distinct[rare]
-    if len(candidates) < _FEW:
-        return HeldOut(fraction, None)
+    sure = np.intersect1d(candidates, stats.hashes[: stats.sure])
     chosen = max(1, int(np.searchsorted(np.cumsum(counts[rare]), wanted, side="right")))
-    largest = candidates[min(chosen, len(candidates) - 1) - 1]
-    return HeldOut(fraction, int(largest), distinct[~rare & (distinct <= largest)].tolist())
+    largest = candidates[min(chosen, len(candidates) - 1) - 1] if len(candidates) else 0
+    if len(candidates) < _FEW or len(sure) < 2 or sure[-1] <= largest:  # nothing might be held out, or all
+        return HeldOut(fraction, None)
+    needed = [int(sure[0])] if sure[0] > largest else []
+    return HeldOut(fraction, int(largest), distinct[~rare & (distinct <= largest)].tolist(), needed)
 
 
 def uneven(training: int, validation: int, fraction: float) -> str:

@@ -136,6 +136,21 @@ def test_a_prepared_set(
     assert (origin["max_documents"], origin["max_tokens"], origin["seed"]) == (cap.documents, cap.tokens, 0)
 
 
+def test_what_is_held_out_is_among_what_is_taken(prepared: Dataset, tmp_path: Path) -> None:
+    """Although more is looked at than fits: a document or few for every seed, or ends where few are sure to fit."""
+    texts = [" ".join(f"rank{number * 7919 % 1000 + word}" for word in range(60)) for number in range(400)]
+    path, held_out = write(tmp_path / "a.jsonl", texts), []
+    for seed in range(12):
+        sources = Sources([path], cap=Cap(tokens=10_000, seed=seed))
+        splits = prepare(sources, tmp_path / f"{seed}", prepared.tokenizer, 0.01)
+        assert splits["train"]["documents"] > 20
+        held_out.append(splits["valid"]["documents"])
+    assert max(held_out) <= 3
+    assert np.mean(held_out) < 2
+    sources = Sources([path], cap=Cap(tokens=900))
+    assert prepare(sources, tmp_path / "ends", prepared.tokenizer, 0.1)["valid"]["documents"] > 0
+
+
 @pytest.mark.parametrize("cap", [Cap(100), Cap(tokens=1000)])
 def test_validation_text_of_its_own_is_all_taken(many: Path, prepared: Dataset, tmp_path: Path, cap: Cap) -> None:
     own = write(tmp_path / "own.jsonl", [f"{number} held out" for number in range(500)])
