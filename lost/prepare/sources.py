@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -52,7 +52,7 @@ class Sources:
         choice: which part of data sets of the hub.
         cap: how much is taken, in an order of its own; None: all, in the order of names.
         skipped: files inside folders that turned out not to be text, filled while reading.
-        commits: of each data set of the hub that was opened, by name.
+        commits: of each data set of the hub that was opened, by name; sources of one revision may share them.
     """
 
     paths: Sequence[Path | str]
@@ -148,7 +148,8 @@ class Sources:
 
     def origin(self) -> dict[str, Any]:
         """Return where the text comes from, for `dataset.json`."""
-        choice = {**asdict(self.choice), "commits": self.commits} if self.remote else {}
+        commits = {hub.repository(name): self.commits.get(hub.repository(name)) for name in self.remote}
+        choice = {**asdict(self.choice), "commits": commits} if commits else {}
         return {"sources": [str(path) for path in self.paths], **choice, **self._capped()}
 
     def _capped(self) -> dict[str, Any]:
@@ -158,9 +159,11 @@ class Sources:
 
     def _shards(self, name: str) -> list[Unit]:
         if name not in self._opened:
-            choice = hub.pinned(name, self.choice)
+            repository = hub.repository(name)
+            if repository not in self.commits:
+                self.commits[repository] = hub.commit(name, self.choice.revision)
+            choice = replace(self.choice, revision=self.commits[repository])
             readers = hub.shards(name, choice, self.text_key)
-            self.commits[name] = choice.revision
             self._opened[name] = [
                 Unit(f"{name} {choice} {number} of {len(readers)}", documents)
                 for number, documents in enumerate(readers)

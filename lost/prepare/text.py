@@ -61,6 +61,8 @@ def prepare(
         WorkerLostError: a process that encodes was ended.
         RunBusyError: another job makes this set.
     """
+    if isinstance(valid, Sources) and valid.choice.revision == sources.choice.revision:
+        valid = replace(valid, commits=sources.commits)  # both splits are of one commit
     own = valid if isinstance(valid, Sources) else None
     if not isinstance(valid, Sources):
         check_share(valid)
@@ -178,7 +180,8 @@ def _encode(
             remedy = "raise --max-tokens" if cap.tokens else "add text"
             raise DataError(f"the {name} split would be empty; expected text in it; {remedy} or --valid-fraction")
     sources.skipped[:] = dict.fromkeys([*map(Path, plan["skipped"]), *sources.skipped])
-    write_description(folder, tokenizer, splits, sources.origin())
+    validation = {"validation": own.origin()} if own else {}
+    write_description(folder, tokenizer, splits, {**sources.origin(), **validation})
     return splits
 
 

@@ -14,6 +14,7 @@ from hub_server import Repository, running
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, MissingPackageError, NetworkError, UnreachableError
+from lost.prepare.output import unseen
 from lost.prepare.reading.hub import HubChoice
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
@@ -211,9 +212,15 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(NetworkError, match="can't be reached: Couldn't reach 'owner/name'") as error:
+    with pytest.raises(NetworkError, match="hf://owner/name: the hub can't be reached") as error:
         list(Sources(["hf://owner/name"]).units())
     assert error.value.exit_code == 75
+    with running() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        for there in ({}, {"owner/name": Repository()}):
+            hub.repositories.update(there)
+            with pytest.raises(NetworkError, match="can't be reached: Couldn't reach 'owner/name'"):
+                list(Sources(["hf://owner/name"]).units())
 
 
 def test_a_data_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,3 +244,60 @@ def test_a_data_set_is_read_at_one_commit(monkeypatch: pytest.MonkeyPatch) -> No
         assert sources.origin()["commits"] == {"hf://owner/name": sha}
         hub.repositories["owner/name"].files["a.parquet"] = b"2"
         assert Sources(["hf://owner/name"], choice=HubChoice(revision="main")).described() != before
+
+
+def test_a_look_up_that_fails_does_not_end_a_resume(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the commit: the text isn't taken for another, and the command goes on once the hub answers."""
+    import datasets
+
+    def load(name: str, *_: object, **__: object) -> object:
+        return datasets.Dataset.from_dict({"text": ["the rank of the layer"] * 40}).to_iterable_dataset()
+
+    def interrupt(phase: str, *counts: int) -> None:
+        if phase == "encoding":
+            raise UnreachableError("gone")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    out, told = tmp_path / "out", []
+    with running() as hub:
+        hub.repositories["owner/name"] = Repository({"a.parquet": b"1"})
+        for address, progress, error in ((hub.address, interrupt, UnreachableError),
+                                         ("http://127.0.0.1:9", unseen, NetworkError)):  # fmt: skip
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+            with pytest.raises(error):
+                prepare(Sources(["hf://owner/name"]), out, prepared.tokenizer, 0.1, progress)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        prepare(Sources(["hf://owner/name"]), out, prepared.tokenizer, 0.1, log=told.append)
+    assert "resuming" in told[0]
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_validation_text_is_of_the_same_commit(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    """Although the set moves on between the two; what is recorded has it, where the training text is local too."""
+    import datasets
+
+    opened = []
+    (tmp_path / "a.txt").write_text("the rank of the layer")
+    with running() as hub:
+        hub.repositories["owner/name"] = Repository({"a.parquet": b"1"})
+        sha = hub.repositories["owner/name"].sha
+
+        def load(name: str, *_: object, revision: str, **__: object) -> object:
+            opened.append(revision)
+            hub.repositories["owner/name"].files["a.parquet"] = b"2"
+            return datasets.Dataset.from_dict({"text": ["the rank of the layer"] * 4}).to_iterable_dataset()
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        valid = Sources(["owner/name"], choice=HubChoice(split="validation"))
+        sources = Sources(["hf://owner/name" if remote else tmp_path / "a.txt"])
+        prepare(sources, tmp_path / "out", prepared.tokenizer, valid)
+    assert set(opened) == {sha}
+    origin = json.loads((tmp_path / "out" / "dataset.json").read_text())["origin"]
+    assert origin["validation"]["commits"] == {"hf://owner/name": sha}
+    assert origin["validation"]["split"] == "validation"
+    assert origin.get("commits") == ({"hf://owner/name": sha} if remote else None)

@@ -8,11 +8,11 @@ from typing import Any
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.description import FILE as CONFIG
 from lost.interop.from_hf.weights import INDEX, SINGLE, indexed
-from lost.interop.hub.access import library, reaching
 from lost.storage.nofollow import resolved
 from lost.tokenizer import KINDS
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
 from lost.tokenizer.huggingface import TEMPLATE
+from lost.utils.hub import library, reaching
 
 _Get = Callable[[str], Path]  # downloads a file of a repository
 

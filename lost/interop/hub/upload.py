@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lost.errors import UserError
 from lost.interop.from_hf.weights import INDEX
-from lost.interop.hub.access import LOG_IN, library, reaching
+from lost.utils.hub import LOG_IN, library, reaching
 
 _WEIGHTS = ["model*.safetensors", INDEX, "*.gguf"]  # an earlier export's, which readers could take for this one's
 

@@ -1,14 +1,16 @@
 """Data sets of the Hugging Face hub, streamed by their `datasets` library: nothing is copied to this disk first."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from lost.errors import DataError, NetworkError
 from lost.prepare.reading.readers import SUFFIXES, no_text
 from lost.utils.extras import need
+from lost.utils.hub import reaching
 
 SCHEME = "hf://"
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -34,21 +36,34 @@ def is_name(text: str) -> bool:
     return text.startswith(SCHEME) or (_NAME.fullmatch(text) is not None and not text.endswith(SUFFIXES))
 
 
-def pinned(name: str, choice: HubChoice) -> HubChoice:
-    """Return a choice with the commit in place of the revision, where the hub tells which that is.
+def repository(name: str) -> str:
+    """Return what a data set is called in records, with the scheme or without."""
+    return SCHEME + name.removeprefix(SCHEME)
+
+
+def commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a revision means now; the revision itself, if this is a folder or isn't on the hub.
 
     Args:
-        name: as in `shards`.
-        choice: of the data set's parts.
+        name: as in `shards`, which then says what is wrong.
+        revision: a branch, tag or commit; None: the newest.
+
+    Raises:
+        UserError: the hub refuses to tell.
+        NetworkError: it can't be reached: the same command may go on with this commit later.
+        MissingPackageError: the library isn't installed.
     """
+    need("datasets", "data", f"reading {name}")  # before the network
+    from huggingface_hub import HfApi, errors  # which it needs itself
+
     plain = name.removeprefix(SCHEME)
-    if not _NAME.fullmatch(plain):
-        return choice
-    hub = need("huggingface_hub", "data", f"reading {name}")
-    try:
-        return replace(choice, revision=hub.HfApi().dataset_info(plain, revision=choice.revision).sha)
-    except Exception:  # of the library or its HTTP client; `shards` then says what is wrong
-        return choice
+    if not _NAME.fullmatch(plain) or os.path.isdir(plain):
+        return revision
+    with reaching(repository(name)):
+        try:
+            return HfApi().dataset_info(plain, revision=revision).sha
+        except (errors.HFValidationError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            return revision
 
 
 def shards(name: str, choice: HubChoice, text_key: str) -> list[Callable[[], Iterator[str]]]:
