@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lost.cli.options import AsJson, count_option, model_path, path_option
-from lost.prepare import VOCAB_SIZE
+from lost.prepare import SPLIT, TEXT_KEY, VOCAB_SIZE
 
 if TYPE_CHECKING:
     from lost.prepare.sources import Sources
@@ -67,12 +67,14 @@ def prepare(
     exclude: Annotated[
         list[str], typer.Option(metavar="PATTERN", help="In folders, skip names that match; may be repeated.")
     ] = [],
-    text_key: Annotated[str, typer.Option(help="Field of a JSON line, or column, with the text.")] = "text",
+    text_key: Annotated[
+        str | None, typer.Option(help=f"Field of a JSON line, or column, with the text; default {TEXT_KEY}.")
+    ] = None,
     examples: Annotated[
         bool, typer.Option("--examples", help="The JSON lines are examples for fine-tuning; needs --tokenizer.")
     ] = False,
     config: Annotated[str | None, typer.Option(help="Subset of hub data sets, such as en.")] = None,
-    split: Annotated[str, typer.Option(help="Split of hub data sets.")] = "train",
+    split: Annotated[str | None, typer.Option(help=f"Split of hub data sets; default {SPLIT}.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of hub data sets.")] = None,
     max_documents: Annotated[int | None, count_option("Take at most so many documents, drawn from all TEXT.")] = None,
     max_tokens: Annotated[int | None, count_option("Take at most so many tokens, of documents drawn so.")] = None,
@@ -100,6 +102,8 @@ def prepare(
     The folder appears only when it is complete. If interrupted, run the same command again to resume (with --examples,
     it starts over).
     """
+    from dataclasses import replace
+
     from lost.checkpoint import tokenizer_path
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
@@ -108,7 +112,7 @@ def prepare(
     from lost.prepare.cap import Cap
     from lost.prepare.examples import prepare_examples
     from lost.prepare.reading.hub import HubChoice
-    from lost.prepare.recipes import find_recipe
+    from lost.prepare.recipes import find_recipe, is_shipped
     from lost.prepare.sources import Sources
     from lost.prepare.text import prepare as prepare_text
     from lost.storage.nofollow import resolved
@@ -127,17 +131,22 @@ def prepare(
     cap = Cap(max_documents, max_tokens, seed or 0) if max_documents or max_tokens else None
     if seed is not None and not cap:
         raise UserError(f"--seed {seed} has no effect without --max-documents or --max-tokens; leave it out")
-    named = resolved(Path(text[0]))
-    if recipe := find_recipe(text[0]):
-        if len(text) > 1:
+    name = next(filter(is_shipped, text), text[0])
+    named = resolved(Path(name))
+    if recipe := find_recipe(name):
+        if others := [each for each in text if each != name]:
             raise UserError(
-                f"{text[0]} is a recipe, and stands alone; prepare {', '.join(text[1:])} apart, and mix them with "
+                f"{name} is a recipe, and stands alone; prepare {', '.join(others)} apart, and mix them with "
                 "data.mixture"
             )
-        note(f"{text[0]}: {recipe.hub}, license: {recipe.license}")
+        if examples:
+            raise UserError(
+                f"{name} is a recipe, of text, and has no examples; expected JSON lines that hold some; name these, or "
+                "leave out --examples"
+            )
+        note(f"{name}: {recipe.hub}, license: {recipe.license}")
         text, config, revision = [recipe.hub], config or recipe.config, revision or recipe.revision
-        split = recipe.split if split == "train" else split
-        text_key = recipe.text_key if text_key == "text" else text_key
+        split, text_key = split or recipe.split, text_key or recipe.text_key
         if not valid and valid_fraction is None:
             valid_split = valid_split or recipe.valid_split
     out = out or Path("data") / named.name.split(".")[0]
@@ -148,7 +157,7 @@ def prepare(
             raise UserError(
                 "--examples needs --tokenizer: that of the model to be tuned; name its checkpoint or folder"
             )
-        if include or exclude or text_key != "text" or config or revision or split != "train" or valid_split or cap:
+        if include or exclude or text_key or config or revision or split or valid_split or cap:
             raise UserError(
                 "options that select text from files or data sets have no effect with --examples; leave them out"
             )
@@ -161,10 +170,11 @@ def prepare(
         remark_on_share(splits, None if valid_files else share)
         answer(as_json, *described(out, splits))
         return
-    sources = Sources(text, include, exclude, text_key, choice=HubChoice(config, split, revision), cap=cap)
+    text_key, choice = text_key or TEXT_KEY, HubChoice(config, split or SPLIT, revision)
+    sources = Sources(text, include, exclude, text_key, choice=choice, cap=cap)
     held_out = None
     if valid or valid_split:
-        choice = HubChoice(config, valid_split or split, revision)
+        choice = replace(choice, split=valid_split or choice.split)
         held_out = Sources(valid or sources.remote, include, exclude, text_key, choice=choice)
     check_hub_options(sources, held_out, config, split, revision, valid_split)
     with screen.live():
@@ -199,7 +209,7 @@ def check_hub_options(
     sources: "Sources",
     held_out: "Sources | None",
     config: str | None,
-    split: str,
+    split: str | None,
     revision: str | None,
     valid_split: str | None,
 ) -> None:
@@ -216,7 +226,7 @@ def check_hub_options(
         )
     if sources.remote or (held_out and held_out.remote):
         return
-    given = {"--config": config, "--split": split != "train", "--revision": revision, "--valid-split": valid_split}
+    given = {"--config": config, "--split": split, "--revision": revision, "--valid-split": valid_split}
     if names := [name for name, value in given.items() if value]:
         raise UserError(
             f"{', '.join(names)} given, but all text is local: they select a part of a data set of the Hugging Face "

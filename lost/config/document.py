@@ -108,11 +108,15 @@ def _keys(section: tuple[str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def parse(path: Path) -> Document:
-    """Read a configuration file, unchecked.
+def parse(path: Path, keys: Iterable[str] = Config.model_fields) -> Document:
+    """Read a file of keys and values, unchecked.
+
+    Args:
+        path: of it.
+        keys: that are expected, for messages: a configuration's sections, unless it is something else.
 
     Raises:
-        ConfigError: it isn't YAML, or has no sections.
+        ConfigError: it isn't YAML, or has no keys.
     """
     try:
         node = compose_yaml(read_bytes(path, DOCUMENT_BYTES, follow=True).decode())
@@ -121,7 +125,7 @@ def parse(path: Path) -> Document:
     document = Document(str(path), {})
     values = _construct(node, (), document) if node is not None else {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {values!r} instead of sections; expected {', '.join(Config.model_fields)}")
+        raise ConfigError(f"{path} holds {values!r:.100}, without keys; expected {', '.join(keys)}; correct it")
     document.values = values
     return document
 

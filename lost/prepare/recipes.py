@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from lost.config.document import parse
 from lost.config.fields import Section
 from lost.errors import DataError
+from lost.prepare import SPLIT, TEXT_KEY
 from lost.prepare.reading.hub import SCHEME
 
 _SHIPPED = Path(__file__).parents[1] / "configs" / "data"
@@ -23,13 +24,13 @@ class Recipe(Section):
     """Under which its text may be used."""
     config: str | None = None
     """Its subset; null: it has none."""
-    split: str = "train"
+    split: str = SPLIT
     """The split that is trained on."""
     valid_split: str | None = None
     """The split that is validated with; null: a share of the other is held out."""
     revision: str | None = None
     """A branch, tag or commit; null: the newest."""
-    text_key: str = "text"
+    text_key: str = TEXT_KEY
     """The column with the text."""
 
 
@@ -38,15 +39,20 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SHIPPED.glob(f"*{SUFFIX}"))}
 
 
+def is_shipped(text: str) -> bool:
+    """Whether text, as it is no path here, is the name of a recipe that comes with the package."""
+    return not os.path.exists(text) and text in shipped()  # Path.exists raises where a name is too long
+
+
 def find_recipe(text: str) -> Recipe | None:
     """Return the recipe that a name, or the path of a YAML file, means; None: it means something else.
 
     Raises:
-        ConfigError: the file isn't YAML.
+        ConfigError: the file isn't YAML, or has no keys.
         DataError: it is no recipe; the message has the line.
     """
-    if not os.path.exists(text):  # Path.exists raises where a name is too long
-        return _read(shipped()[text]) if text in shipped() else None
+    if is_shipped(text):
+        return _read(shipped()[text])
     return _read(Path(text)) if text.endswith(SUFFIX) and os.path.isfile(text) else None
 
 
@@ -56,7 +62,7 @@ def listed() -> list[str]:
 
 
 def _read(path: Path) -> Recipe:
-    document = parse(path)
+    document = parse(path, Recipe.model_fields)
     try:
         recipe = Recipe.model_validate(document.values)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lost.errors import DataError, UnreachableError
+from lost.prepare import TEXT_KEY
 from lost.prepare.cap import Cap
 from lost.prepare.reading import hub
 from lost.prepare.reading.hub import HubChoice
@@ -58,7 +59,7 @@ class Sources:
     paths: Sequence[Path | str]
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
-    text_key: str = "text"
+    text_key: str = TEXT_KEY
     leave_out: Sequence[Path] = ()
     choice: HubChoice = field(default_factory=HubChoice)
     cap: Cap | None = None

@@ -65,6 +65,22 @@ def test_prepared_by_a_file_and_by_name(
     assert Dataset(tmp_path / "out").split("train").documents == 27  # whose split is named, is held out otherwise
 
 
+def test_an_option_goes_before_the_recipe(
+    lost: Callable, prepared: Dataset, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that equals its default too."""
+    (tmp_path / "mine.yaml").write_text(MINE.format(hub))
+    monkeypatch.chdir(tmp_path)
+    common = ("prepare", "mine.yaml", "--tokenizer", prepared.path)
+    for arguments, named in [
+        (("--split", "train"), "Bad split: train"),
+        (("--text-key", "text"), "no text under 'text' (found: body)"),
+    ]:
+        answer = lost(*common, *arguments)
+        assert answer.code == 2
+        assert named in answer.err
+
+
 def test_refused(lost: Callable, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
@@ -74,6 +90,7 @@ def test_refused(lost: Callable, hub: Path, tmp_path: Path, monkeypatch: pytest.
         ("hub: a/b\nlicense: x\n", "x.yaml:1: hub = 'a/b'; expected hf://owner/name"),
         ("hub: [\n", "can't be read as YAML"),
         ("hub: 3\nlicense: x\n", "x.yaml:1: hub: Input should be a valid string"),
+        ("- a\n- b\n", "x.yaml holds ['a', 'b'], without keys; expected hub, license, config, split"),
     ]
     for content, named in cases:
         (tmp_path / "x.yaml").write_text(content)
@@ -82,7 +99,10 @@ def test_refused(lost: Callable, hub: Path, tmp_path: Path, monkeypatch: pytest.
         assert named in answer.err
     for arguments, named in [
         (("tinystory",), "did you mean 'tinystories'? expected a text"),
-        (("tinystories", "a.txt"), "tinystories is a recipe, and stands alone"),
+        (("tinystories", "a.txt"), "tinystories is a recipe, and stands alone; prepare a.txt apart"),
+        (("a.txt", "tinystories"), "tinystories is a recipe, and stands alone; prepare a.txt apart"),
+        (("tinystories", "--examples"), "tinystories is a recipe, of text, and has no examples"),
+        (("a.txt", "--split", "train"), "--split given, but all text is local"),
     ]:
         answer = lost("prepare", *arguments)
         assert answer.code == 2

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lost.errors import DataError, NetworkError
+from lost.prepare import SPLIT
 from lost.prepare.reading.readers import SUFFIXES, no_text
 from lost.utils.extras import need
 from lost.utils.hub import reaching
@@ -27,7 +28,7 @@ class HubChoice:
     """
 
     config: str | None = None
-    split: str = "train"
+    split: str = SPLIT
     revision: str | None = None
 
 
