@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from lost.prepare.encode import Batch, Encoded, SourcePosition, encoded
 from lost.prepare.holdout import HeldOut, check_share, hold_out, text_stats, tokenizer_text
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.prepare.resume import PrepareState
-from lost.prepare.sources import Sources, Unit
+from lost.prepare.sources import Sources
 from lost.storage.failpoints import failpoint
 from lost.storage.files import flush
 from lost.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -148,7 +149,7 @@ def _encode(
     def encoded_from(position: SourcePosition) -> Iterator[Encoded]:
         with closing(encoded(text.batches(position), tokenizer, folder, workers)) as batches:
             for batch in batches:
-                if batch.end <= text.sources_end:
+                if cap.tokens and batch.end <= text.sources_end:
                     batch, cut = cap.cut(batch, tokens(), tokenizer.end_of_text)
                     if cut:  # what was read ahead is dropped
                         yield replace(batch, end=text.sources_end)
@@ -188,37 +189,39 @@ def _encode(
 class _Text:
     """All text in the order in which it is encoded: that of the sources, split, then the validation's own.
 
-    Attributes:
-        sources_end: the position between both.
+    Its units are listed as they are read: there may be millions.
     """
 
     def __init__(self, sources: Sources, own: Sources | None, held_out: HeldOut | None) -> None:
-        split = held_out.split if held_out else lambda text: (text, "")
-        self._parts: list[tuple[Unit, Callable[[str], tuple[str, str]]]] = [(unit, split) for unit in sources.units()]
-        self.sources_end = SourcePosition(len(self._parts), 0)
-        self._parts += [(unit, lambda text: ("", text)) for unit in (own.units() if own else ())]
-        self._most = sources.cap.documents if sources.cap else None
+        self._sources, self._own = sources, own
+        self._split = held_out.split if held_out else lambda text: (text, "")
+
+    @cached_property
+    def sources_end(self) -> SourcePosition:
+        """The position between both, for which the sources' units are counted."""
+        return SourcePosition(sum(1 for _ in self._sources.units()), 0)
 
     def batches(self, begin: SourcePosition) -> Iterator[Batch]:
         """Yield the text from a position on; none holds text of both."""
-        read, batch = begin.read, Batch({TRAIN: [], VALID: []}, [], 0, begin)
-        for unit, (part, split) in enumerate(self._parts):
-            if unit == self.sources_end.unit and batch.size:
-                yield replace(batch, end=self.sources_end)
+        read, batch, listed = begin.read, Batch({TRAIN: [], VALID: []}, [], 0, begin), 0
+        most = self._sources.cap.documents if self._sources.cap else None
+        for sources, split in ((self._sources, self._split), (self._own, lambda text: ("", text))):
+            for unit, part in enumerate(sources.units() if sources else (), listed):
+                listed = unit + 1
+                done = begin.documents if unit == begin.unit else 0
+                last = None if most is None or sources is self._own else done + most - read
+                if unit < begin.unit or last == done:
+                    continue  # not even opened
+                for number, text in enumerate(islice(part.documents(), done, last), done + 1):
+                    read += 1
+                    for name, piece in zip((TRAIN, VALID), split(text), strict=True):
+                        if piece:
+                            batch.texts[name].append(piece)
+                            batch.order.append(name)
+                    batch.size += len(text)
+                    if batch.size >= _BATCH_CHARACTERS:
+                        yield replace(batch, end=SourcePosition(unit, number, read))
+                        batch = Batch({TRAIN: [], VALID: []}, [], 0, begin)
+            if batch.size:
+                yield replace(batch, end=SourcePosition(listed, 0, read))
                 batch = Batch({TRAIN: [], VALID: []}, [], 0, begin)
-            done = begin.documents if unit == begin.unit else 0
-            last = None if self._most is None or unit >= self.sources_end.unit else done + self._most - read
-            if unit < begin.unit or last == done:
-                continue  # not even opened
-            for number, text in enumerate(islice(part.documents(), done, last), done + 1):
-                read += 1
-                for name, piece in zip((TRAIN, VALID), split(text), strict=True):
-                    if piece:
-                        batch.texts[name].append(piece)
-                        batch.order.append(name)
-                batch.size += len(text)
-                if batch.size >= _BATCH_CHARACTERS:
-                    yield replace(batch, end=SourcePosition(unit, number, read))
-                    batch = Batch({TRAIN: [], VALID: []}, [], 0, begin)
-        if batch.size:
-            yield replace(batch, end=SourcePosition(len(self._parts), 0, read))

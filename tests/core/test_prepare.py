@@ -2,15 +2,17 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lost.data.dataset import Dataset
 from lost.errors import DataError, StorageError
+from lost.prepare.encode import START
 from lost.prepare.examples import prepare_examples
-from lost.prepare.sources import Sources
-from lost.prepare.text import prepare
+from lost.prepare.sources import Sources, Unit
+from lost.prepare.text import _Text, prepare
 from lost.tokenizer import load_tokenizer, train_tokenizer
 
 ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \r\n x=1234567890\n"
@@ -29,6 +31,23 @@ def test_long_documents_are_encoded_in_parts(prepared: Dataset, monkeypatch: pyt
     parts = prepared.tokenizer.encode_documents([text, "of"])
     assert parts.tolist() == whole.tolist()
     assert prepared.tokenizer.decode(prepared.tokenizer.encode("x" * 1000).tolist()) == "x" * 1000
+
+
+def test_files_are_listed_as_they_are_read(text_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a million of them aren't in memory at once."""
+    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1)
+    units, listed = Sources.units, []
+
+    def noted(sources: Sources) -> Iterator[Unit]:
+        for unit in units(sources):
+            listed.append(unit)
+            yield unit
+
+    monkeypatch.setattr(Sources, "units", noted)
+    batches = _Text(Sources([text_folder]), Sources([text_folder]), None).batches(START)
+    ends = [next(batches).end for _ in range(3)]
+    assert (ends[-1].unit, len(listed)) == (2, 3)
+    assert [batch.end.unit for batch in batches][-1] == 119
 
 
 def test_same_text_same_set(text_folder: Path, prepared: Dataset, tmp_path: Path) -> None:
