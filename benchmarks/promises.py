@@ -53,7 +53,7 @@ CASES = [
     ("a damaged shard is refused", "lost/training/run_dir.py", "damaged = list(dataset.problems(*local_rank()))", "damaged = []",
      f"{FAULTS}damage.py::test_a_damaged_shard"),
     ("SIGTERM in training saves", "lost/training/trainer.py",
-     "interrupted = stop() and progress.step < last", "interrupted = False",
+     "interrupted = stop() and progress.step < last\n        # What", "interrupted = False\n        # What",
      f"{FAULTS}interrupted.py::test_sigterm_saves_and_the_same_command_goes_on"),
     ("SIGTERM in a save", "lost/training/signals.py",
      "        stop.requested, stop.number = True, number\n", "        raise SystemExit(143)\n",
