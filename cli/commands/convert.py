@@ -10,7 +10,7 @@ from lost.cli.options import AsJson, Backend, Device, local_path, model_path, pa
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.cli.pushing import Push
+    from lost.cli.converting.pushing import Push
     from lost.config import DType
     from lost.interop.to_gguf.tensors import GgufType
 
@@ -119,7 +119,7 @@ def convert(
             )
         if weights_only:
             raise UserError("--weights-only with --from hf: the folder holds no optimizer state; leave it out")
-        from lost.cli.importing import Request, import_folder
+        from lost.cli.converting.importing import Request, import_folder
 
         limits = (rank, density, calibrate, text)
         import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
@@ -149,14 +149,14 @@ def convert(
     if to == "lost":
         _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
-        from lost.cli.exporting import export_folder
+        from lost.cli.converting.exporting import export_folder
 
         export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, as_json)
 
 
 def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | None":
     """Return where the result is to be uploaded, if anywhere."""
-    from lost.cli.pushing import Push
+    from lost.cli.converting.pushing import Push
     from lost.errors import UserError
 
     if name is None:

@@ -13,7 +13,7 @@ ROOT = Path(lost.__file__).parent
 ORDER = [
     "errors", "utils", "storage", "config", "method", "projections", "model", "optim", "tokenizer", "data", "prepare",
     "distributed", "engine", "checkpoint", "planning", "bench", "generation", "evaluation", "tracking", "interop",
-    "training", "scaling", "sweep", "report",
+    "reshape", "training", "scaling", "sweep", "report",
 ]  # fmt: skip
 """The rooms of the core; each imports itself and those before it. Backends and the command line may import all."""
 OUTER = ("backends", "cli")

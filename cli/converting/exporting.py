@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.cli.pushing import Push
+    from lost.cli.converting.pushing import Push
     from lost.config import DType
     from lost.interop.to_gguf.tensors import GgufType
     from lost.interop.to_hf.folder import Form
