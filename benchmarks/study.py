@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,18 @@ def wanted(spec: dict[str, Any], losses: Losses, times: dict[str, float]) -> Ite
     for method, variant in spec.get("screen", {}).items():
         for lr in variant["lrs"]:
             yield Run(method, "screen", "", lr, spec["seeds"][0], tuple(variant["set"].items()))
-    for group, relative in (("final", None), ("equal time", times)):
-        for seed in spec["seeds"]:
-            for method, variant in spec.get("final", {}).items():
-                settings = dict(variant["set"])
-                if relative is not None:
-                    share = relative.get(method, 1.0)  # the first method's is 1: it has run already
-                    if share == 1.0:
-                        continue
-                    settings["schedule.steps"] = round(spec["config"]["schedule"]["steps"] / share)
-                yield Run(method, group, "", variant["lr"], seed, tuple(settings.items()))
+    final = spec.get("final", {})
+    for seed, (group, relative) in product(spec["seeds"], (("final", None), ("equal time", times))):
+        for method, variant in final.items():
+            settings = dict(variant["set"])
+            if seed not in variant.get("seeds", spec["seeds"]):
+                continue
+            if relative is not None:
+                share = relative.get(method, 1.0)  # the first method's is 1: it has run already
+                if share == 1.0:
+                    continue
+                settings["schedule.steps"] = round(spec["config"]["schedule"]["steps"] / share)
+            yield Run(method, group, "", variant["lr"], seed, tuple(settings.items()))
     best: dict[str, Run] = {}
     for method in spec.get("methods", {}):
         found = None
