@@ -1,4 +1,4 @@
-"""Three choices of the MLX backend on a CPU: how channels are gathered, how large a chunk of logits is, compilation.
+"""Choices of the MLX backend on a CPU: the gather of channels, the convolution, the chunks of logits, compilation.
 
 usage: LD_PRELOAD=.venv/lib/python3.11/site-packages/torch/lib/libtorch_cpu.so python benchmarks/mlx_choices.py
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import loss
+from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
 from lost.data.batch import Batch
 from lost.model.init import initial_values
@@ -29,7 +30,7 @@ MIB = 2**20
 
 
 def main() -> None:
-    """Print three tables."""
+    """Print the tables."""
     blas = "with PyTorch's BLAS" if "torch" in os.environ.get("LD_PRELOAD", "") else "with its own BLAS"
     print("# What MLX does on a CPU\n\n`python benchmarks/mlx_choices.py`\n")
     print(
@@ -37,6 +38,7 @@ def main() -> None:
     )
     print(f"medians of {ROUNDS - 1}, ways interleaved\n")
     gather()
+    convolution()
     for shape in ((8192, 256, 8192), (1024, 512, 32000)):
         head(*shape)
     step()
@@ -56,6 +58,30 @@ def gather() -> None:
     print("| gather, 2048 x 512, 128 kept | forward, ms | with gradient, ms |\n| --- | --- | --- |")
     for name in ways:
         print(f"| {name} | {forward[name] * 1e3:.2f} | {both[name] * 1e3:.2f} |")
+
+
+def convolution() -> None:
+    """Have 8 sequences of 256 tokens, 64 features wide, look back at two tokens, with the gradients."""
+    hidden, taps, outer = mx.random.normal((8, 256, 64)), mx.random.normal((2, 64)), mx.random.normal((8, 256, 64))
+    mx.eval(hidden, taps, outer)
+
+    def derived(joined: mx.array, taps: mx.array) -> mx.array:
+        y, length = joined[:, 2:], hidden.shape[1]
+        for number in (1, 2):
+            y = y + taps[number - 1 : number] * joined[:, 2 - number :][:, :length]
+        return y
+
+    def gradients(way: Callable[[mx.array, mx.array], mx.array]) -> Callable[[], object]:
+        def loss(hidden: mx.array, taps: mx.array) -> mx.array:
+            return (way(mx.pad(hidden, [(0, 0), (2, 0), (0, 0)]), taps) * outer).sum()
+
+        compiled = mx.compile(mx.grad(loss, argnums=(0, 1)))
+        return lambda: [compiled(hidden, taps) for _ in range(20)]
+
+    times = timed({"own gradient (short_conv)": gradients(short_conv), "MLX's gradient": gradients(derived)})
+    print("\n| two tokens back, 8 x 256 x 64, compiled | with gradients, ms |\n| --- | --- |")
+    for name, seconds in times.items():
+        print(f"| {name} | {seconds / 20 * 1e3:.2f} |")
 
 
 def head(tokens: int, hidden: int, vocab: int) -> None:

@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
+from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
 from lost.engine.registry import implementation
 from lost.projections import Projection
@@ -93,19 +94,7 @@ class Layer(nn.Module, ABC):
             joined = mx.concatenate([last, hidden], axis=1)
         if before is not None:
             before[self.place] = joined[:, -self.earlier :]
-        return _filtered(joined, taps)
-
-
-@recomputed
-def _filtered(joined: mx.array, taps: mx.array) -> mx.array:
-    """Return (b, s, r) of n earlier tokens and s of them, (b, n + s, r), and taps (n, r), the last token's first."""
-    count = len(taps)
-    y = joined[:, count:]
-    for number, tap in enumerate(
-        mx.split(taps, count), 1
-    ):  # a row by its number would have a sum over places as gradient
-        y = y + tap * joined[:, count - number : joined.shape[1] - number]
-    return y
+        return short_conv(joined, taps)
 
 
 class Dense(Layer):

@@ -10,6 +10,7 @@ from mlx_graph import primitives
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import checkpointing
+from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import embedded, kept
 from lost.backends.mlx.model import Norm
 from lost.data.batch import Batch
@@ -42,7 +43,7 @@ def launches(name: str, *settings: str) -> tuple[Counter[str], Counter[str]]:
     return micro_step, joint + primitives(engine.model.state, engine._optimizer.held())
 
 
-SIZES = [("quickstart", "lost", 1185, 102), ("quickstart", "dense", 526, 46), ("llama_60m", "lost", 1552, 131),
+SIZES = [("quickstart", "lost", 960, 102), ("quickstart", "dense", 526, 46), ("llama_60m", "lost", 1552, 131),
          ("llama_60m", "dense", 958, 75)]  # fmt: skip
 
 
@@ -89,6 +90,26 @@ def test_gradient_of_kept_channels(dtype: mx.Dtype) -> None:
     wanted = mx.grad(lambda x: (x[..., channels] * weights).sum())(x)
     assert found.dtype == dtype
     assert mx.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("earlier", [1, 2, 3])
+def test_gradients_of_the_convolution(earlier: int) -> None:
+    joined, taps, outer = (
+        mx.random.normal(shape, key=mx.random.key(len(shape)))
+        for shape in ((2, earlier + 6, 5), (earlier, 5), (2, 6, 5))
+    )
+
+    def derived(joined: mx.array, taps: mx.array) -> mx.array:
+        y = joined[:, earlier:]
+        for number in range(1, earlier + 1):
+            y = y + taps[number - 1] * joined[:, earlier - number : len(joined[0]) - number]
+        return y
+
+    found, wanted = (
+        mx.grad(lambda *given, of=of: (of(*given) * outer).sum(), argnums=(0, 1))(joined, taps)
+        for of in (short_conv, derived)
+    )
+    assert all(mx.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
 
 
 def test_gradient_of_the_embedding_is_summed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
