@@ -59,7 +59,7 @@ def counts(kind: str, dtype: str) -> list[Counter[str]]:
                 raise
         return make_boxed_func(plain.forward)
 
-    config = load_config("llama_60m", [*SIZES, f"projection.kind={kind}", f"train.dtype={dtype}"])
+    config = load_config("llama_60m_paper", [*SIZES, f"projection.kind={kind}", f"train.dtype={dtype}"])
     engine = TorchEngine(config, "cpu")
     engine.load(initial_values(config))
     torch._dynamo.reset()

@@ -39,7 +39,8 @@ CONFIGURATIONS = {
     "quickstart, 1,024 tokens": ("quickstart", "train.batch_size=2", "train.micro_batch_size=2", "data.seq_len=1024",
                                  "model.max_position_embeddings=1024"),
     "quickstart, bfloat16": ("quickstart", "train.batch_size=2", "train.micro_batch_size=2", "train.dtype=bfloat16"),
-    "llama_60m, float32": ("llama_60m", "train.batch_size=4", "train.micro_batch_size=4", "train.dtype=float32"),
+    "llama_60m_paper, float32": ("llama_60m_paper", "train.batch_size=4", "train.micro_batch_size=4",
+                                 "train.dtype=float32"),
 }  # fmt: skip
 
 

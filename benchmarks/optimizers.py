@@ -25,14 +25,14 @@ def main() -> None:
         f"`python benchmarks/optimizers.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {torch.__version__}, float32\n"
     )
-    print(f"llama_60m, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}.\n")
+    print(f"llama_60m_paper, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}.\n")
     print("| kind | optimizer | state, M entries | step, ms | 25-75 % | beside adamw |")
     print("| --- | --- | --- | --- | --- | --- |")
     for kind in KINDS:
         steps, entries = {}, {}
         for name in OPTIMIZERS:
             sets = [f"projection.kind={kind}", f"optimizer.name={name}"]
-            config = settings("llama_60m", sets, "cpu", batch=BATCH, seq_len=TOKENS)
+            config = settings("llama_60m_paper", sets, "cpu", batch=BATCH, seq_len=TOKENS)
             engine = TorchEngine(config, "cpu")
             engine.load(random_parameters(config))
             batches = list(random_batches(config))

@@ -27,7 +27,7 @@ def main() -> None:
     engines, saved = {}, {}
     for policy in POLICIES:
         config = settings(
-            "llama_130m",
+            "llama_130m_paper",
             ["projection.kind=lost", "train.grad_clip=0"],
             "cpu",
             batch=BATCH,
@@ -62,8 +62,8 @@ def main() -> None:
         f"{platform.python_version()}, torch {torch.__version__}, float32\n"
     )
     print(
-        f"llama_130m, LOST, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}. Kept: "
-        "bytes that the forward pass leaves for the backward pass. Loss and gradients: of a first step, relative "
+        f"llama_130m_paper, LOST, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}. "
+        "Kept: bytes that the forward pass leaves for the backward pass. Loss and gradients: of a first step, relative "
         "distance from those of `none`, of the gradients that of the farthest parameter.\n"
     )
     print("| policy | kept, MiB | beside none | step, ms | 25-75 % | beside none | loss | gradients |")

@@ -2,8 +2,8 @@
 
 usage: python benchmarks/saving.py [ROUNDS]        (ten minutes a round on two cores, with nothing else running)
 
-A model of llama_130m's shape on a CPU in float32, 2 x 128 tokens a step: steps are short, so that a save weighs much.
-200 steps with a checkpoint every 100 beside 200 steps without, in turns.
+A model of llama_130m_paper's shape on a CPU in float32, 2 x 128 tokens a step: steps are short, so that a save weighs
+much. 200 steps with a checkpoint every 100 beside 200 steps without, in turns.
 """
 
 import json
@@ -38,7 +38,8 @@ def main() -> None:
     without, with_saves = (statistics.median(each) for each in seconds.values())
     print(f"# Saving beside the training\n\n`python benchmarks/saving.py {rounds}`, PyTorch {torch.__version__}\n")
     print(
-        f"llama_130m's shape, {STEPS - 1} steps of 2 x 128 tokens, a checkpoint (arrays of 1.2 GB) at step {EVERY}.\n"
+        f"llama_130m_paper's shape, {STEPS - 1} steps of 2 x 128 tokens, a checkpoint (arrays of 1.2 GB) at step "
+        f"{EVERY}.\n"
     )
     print("| | seconds, median | all |\n| --- | --- | --- |")
     for name, each in zip(("without", f"every {EVERY} steps"), seconds.values(), strict=True):
@@ -53,7 +54,18 @@ def train(work: Path, run: Path, every: int) -> tuple[float, float]:
     sets = ["model.vocab_size=32000", "data.seq_len=128", "train.batch_size=2", "train.micro_batch_size=2",
             "train.dtype=float32", "train.log_every=1", "train.eval_every=0", "train.eval_tokens=256",
             f"train.save_every={every}", f"train.stop_after={STEPS}"]  # fmt: skip
-    arguments = ["train", "llama_130m", "--data", work / "data", "--out", run, "--device", "cpu", "--backend", "torch"]
+    arguments = [
+        "train",
+        "llama_130m_paper",
+        "--data",
+        work / "data",
+        "--out",
+        run,
+        "--device",
+        "cpu",
+        "--backend",
+        "torch",
+    ]
     lost(*map(str, arguments), *(word for value in sets for word in ("--set", value)))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row["seconds"] for row in rows if "loss" in row]

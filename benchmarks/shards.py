@@ -2,9 +2,9 @@
 
 usage: python benchmarks/shards.py        (minutes on two cores)
 
-llama_7b at a quarter of its width, 1 and 2 processes on a CPU: the most memory that each held while it filled its part
-of the model with first values, less what Python and PyTorch take; with half of the layers and with all, so that what a
-layer adds can be told from what is needed once. And the same for llama_7b itself, by arithmetic.
+llama_7b_paper at a quarter of its width, 1 and 2 processes on a CPU: the most memory that each held while it filled its
+part of the model with first values, less what Python and PyTorch take; with half of the layers and with all, so that
+what a layer adds can be told from what is needed once. And the same for llama_7b_paper itself, by arithmetic.
 """
 
 import json
@@ -23,7 +23,7 @@ from lost.backends.torch import create, join
 from lost.model.load import load_config
 from lost.model.init import initial_values
 from lost.utils.machine import process_peak_bytes
-config = load_config("llama_7b", json.loads(sys.argv[1]))
+config = load_config("llama_7b_paper", json.loads(sys.argv[1]))
 workers = join()
 before = process_peak_bytes()
 engine = create(config, "cpu", workers)
@@ -40,12 +40,12 @@ FLOAT32 = ["train.dtype=float32", "train.param_dtype=float32"]
 def main() -> None:
     """Print two tables."""
     print(f"# Starting shard by shard\n\n`python benchmarks/shards.py`, PyTorch {torch.__version__}\n")
-    print("llama_7b at a quarter of its width, in float32: most memory of a process while it starts, MiB.\n")
+    print("llama_7b_paper at a quarter of its width, in float32: most memory of a process while it starts, MiB.\n")
     print(
         "| processes | 16 layers | 32 layers | what 16 layers add | of their weights |\n| --- | --- | --- | --- | --- |"
     )
     shapes = [[*NARROW, *FLOAT32, f"model.num_hidden_layers={layers}"] for layers in (16, 32)]
-    weights = [budget(load_config("llama_7b", sets)).memory.weights for sets in shapes]
+    weights = [budget(load_config("llama_7b_paper", sets)).memory.weights for sets in shapes]
     for world in (1, 2):
         few, many = (start(world, sets) for sets in shapes)
         share = (many - few) / (weights[1] - weights[0])
@@ -54,9 +54,9 @@ def main() -> None:
             flush=True,
         )
     print(f"\nIts weights: {weights[0] / 2**20:.0f} and {weights[1] / 2**20:.0f} MiB.\n")
-    print("llama_7b as shipped, micro-batches of one sequence, GiB a process by `lost.planning.budget`:\n")
+    print("llama_7b_paper as shipped, micro-batches of one sequence, GiB a process by `lost.planning.budget`:\n")
     print("| processes | weights | gradients | moments | activations | all |\n| --- | --- | --- | --- | --- | --- |")
-    whole = load_config("llama_7b", ["train.micro_batch_size=1"])
+    whole = load_config("llama_7b_paper", ["train.micro_batch_size=1"])
     for world in (1, 2, 8):
         memory = budget(whole, "torch", "cuda", 1, None, world).memory
         parts = (memory.weights, memory.gradients, memory.moments, memory.activations, memory.total)

@@ -1,6 +1,6 @@
 """What a run costs before its first step: `decompose` beside numpy's SVD, and a whole model's initial values.
 
-usage: python benchmarks/start_up.py [CONFIG]        (default llama_1b; minutes)
+usage: python benchmarks/start_up.py [CONFIG]        (default llama_1b_paper; minutes)
 """
 
 import platform
@@ -26,7 +26,7 @@ def seconds(call) -> float:  # type: ignore[no-untyped-def]
 
 def main() -> None:
     """Print one table."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "llama_1b"
+    name = sys.argv[1] if len(sys.argv) > 1 else "llama_1b_paper"
     config = load_config(name)
     model = seconds(lambda: TorchEngine(config, "cpu").load(initial_values(config)))
     peak = process_peak_bytes()

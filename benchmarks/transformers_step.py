@@ -30,7 +30,7 @@ MIB = 2**20
 
 def ours(kind: str, batch: int) -> Callable[[], object]:
     """Return a step of our model with one kind of projection."""
-    config = settings("llama_60m", [f"projection.kind={kind}"], "cpu", batch=batch, seq_len=TOKENS)
+    config = settings("llama_60m_paper", [f"projection.kind={kind}"], "cpu", batch=batch, seq_len=TOKENS)
     engine, batches = TorchEngine(config, "cpu"), list(random_batches(config))
     engine.load(random_parameters(config))
     return lambda: engine.step(batches, batch * TOKENS, 1e-5).wait()

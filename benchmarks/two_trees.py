@@ -70,7 +70,7 @@ def prepared(tree: Path, folder: Path) -> Path:
 def seconds(tree: Path, folder: Path, data: Path, backend: str) -> float:
     """Return the median time of a step in a process of its own."""
     sets = [word for setting in SETTINGS for word in ("--set", setting)]
-    command = ("train", "llama_60m", "--data", data, "--out", folder / "run", "--fresh", "--overwrite")
+    command = ("train", "llama_60m_paper", "--data", data, "--out", folder / "run", "--fresh", "--overwrite")
     lost(tree, *command, "--backend", backend, *sets)
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     found = [row["tokens"] / row["step"] / row["tokens_per_second"] for row in rows if "loss" in row]

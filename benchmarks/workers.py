@@ -2,7 +2,7 @@
 
 usage: python benchmarks/workers.py [ROUNDS]        (minutes on two cores, with nothing else running)
 
-The same run, by turns: llama_60m, 32 x 256 tokens a step, micro-batches of 4, float32, on a CPU.
+The same run, by turns: llama_60m_paper, 32 x 256 tokens a step, micro-batches of 4, float32, on a CPU.
 """
 
 import json
@@ -45,7 +45,7 @@ def rate(work: Path, world: int, run: Path) -> list[float]:
     sets = ["model.vocab_size=32000", "data.seq_len=256", "train.batch_size=32", "train.micro_batch_size=4",
             "train.dtype=float32", "train.log_every=1", "train.eval_every=0", "train.save_every=0",
             f"train.stop_after={STEPS}", "train.eval_tokens=1000"]  # fmt: skip
-    arguments = ["train", "llama_60m", "--data", work / "data", "--out", run, "--device", "cpu"]
+    arguments = ["train", "llama_60m_paper", "--data", work / "data", "--out", run, "--device", "cpu"]
     lost(*arguments, *(word for value in sets for word in ("--set", value)), world=world)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [row["tokens_per_second"] for row in rows if "loss" in row][1:]

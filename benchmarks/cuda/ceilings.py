@@ -41,7 +41,7 @@ def shapes(small: bool) -> list[tuple[str, int, int, int]]:
     """Return products by name: rows x inner times inner x columns."""
     if small:
         return [("square", 256, 256, 256), ("a layer's down", 512, 256, 64)]
-    config = load_config("llama_1b", [])
+    config = load_config("llama_1b_paper", [])
     parts = {each.name.rpartition(".")[2]: each.tensors() for each in projections(config)}
     (rank, inner), (wide, joined) = parts["gate_proj"]["down"].shape, parts["gate_proj"]["up"].shape
     tokens = 64 * 256

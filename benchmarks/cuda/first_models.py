@@ -11,7 +11,7 @@ __all__ = ["TITLE", "lines"]
 
 def measured(options: argparse.Namespace, tell: Tell) -> None:
     """Measure them together or, where they don't fit together, each alone."""
-    model, batch = ("quickstart", 2) if options.small else ("llama_1b", 128)
+    model, batch = ("quickstart", 2) if options.small else ("llama_1b_paper", 128)
     answer = asked(model, "dense,lost", options.device, batch)
     if "reason" in answer:
         tell({"answers": [answer]})

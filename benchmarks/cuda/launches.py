@@ -20,7 +20,7 @@ KINDS = ("lost", "cola", "dense", "sltrain")
 
 def measured(options: argparse.Namespace, tell: Tell) -> None:
     """Count them for each kind, eager and compiled."""
-    name = "quickstart" if options.small else "llama_1b"
+    name = "quickstart" if options.small else "llama_1b_paper"
     found: dict[str, Any] = {"model": name, "kinds": {}}
     for kind in KINDS[:2] if options.small else KINDS:
         for compiled in (False, True):

@@ -11,7 +11,7 @@ TITLE = "Sequences at once"
 
 def measured(options: argparse.Namespace, tell: Tell) -> None:
     """Measure LOST with each number; what doesn't fit says so."""
-    model, sizes = ("quickstart", (1, 2)) if options.small else ("llama_1b", (16, 64, 32, 128, 8))
+    model, sizes = ("quickstart", (1, 2)) if options.small else ("llama_1b_paper", (16, 64, 32, 128, 8))
     found: dict[str, Any] = {"model": model, "sizes": {}}
     for size in sizes:
         sets = (f"train.micro_batch_size={size}",)

@@ -11,12 +11,12 @@ __all__ = ["TITLE", "lines"]
 
 ALL, EAGER = "dense,cola,sltrain,lost", "train.compile=false"
 CASES = [
-    ("llama_60m", ALL, 256, ()),
-    ("llama_1b", "cola,sltrain", 128, ()),
-    ("llama_1b", "dense,lost", 128, (EAGER,)),
-    ("llama_350m", ALL, 256, ()),
-    ("llama_60m", ALL, 256, (EAGER,)),
-    ("llama_350m", "dense,lost", 256, (EAGER,)),
+    ("llama_60m_paper", ALL, 256, ()),
+    ("llama_1b_paper", "cola,sltrain", 128, ()),
+    ("llama_1b_paper", "dense,lost", 128, (EAGER,)),
+    ("llama_350m_paper", ALL, 256, ()),
+    ("llama_60m_paper", ALL, 256, (EAGER,)),
+    ("llama_350m_paper", "dense,lost", 256, (EAGER,)),
 ]
 
 

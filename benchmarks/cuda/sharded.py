@@ -14,7 +14,7 @@ STEPS = 12
 
 def measured(options: argparse.Namespace, tell: Tell) -> None:
     """Train a few steps each way, in turns."""
-    model = "quickstart" if options.small else "llama_60m"
+    model = "quickstart" if options.small else "llama_60m_paper"
     found: dict[str, Any] = {"model": model, "ways": {"alone": [], "under torchrun": []}}
     sets = ["model.vocab_size=1024", "train.batch_size=8", "train.micro_batch_size=8"] if options.small else [
         "train.batch_size=256", "train.micro_batch_size=64"]  # fmt: skip

@@ -27,7 +27,7 @@ PARTS = {
 
 def measured(options: argparse.Namespace, tell: Tell) -> None:
     """Profile a step of each kind."""
-    model, batch = ("quickstart", 2) if options.small else ("llama_1b", 128)
+    model, batch = ("quickstart", 2) if options.small else ("llama_1b_paper", 128)
     found: dict[str, Any] = {"model": model, "kinds": {}}
     for kind in ("lost", "dense"):
         size = ["train.micro_batch_size=2", "model.vocab_size=1024"] if options.small else ["train.micro_batch_size=64"]

@@ -8,15 +8,18 @@ parameters, of w bytes as they are computed with, every card sends in a ring:
 - all-reducing its part of them between copies: 2 (R - 1) / R x P / S x 4.
 
 Whole steps do each once a step. Block by block, each micro-batch gathers the blocks for its forward and again for its
-backward pass, embedding and head once, and reduces all gradients. Optimizers with orthogonal updates send more.
+backward pass, embedding and head once, and reduces all gradients. What Muon and its kin send is by `_orthogonalized`.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.model.parameters import parameter_table
+from lost.optim import KINDS
+from lost.optim.muon import Muon, is_orthogonalized, pieces
 from lost.planning.budget import budget, dense_twin
 from lost.planning.micro_batch import with_micro_batch
 from lost.planning.roofline import Card, step_on_a_card
@@ -34,16 +37,18 @@ class Traffic:
         gathered: weights, to the other cards of its copy.
         scattered: gradients, to the same.
         between_copies: gradients, to the cards of other copies.
+        orthogonalized: what matrices are orthogonalized by, to the other cards of its copy.
     """
 
     gathered: int
     scattered: int
     between_copies: int
+    orthogonalized: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.gathered + self.scattered + self.between_copies
+        return self.gathered + self.scattered + self.between_copies + self.orthogonalized
 
 
 def traffic(config: Config, world: int, whole_steps: bool) -> Traffic:
@@ -73,7 +78,25 @@ def traffic(config: Config, world: int, whole_steps: bool) -> Traffic:
         gathered=rounds * (shards - 1) * (passes * blocks + others) * _WIDTH[config.train.compute_dtype],
         scattered=rounds * (shards - 1) * (blocks + others) * _GRADIENT,
         between_copies=rounds * 2 * (copies - 1) * (blocks + others) * _GRADIENT // copies,
+        orthogonalized=_orthogonalized(config, shards),
     )
+
+
+def _orthogonalized(config: Config, shards: int) -> int:
+    """Return the bytes that a card sends so that matrices, of which it holds some rows, are orthogonalized.
+
+    Each card is sent whole matrices, an equal share of those of a shape, and sends their rows back.
+    """
+    settings = config.optimizer
+    if not issubclass(KINDS[settings.name], Muon):
+        return 0
+    shapes = Counter(
+        (row.shape[0], piece.stop - piece.start)
+        for row in filter(is_orthogonalized, parameter_table(config).values())
+        for piece in pieces(row, settings.split_up)
+    )
+    entries = sum(-(-n // shards) * -(-rows // shards) * columns for (rows, columns), n in shapes.items())
+    return 2 * (shards - 1) * entries * _WIDTH[settings.orthogonalize_dtype]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,12 @@ def settings_that_take_less(config: Config) -> str:
     policies = {"none": ["narrow", "full"], "narrow": ["full"], "full": []}[train.checkpoint_activations]
     settings = [f"train.checkpoint_activations={policy}" for policy in policies]
     settings += ["train.dtype=bfloat16"] if train.compute_dtype == "float32" else []
-    settings += ["train.param_dtype=bfloat16"] if train.param_dtype == "float32" else []
+    if train.param_dtype == "float32":
+        try:
+            config.replace("train", dtype="bfloat16", param_dtype="bfloat16")
+            settings += ["train.param_dtype=bfloat16"]
+        except ValueError:  # Muon's updates need float32
+            pass
     return ", ".join([*settings, "a smaller model"])
 
 

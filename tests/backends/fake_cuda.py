@@ -137,7 +137,7 @@ def main() -> None:
         with FakeTensorMode(allow_non_fake_inputs=True):
             try:
                 with torch.compiler.set_stance("force_eager"):  # shapes alone can't be compiled
-                    found[name] = measured(load_config("llama_1b", overrides))
+                    found[name] = measured(load_config("llama_1b_paper", overrides))
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
     print(json.dumps(found))

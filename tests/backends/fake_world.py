@@ -1,7 +1,7 @@
 """Bytes that a step of the real sharded engine sends in a world of eight whose other processes aren't there.
 
 python fake_world.py CONFIG CASES    CASES: JSON, by name: overrides, and whether whole steps stay gathered.
-                                     Writes JSON: bytes gathered, scattered and sent between copies, by name.
+                                     Writes JSON: bytes gathered, scattered, sent between copies, to orthogonalize.
 """
 
 import json
@@ -27,7 +27,7 @@ class Sent(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gathered = self.scattered = self.between_copies = 0
+        self.gathered = self.scattered = self.between_copies = self.orthogonalized = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function._schema.name
@@ -35,6 +35,8 @@ class Sent(TorchDispatchMode):
             self.gathered += args[0].nbytes - args[1].nbytes
         elif name == "c10d::_reduce_scatter_base_":
             self.scattered += args[1].nbytes - args[0].nbytes
+        elif name == "c10d::alltoall_base_":
+            self.orthogonalized += args[1].nbytes * (args[1].shape[0] - 1) // args[1].shape[0]
         elif name == "c10d::allreduce_" and args[0][0].dtype == torch.float32:  # float64: the loss and the norm
             count = dist.ProcessGroup.unbox(args[1]).size()
             self.between_copies += 2 * (count - 1) * args[0][0].nbytes // count
@@ -58,7 +60,7 @@ def main() -> None:
         batches = list(random_batches(config))[: local_batch // micro_batch]
         with Sent() as sent:
             engine.step(batches, config.train.batch_size * config.data.seq_len, 1e-3)
-        found[name] = [sent.gathered, sent.scattered, sent.between_copies]
+        found[name] = [sent.gathered, sent.scattered, sent.between_copies, sent.orthogonalized]
     print(json.dumps(found))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,17 @@ CASES = {
     "one": (("train.micro_batch_size=4",), 8),
     "bfloat16, tied": (("train.dtype=bfloat16", "model.tie_word_embeddings=true"), 8),
     "copies": (("train.micro_batch_size=1", "train.replicas=2"), 4),
+    "muon": (("optimizer.name=muon", "train.micro_batch_size=4"), 8),
+    "muon, bfloat16, split": (
+        (
+            "optimizer.name=muon",
+            "optimizer.orthogonalize_dtype=bfloat16",
+            "optimizer.split_up=true",
+            "train.micro_batch_size=1",
+            "train.replicas=2",
+        ),
+        4,
+    ),
     "recomputed": (("train.checkpoint_activations=full", "projection.kind=dense"), 8),
 }
 ROOM = 72 << 30
@@ -50,9 +62,10 @@ def test_a_plan_sends_what_the_engine_sends(
     case: str, whole_steps: bool, sent: dict[str, list[int]], tiny_yaml: Path
 ) -> None:
     planned = traffic(load_config(tiny_yaml, (*SIZES, *CASES[case][0])), 8, whole_steps)
-    assert [planned.gathered, planned.scattered, planned.between_copies] == sent[f"{case} {whole_steps}"]
+    assert [*astuple(planned)] == sent[f"{case} {whole_steps}"]
     assert planned.gathered > 0
-    assert (planned.between_copies > 0) == (case == "copies")
+    assert (planned.between_copies > 0) == (CASES[case][1] == 4)
+    assert (planned.orthogonalized > 0) == case.startswith("muon")
 
 
 def test_one_card_sends_nothing(config: Callable[..., Config]) -> None:
@@ -61,7 +74,7 @@ def test_one_card_sends_nothing(config: Callable[..., Config]) -> None:
 
 def test_more_cards_and_slower_links() -> None:
     """Less memory and computing a card, as much sending; the link sets the pace the sooner the slower it is."""
-    config = load_config("llama_1b")
+    config = load_config("llama_1b_paper")
     card = card_for(config)
     few, many = [known(plan_cluster(config, world, 50e9, card, ROOM)) for world in (8, 64)]
     assert many.memory < few.memory
@@ -75,7 +88,7 @@ def test_more_cards_and_slower_links() -> None:
 
 def test_the_lead_isnt_eaten_by_what_is_sent() -> None:
     """LOST has fewer parameters to send: where the link sets the pace, its lead is theirs, not that of computing."""
-    config = load_config("llama_1b")
+    config = load_config("llama_1b_paper")
     card = card_for(config)
     for world in (1, 8, 64, 512):
         own, dense = [known(plan_cluster(each, world, 50e9, card, ROOM)) for each in (config, dense_twin(config))]
@@ -85,7 +98,7 @@ def test_the_lead_isnt_eaten_by_what_is_sent() -> None:
 
 def test_the_roofline_of_one_card() -> None:
     """The audit's own count gave .60 and 1.64; a weaker claim is what a card must be held to."""
-    config = load_config("llama_1b")
+    config = load_config("llama_1b_paper")
     card = card_for(config)
     own, dense = [known(step_on_a_card(each, card, 64, 512)) for each in (config, dense_twin(config))]
     assert 0.5 < dense.mfu(card) < 0.7
@@ -100,7 +113,7 @@ def own_flops_ratio(config: Config) -> float:
 
 
 def test_what_bounds_a_step() -> None:
-    config = load_config("llama_1b")
+    config = load_config("llama_1b_paper")
     card = card_for(config)
     step = known(step_on_a_card(config, card, 64, 512))
     slower = known(step_on_a_card(config, Card(card.peak_flops, card.bandwidth / 2), 64, 512))
@@ -113,18 +126,18 @@ def test_what_bounds_a_step() -> None:
 
 def test_the_command_line(lost: Callable[..., Any]) -> None:
     """One card's ceiling, and a table for many; what would do nothing is refused."""
-    answer = lost("plan", "llama_1b", "--memory-gib", 72, "--backend", "torch")
+    answer = lost("plan", "llama_1b_paper", "--memory-gib", 72, "--backend", "torch")
     assert "one card at best, compiled, 64 sequences at once: lost " in answer.out
     assert "80% of 989 TFLOP/s and 90% of 3350 GB/s: nothing is measured" in answer.out
-    value = json.loads(lost("plan", "llama_1b", "--world", 64, "--link", 100, "--tflops", 500, "--json").out)
-    config = load_config("llama_1b")
+    value = json.loads(lost("plan", "llama_1b_paper", "--world", 64, "--link", 100, "--tflops", 500, "--json").out)
+    config = load_config("llama_1b_paper")
     plan = known(plan_cluster(config, 64, 100e9, card_for(config, 500), ROOM))
     assert value["roofline"]["peak_flops"] == 500e12
     assert value["cluster"]["tokens_per_second"] == plan.tokens_per_second
     assert value["cluster"]["sent_bytes"]["whole_steps"] == plan.sent["whole_steps"].total
     assert value["cluster"]["memory_bytes"] == value["memory_bytes"]["total"] == plan.memory
     assert value["cluster"]["dense"]["sending_seconds"] > 2 * value["cluster"]["sending_seconds"]
-    shown = lost("plan", "llama_1b", "--world", 64).out
+    shown = lost("plan", "llama_1b_paper", "--world", 64).out
     assert "64 cards, at best" in shown
     assert "whole steps" in shown
     for arguments, named in (
@@ -134,7 +147,7 @@ def test_the_command_line(lost: Callable[..., Any]) -> None:
         (("--world", 2, "--backend", "mlx"), "--world 2 with mlx on gpu"),
         (("--world", 7), "divide among 7 workers"),
     ):
-        refused = lost("plan", "llama_1b", *arguments)
+        refused = lost("plan", "llama_1b_paper", *arguments)
         assert refused.code == 2, arguments
         assert named in refused.err
-    assert "isn't counted" in lost("plan", "llama_1b", "--world", 8, "--set", "projection.kind=sltrain").out
+    assert "isn't counted" in lost("plan", "llama_1b_paper", "--world", 8, "--set", "projection.kind=sltrain").out

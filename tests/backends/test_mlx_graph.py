@@ -43,8 +43,8 @@ def launches(name: str, *settings: str) -> tuple[Counter[str], Counter[str]]:
     return micro_step, joint + primitives(engine.model.state, engine._optimizer.held())
 
 
-SIZES = [("quickstart", "lost", 960, 102), ("quickstart", "dense", 526, 46), ("llama_60m", "lost", 1552, 131),
-         ("llama_60m", "dense", 958, 75)]  # fmt: skip
+SIZES = [("quickstart", "lost", 960, 102), ("quickstart", "dense", 526, 46), ("llama_60m_paper", "lost", 1552, 131),
+         ("llama_60m_paper", "dense", 958, 75)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "kind", "micro_step", "tensors"), SIZES)

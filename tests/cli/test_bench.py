@@ -142,21 +142,26 @@ def test_a_micro_batch_that_is_left_to_the_device(lost: Lost, tiny_yaml: Path, m
 
 def test_what_is_measured(tiny_yaml: Path) -> None:
     """What suits the device over the file, --set over that, what is named over all; a micro-batch where it fits."""
-    trains = {device: settings("llama_60m", [], device).train for device in ("cpu", "cuda")}
+    trains = {device: settings("llama_60m_paper", [], device).train for device in ("cpu", "cuda")}
     assert (trains["cpu"].dtype, trains["cpu"].batch_size, trains["cpu"].micro_batch) == ("float32", 4, 4)
     cuda = trains["cuda"]
-    assert (cuda.dtype, cuda.batch_size, cuda.micro_batch_size) == (load_config("llama_60m").train.dtype, 64, "auto")
-    assert settings("llama_60m", ["train.micro_batch_size=16"], "cuda").train.batch_size == 16
-    train = settings("llama_60m", ["train.dtype=bfloat16", "train.batch_size=6"], "cpu").train
+    assert (cuda.dtype, cuda.batch_size, cuda.micro_batch_size) == (
+        load_config("llama_60m_paper").train.dtype,
+        64,
+        "auto",
+    )
+    assert settings("llama_60m_paper", ["train.micro_batch_size=16"], "cuda").train.batch_size == 16
+    train = settings("llama_60m_paper", ["train.dtype=bfloat16", "train.batch_size=6"], "cpu").train
     assert (train.dtype, train.batch_size, train.micro_batch) == ("bfloat16", 6, 6)
-    assert settings("llama_60m", ["train.dtype=bfloat16"], "cpu", dtype="float32").train.dtype == "float32"
-    pure = settings("llama_60m", ["train.param_dtype=bfloat16"], "cpu", dtype="bfloat16").train
+    assert settings("llama_60m_paper", ["train.dtype=bfloat16"], "cpu", dtype="float32").train.dtype == "float32"
+    pure = settings("llama_60m_paper", ["train.param_dtype=bfloat16"], "cpu", dtype="bfloat16").train
     assert (pure.dtype, pure.param_dtype) == ("bfloat16", "bfloat16")
     named = {
-        size: settings("llama_60m", ["train.micro_batch_size=64"], "cuda", batch=size).train for size in (4, 64, 128)
+        size: settings("llama_60m_paper", ["train.micro_batch_size=64"], "cuda", batch=size).train
+        for size in (4, 64, 128)
     }
     assert [each.micro_batch for each in named.values()] == [4, 64, 64]
-    assert settings("llama_60m", [], "cuda", batch=128).train.micro_batch_size == "auto"
+    assert settings("llama_60m_paper", [], "cuda", batch=128).train.micro_batch_size == "auto"
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_what_ships_is_aligned(name: str, kind: str) -> None:
 )
 def test_what_is_said_of_the_papers_size(kind: str, said: str) -> None:
     """By hand: gate, up and down have one such matrix each of 24 layers, 3 x 2048 x 5461 dense beside 4 x 2048^2."""
-    config = load_config("llama_1b", [*PAPERS, f"projection.kind={kind}"])
+    config = load_config("llama_1b_paper", [*PAPERS, f"projection.kind={kind}"])
     warning = unaligned(config, "cuda:1")
     assert said in warning
     assert "aren't multiples of 8 (5461), for which CUDA's products in bfloat16 are slow" in warning
@@ -45,8 +45,8 @@ def test_what_is_said_of_the_papers_size(kind: str, said: str) -> None:
 
 def test_float32_needs_multiples_of_4() -> None:
     sizes = ["model.intermediate_size=5460", "train.dtype="]
-    assert unaligned(load_config("llama_1b", [sizes[0], f"{sizes[1]}float32"]), "cuda:0") == ""
-    assert "(5460)" in unaligned(load_config("llama_1b", [sizes[0], f"{sizes[1]}bfloat16"]), "cuda:0")
+    assert unaligned(load_config("llama_1b_paper", [sizes[0], f"{sizes[1]}float32"]), "cuda:0") == ""
+    assert "(5460)" in unaligned(load_config("llama_1b_paper", [sizes[0], f"{sizes[1]}bfloat16"]), "cuda:0")
 
 
 def test_plans_and_new_runs_say_it(
@@ -55,7 +55,7 @@ def test_plans_and_new_runs_say_it(
     """Not again when a run goes on, which can't change."""
     assert (
         "--set model.intermediate_size=5464"
-        in lost("plan", "llama_1b", "--memory-gib", 80, "--backend", "torch", "--set", *PAPERS).err
+        in lost("plan", "llama_1b_paper", "--memory-gib", 80, "--backend", "torch", "--set", *PAPERS).err
     )
     monkeypatch.setattr("lost.training.begin.ready.unaligned", lambda config, device: f"slow sizes on {device}")
     train = (

@@ -20,7 +20,7 @@ from lost.errors import ConfigError
 from lost.model.load import load_config
 from lost.planning.budget import budget
 from lost.planning.micro_batch import half, with_micro_batch
-from lost.planning.room import check_room, fits_whole, peak_remark
+from lost.planning.room import check_room, fits_whole, peak_remark, settings_that_take_less
 
 ENGINES = {"torch": TorchEngine, "mlx": MlxEngine}
 GIB = 2**30
@@ -80,7 +80,7 @@ def test_what_is_set_stays(config: Callable[..., Config]) -> None:
     for size in (1, None):
         asked = config(train={"micro_batch_size": size})
         assert with_micro_batch(asked, "torch", "cuda", 1 << 40, before=2) == asked
-    assert load_config("llama_1b").train.micro_batch_size == "auto"
+    assert load_config("llama_1b_paper").train.micro_batch_size == "auto"
 
 
 def test_a_run_keeps_its_number_while_it_suits_the_device(config: Callable[..., Config]) -> None:
@@ -115,26 +115,26 @@ def test_a_remark_where_the_peak_parts_from_the_estimate() -> None:
 
 @pytest.mark.parametrize(("gib", "size"), [(80, 128), (40, 32), (24, 16)])
 def test_a_plan_says_what_would_be_chosen(lost: Callable[..., Any], gib: int, size: int) -> None:
-    command = ("plan", "llama_1b", "--backend", "torch", "--device", "cuda", "--memory-gib", gib)
+    command = ("plan", "llama_1b_paper", "--backend", "torch", "--device", "cuda", "--memory-gib", gib)
     answer = lost(*command)
     assert f"memory: {size} x 256 tokens at once (train.micro_batch_size = auto, on cuda)" in answer.out
     value = json.loads(lost(*command, "--json").out)
     assert value["micro_batch_size"] == size
-    assert value["memory_bytes"]["total"] == room_for(load_config("llama_1b"), size) <= gib * GIB
+    assert value["memory_bytes"]["total"] == room_for(load_config("llama_1b_paper"), size) <= gib * GIB
     assert value["fits"]
 
 
 def test_a_plan_that_does_not_fit_is_one_answer(lost: Callable[..., Any]) -> None:
-    answer = lost("plan", "llama_1b", "--backend", "torch", "--device", "cuda", "--memory-gib", 2, "--json")
+    answer = lost("plan", "llama_1b_paper", "--backend", "torch", "--device", "cuda", "--memory-gib", 2, "--json")
     assert answer.code == 2
     assert "training needs about" in json.loads(answer.out)["error"]["message"]
 
 
 def test_a_plan_for_a_device_that_isnt_there(lost: Callable[..., Any]) -> None:
-    answer = lost("plan", "llama_1b", "--backend", "torch", "--device", "gpu", "--memory-gib", 80)
+    answer = lost("plan", "llama_1b_paper", "--backend", "torch", "--device", "gpu", "--memory-gib", 80)
     assert answer.code == 2
     assert "--device gpu with --memory-gib: torch has cpu, mps, cuda; name one of these" in answer.err
-    assert json.loads(lost("plan", "llama_1b", "--device", "cpu", "--memory-gib", 80, "--json").out)["fits"]
+    assert json.loads(lost("plan", "llama_1b_paper", "--device", "cpu", "--memory-gib", 80, "--json").out)["fits"]
 
 
 class Trains:
@@ -245,3 +245,9 @@ def test_a_run_on_a_smaller_machine(trains: Callable[[str], Trains], monkeypatch
     again = train("run")
     assert "train.micro_batch_size" not in again.out
     assert train.last("run").config.train.micro_batch_size == 1
+
+
+@pytest.mark.parametrize(("optimizer", "takes"), [("adamw", True), ("muon", False)])
+def test_what_is_proposed_is_allowed(config: Callable[..., Config], optimizer: str, takes: bool) -> None:
+    proposed = settings_that_take_less(config(optimizer={"name": optimizer}))
+    assert ("train.param_dtype=bfloat16" in proposed) == takes

@@ -120,16 +120,26 @@ class Sharded:
         dist.all_reduce(gram, group=self._mesh.get_group("shard"))
         return gram
 
-    def gather_rows(self, stack: Tensor, rows: int) -> Tensor:
-        """Return all `rows` rows of matrices (n, rows held here, columns)."""
-        chunk = -(-rows // self._shards)
-        padded = stack.new_zeros(len(stack), chunk, stack.shape[2])
-        padded[:, : stack.shape[1]] = stack
-        chunks = [torch.empty_like(padded) for _ in range(self._shards)]
-        dist.all_gather(chunks, padded, group=self._mesh.get_group("shard"))
-        return torch.cat(chunks, dim=1)[:, :rows]
+    def to_owners(self, stack: Tensor, rows: int) -> Tensor:
+        """Return the whole matrices that this worker owns, its share of them, of (n, rows held here, columns)."""
+        share, chunk = -(-len(stack) // self._shards), -(-rows // self._shards)
+        given = stack.new_zeros(share * self._shards, chunk, stack.shape[2])
+        given[: len(stack), : stack.shape[1]] = stack
+        parts = self._exchanged(given.view(self._shards, share, chunk, -1))  # of each worker's rows
+        return parts.transpose(0, 1).reshape(share, self._shards * chunk, -1)[:, :rows]
 
-    def own_rows(self, stack: Tensor, rows: int) -> Tensor:
-        """Return the rows held here of matrices (n, `rows`, columns)."""
+    def to_rows(self, owned: Tensor, count: int) -> Tensor:
+        """Return the rows held here of all `count` matrices, of those that each worker owns."""
+        share, rows, columns = owned.shape
         chunk = -(-rows // self._shards)
-        return stack[:, min(self._shard * chunk, rows) :][:, :chunk]
+        given = owned.new_zeros(share, self._shards * chunk, columns)
+        given[:, :rows] = owned
+        parts = self._exchanged(given.view(share, self._shards, chunk, columns).transpose(0, 1).contiguous())
+        held = min(chunk, max(0, rows - self._shard * chunk))
+        return parts.view(-1, chunk, columns)[:count, :held]
+
+    def _exchanged(self, parts: Tensor) -> Tensor:
+        """Return what the workers of this copy of the model have for this one, of a part (s, ...) for each of them."""
+        received = torch.empty_like(parts)
+        dist.all_to_all_single(received, parts, group=self._mesh.get_group("shard"))
+        return received

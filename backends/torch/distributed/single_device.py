@@ -53,10 +53,10 @@ class SingleDevice:
         """Return the tensor: all rows are here."""
         return gram
 
-    def gather_rows(self, stack: Tensor, rows: int) -> Tensor:
+    def to_owners(self, stack: Tensor, rows: int) -> Tensor:
         """Return the matrices."""
         return stack
 
-    def own_rows(self, stack: Tensor, rows: int) -> Tensor:
+    def to_rows(self, owned: Tensor, count: int) -> Tensor:
         """Return the matrices."""
-        return stack
+        return owned

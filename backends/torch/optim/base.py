@@ -18,11 +18,14 @@ class Rows(Protocol):
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes that hold the other rows of the same matrices."""
 
-    def gather_rows(self, stack: Tensor, rows: int) -> Tensor:
-        """Return all `rows` rows of matrices (n, rows held here, columns)."""
+    def to_owners(self, stack: Tensor, rows: int) -> Tensor:
+        """Return the whole matrices that this process owns, its share of them, of (n, rows held here, columns).
 
-    def own_rows(self, stack: Tensor, rows: int) -> Tensor:
-        """Return the rows held here of matrices (n, `rows`, columns)."""
+        Zeros make shares equal: (n over the processes, rounded up; `rows`; columns).
+        """
+
+    def to_rows(self, owned: Tensor, count: int) -> Tensor:
+        """Return the rows held here of all `count` matrices, of those that each process owns: undo `to_owners`."""
 
 
 class Update(Protocol):

@@ -1,6 +1,6 @@
 """Muon: matrices of one shape are orthogonalized in one batched product; the rest is AdamW's."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -112,28 +112,22 @@ class Muon:
     def _orthogonal(self, x: Tensor, shape: Shape) -> Tensor:
         """Orthogonalize a stack of matrices, of which this process may hold some rows.
 
-        Of tall ones the Gram matrices of their columns are summed over the processes, twice; of wide ones, whose rows
-        are few, all rows are gathered once.
+        Where it does, each process is sent the whole of some matrices, computes those, and sends their rows back: as
+        many bytes as the rows held, twice, and no process computes what another does.
         """
-        x = x.to(DTYPES[self._settings.orthogonalize_dtype])
+        whole = self._rows.to_owners(x.to(DTYPES[self._settings.orthogonalize_dtype]), shape[0])
         if shape[0] >= shape[1]:
-            return newton_schulz(x, self._rows.sum_rows).float()
-        whole = self._rows.gather_rows(x, shape[0])
-        return self._rows.own_rows(newton_schulz(whole.mT).mT, shape[0]).float()
+            return self._rows.to_rows(newton_schulz(whole), len(x)).float()
+        return self._rows.to_rows(newton_schulz(whole.mT).mT, len(x)).float()
 
 
-def newton_schulz(x: Tensor, total: Callable[[Tensor], Tensor] = lambda gram: gram) -> Tensor:
-    """Return tall matrices (n, rows, columns) with their singular values near 1, as `lost.optim.muon` has it.
-
-    Args:
-        x: whole, or some rows of each.
-        total: sums a Gram matrix over those who hold the other rows.
-    """
+def newton_schulz(x: Tensor) -> Tensor:
+    """Return tall matrices (n, rows, columns) with their singular values near 1, as `lost.optim.muon` has it."""
     a, b, c = COEFFICIENTS
     runs = RUNS if x.dtype == torch.float32 else (1,) * sum(RUNS)  # bfloat16 is too coarse for Gram matrices alone
     identity = torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
     for index, run in enumerate(runs):
-        gram = total(x.mT @ x)
+        gram = x.mT @ x
         if not index:
             square = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-30)
             x, gram = x / square.sqrt(), gram / square
