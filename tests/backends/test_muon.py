@@ -22,6 +22,7 @@ from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, create_engine
 from lost.engine.selftest import ReferenceRun
 from lost.errors import ConfigError
+from lost.model import reference
 from lost.model.load import load_config
 from lost.model.parameters import EMBEDDING, Parameter
 from lost.optim import KINDS as OPTIMIZERS
@@ -30,6 +31,21 @@ from lost.optim.muon import newton_schulz, pieces, scale
 
 Lost = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
+GRADIENTS: dict[int, Arrays] = {}
+
+
+@pytest.fixture(autouse=True)
+def finite_differences_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a second, and many cases have the same start."""
+    measured = reference.gradients
+
+    def gradients(config: Config, weights: Arrays, tokens: np.ndarray) -> Arrays:
+        key = hash((tokens.tobytes(), *(each.tobytes() for each in weights.values())))
+        if key not in GRADIENTS:
+            GRADIENTS[key] = measured(config, weights, tokens)
+        return {name: each.copy() for name, each in GRADIENTS[key].items()}
+
+    monkeypatch.setattr(reference, "gradients", gradients)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

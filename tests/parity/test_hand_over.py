@@ -42,15 +42,18 @@ def yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def straight(lost: Lost, yaml: Path, text: Dataset) -> Path:
-    """A run on each backend alone, made once."""
-    folder = yaml.with_name("straight")
-    if not folder.exists():
-        for backend in ("torch", "mlx"):
-            done = lost("train", yaml, "--data", text.path, "--out", folder / backend, "--backend", backend,
+def straight(lost: Lost, yaml: Path, text: Dataset) -> Callable[[str], Path]:
+    """The run of a backend alone, each made once."""
+
+    def run(backend: str) -> Path:
+        folder = yaml.with_name(f"straight-{backend}")
+        if not folder.exists():
+            done = lost("train", yaml, "--data", text.path, "--out", folder, "--backend", backend,
                         "--device", "cpu")  # fmt: skip
             assert done.code == 0, done.err
-    return folder
+        return folder
+
+    return run
 
 
 def rows(run: Path) -> dict[int, dict]:
@@ -58,8 +61,8 @@ def rows(run: Path) -> dict[int, dict]:
     return {row["step"]: row for row in found if "loss" in row}
 
 
-def test_the_same_losses_for_200_steps(straight: Path) -> None:
-    expected, found = rows(straight / "torch"), rows(straight / "mlx")
+def test_the_same_losses_for_200_steps(straight: Callable[[str], Path]) -> None:
+    expected, found = rows(straight("torch")), rows(straight("mlx"))
     assert list(found) == list(expected) == list(range(1, 201))
     assert expected[200]["loss"] < expected[1]["loss"] - 2  # it learns: the losses don't agree on nothing
     for step, row in found.items():
@@ -67,9 +70,11 @@ def test_the_same_losses_for_200_steps(straight: Path) -> None:
         assert row["loss"] == pytest.approx(expected[step]["loss"], abs=1e-4), step
 
 
-@pytest.mark.parametrize("order", [("torch", "mlx", "torch"), ("mlx", "torch", "mlx")])
+@pytest.mark.parametrize(
+    "order", [("torch", "mlx", "torch"), pytest.param(("mlx", "torch", "mlx"), marks=pytest.mark.slow)]
+)
 def test_handed_over_twice(
-    lost: Lost, straight: Path, yaml: Path, text: Dataset, tmp_path: Path, order: tuple[str, ...]
+    lost: Lost, straight: Callable[[str], Path], yaml: Path, text: Dataset, tmp_path: Path, order: tuple[str, ...]
 ) -> None:
     moved = tmp_path / "moved"
     for backend, stop in zip(order, (50, 100, 150), strict=True):
@@ -77,7 +82,7 @@ def test_handed_over_twice(
                     "--set", f"train.stop_after={stop}")  # fmt: skip
         assert done.code == 0, done.err
         assert f"on {backend} cpu" in done.out
-    expected, found = rows(straight / order[0]), rows(moved)
+    expected, found = rows(straight(order[0])), rows(moved)
     assert list(found) == list(range(1, 151))
     for step, row in found.items():
         assert row["samples"] == expected[step]["samples"]
