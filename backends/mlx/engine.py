@@ -62,7 +62,7 @@ class MlxEngine:
         self._trained = [name for name, row in self._table.items() if row.trained]
         train = config.train
         self.model = Model(config, DTYPES[train.compute_dtype], DTYPES[train.param_dtype])
-        self.model.model.checkpointing = train.checkpoint_activations
+        self.model.model.keep(train.checkpoint_activations)
         trained = dict(tree_flatten(self.model.trainable_parameters()))
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from lost.backends.mlx.kernels import metal
 from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
@@ -169,15 +170,29 @@ class Lost(Layer):
             self.gamma = settings.gamma
         self.activation, self.activation_at = settings.activation, settings.activation_at
         self._is_hidden = mx.array(np.arange(self.up.shape[1]) < len(self.down))
+        self._fused = False
+
+    def fuse(self, fused: bool) -> None:
+        """Have `metal` take what is between the products, if it knows this layer's activation."""
+        known = self.activation == "silu" and self.activation_at == "low_rank" and "gamma" not in self.parameters()
+        own = (type(self).narrow, type(self)._widen) == (Lost.narrow, Lost._widen)
+        self._fused = fused and known and own
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return down x, and x[channels]."""
-        return x @ self.down.astype(x.dtype).T, kept(x, self.channels)
+        return x @ self.down.astype(x.dtype).T, self.beside(x)
+
+    def beside(self, x: mx.array) -> mx.array:
+        """Return x[channels], or x itself where a kernel picks them."""
+        return x if self._fused else kept(x, self.channels)
 
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
-        inputs = mx.concatenate(list(parts), axis=-1)
-        inner = _mixed(self.activation, self.activation_at)(inputs, self._is_hidden, self.gamma)
+        if self._fused:
+            inner = metal.mixed(parts[0], parts[1], self.channels, self.gamma)
+        else:
+            inputs = mx.concatenate(list(parts), axis=-1)
+            inner = _mixed(self.activation, self.activation_at)(inputs, self._is_hidden, self.gamma)
         y = inner @ self.up.astype(inner.dtype).T
         return ACTIVATIONS[self.activation](y) if self.activation_at == "output" else y
 
@@ -214,7 +229,7 @@ def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
         return [each.narrow(x) for each in layers]
     downs = [each.down for each in lost]
     hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, _ends(downs), axis=-1)
-    return [(part, kept(x, each.channels)) for part, each in zip(hidden, lost, strict=True)]
+    return [(part, each.beside(x)) for part, each in zip(hidden, lost, strict=True)]
 
 
 def _ends(arrays: Sequence[mx.array]) -> list[int]:

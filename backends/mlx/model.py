@@ -12,9 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from lost.backends.mlx.kernels import metal
 from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
 from lost.backends.mlx.kernels.gather import embedded
-from lost.backends.mlx.layers import Narrow, closes, layer, narrow, opens
+from lost.backends.mlx.layers import Lost, Narrow, closes, layer, narrow, opens
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
@@ -190,10 +191,21 @@ class Trunk(nn.Module):
         super().__init__()
         model = config.model
         self.dtype = dtype
-        self.checkpointing = "none"  # the policy for the backward pass, as `train.checkpoint_activations` names it
         self.embed_tokens = Table(vocabulary(config), model.hidden_size, param_dtype)
         self.layers = [Block(config, number, param_dtype) for number in range(model.num_hidden_layers)]
         self.norm = Norm(model.hidden_size, model.rms_norm_eps, param_dtype)
+        self.keep("none")
+
+    def keep(self, policy: str) -> None:
+        """Choose what is kept for the backward pass, as `train.checkpoint_activations` names it.
+
+        Between narrow halves nothing is fused: what is kept there is to be narrow.
+        """
+        self.checkpointing = policy
+        fused = policy != "narrow" and metal.works(self.dtype)
+        for each in self.modules():
+            if isinstance(each, Lost):
+                each.fuse(fused)
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[Any] | None = None, outputs: list[mx.array] | None = None

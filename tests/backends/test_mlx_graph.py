@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from mlx_graph import primitives
 
 from lost.backends.mlx.engine import MlxEngine
-from lost.backends.mlx.kernels import checkpointing
+from lost.backends.mlx.kernels import checkpointing, metal
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import embedded, kept
 from lost.backends.mlx.model import Norm
@@ -53,6 +53,24 @@ def test_a_step_launches_few_kernels(name: str, kind: str, micro_step: int, tens
     found, update = launches(name, f"projection.kind={kind}", "optimizer.name=adamw")
     assert found.total() <= micro_step
     assert update.total() <= 7 * tensors + 12
+
+
+def test_kernels_of_metal_take_the_place_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three operations forward and one backward in each of 28 layers."""
+    launched = []
+
+    def launch(name: str, inputs: list[mx.array], shapes: list[tuple[int, ...]]) -> list[mx.array]:
+        launched.append(name)
+        made = [mx.zeros(shape, inputs[0].dtype) for shape in shapes]
+        mx.eval(made)
+        return mx.depends(made, inputs)
+
+    plain, _ = launches("quickstart", "optimizer.name=adamw")
+    monkeypatch.setattr(metal, "works", lambda dtype: True)
+    monkeypatch.setattr(metal, "_launch", launch)
+    others, _ = launches("quickstart", "optimizer.name=adamw")
+    assert Counter(launched) == {"forward": 28, "backward": 28}
+    assert others.total() + len(launched) <= plain.total() - 28 * 4 + 1
 
 
 @pytest.mark.parametrize("weights", [mx.float32, mx.bfloat16])

@@ -1,1 +1,1 @@
-"""Functions with backward passes of their own: the head's loss, gathers, activation checkpointing."""
+"""Functions with backward passes of their own: the head's loss, gathers, convolutions, checkpointing, Metal kernels."""
