@@ -99,11 +99,8 @@ class JsonTokenizer(Tokenizer):
 
     def entries(self) -> dict[int, Entry]:
         """Return the tokens by id, ascending; gaps are left out, and what can't be told."""
-        with self._working():
-            tokens = self._processor.get_vocab(with_added_tokens=True)
-            document = parse_object(self._processor.to_str())
-        spelling, added = Spelling(document), {each["id"] for each in document["added_tokens"]}
-        found = {}
+        tokens, added = self._processor.get_vocab(with_added_tokens=True), self._processor.get_added_tokens_decoder()
+        spelling, found = Spelling(parse_object(self.files[self.FILE])), {}
         for text, number in sorted(tokens.items(), key=itemgetter(1)):
             if number in self._special or number in self._unknown:
                 found[number] = Entry("special", text.encode())
@@ -142,7 +139,9 @@ class JsonTokenizer(Tokenizer):
         """Find the special tokens, except the one for unknown characters, to which text may be encoded."""
         self._unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
         added = self._processor.get_added_tokens_decoder()
-        tokens = {number: each.content for number, each in added.items() if each.special and number not in self._unknown}
+        tokens = {
+            number: each.content for number, each in added.items() if each.special and number not in self._unknown
+        }
         self._special = frozenset(tokens)
         splits = (f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in tokens.values())
         self._inside = re.compile("|".join(splits))

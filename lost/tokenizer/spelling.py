@@ -24,12 +24,12 @@ class Spelling:
     """What the texts of ordinary tokens in a `tokenizer.json` stand for.
 
     Args:
-        document: its content, as the library writes it.
+        document: its content.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        decoder = document["decoder"] or {}
-        self.byte_level = any(each["type"] == "ByteLevel" for each in decoder.get("decoders", [decoder]) if each)
+        decoder = document.get("decoder") or {}
+        self.byte_level = any(each.get("type") == "ByteLevel" for each in decoder.get("decoders", [decoder]))
         self.by_byte = bool(document["model"].get("byte_fallback"))
 
     def entry(self, text: str) -> Entry | None:

@@ -54,4 +54,3 @@ def write_with(
 def _arrays(source: Checkpoint, rows: Rows) -> Iterator[tuple[str, np.ndarray]]:
     for name, array in source.parameters():
         yield name, rows.of(array) if name in (EMBEDDING, HEAD) else array
-

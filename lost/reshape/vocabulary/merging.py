@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 from lost.errors import DataError
 
@@ -29,7 +30,7 @@ def steps_to(text: str, rank: Callable[[str, str], float]) -> set[str]:
     symbols = list(text)
     made = set(symbols)
     while len(symbols) > 1:
-        ranks = [rank(*pair) for pair in zip(symbols, symbols[1:], strict=False)]
+        ranks = [rank(*pair) for pair in pairwise(symbols)]
         best = min(ranks)
         if best == math.inf:
             break

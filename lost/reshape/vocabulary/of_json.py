@@ -36,7 +36,9 @@ class JsonVocabulary:
         self._document = parse_object(library.Tokenizer.from_str(tokenizer.files[tokenizer.FILE].decode()).to_str())
         self._model: dict[str, Any] = self._document["model"]
         self._kind = self._model["type"]
-        if self._kind == "BPE" and (set_to := next((self._model[name] for name in _PARTS if self._model.get(name)), "")):
+        if self._kind == "BPE" and (
+            set_to := next((self._model[name] for name in _PARTS if self._model.get(name)), "")
+        ):
             raise DataError(
                 f"the tokenizer's pieces are written with {set_to!r} inside or at the end of words; expected BPE of "
                 "bytes or of sentencepiece's pieces, Unigram, WordPiece or WordLevel; such a vocabulary isn't pruned"

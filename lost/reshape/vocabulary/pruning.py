@@ -53,8 +53,8 @@ def prune(tokenizer: Tokenizer, text: Sources) -> tuple[Tokenizer, Rows]:
     check_gaps(tokenizer)
     vocabulary, entries = _prunable(tokenizer), tokenizer.entries()
     used = _used(tokenizer, text)
-    kept = {tokenizer.end_of_text, *vocabulary.always, *_of_template(tokenizer)}
-    for number in used:
+    kept = {tokenizer.end_of_text, *vocabulary.always}
+    for number in {*used, *_of_template(tokenizer)}:
         kept |= vocabulary.steps_to(number)
     for number in entries:
         if len(kept) % _MULTIPLE == 0:

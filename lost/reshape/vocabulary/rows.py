@@ -13,6 +13,8 @@ from lost.tokenizer.base import Entry
 
 _GAPS = 1 << 16  # ids without a token that a tokenizer may have: each of them is a row of the model
 
+_BEFORE = ("", "\n", ".", "x")  # texts behind which another one is tried
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -112,12 +114,12 @@ class _Known:
             return [self._texts[byte] for byte in map(bytes, zip(entry.text, strict=True)) if byte in self._texts]
 
     def _pieces(self, text: str) -> list[int]:
-        """Return the ids of a text that goes on: some tokenizers begin one with a space of their own."""
-        plain: list[int] = self._tokenizer.encode(text).tolist()
-        line: list[int] = self._tokenizer.encode("\n").tolist()
-        behind: list[int] = self._tokenizer.encode("\n" + text).tolist()
-        for ids in (plain, behind[len(line) :] if behind[: len(line)] == line else []):
-            entries = [self._entries.get(number) for number in ids]
-            if b"".join(entry.text for entry in entries if entry and entry.kind != "special") == text.encode():
-                return ids
-        return plain
+        """Return the ids of a text that goes on: some tokenizers begin one with a space, or as a word."""
+        for before in _BEFORE:
+            first: list[int] = self._tokenizer.encode(before).tolist()
+            ids: list[int] = self._tokenizer.encode(before + text).tolist()
+            entries = [self._entries.get(number) for number in ids[len(first) :]]
+            joined = b"".join(entry.text for entry in entries if entry and entry.kind != "special")
+            if ids[: len(first)] == first and joined == text.encode():
+                return ids[len(first) :]
+        return self._tokenizer.encode(text).tolist()
