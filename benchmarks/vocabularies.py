@@ -92,13 +92,11 @@ def changed(base: Path, train: Path, held_out: Path, work: Path) -> None:
             if change and not out.exists():
                 write_with(source, out, theirs, change(rows))
             found = out if change else source.path
-            known, before, after = f"{rows.copied:,}" if change else "", f"{bits(found, held_out):.3f}", ""
+            known, figures = f"{rows.copied:,}" if change else "", [bits(found, held_out)]
             if start in TRAINED:
-                after = f"{bits(trained(found, data, work / f'{out.name}-run'), held_out):.3f}"
-            print(
-                f"| {name} | {theirs.vocab_size:,} | {known} | {length:.2f} | {start} | {before} | {after} |",
-                flush=True,
-            )
+                figures.append(bits(trained(found, data, work / f"{out.name}-run"), held_out))
+            shown = " | ".join([f"{each:.3f}" for each in figures] + [""] * (2 - len(figures)))
+            print(f"| {name} | {theirs.vocab_size:,} | {known} | {length:.2f} | {start} | {shown} |", flush=True)
 
 
 def new_tokenizers(own: Path, train: Path, work: Path) -> dict[str, Path]:

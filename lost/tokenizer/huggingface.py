@@ -137,11 +137,9 @@ class JsonTokenizer(Tokenizer):
 
     def _find_special(self, model: Mapping[str, Any]) -> None:
         """Find the special tokens, except the one for unknown characters, to which text may be encoded."""
-        self._unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
+        self._unknown = unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
         added = self._processor.get_added_tokens_decoder()
-        tokens = {
-            number: each.content for number, each in added.items() if each.special and number not in self._unknown
-        }
+        tokens = {number: each.content for number, each in added.items() if each.special and number not in unknown}
         self._special = frozenset(tokens)
         splits = (f"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in tokens.values())
         self._inside = re.compile("|".join(splits))

@@ -1,5 +1,6 @@
 """Models with another vocabulary: rows of tokens that both know, means for new ones, and what a text needs alone."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import sentencepiece
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Reference
 
@@ -32,10 +34,6 @@ def pieces(entries: int = 500, text: str = WORDS + OTHER, **changes: Any) -> Pie
     """A sentencepiece model as ours, or with another setting of the trainer."""
     if not changes:
         return train_tokenizer([text] * 20, entries)
-    import io
-
-    import sentencepiece
-
     model = io.BytesIO()
     settings = {"model_type": "bpe", "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2} | changes
     sentencepiece.SentencePieceTrainer.train(
@@ -193,9 +191,7 @@ def test_merges_that_lead_to_a_kept_token_stay(kept_text: Sources, tmp_path: Pat
 def rows_between(old: Tokenizer, new: Tokenizer, table_rows: int | None = None) -> dict[bytes, list[int]]:
     """The old rows of each new token, by its text."""
     rows, entries = corresponding(old, new, table_rows or old.vocab_size), new.entries()
-    return {
-        entries[number].text: list(made) for number, made in enumerate(rows.old[: rows.tokens]) if number in entries
-    }
+    return {each.text: list(rows.old[number]) for number, each in entries.items()}
 
 
 def test_tokens_that_both_know_keep_their_rows(tmp_path: Path) -> None:
@@ -210,10 +206,8 @@ def test_tokens_that_both_know_keep_their_rows(tmp_path: Path) -> None:
     back = corresponding(new, old, new.vocab_size)
     assert back.old[old.end_of_text] == [new.end_of_text]
     a = [number for number, each in new.entries().items() if each.text == b"a"]
-    assert [list(back.old[number]) for number, each in spelled.items() if each.text == b"a"] == [
-        a,
-        a,
-    ]  # byte and letter
+    byte_and_letter = [number for number, each in spelled.items() if each.text == b"a"]
+    assert [back.old[number] for number in byte_and_letter] == [a, a]
 
 
 def test_new_tokens_are_made_of_what_their_text_was(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _piece(content: bytes) -> Piece:
     return Piece(text.decode(), struct.unpack("<f", score)[0], int(fields.get(_KIND, NORMAL)))
 
 
-def _last(parts: list[tuple[int, int | bytes]], field: int) -> bytes:
+def _last(parts: Sequence[tuple[int, int | bytes]], field: int) -> bytes:
     return next((value for number, value in reversed(parts) if number == field and isinstance(value, bytes)), b"")
 
 

@@ -16,7 +16,7 @@ from lost.tokenizer.spelling import BYTE_PIECE
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
-_PARTS = ("continuing_subword_prefix", "end_of_word_suffix")
+_MARKS = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
 class JsonVocabulary:
@@ -36,11 +36,10 @@ class JsonVocabulary:
         self._document = parse_object(library.Tokenizer.from_str(tokenizer.files[tokenizer.FILE].decode()).to_str())
         self._model: dict[str, Any] = self._document["model"]
         self._kind = self._model["type"]
-        if self._kind == "BPE" and (
-            set_to := next((self._model[name] for name in _PARTS if self._model.get(name)), "")
-        ):
+        marks = [self._model[name] for name in _MARKS if self._model.get(name)]
+        if self._kind == "BPE" and marks:
             raise DataError(
-                f"the tokenizer's pieces are written with {set_to!r} inside or at the end of words; expected BPE of "
+                f"the tokenizer's pieces are written with {marks[0]!r} inside or at the end of words; expected BPE of "
                 "bytes or of sentencepiece's pieces, Unigram, WordPiece or WordLevel; such a vocabulary isn't pruned"
             )
         if self._kind == "Unigram":

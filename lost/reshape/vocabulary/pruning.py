@@ -63,8 +63,8 @@ def prune(tokenizer: Tokenizer, text: Sources) -> tuple[Tokenizer, Rows]:
         kept = more if len(more) <= len(kept) + -len(kept) % _MULTIPLE else kept
     if kept >= entries.keys():
         raise DataError(
-            f"the text needs all {len(entries):,} tokens of the vocabulary (of {len(used):,} it is made, and others lead "
-            "to these, or must stay); expected less text, or such as is like what the model will read; name other text"
+            f"the text needs all {len(entries):,} tokens of the vocabulary (it is made of {len(used):,}; others lead "
+            "to these, or must stay); expected less text, such as is like what the model will read; name other text"
         )
     pruned, order = vocabulary.pruned(kept)
     _check(tokenizer, pruned, order, text)
