@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Reference
 
 from lost.errors import DataError
+from lost.interop.to_hf.pieces import read_pieces
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.prepare.sources import Sources
 from lost.reshape.vocabulary.pruning import prune
@@ -129,6 +130,15 @@ def test_entries_make_the_text(tokenizer: Tokenizer) -> None:
             assert joined.removeprefix(" ") == text
 
 
+def test_entries_of_any_other_kind_are_told_by_what_they_decode_to() -> None:
+    """An extension's, say: text alone, as parts of characters and names can't be told."""
+    made = pieces()
+    texts = {number: each for number, each in made.entries().items() if each.kind == "text"}
+    found = Tokenizer.entries(made)
+    assert found.items() >= texts.items()
+    assert all(each.text < b"\x80" for number, each in found.items() if number not in texts)  # bytes that are letters
+
+
 def test_a_pruned_tokenizer_reads_the_text_as_before(tokenizer: Tokenizer, kept_text: Sources) -> None:
     pruned, rows = prune(tokenizer, kept_text)
     order = [number for (number,) in rows.old]
@@ -158,8 +168,18 @@ def test_added_tokens_and_those_behind_a_text_are_numbered_anew(tmp_path: Path, 
     read = Reference.from_str(pruned.files["tokenizer.json"].decode())
     for token in (TURN, "<keep>"):
         assert read.token_to_id(token) < pruned.vocab_size
+    for token in json.loads(read.to_str())["added_tokens"]:
+        assert token in json.loads(pruned.files["tokenizer.json"])["added_tokens"]
     ids = read.encode(KEPT).ids
     assert ids == [*pruned.encode(KEPT), read.token_to_id(TURN)]
+
+
+def test_a_sentencepiece_file_says_where_its_own_symbols_are(kept_text: Sources) -> None:
+    """By their new ids: an export reads the unknown piece's there."""
+    pruned, _ = prune(pieces(400, unk_id=320, eos_id=330, bos_id=-1), kept_text)
+    model = read_pieces(pruned.files[PieceTokenizer.FILE])
+    assert model.unknown < pruned.end_of_text < pruned.vocab_size == len(model.pieces)
+    assert model.pieces[model.unknown].text == "<unk>"
 
 
 def test_their_number_is_a_multiple_of_eight(kept_text: Sources) -> None:
