@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,10 @@ def main(data: Path, train: Path, valid: Path, work: Path) -> None:
     command("train", CONFIG, "--data", data, "--out", base)
     print("# A model with another vocabulary\n\n`python benchmarks/vocabularies.py DATA TRAIN VALID WORK`\n")
     print(
-        f"{processor_name()}; lost {lost.__version__}, sentencepiece {sentencepiece.__version__}, tokenizers "
-        f"{tokenizers.__version__}. The model: `benchmarks/studies/vocabularies.yaml`, 500 steps of 1,024 tokens. Bits "
-        f"a byte of {BYTES:,} bytes that it never saw; {STEPS} steps more, at rate {RATE:g}, are of {DOCUMENTS} "
+        f"{processor_name()}; lost {lost.__version__}, torch {version('torch')}, sentencepiece "
+        f"{sentencepiece.__version__}, tokenizers {tokenizers.__version__}. The model: "
+        f"`benchmarks/studies/vocabularies.yaml`, 500 steps of 1,024 tokens. Bits a byte of {BYTES:,} bytes that it "
+        f"never saw; {STEPS} steps more, at rate {RATE:g}, are of {DOCUMENTS} "
         "documents that it may have seen.\n"
     )
     print("| tokenizer | tokens | known | bytes a token | new rows | bits a byte | after the steps |")
