@@ -12,7 +12,6 @@ from lost.tokenizer import Tokenizer
 from lost.tokenizer.base import Entry
 
 _GAPS = 1 << 16  # ids without a token that a tokenizer may have: each of them is a row of the model
-
 _BEFORE = ("", "\n", ".", "x")  # texts behind which another one is tried
 
 
