@@ -24,7 +24,7 @@ from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.remote import Remote
 from lost.tracking import KINDS as TRACKERS
-from lost.training.origin.branch import check_branch, keeps_place
+from lost.training.origin.branch import check_branch, check_tokenizer, keeps_place
 from lost.training.origin.init_from import beginning, check_fit
 from lost.training.profile import Tracing
 from lost.training.run import open_data
@@ -156,9 +156,13 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if follows and branches and not (config.data.path or config.data.mixture):
         config = config.replace("data", path=follows.data.path, mixture=follows.data.mixture)
     dataset = open_dataset(config.data, asked.data)
-    config = with_steps(with_data(config, dataset), dataset)
     if source:
-        (check_branch if branches else check_fit)(source, config, dataset)
+        check_tokenizer(source, dataset)
+    config = with_steps(with_data(config, dataset), dataset)
+    if source and branches:
+        check_branch(source, config, dataset)
+    elif source:
+        check_fit(source, config)
     open_data(config, dataset)
     further = further_sets(config.data, dataset.tokenizer)
     for each in config.tracking:

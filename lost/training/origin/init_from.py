@@ -28,7 +28,7 @@ from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.training.origin.branch import check_tokenizer, keeps_place, open_branch, run_and_step
+from lost.training.origin.branch import keeps_place, open_branch, run_and_step
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
@@ -91,12 +91,11 @@ def _check_origin(held: list[Path], named: Path, folder: Path, branches: bool) -
         return
 
 
-def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
+def check_fit(source: Source, config: Config) -> None:
     """Check that a run can start with these weights.
 
     Raises:
         ConfigError: its model is another one; the message names every difference.
-        DataError: its data has another tokenizer.
     """
     changes = differences(source.config, config)
     others = [
@@ -107,7 +106,6 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
             f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; keys "
             "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
-    check_tokenizer(source, dataset)
 
 
 def _same_model(held: Config, wanted: Config) -> bool:
