@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.distillation.teacher import Teacher, taught
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.kernels.loss import IGNORED
 from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
-from lost.backends.torch.distillation.teacher import Teacher, taught
 from lost.config import Config
 from lost.data.batch import Batch, check_tokens, packed, with_last
 from lost.distributed.group import SingleProcess, Workers

@@ -206,8 +206,8 @@ class OptimizerConfig(Section):
 
 
 class TeacherConfig(Section):
-    """A trained model that this one learns from too (distillation): training's loss is then (1 - weight) CE + weight T^2
-    KL(teacher || student), with both models' logits over T. Validation is plain CE."""
+    """A trained model that this one learns from too (distillation): training's loss is then (1 - weight) CE + weight
+    T^2 KL(teacher || student), with both models' logits over T. Validation is plain CE."""
 
     path: PathText | None = None
     """A run, a checkpoint, an export, or a Hugging Face folder of the same tokenizer; or what `lost teach` wrote, which

@@ -1,4 +1,4 @@
-"""The loss beside a teacher, in chunks of tokens as `kernels.loss` has it: no model's logits are held for all tokens."""
+"""The loss beside a teacher, in chunks of tokens as `kernels.loss` has it: no logits are held for all tokens."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial

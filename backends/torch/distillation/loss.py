@@ -1,7 +1,9 @@
-"""The loss beside a teacher, in chunks of tokens as `loss` has it: neither model's logits are held for all tokens."""
+"""The loss beside a teacher, in chunks of tokens as `kernels.loss` has it: no logits are held for all tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def taught_loss(
         z_loss: as in `head_loss`.
         fused: as in `head_loss`.
     """
-    function = compiled(_loss_and_gradient) if fused else _loss_and_gradient
+    function: Callable[..., Any] = compiled(_loss_and_gradient) if fused else _loss_and_gradient
     step = partial(function, whole=teaching.whole, share=settings.weight, heat=settings.temperature, z_loss=z_loss)
     logits = logits_at_once("torch", x.device.type) // _BUFFERS
     return in_chunks(x, weight, targets, lambda rows, *chunk: step(*chunk, *teaching.chunk(rows)), logits)

@@ -32,13 +32,12 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0, f
         z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
         fused: whether PyTorch's compiler makes one kernel of what is between the products.
     """
-    function = compiled(_loss_and_gradient) if fused else _loss_and_gradient
-    return in_chunks(x, weight, targets, lambda rows, *chunk: function(*chunk, z_loss), logits_at_once("torch", x.device.type))
+    function: Callable[..., Any] = compiled(_loss_and_gradient) if fused else _loss_and_gradient
+    at_once = logits_at_once("torch", x.device.type)
+    return in_chunks(x, weight, targets, lambda rows, *chunk: function(*chunk, z_loss), at_once)
 
 
-def in_chunks(
-    x: Tensor, weight: Tensor, targets: Tensor, loss_and_gradient: Callable[..., Any], logits: int
-) -> Tensor:
+def in_chunks(x: Tensor, weight: Tensor, targets: Tensor, loss_and_gradient: Callable[..., Any], logits: int) -> Tensor:
     """Return the sums over all chunks of what a function returns first; the gradient of the first of these is its own.
 
     Args:

@@ -5,12 +5,8 @@ They become the run's first checkpoint, of step 0 or, with all that a run goes o
 From there on it is a run like any other: it resumes without the source of the weights, and every worker reads its part.
 """
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, set_latest
@@ -24,7 +20,7 @@ from lost.interop.source import Source, open_source
 from lost.interop.to_hf.description import model_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, shapes_of
-from lost.storage.arrays import NamedArrays, check_arrays
+from lost.storage.arrays import Digest, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
@@ -118,7 +114,9 @@ def _same_model(held: Config, wanted: Config) -> bool:
     return parameter_table(held) == parameter_table(wanted) and described[0] == described[1]
 
 
-def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool) -> Checkpoint:
+def begin_with(
+    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, teacher: str | None = None
+) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
     Args:
@@ -127,6 +125,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
+        teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
@@ -136,7 +135,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
     table = parameter_table(config)
-    digest = _Digest()
+    digest = Digest()
     arrays = cast(
         digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
         config.train.param_dtype,
@@ -158,27 +157,8 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
             )
         if begun.stops_early(config.train.early_stop):  # where the run ended that this one goes on from
             begun = replace(begun, best=None)
-        progress = replace(begun, origin=origin)
+        progress = replace(begun, origin=origin, teacher=teacher)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         set_latest(path)
     return open_checkpoint(path)
-
-
-class _Digest:
-    """SHA-256 of a stream of arrays: names, types, shapes and bytes."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays unchanged."""
-        for name, array in arrays:
-            self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-            self._hash.update(array.tobytes())
-            yield name, array
-
-    @property
-    def hexadecimal(self) -> str:
-        """The digest of all arrays so far."""
-        return self._hash.hexdigest()
