@@ -12,13 +12,13 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.distillation.loss import taught_loss
-from lost.backends.mlx.distillation.teacher import Teacher, taught
+from lost.backends.mlx.distillation.teacher import Teacher, likeliest, taught
 from lost.backends.mlx.distributed.group import MlxGroup, Tree
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Named, Update
 from lost.config import Config
-from lost.data.batch import Batch, check_tokens
+from lost.data.batch import Batch, SoftTargets, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
@@ -210,6 +210,14 @@ class MlxEngine:
             total += float(to_array(mx.where(mask, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
+
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield the likeliest entries of every prediction."""
+        for batch in batches:
+            states = self.model.model(self._on_device(batch)[0]).flatten(0, 1)
+            ids, kept = likeliest(states, self.model.head.astype(states.dtype), top_k, temperature)
+            shape = (*batch.tokens[:, 1:].shape, top_k)
+            yield SoftTargets(to_array(ids).astype(np.int32).reshape(shape), to_array(kept).reshape(shape))
 
     def activations(self, batch: Batch) -> tuple[list[float], float]:
         """Return the root mean square of each block's output, and the largest logit."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
-from lost.backends.torch.distillation.teacher import Teacher, taught
+from lost.backends.torch.distillation.teacher import Teacher, likeliest, taught
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.kernels.loss import IGNORED
@@ -19,7 +19,7 @@ from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.config import Config
-from lost.data.batch import Batch, check_tokens, packed, with_last
+from lost.data.batch import Batch, SoftTargets, check_tokens, packed, with_last
 from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepResult
 from lost.engine.registry import implementation
@@ -219,6 +219,16 @@ class TorchEngine:
         tokens, targets = self._on_device(batch)
         with worker_errors(self.workers), self._uncompiled():
             return self.model(tokens, targets, likeliest)
+
+    @torch.no_grad()
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield the likeliest entries of every prediction."""
+        for batch in batches:
+            with self._uncompiled():
+                states = self.model.model(self._on_device(batch)[0]).flatten(0, 1)
+            ids, kept = likeliest(states, self.model.head.to(states.dtype), top_k, temperature)
+            shape = (*batch.tokens[:, 1:].shape, top_k)
+            yield SoftTargets(ids.int().cpu().numpy().reshape(shape), kept.float().cpu().numpy().reshape(shape))
 
     @torch.no_grad()
     def activations(self, batch: Batch) -> tuple[list[float], float]:

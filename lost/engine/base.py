@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from lost.config import Config
-from lost.data.batch import Batch
+from lost.data.batch import Batch, SoftTargets
 from lost.distributed.group import Workers
 from lost.optim.skip_step import Guard
 from lost.storage.arrays import NamedArrays
@@ -109,6 +109,12 @@ class Engine(Protocol):
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
+
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield, for each batch, the likeliest `top_k` entries of every prediction, their logits over `temperature`.
+
+        Only where this worker holds the whole model.
+        """
 
     def activations(self, batch: Batch) -> tuple[list[float], float]:
         """Return the root mean square of each block's output, first to last, and the largest logit.

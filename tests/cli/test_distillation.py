@@ -135,7 +135,9 @@ def test_what_no_run_learns_from(
 def test_a_teacher_with_another_tokenizer_is_refused(
     lost: Run, run: Run, tiny_text: str, tmp_path: Path, text_folder: Path
 ) -> None:
-    made = lost("prepare", text_folder, "--out", tmp_path / "other-data", "--vocab-size", "300", "--valid-fraction", "0.2")
+    made = lost(
+        "prepare", text_folder, "--out", tmp_path / "other-data", "--vocab-size", "300", "--valid-fraction", "0.2"
+    )
     assert made.code == 0, made.err
     folder = trained(tmp_path / "foreign", tiny_text, Dataset(tmp_path / "other-data"))
     refused = run("run", f"teacher.path={folder}")

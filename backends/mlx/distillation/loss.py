@@ -111,6 +111,9 @@ def _from_likeliest(student: mx.array, ids: mx.array, kept: mx.array) -> tuple[m
         kept: their log-probabilities, (n, k).
     """
     likely = mx.exp(kept)
+    if kept.shape[1] == student.shape[1]:  # there is no rest, and rounded probabilities would leave one
+        meant = mx.put_along_axis(mx.zeros_like(student), ids, likely, axis=-1)
+        return (likely * (kept - mx.take_along_axis(student, ids, axis=-1))).sum(axis=-1, keepdims=True), meant
     rest = mx.maximum(1 - likely.sum(axis=-1, keepdims=True), 0)
     outside = mx.put_along_axis(mx.exp(student), ids, mx.array(0.0), axis=-1)
     own_rest = mx.maximum(outside.sum(axis=-1, keepdims=True), _LEAST)

@@ -8,6 +8,7 @@ from lost.backends.mlx.model import Model
 from lost.config import Config
 from lost.data.batch import SoftTargets
 from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.planning.budget import logits_at_once
 from lost.storage.arrays import NamedArrays, check_arrays
 
 Teaching = tuple[mx.array, mx.array]
@@ -40,3 +41,23 @@ class Teacher:
 def taught(soft: SoftTargets) -> Teaching:
     """Return what was kept of a teacher's predictions."""
     return mx.array(soft.ids).flatten(0, 1), mx.array(soft.log_probabilities).flatten(0, 1)
+
+
+def likeliest(states: mx.array, head: mx.array, top_k: int, temperature: float) -> tuple[mx.array, mx.array]:
+    """Return the likeliest entries of n predictions, in any order: ids, and log-probabilities, (n, top_k).
+
+    Args:
+        states: (n, h).
+        head: (vocab, h), of the same type.
+        top_k: how many.
+        temperature: that logits are divided by.
+    """
+    rows = max(64, logits_at_once("mlx", mx.default_device().type.name) // len(head))
+    found: list[tuple[mx.array, mx.array]] = []
+    for first in range(0, len(states), rows):
+        scores = (states[first : first + rows] @ head.T).astype(mx.float32) / temperature
+        scores = scores - scores.logsumexp(axis=-1, keepdims=True)
+        ids = mx.argpartition(-scores, kth=top_k - 1, axis=-1)[:, :top_k]
+        found.append((ids, mx.take_along_axis(scores, ids, axis=-1)))
+        mx.eval(found[-1])  # never the logits of all
+    return mx.concatenate([ids for ids, _ in found]), mx.concatenate([kept for _, kept in found])

@@ -116,6 +116,9 @@ def _from_likeliest(student: Tensor, ids: Tensor, kept: Tensor) -> tuple[Tensor,
         kept: their log-probabilities, (n, k).
     """
     kept = kept.to(student.dtype)
+    if kept.shape[1] == student.shape[1]:  # there is no rest, and rounded probabilities would leave one
+        meant = torch.zeros_like(student).scatter_(1, ids, kept.exp())
+        return (kept.exp() * (kept - student.gather(1, ids))).sum(1), meant
     likely, least = kept.exp(), torch.finfo(student.dtype).tiny
     rest = (1 - likely.sum(1, keepdim=True)).clamp_(min=0)
     outside = student.exp().scatter(1, ids, 0.0)

@@ -9,6 +9,7 @@ from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.data.batch import SoftTargets
 from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.planning.budget import logits_at_once
 from lost.storage.arrays import NamedArrays, check_arrays
 
 
@@ -43,3 +44,20 @@ def taught(soft: SoftTargets, device: torch.device) -> Teaching:
     """Return what was kept of a teacher's predictions, on a device."""
     ids, kept = (torch.from_numpy(each).to(device).flatten(0, 1) for each in (soft.ids, soft.log_probabilities))
     return Teaching(ids.long(), kept, False)
+
+
+@torch.no_grad()
+def likeliest(states: Tensor, head: Tensor, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return the likeliest entries of n predictions, the likeliest first: ids, and log-probabilities, (n, top_k).
+
+    Args:
+        states: (n, h).
+        head: (vocab, h), of the same type.
+        top_k: how many.
+        temperature: that logits are divided by.
+    """
+    found = []
+    for part in states.split(max(64, logits_at_once("torch", states.device.type) // len(head))):
+        scores = (part @ head.T).to(torch.promote_types(part.dtype, torch.float32)).div_(temperature)
+        found.append(scores.log_softmax(dim=1).topk(top_k, dim=1))
+    return torch.cat([each.indices for each in found]), torch.cat([each.values for each in found])
