@@ -1,7 +1,11 @@
 """The teacher of a run: a model on disk, or what one predicted, once it is known that the run can learn from it."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lost.config import Config
 from lost.data.dataset import Dataset, config_path
@@ -12,7 +16,6 @@ from lost.errors import CheckpointError, ConfigError, DataError
 from lost.interop.hub.download import SCHEME, address
 from lost.interop.source import Source, open_source
 from lost.model.parameters import parameter_table, vocabulary
-from lost.storage.arrays import Digest
 from lost.tokenizer import same_ids
 
 
@@ -116,11 +119,13 @@ def _model(source: Source, config: Config, dataset: Dataset) -> Teacher:
 
 
 def weights_digest(source: Source) -> str:
-    """Return the SHA-256 of a model's weights, after reading all of them."""
-    digest = Digest()
-    for _ in digest.passing(source.parameters()):
-        pass
-    return digest.hexadecimal
+    """Return the SHA-256 of a model's weights, in whichever order they are stored, after reading all of them."""
+    found = {}
+    for name, array in source.parameters():
+        digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found[name] = digest.hexdigest()
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _soft_targets(targets: SoftTargetSet, config: Config, dataset: Dataset) -> Teacher:

@@ -101,6 +101,13 @@ def test_another_teacher_is_refused_where_a_run_goes_on(run: Run, teachers: dict
     assert (refused.code, "without a teacher so far" in refused.err) == (2, True), refused.err
 
 
+def test_an_export_is_the_teacher_that_its_run_was(run: Run, lost: Run, teachers: dict, tmp_path: Path) -> None:
+    assert run("run", f"teacher.path={teachers['wide']}", "train.stop_after=5").code == 0
+    assert lost("convert", teachers["wide"], tmp_path / "export", "--to", "hf").code == 0
+    done = run("run", f"teacher.path={tmp_path / 'export'}")
+    assert done.code == 0, done.err
+
+
 def test_a_branch_may_lose_its_teacher(run: Run, lost: Run, teachers: dict, tmp_path: Path) -> None:
     assert run("run", f"teacher.path={teachers['wide']}", "train.stop_after=5").code == 0
     command = ("train", "--branch-from", tmp_path / "run", "--out", tmp_path / "branch", "--device", "cpu")

@@ -175,7 +175,7 @@ def test_examples_are_taught_where_they_are_learned(
     np.testing.assert_allclose(losses(tmp_path / "kept"), losses(tmp_path / "online"), rtol=1e-4, atol=5e-4)
 
 
-def test_what_is_damaged_or_hostile_is_refused(teach: Call, run: Call, tmp_path: Path) -> None:
+def test_what_is_damaged_or_hostile_is_refused(lost: Call, teach: Call, run: Call, tmp_path: Path) -> None:
     assert teach("targets", "--top-k", 4).code == 0
     folder, said = tmp_path / "targets", f"teacher.path={tmp_path / 'targets'}"
     ids = folder / "ids-00000.bin"
@@ -183,12 +183,14 @@ def test_what_is_damaged_or_hostile_is_refused(teach: Call, run: Call, tmp_path:
     ids.write_bytes(b"\xff\xff" + before[2:])
     refused = run("run", said)
     assert (refused.code, "doesn't have the checksum" in refused.err) == (2, True), refused.err
+    assert lost("verify", folder).code == 2
     with pytest.raises(DataError, match="that no teacher has"):
         SoftTargetSet(folder).read(np.array([0]))
     ids.write_bytes(before[:-2])
     refused = run("run", said)
     assert (refused.code, "bytes long" in refused.err) == (2, True), refused.err
     ids.write_bytes(before)
+    assert lost("verify", folder).code == 0
     entry = described["ids"][0]
     for change, words in {
         "top_k": ({"top_k": 321}, "321 entries of 320"),
