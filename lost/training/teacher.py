@@ -123,7 +123,7 @@ def weights_digest(source: Source) -> str:
     found = {}
     for name, array in source.parameters():
         digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         found[name] = digest.hexdigest()
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
