@@ -39,6 +39,14 @@ class Teacher:
         """Return the bytes of its weights, in the run's type of computation."""
         return _weights_bytes(self.source, config) if self.source else 0
 
+    def sentence(self, config: Config) -> str:
+        """Return what is said of it where a run begins."""
+        how = f"weight {config.teacher.weight:g}, temperature {config.teacher.temperature:g}"
+        if self.targets is None:
+            return f"learning from {self.place} too: {how}"
+        told = self.targets.description
+        return f"learning from the {told.top_k} likeliest entries in {self.place} too, of {told.origin}: {how}"
+
     def load(self, engine: Engine, config: Config) -> None:
         """Have an engine learn from it too."""
         if self.source is not None:

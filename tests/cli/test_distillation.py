@@ -70,6 +70,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(run: Run, teachers: dict, tmp_path
     done = run("straight", taught, more=with_backend)
     assert done.code == 0, done.err
     assert "  divergence " in done.out
+    assert f"learning from {sorted((teachers['wide'] / 'checkpoints').glob('step-*'))[-1]} too: weight 0.5" in done.out
     assert run("stopped", taught, "train.stop_after=5", more=with_backend).code == 0
     moved = tmp_path / "moved"
     moved.symlink_to(teachers["wide"])

@@ -55,6 +55,8 @@ def start(
             tracker = Trackers(screen, log)
             point = _starting_point(run, tracker) if first else None  # rank 0 decides
             tracker.message(beginning_with)
+            if run.teacher:
+                tracker.message(run.teacher.sentence(run.config))
             adapts = run.written.train.micro_batch_size == "auto"
             mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
             result = train(
