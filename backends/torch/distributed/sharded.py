@@ -109,11 +109,11 @@ class Sharded:
         self._model.set_requires_gradient_sync(last or not self._whole_steps)
         self._model.set_reshard_after_backward(last or not self._whole_steps)
 
-    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+    def all_reduce(self, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all workers; identical copies count once."""
-        both = torch.stack([squares / self._replicas, nll.to(squares.dtype)])
+        both = torch.cat([(squares / self._replicas).flatten(), sums.to(squares.dtype).flatten()])
         dist.all_reduce(both)
-        return both[0], both[1]
+        return both[: squares.numel()].view_as(squares), both[squares.numel() :].view_as(sums)
 
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers of this copy of the model."""

@@ -45,9 +45,9 @@ class SingleDevice:
     def begin_micro_batch(self, last: bool) -> None:
         """Prepare for the backward pass of a micro-batch."""
 
-    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+    def all_reduce(self, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all workers of the squared gradient entries held locally, and of the local losses."""
-        return squares, nll
+        return squares, sums
 
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the tensor: all rows are here."""

@@ -15,7 +15,7 @@ from lost.interop.source import Source, open_source
 from lost.tokenizer import same_ids
 from lost.training.run_dir import MUTABLE_KEYS, differences
 
-_FREE = ("tracking.", "schedule.", "optimizer.")  # beside what may change in any run; the rates are set anew
+_FREE = ("tracking.", "schedule.", "optimizer.", "teacher.")  # beside what may change in any run; rates are set anew
 
 
 def run_and_step(named: Path) -> tuple[Path, int | None]:

@@ -116,7 +116,9 @@ def _same_model(held: Config, wanted: Config) -> bool:
     return parameter_table(held) == parameter_table(wanted) and described[0] == described[1]
 
 
-def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool) -> Checkpoint:
+def begin_with(
+    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, teacher: str | None = None
+) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
     Args:
@@ -125,6 +127,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
+        teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
@@ -156,7 +159,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
             )
         if begun.stops_early(config.train.early_stop):  # where the run ended that this one goes on from
             begun = replace(begun, best=None)
-        progress = replace(begun, origin=origin)
+        progress = replace(begun, origin=origin, teacher=teacher)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         set_latest(path)
