@@ -194,14 +194,14 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         saved = [part.saved_per_token() for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         repeated = device.startswith("cuda") and width == 4  # keys and values, for float32
-        attention = 2 * queries + 2 * (queries if repeated else shared)  # rotated q and k, v, output
+        attention = width * (2 * queries + 2 * (queries if repeated else shared))  # rotated q and k, v, output
         if model.use_qk_norm:
-            attention += queries + shared  # q and k before it
-        opened = 3  # gate, up, their product
+            attention += own_input * (queries + shared) + 4 * (model.num_attention_heads + model.key_value_heads)
+        opened = width * 3 * inner  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
-        whole.append(2 * (norm + width * hidden) + width * (sum(saved) + attention + opened * inner) + scales)
+        whole.append(2 * (norm + width * hidden) + width * sum(saved) + attention + opened + scales)
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
-        rebuilt.append(width * (max(attention, opened * inner) + sum(saved)))
+        rebuilt.append(max(attention, opened) + width * sum(saved))
     blocks = {
         "none": whole,
         "narrow": [*narrow, max(rebuilt)],
