@@ -102,8 +102,9 @@ def budget(
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     activations = _mlx_activations if backend == "mlx" else _torch_activations
-    # MLX holds the sum so far in addition to the gradients that are added to it.
-    sums = 2 if backend == "mlx" and at_once < (local_batch or config.train.batch_size) else 1
+    # MLX holds the sum so far in addition to the gradients that are added to it; PyTorch where it measures their noise.
+    apart = backend == "mlx" or config.train.noise_scale_every > 0
+    sums = 2 if apart and at_once < (local_batch or config.train.batch_size) else 1
     # PyTorch's head makes its gradient beside the sum so far.
     beside = head * width if backend == "torch" and at_once < (local_batch or config.train.batch_size) else 0
     # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
