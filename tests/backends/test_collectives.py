@@ -15,7 +15,7 @@ from lost.backends.torch.distributed.group import TorchGroup
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
 from lost.data.batch import Batch
-from lost.errors import WorkerLostError
+from lost.errors import OutOfMemoryError, WorkerLostError
 
 WORLD = 8
 NAMES = {"_allgather_base_": "gather", "_reduce_scatter_base_": "scatter", "allreduce_": "reduce"}
@@ -78,7 +78,8 @@ def test_a_step_sends_little(
     ("said", "expected"),
     [
         ("[gloo/transport/tcp/pair.cc:538] Connection closed by peer", WorkerLostError),
-        ("NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error\nCuda failure 2 'out of memory'", RuntimeError),
+        ("NCCL error in: NCCLUtils.hpp:340, unhandled\nCuda failure 2 'out of memory'", OutOfMemoryError),
+        ("NCCL error in: NCCLUtils.hpp:340, unhandled\nFailed to CUDA calloc 8388608 bytes", OutOfMemoryError),
     ],
 )
 def test_what_a_collective_fails_of(
@@ -94,5 +95,7 @@ def test_what_a_collective_fails_of(
     monkeypatch.setattr(engine.model, "logits", failing)
     batch = Batch(np.zeros((2, 9), np.int32))
     for work in (lambda: engine.evaluate([batch]), lambda: list(engine.generate([1], lambda scores: 1, 1))):
-        with pytest.raises(expected, match="lost contact" if expected is WorkerLostError else "out of memory"):
+        with pytest.raises((RuntimeError, WorkerLostError)) as found:
             work()
+        assert OutOfMemoryError.caused(found.value) == (expected is OutOfMemoryError)
+        assert isinstance(found.value, WorkerLostError) == (expected is WorkerLostError)
