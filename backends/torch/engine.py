@@ -271,7 +271,7 @@ class TorchEngine:
         unread, read = list(prompt), 0
         for _ in range(limit):
             tokens = torch.tensor([unread], device=self._device)
-            with self._uncompiled():
+            with worker_errors(self.workers), self._uncompiled():
                 logits = self.model.logits(tokens, caches, read)[0, -1]
             read += len(unread)
             unread = [int(self.workers.broadcast(str(choose(to_array(logits.float())))))]

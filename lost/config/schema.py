@@ -85,7 +85,7 @@ class TrainConfig(Section):
     factors are rounded to TF32, 10 bits of fraction instead of 23, which tensor cores multiply. Elsewhere highest."""
     compile: bool | None = None
     """Whether training is compiled, by PyTorch block by block. null: the device's default, which is yes on Metal (MLX),
-    and on CUDA where Triton and a C compiler are installed; else no."""
+    and on CUDA where Triton, a C compiler and Python's headers are installed; else no."""
     deterministic: bool = False
     """Whether PyTorch takes kernels that add up in a fixed order, where it has others: on CUDA, so that a resumed run
     is the same to the bit. Slower, by how much isn't known. CPUs need none of it; MPS and Metal refuse."""

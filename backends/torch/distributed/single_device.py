@@ -16,11 +16,12 @@ class SingleDevice:
 
     Attributes:
         first_rows: the first row held here of each array, by name; 0 for arrays not listed.
+        shards: processes that share the rows of a matrix.
         writes: whether this process writes its part into checkpoints; of identical copies one does.
     """
 
     first_rows: Mapping[str, int] = {}
-    writes = True
+    shards, writes = 1, True
 
     def build(self, config: Config, device: torch.device, compiled: bool) -> LostForCausalLM:
         """Make the model, its tensors empty, its blocks compiled or not."""
