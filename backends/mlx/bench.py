@@ -43,7 +43,7 @@ def layer(
     trained = [name for name, tensor in tensors.items() if not tensor.integer]
     keys = mx.random.split(mx.random.key(0))
     x, y_grad = (
-        mx.random.normal((tokens, width), key=key).astype(DTYPES[train.compute_dtype])
+        mx.random.normal((1, tokens, width), key=key).astype(DTYPES[train.compute_dtype])
         for width, key in zip((projection.in_features, projection.out_features), keys, strict=True)
     )
 

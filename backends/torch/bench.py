@@ -46,7 +46,7 @@ def layer(
             tensor.copy_(to_tensor(values[name]))
     random, dtype = torch.Generator().manual_seed(0), DTYPES[train.compute_dtype]
     x, y_grad = (
-        torch.randn(tokens, width, generator=random).to(device, dtype)
+        torch.randn(1, tokens, width, generator=random).to(device, dtype)
         for width in (projection.in_features, projection.out_features)
     )
     x.requires_grad_()

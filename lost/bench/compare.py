@@ -78,7 +78,7 @@ class Bench(Protocol):
     def layer(
         self, projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
     ) -> Pass:
-        """Make a layer with these values, and `tokens` random rows of input with the gradients of its output.
+        """Make a layer with these values, and a sequence of `tokens` random inputs with the gradients of its outputs.
 
         Its backward pass has the gradients of the input and of every trained parameter.
         """
