@@ -53,6 +53,7 @@ class Sources:
         choice: which part of data sets of the hub.
         cap: how much is taken, in an order of its own; None: all, in the order of names.
         skipped: files inside folders that turned out not to be text, filled while reading.
+        links: links inside folders that lead out of them, filled while reading.
         commits: of each data set of the hub that was opened, by name; sources of one revision may share them.
     """
 
@@ -64,6 +65,7 @@ class Sources:
     choice: HubChoice = field(default_factory=HubChoice)
     cap: Cap | None = None
     skipped: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
     commits: dict[str, str | None] = field(default_factory=dict)
     _opened: dict[str, list[Unit]] = field(default_factory=dict, repr=False)
 
@@ -87,14 +89,19 @@ class Sources:
             UnreachableError: a file or folder can't be read, or a data set of the hub not to its end.
         """
         self.skipped.clear()
+        self.links.clear()
         documents = (text for unit in self.units() for text in unit.documents())
         yield from islice(documents, self.cap.documents if self.cap else None)
 
     def remarks(self) -> Iterator[str]:
         """Yield what a user should know of what was read."""
-        if names := [path.name for path in self.skipped]:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            yield f"skipped, because they are not text: {', '.join(names[:3])}{more}"
+        for why, paths in (
+            ("skipped, because they are not text", self.skipped),
+            ("skipped, because they are links out of their folder; name what they lead to, if it belongs", self.links),
+        ):
+            if names := [path.name for path in paths]:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                yield f"{why}: {', '.join(names[:3])}{more}"
 
     def units(self) -> Iterator[Unit]:
         """Yield the parts that are read one after the other.
@@ -213,11 +220,9 @@ class Sources:
             if folder and not os.path.exists(path):  # a link to nowhere
                 self.skipped.append(path)
                 return
-            if error.errno == errno.ELOOP:
-                raise DataError(
-                    f"{path}: {error.strerror}; expected files of {folder or path.parent}; name what it leads to, or "
-                    "leave it out with --exclude"
-                ) from None
+            if folder and error.errno == errno.ELOOP:
+                self.links.append(path)
+                return
             _refuse(error)
 
 
