@@ -14,7 +14,8 @@ from lost.model.load import dump
 from lost.report.curves import ACROSS, Curve
 from lost.report.inspections import inspections
 from lost.report.plots import COLOURS, METRICS, Metric, channels_svg, lines_svg, metric_svg, spectra_svg
-from lost.report.story import Layers, Story, differences, is_number
+from lost.report.story import Layers, Story, differences
+from lost.tracking.metrics import is_number
 from lost.utils.extras import need
 from lost.utils.printable import JOINERS, printable
 from lost.utils.wording import counted

@@ -28,8 +28,9 @@ def plot(
     from lost.errors import UserError
     from lost.report.curves import ACROSS
     from lost.report.plots import METRICS, Metric, save_plot
-    from lost.report.story import is_number, read_stories
+    from lost.report.story import read_stories
     from lost.report.terminal import terminal_plot
+    from lost.tracking.metrics import is_number
     from lost.utils.wording import did_you_mean
 
     if x not in ACROSS:
