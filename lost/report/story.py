@@ -21,6 +21,7 @@ from lost.tracking.log import FILE as LOG
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import is_number, read_rows, texts
 from lost.training.run_dir import CONFIG
+from lost.utils.printable import printable
 
 _LOG_BYTES = 1 << 24
 _START = re.compile(r"^\S+(?: rank 0)? lost (\S+), process \d+ on \S+: (.*)$")
@@ -156,13 +157,13 @@ def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths, as many as tell them apart."""
+    """Return the last parts of paths, as many as tell them apart, made printable."""
     parts = [folder.absolute().parts for folder in folders]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):
             break
-    return names
+    return list(map(printable, names))
 
 
 def differences(stories: Sequence[Story]) -> dict[str, list[Any]]:

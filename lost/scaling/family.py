@@ -94,8 +94,8 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     """Return the losses that are fitted, and which runs are left out and why.
 
     Where all rates are constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run;
-    else, or where none was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not in size and tokens, as those
-    of a search for a rate do, the ones with the best settings are taken.
+    else, or where none was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not
+    in size and tokens, as those of a search for a rate do, the ones with the best settings are taken.
 
     Args:
         runs: at least one.
