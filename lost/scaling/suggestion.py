@@ -1,6 +1,5 @@
 """A run that suits what there is of time, text and experience: its size, tokens, batch, rate and steps."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lost.config import Config
+from lost.config.document import assignment
 from lost.config.schedule import LENGTHS
 from lost.data.loader import SampleStream
 from lost.errors import ConfigError, UserError
@@ -187,7 +187,7 @@ def settings(before: Config, after: Config) -> list[str]:
     """Return what `--set` takes to make a configuration of another."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
-        f"{section}.{key}={json.dumps(value)}"
+        assignment(f"{section}.{key}", value)
         for section in new
         for key, value in new[section].items()
         if value != old[section].get(key) and not (section == "schedule" and value is None)
