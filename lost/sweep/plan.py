@@ -137,8 +137,7 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: with file and line of what is wrong.
     """
     if not path.is_file():
-        hint = "" if path.exists() else did_you_mean_path(path)
-        raise ConfigError(f"{path} is no file; {hint}expected a sweep in YAML; name one")
+        raise ConfigError(f"{path} is no file; {did_you_mean_path(path)}expected a sweep in YAML; name one")
     document = parse(path, _KEYS)
     for key in document.values:
         if key not in _KEYS:
