@@ -92,7 +92,7 @@ def plan(
     asked, remark = with_vocabulary(load_config(config, [*overrides, *assignments]), data)
     if world is not None:
         name, device_name = _elsewhere("torch" if backend == "auto" else backend, device)
-        room = int((memory_gib or _H100_GIB) * 2**30)
+        room = int((_H100_GIB if memory_gib is None else memory_gib) * 2**30)
     elif memory_gib is not None:
         name, device_name = _elsewhere(backend, device)
         room = int(memory_gib * 2**30)

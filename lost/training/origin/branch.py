@@ -28,7 +28,7 @@ def open_branch(named: Path) -> Source:
     """Open the checkpoint that RUN[@STEP] names.
 
     Raises:
-        CheckpointError: there is none at this step, none that is intact, or one without moments.
+        CheckpointError: there is none at this step, none that is intact, one of another step, or one without moments.
     """
     path, step = run_and_step(named)
     if not path.exists():
@@ -47,6 +47,11 @@ def open_branch(named: Path) -> Source:
         raise CheckpointError(
             f"--branch-from {named}: it holds weights, and no optimizer state; expected a checkpoint as training "
             "writes it; name one, or begin with the weights alone with --init-from"
+        )
+    if step not in (None, source.progress.step):
+        raise CheckpointError(
+            f"--branch-from {named}: {source.path} is the checkpoint of step {source.progress.step}; expected its run, "
+            f"which may have others; name that, or leave @{step} out"
         )
     return source
 
