@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lost.config import Config, ProjectionConfig, ProjectionSettings
-from lost.errors import ConfigError, UserError
+from lost.errors import UserError
 from lost.model.load import validate
 from lost.model.parameters import layer_projections
 from lost.projections import Projection
@@ -32,7 +32,9 @@ def sizes(assignments: Sequence[str]) -> dict[str, int | float]:
     for text in assignments:
         key, _, value = text.partition("=")
         if key not in KEYS:
-            hint = did_you_mean(key, KEYS) or ("kept channels are a share of the inputs. " if key == "channels" else "")
+            hint = did_you_mean(key, KEYS) or (
+                "kept channels are a share of the inputs: density; " if key == "channels" else ""
+            )
             raise UserError(f"--grow {text}: {hint}expected KEY=VALUE, with one of {', '.join(KEYS)}; correct it")
         if key in asked:
             raise UserError(f"--grow {text}: {key} was given before, as {asked[key]}; leave one out")
@@ -153,7 +155,8 @@ def _larger(key: str, value: float, before: float) -> float:
 def _projection(wide: Target, asked: Mapping[str, int | float]) -> ProjectionConfig:
     """Return the section `projection` with which each new layer has the settings of the one that it is of.
 
-    The section's rank and density are raised, and with them those of the layers whose override has none of its own.
+    The section's rank and density are raised, and with them those of the layers whose override has none of its own. A
+    layer whose matrix is too small for the rank gets the largest that it can have.
 
     Args:
         wide: the target, but for rank and density.
@@ -165,15 +168,7 @@ def _projection(wide: Target, asked: Mapping[str, int | float]) -> ProjectionCon
         changes["alpha"] = _alpha(section, changes.get("rank", section.rank))
     raised = section.model_copy(update=changes)
     layers = [(old, _with_settings(old, new, raised)) for _, pairs in wide.layers() for old, new in pairs]
-    for key, kinds in _OF_PROJECTION.items():
-        if key in asked and not any(
-            new.settings.kind in kinds and getattr(old.settings, key) != getattr(new.settings, key)
-            for old, new in layers
-        ):
-            raise UserError(
-                f"--grow {key}={asked[key]}: no layer has projection.{key}, by its kind or as its override has its "
-                f"own; expected layers of kind {', '.join(kinds)}; leave it out"
-            )
+    _check_reached(layers, asked)
     overrides = dict(section.overrides)
     for _, new in layers:
         if raised.settings_for(new.name) != new.settings:
@@ -183,19 +178,41 @@ def _projection(wide: Target, asked: Mapping[str, int | float]) -> ProjectionCon
     return raised.model_copy(update={"overrides": overrides})
 
 
+def _check_reached(layers: Sequence[tuple[Projection, Projection]], asked: Mapping[str, int | float]) -> None:
+    """Refuse a rank or density that no layer comes to."""
+    for key, kinds in _OF_PROJECTION.items():
+        if key not in asked or any(
+            new.settings.kind in kinds and getattr(old.settings, key) != getattr(new.settings, key) == asked[key]
+            for old, new in layers
+        ):
+            continue
+        most = max((_largest_rank(new) for _, new in layers if new.settings.kind in RANKED), default=0)
+        if key == "rank" and 0 < most < asked[key]:
+            raise UserError(
+                f"--grow rank={asked[key]}: no layer allows more than {most}; expected at most that; lower it"
+            )
+        raise UserError(
+            f"--grow {key}={asked[key]}: no layer has projection.{key}, by its kind or as its override has its own; "
+            f"expected layers of kind {', '.join(kinds)}; leave it out"
+        )
+
+
+def _largest_rank(layer: Projection) -> int:
+    return min(layer.in_features, layer.out_features)
+
+
 def _with_settings(old: Projection, new: Projection, raised: ProjectionConfig) -> Projection:
     """Return `new` with the settings of `old`, raised.
 
     Raises:
-        UserError: it can't have them, or would keep fewer channels.
+        UserError: it would keep fewer channels.
     """
     settings = raised.settings_for(old.name)
+    if settings.kind in RANKED and settings.rank > _largest_rank(new):
+        settings = settings.model_copy(update={"rank": _largest_rank(new)})
     if settings.kind == "sltrain":
         settings = settings.model_copy(update={"alpha": _alpha(old.settings, settings.rank)})
-    try:
-        new = replace(new, settings=settings)
-    except ConfigError as error:
-        raise UserError(f"--grow: {error}") from None
+    new = replace(new, settings=settings)
     if isinstance(old, Lost) and isinstance(new, Lost) and new.channels < old.channels:
         align = settings.align
         raise UserError(
