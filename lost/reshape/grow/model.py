@@ -63,23 +63,25 @@ def grown_moments(target: Target, moments: Arrays, parameters: Arrays) -> Iterat
             f"--moments keep, with {', '.join(unknown)} of {target.old.optimizer.name}: only those of adamw, muon and "
             "spectron are known to grow; expected --moments drop; leave it out"
         )
-    model = _Model(
+    for kind in kinds:
+        if kind in _POWERS:
+            end = f".{kind}"
+            held = {name.removesuffix(end): array for name, array in moments.items() if name.endswith(end)}
+            grown = _model_of_moments(target, parameters, OfMoments(_POWERS[kind])).grown(held)
+            yield from ((f"{name}{end}", array) for name, array in grown)
+    dtype = next(iter(moments.values())).dtype
+    yield from (
+        (name, np.ones(shape, dtype)) for name, shape in state_shapes(target.new).items() if name.endswith(f".{LEFT}")
+    )
+
+
+def _model_of_moments(target: Target, parameters: Arrays, growth: OfMoments) -> "_Model":
+    return _Model(
         target,
         indices=parameters,
         growth=lambda name: growth,
         rows=lambda new: np.zeros((new.settings.rank, new.in_features)),
         absent=lambda name: True,
-    )
-    for kind in kinds:
-        if kind in _POWERS:
-            growth = OfMoments(_POWERS[kind])
-            held = {
-                name.removesuffix(f".{kind}"): array for name, array in moments.items() if name.endswith(f".{kind}")
-            }
-            yield from ((f"{name}.{kind}", array) for name, array in model.grown(held))
-    dtype = next(iter(moments.values())).dtype
-    yield from (
-        (name, np.ones(shape, dtype)) for name, shape in state_shapes(target.new).items() if name.endswith(f".{LEFT}")
     )
 
 
