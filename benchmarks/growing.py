@@ -115,17 +115,27 @@ def measure(lost_: Lost, seed: int, losses: dict[str, list[float]], costs: dict[
         losses.setdefault(way.name, []).append(loss)
         costs[way.name] = (spent + steps * step, f"{BASE_STEPS} + {steps}")
         write_table(losses, costs)
+        if way == WAYS[0]:  # what the small model's training brought to the grown one
+            alone = f"from the start, {steps} steps"
+            losses.setdefault(alone, []).append(train_alone(lost_, seed, steps))
+            costs[alone] = (steps * step, f"{steps}")
+
+
+def train_alone(lost_: Lost, seed: int, steps: int) -> float:
+    """Train the whole model for so many steps."""
+    return lost_.train(f"alone-{seed}", [str(lost_.config)], [f"train.seed={seed}", f"schedule.steps={steps}"])
 
 
 def write_table(losses: dict[str, list[float]], costs: dict[str, tuple[float, str]]) -> None:
     """Write what is known so far."""
+    seeds = len(losses["from the start"])
     lines = [
         "# Grown models\n",
-        f"`python benchmarks/growing.py DATA`, lost {lost.__version__}, torch {version('torch')}, Python "
-        f"{platform.python_version()}, {processor_name()}, one thread. 6 blocks, 128 wide, rank 32, looking back, Muon "
-        "at 3e-3, steps of 512 tokens; small models at a constant rate, grown ones under a cosine of their own with a "
-        "warm-up of 30 steps. FLOPs as `lost plan` counts them, the small model's included; validation loss over "
-        "65,536 tokens.\n",
+        f"`python benchmarks/growing.py DATA --seeds {seeds}`, lost {lost.__version__}, torch {version('torch')}, "
+        f"Python {platform.python_version()}, {processor_name()}, one thread. 6 blocks, 128 wide, rank 32, looking "
+        "back, Muon at 3e-3, steps of 512 tokens; small models at a constant rate, grown ones under a cosine of their "
+        "own with a warm-up of 30 steps. FLOPs as `lost plan` counts them, the small model's included; validation loss "
+        "over 65,536 tokens.\n",
         "| way | steps | TFLOPs | loss, mean | by seed | beside from the start, seed by seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]

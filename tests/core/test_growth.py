@@ -132,7 +132,7 @@ def trained(config: Config, values: Arrays, steps: int) -> Any:
     return engine
 
 
-@pytest.mark.parametrize("projection", [{"kind": "lost"}, {"kind": "dense"}])
+@pytest.mark.parametrize("projection", [{"kind": "cola"}, {"kind": "dense"}])
 def test_copies_learn_different_things(config: MakeConfig, projection: dict) -> None:
     """With even shares they would have equal gradients for ever."""
     old = config(projection=projection)
