@@ -84,6 +84,25 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
     ] = False,
+    grow: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Grow the model: layers, hidden, intermediate, rank or density, such as layers=12; may be "
+            "given several times.",
+        ),
+    ] = [],
+    layers_by: Annotated[
+        Literal["stack", "interleave", "identity"] | None,
+        typer.Option(
+            help="With --grow layers: repeat the whole stack, or each block in a row; identity: the latter, with "
+            "copies that add nothing yet, so that the model computes the same. Default: stack."
+        ),
+    ] = None,
+    moments: Annotated[
+        Literal["drop", "keep"] | None,
+        typer.Option(help="With --grow: whether the optimizer's moments grow too; default: drop."),
+    ] = None,
     license: Annotated[
         str | None,
         typer.Option(
@@ -119,9 +138,18 @@ def convert(
     run becomes a checkpoint of step 0 with the same layers.
 
     With --tokenizer or --prune-vocab the result has another vocabulary: start a run with it by lost train --init-from.
+
+    With --grow, the checkpoint is one of a larger model, for `lost train --init-from`, or with --moments keep for
+    --branch-from. But for layers that are repeated it computes what it did.
     """
     from lost.errors import UserError
 
+    if grow or layers_by or moments:
+        from lost.cli.converting.growing import check_growth
+
+        others = {f"--to {to}": to != "lost", "--from hf": source_kind == "hf", f"--dtype {dtype}": dtype is not None}
+        others |= {"--weights-only": weights_only, "--tokenizer": bool(tokenizer), "--prune-vocab": bool(prune_vocab)}
+        check_growth(grow, layers_by, moments, others)
     own = None if to == "gguf" else _own_type(dtype, to)
     upload = _upload(to, push, public, dry_run)
     if tokenizer or prune_vocab or end_of_text is not None:
@@ -176,6 +204,10 @@ def convert(
 
         rest = (own, part_mib << 20, overwrite, as_json)
         change_vocabulary(checkpoint, out, tokenizer, end_of_text, prune_vocab, *rest)
+    elif grow:
+        from lost.cli.converting.growing import grow_checkpoint
+
+        grow_checkpoint(checkpoint, out, grow, layers_by, moments == "keep", part_mib << 20, overwrite, as_json)
     elif to == "lost":
         _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
