@@ -1,12 +1,13 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a text says of a model: second moments of layers' inputs (for `lost.method.calibration`), squared gradients."""
 
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from lost.backends.mlx.arrays import to_array
-from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.engine import MlxEngine, _micro_step
 from lost.data.batch import Batch
 from lost.engine import Engine
 from lost.method.calibration import record_inputs
@@ -17,6 +18,20 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, MlxEngine)
     modules = dict(engine.model.named_modules())
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
+
+
+def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """Return, for each trained parameter, the mean over batches of the square of their mean loss's gradient, float32."""
+    assert isinstance(engine, MlxEngine)
+    totals: dict[str, mx.array] = {}
+    for number, batch in enumerate(batches, 1):
+        _, gradients = _micro_step(
+            engine.model, 0.0, *engine._on_device(batch), mx.array(1 / batch.predictions), None
+        )
+        squares = {name: each.astype(mx.float32).square() for name, each in tree_flatten(gradients)}
+        totals = {name: totals.get(name, 0.0) + (each - totals.get(name, 0.0)) / number for name, each in squares.items()}
+        mx.eval(totals)
+    return {name: to_array(each) for name, each in totals.items()}
 
 
 class _Sum:

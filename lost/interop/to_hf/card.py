@@ -85,6 +85,9 @@ def card(source: Checkpoint, target: Config, dtype: str, license: str | None = N
     kinds = sorted({target.projection.kind, *exceptions})
     what = (known or f"Llama with {' and '.join(kinds)} layers").removesuffix("ForCausalLM")
     merged = " Its layers are merged from factors." if target.projection != source.config.projection else ""
+    parts = source.progress.origin.parts if source.progress.origin else ()
+    if parts:
+        merged += f" Its weights are the average of {counted(len(parts), 'checkpoint')}."
     count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     nature = _nature(source)
