@@ -21,15 +21,15 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
 
 
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
-    """Return, for each trained parameter, the mean over batches of the square of their mean loss's gradient, float32."""
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
     assert isinstance(engine, MlxEngine)
     totals: dict[str, mx.array] = {}
     for number, batch in enumerate(batches, 1):
-        _, gradients = _micro_step(
-            engine.model, 0.0, *engine._on_device(batch), mx.array(1 / batch.predictions), None
-        )
+        _, gradients = _micro_step(engine.model, 0.0, *engine._on_device(batch), mx.array(1 / batch.predictions), None)
         squares = {name: each.astype(mx.float32).square() for name, each in tree_flatten(gradients)}
-        totals = {name: totals.get(name, 0.0) + (each - totals.get(name, 0.0)) / number for name, each in squares.items()}
+        for name, each in squares.items():
+            before = totals.get(name, mx.zeros_like(each))
+            totals[name] = before + (each - before) / number  # moves the mean
         mx.eval(totals)
     return {name: to_array(each) for name, each in totals.items()}
 

@@ -21,7 +21,7 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
 
 
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
-    """Return, for each trained parameter, the mean over batches of the square of their mean loss's gradient, float32."""
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
     assert isinstance(engine, TorchEngine)
     parameters = dict(engine.model.named_parameters())
     totals = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}

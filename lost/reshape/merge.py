@@ -1,7 +1,8 @@
 """Averages of checkpoints: of one run at several steps, or of runs that went apart from one start.
 
-All weights are averaged entry by entry, factors of layers too. The product of averaged factors isn't the average of their
-products: models of one start have their factors in one order, so that both are near (`likeness.layer_gaps` says how near).
+All weights are averaged entry by entry, factors of layers too. The product of averaged factors isn't the average of
+their products: models of one start have their factors in one order, so that both are near, and `likeness.layer_gaps`
+says how near.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,8 +104,8 @@ def finite(part: Part, name: str, array: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(array).all():
         raise CheckpointError(
-            f"{part.checkpoint.path}: {name} holds numbers that are not finite; expected weights to average; leave this "
-            "checkpoint out"
+            f"{part.checkpoint.path}: {name} holds numbers that are not finite; expected weights to average; leave "
+            "this checkpoint out"
         )
     return array.astype(np.float64)
 

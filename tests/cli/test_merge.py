@@ -111,9 +111,7 @@ def test_the_tail_of_a_run(lost: Callable, run: Path, prepared: Dataset, tmp_pat
     assert (refused.code, "it holds weights" in refused.err) == (2, True)
 
 
-def test_two_branches_of_one_run(
-    lost: Callable, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_branches_of_one_run(lost: Callable, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lost.interop.to_hf.folder.READERS", {})  # what is opened is as elsewhere; here, what is said
     for name, rate in (("a", "1e-2"), ("b", "2e-2")):
         done = lost("train", "--branch-from", f"{run}@10", "--out", tmp_path / name, "--set", f"optimizer.lr={rate}",
@@ -148,7 +146,7 @@ def test_strangers_are_refused(
     hf.mkdir()
     (hf / "config.json").write_text("{}")
     seeded = {"train": {"seed": 1}}
-    for given, words in (
+    for named, words in (
         ((first, source("wide", model={"intermediate_size": 32})), "model.intermediate_size = 32, not 24"),
         ((first, source("rank", projection={"rank": 3})), "projection.rank = 3, not 4"),
         ((first, source("rank2", projection={"rank": 3})), "with --as-dense RANK"),
@@ -169,7 +167,7 @@ def test_strangers_are_refused(
         ((first, first, "--backend", "mlx"), "nothing is computed"),
         ((first, first, "--as-dense", 4), "have an activation inside"),
     ):
-        answer = lost("merge", *given, tmp_path / "out")
+        answer = lost("merge", *named, tmp_path / "out")
         assert (answer.code, words in answer.err) == (2, True), (words, answer.err)
         assert not (tmp_path / "out").exists()
     assert "already exists" in lost("merge", first, first, cola).err
@@ -229,9 +227,7 @@ def test_fisher_information_counts_as_shares_do(shares: list[float], seed: int) 
     arrays = [draw.normal(size=(3, 4)) for _ in shares]
 
     def mean_by(fishers: list[np.ndarray]) -> np.ndarray:
-        parts = [
-            Part(whole, share / sum(shares), {"w": fisher}) for share, fisher in zip(shares, fishers, strict=True)
-        ]
+        parts = [Part(whole, share / sum(shares), {"w": fisher}) for share, fisher in zip(shares, fishers, strict=True)]
         return mean(parts, [lambda _, array=array: array for array in arrays], "w")
 
     plain = sum(share / sum(shares) * array for share, array in zip(shares, arrays, strict=True))

@@ -140,7 +140,9 @@ def _answer(
     stored = sum(seal["size"] for seal in written.files.values())
     value = {
         "path": str(written.path),
-        "parts": [{"path": str(e.checkpoint.path), "step": e.checkpoint.progress.step, "share": e.share} for e in parts],
+        "parts": [
+            {"path": str(e.checkpoint.path), "step": e.checkpoint.progress.step, "share": e.share} for e in parts
+        ],
         "by": by,
         "parameters": trained,
         "bytes": stored,
