@@ -26,7 +26,7 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
     totals: dict[str, mx.array] = {}
     for number, batch in enumerate(batches, 1):
         _, gradients = _micro_step(engine.model, 0.0, *engine._on_device(batch), mx.array(1 / batch.predictions), None)
-        squares = {name: each.astype(mx.float32).square() for name, each in tree_flatten(gradients)}
+        squares = {name: each.astype(mx.float32).square() for name, each in dict(tree_flatten(gradients)).items()}
         for name, each in squares.items():
             before = totals.get(name, mx.zeros_like(each))
             totals[name] = before + (each - before) / number  # moves the mean

@@ -15,13 +15,12 @@ import numpy as np
 from lost.config import Config
 from lost.errors import UserError
 from lost.interop.layout import exported_name, is_plain
+from lost.interop.to_hf.check import READERS
 from lost.model.parameters import parameter_table
 from lost.utils.extras import need
 
 if TYPE_CHECKING:
     from lost.evaluation.perplexity import Evaluation
-
-_QUANTIZER = "lost.backends.mlx.quantizer"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def check_quantizer() -> Any:
     """
     for package in ("mlx.core", "mlx_lm"):
         need(package, "mlx", "--bits")
-    return need(_QUANTIZER, "mlx", "--bits")
+    return need(READERS["mlx-lm"], "mlx", "--bits")
 
 
 def quantize(folder: Path, how: Quantization) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -94,7 +93,8 @@ def dequantized(
         stored = exported_name(config.model, plain, name)
         stem = stored.removesuffix(".weight")
         if f"{stem}.scales" in arrays:
-            yield name, unpacked(*(arrays[f"{stem}.{each}"] for each in ("weight", "scales", "biases")), how.bits)
+            words, scales, biases = (arrays[f"{stem}.{each}"] for each in ("weight", "scales", "biases"))
+            yield name, unpacked(words, scales, biases, how.bits)
         else:
             yield name, arrays[stored]
 
