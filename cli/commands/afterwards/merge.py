@@ -21,7 +21,7 @@ _OFF = 0.015  # how far the sum of shares may be from 1: three thirds of two dig
 def merge(
     sources: Annotated[
         list[Path],
-        typer.Argument(parser=local_path, metavar="RUN[@STEP]...", help="Runs or checkpoints, two or more."),
+        typer.Argument(parser=local_path, metavar="RUN[@STEP]", help="Runs or checkpoints, two or more."),
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Checkpoint to make.")],
     weights: Annotated[
