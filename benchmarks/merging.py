@@ -36,6 +36,7 @@ optimizer: {{name: muon, lr: 3.0e-3, weight_decay: 0.01}}
 schedule: {{name: constant, steps: {SEEN}, warmup_steps: 50}}
 """
 LOST = ["projection.short_conv_width=3"]
+LINEAR = ["projection.activation=none"]  # whose layers merge as matrices too
 
 
 def lost(*words: object) -> dict[str, Any]:
@@ -171,6 +172,8 @@ def main(data: Path, place: Path) -> None:
         {"merged": (), "merged by Fisher information": ("--by", "fisher", "--text", place / "shown.jsonl")}
     )
     looking_back.both()
+    linear = Family(place, "lost without activation", LINEAR)
+    linear.halves({"merged": (), "merged as matrices of rank 32": ("--as-dense", 32)})
 
 
 if __name__ == "__main__":
