@@ -7,7 +7,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from lost.backends.mlx.arrays import to_array
-from lost.backends.mlx.engine import MlxEngine, _micro_step
+from lost.backends.mlx.engine import MlxEngine
 from lost.data.batch import Batch
 from lost.engine import Engine
 from lost.method.calibration import record_inputs
@@ -25,7 +25,7 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
     assert isinstance(engine, MlxEngine)
     totals: dict[str, mx.array] = {}
     for number, batch in enumerate(batches, 1):
-        _, gradients = _micro_step(engine.model, 0.0, *engine._on_device(batch), mx.array(1 / batch.predictions), None)
+        _, gradients = engine._micro_step(*engine._on_device(batch), mx.array(1 / batch.predictions), None)
         squares = {name: each.astype(mx.float32).square() for name, each in dict(tree_flatten(gradients)).items()}
         for name, each in squares.items():
             before = totals.get(name, mx.zeros_like(each))
