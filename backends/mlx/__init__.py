@@ -10,7 +10,7 @@ _OLDEST = (0, 32, 2)
 if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
-from lost.backends.mlx.calibration import input_moments  # noqa: E402
+from lost.backends.mlx.calibration import input_moments, squared_gradients  # noqa: E402
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
 from lost.backends.mlx.distributed.group import join  # noqa: E402
 from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
@@ -27,6 +27,7 @@ __all__ = [
     "join",
     "lostify",
     "resolve",
+    "squared_gradients",
     "tracing",
     "wire",
 ]

@@ -1,9 +1,10 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a text says of a model: second moments of layers' inputs (for `lost.method.calibration`), squared gradients."""
 
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
@@ -17,6 +18,20 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, MlxEngine)
     modules = dict(engine.model.named_modules())
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
+
+
+def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
+    assert isinstance(engine, MlxEngine)
+    totals: dict[str, mx.array] = {}
+    for number, batch in enumerate(batches, 1):
+        _, gradients = engine._micro_step(*engine._on_device(batch), mx.array(1 / batch.predictions), None)
+        squares = {name: each.astype(mx.float32).square() for name, each in dict(tree_flatten(gradients)).items()}
+        for name, each in squares.items():
+            before = totals.get(name, mx.zeros_like(each))
+            totals[name] = before + (each - before) / number  # moves the mean
+        mx.eval(totals)
+    return {name: to_array(each) for name, each in totals.items()}
 
 
 class _Sum:

@@ -1,8 +1,9 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a text says of a model: second moments of layers' inputs (for `lost.method.calibration`), squared gradients."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lost.backends.torch.arrays import to_array
@@ -17,6 +18,21 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, TorchEngine)
     layers = {name: engine.model.get_submodule(name) for name in names}
     return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
+
+
+def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
+    assert isinstance(engine, TorchEngine)
+    parameters = dict(engine.model.named_parameters())
+    totals = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}
+    for number, batch in enumerate(batches, 1):
+        engine.model.zero_grad(set_to_none=True)
+        (engine.model(*engine._on_device(batch)) / batch.predictions).backward()
+        for name, each in parameters.items():
+            if each.grad is not None:  # moves the mean
+                totals[name] += (each.grad.float().square() - totals[name]) / number
+    engine.model.zero_grad(set_to_none=True)
+    return {name: to_array(each) for name, each in totals.items()}
 
 
 class _Sum:

@@ -46,7 +46,19 @@ def convert(
         Path | None, path_option("With --rank: calibration text, on whose activations the error is minimized.")
     ] = None,
     text: Annotated[
-        Path | None, path_option("With --from hf: text to measure perplexity on; default: the end of --calibrate.")
+        Path | None,
+        path_option(
+            "With --from hf or --bits: text to measure perplexity on; default: the end of --calibrate, or the run's "
+            "validation text."
+        ),
+    ] = None,
+    bits: Annotated[
+        Literal["4", "8"] | None,
+        typer.Option(help="--to mlx-lm: quantise its matrices, by mlx-lm's own quantiser."),
+    ] = None,
+    group_size: Annotated[
+        Literal["32", "64", "128"] | None,
+        typer.Option(help="With --bits: entries with one scale and bias; default 64. Shorter rows stay as they are."),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "q8_0"] | None,
@@ -142,6 +154,7 @@ def convert(
     With --grow, the checkpoint is one of a larger model, for `lost train --init-from`, or with --moments keep for
     --branch-from. But for layers that are repeated it computes what it did.
     """
+    from lost.cli.converting.quantizing import quantization
     from lost.errors import UserError
 
     if grow or layers_by or moments:
@@ -151,6 +164,7 @@ def convert(
         others |= {"--weights-only": weights_only, "--tokenizer": bool(tokenizer), "--prune-vocab": bool(prune_vocab)}
         check_growth(grow, layers_by, moments, others)
     own = None if to == "gguf" else _own_type(dtype, to)
+    few = quantization(to, bits, group_size)
     upload = _upload(to, push, public, dry_run)
     if tokenizer or prune_vocab or end_of_text is not None:
         from lost.cli.converting.vocabulary import check_options
@@ -177,7 +191,11 @@ def convert(
         limits = (rank, density, calibrate, text)
         import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
         return
-    for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
+    if text and few is None:
+        raise UserError(
+            "--text without --from hf or --bits: there is nothing to measure on it; add one, or leave it out"
+        )
+    for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate}
     if given := [name for name, value in for_imports.items() if value is not None]:
         raise UserError(f"{', '.join(given)} without --from hf: only imports are decomposed or measured; add --from hf")
     if device != "auto" or (backend != "auto" and to == "lost"):
@@ -213,7 +231,9 @@ def convert(
     else:
         from lost.cli.converting.exporting import export_folder
 
-        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, as_json)
+        export_folder(
+            checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, few, text, as_json
+        )
 
 
 def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | None":

@@ -74,3 +74,6 @@ class Backend(Protocol):
 
     def input_moments(self, engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
+
+    def squared_gradients(self, engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+        """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""

@@ -15,6 +15,7 @@ from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
+QUANTIZED_READERS = {"mlx-lm": READERS["mlx-lm"]}  # who opens what mlx-lm has quantised
 _POSITIONS = 64
 _TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a tenth of bfloat16's
 

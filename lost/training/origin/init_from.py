@@ -5,15 +5,11 @@ They become the run's first checkpoint, of step 0 or, with all that a run goes o
 From there on it is a run like any other: it resumes without the source of the weights, and every worker reads its part.
 """
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, set_latest
+from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, run_and_step, set_latest
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
@@ -24,11 +20,11 @@ from lost.interop.source import Source, open_source
 from lost.interop.to_hf.description import model_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, shapes_of
-from lost.storage.arrays import NamedArrays, check_arrays
+from lost.storage.arrays import Digest, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.training.origin.branch import keeps_place, open_branch, run_and_step
+from lost.training.origin.branch import keeps_place, open_branch
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
@@ -137,7 +133,7 @@ def begin_with(
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
     table = parameter_table(config)
-    digest = _Digest()
+    digest = Digest()
     arrays = cast(
         digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
         config.train.param_dtype,
@@ -164,22 +160,3 @@ def begin_with(
     with storage(path):
         set_latest(path)
     return open_checkpoint(path)
-
-
-class _Digest:
-    """SHA-256 of a stream of arrays: names, types, shapes and bytes."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays unchanged."""
-        for name, array in arrays:
-            self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-            self._hash.update(array.tobytes())
-            yield name, array
-
-    @property
-    def hexadecimal(self) -> str:
-        """The digest of all arrays so far."""
-        return self._hash.hexdigest()
