@@ -1,4 +1,4 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a calibration text shows of a model: second moments of layers' inputs, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +17,24 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, MlxEngine)
     modules = dict(engine.model.named_modules())
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    entries = mx.argsort(-scores, axis=-1)[..., :count]
+    return to_array(entries.astype(mx.int32)), to_array(mx.take_along_axis(scores, entries, axis=-1))
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    return to_array(mx.take_along_axis(_log_probabilities(engine, tokens), mx.array(entries), axis=-1))
+
+
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> mx.array:
+    assert isinstance(engine, MlxEngine)
+    logits = engine.model(mx.array(tokens.astype(np.int32))).astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 class _Sum:

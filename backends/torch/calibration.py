@@ -1,8 +1,9 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a calibration text shows of a model: second moments of layers' inputs, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lost.backends.torch.arrays import to_array
@@ -17,6 +18,25 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, TorchEngine)
     layers = {name: engine.model.get_submodule(name) for name in names}
     return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    values, entries = scores.topk(min(count, scores.shape[-1]))
+    return to_array(entries.int()), to_array(values)
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    scores = _log_probabilities(engine, tokens)
+    return to_array(scores.gather(-1, torch.from_numpy(entries).to(scores.device).long()))
+
+
+@torch.no_grad()
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> Tensor:
+    assert isinstance(engine, TorchEngine)
+    return engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float().log_softmax(-1)
 
 
 class _Sum:

@@ -1,0 +1,133 @@
+"""Ranks that meet a budget: layer by layer what costs least for what it loses."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lost.config import Config, ProjectionSettings
+from lost.errors import UserError
+from lost.planning.budget import budget
+from lost.projections import Projection, projection
+
+Of = Literal["parameters", "flops"]
+Picks = dict[str, int]
+"""Which of its choices each layer has, by their place."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A size of one layer.
+
+    Attributes:
+        rank: of its LOST layer; None: it stays dense.
+        cost: parameters, or FLOPs a token.
+        error: what it loses, comparable between layers.
+    """
+
+    rank: int | None
+    cost: int
+    error: float
+
+
+Choices = Mapping[str, Sequence[Choice]]
+"""The sizes that each layer may have, by its name: of rising cost and falling error."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a model may cost.
+
+    Attributes:
+        of: what is counted.
+        whole: of the dense model.
+        fixed: of what isn't decomposed.
+        most: of the model to be made.
+    """
+
+    of: Of
+    whole: int
+    fixed: int
+    most: int
+
+
+def cost(each: Projection, of: Of) -> int:
+    """Return a projection's parameters, or its FLOPs a token, forward and backward, as `lost plan` counts them."""
+    return each.parameters() if of == "parameters" else 6 * each.multiply_adds()
+
+
+def resized(each: Projection, rank: int, density: float) -> Projection:
+    """Return the LOST layer without activation in a dense projection's place."""
+    settings = ProjectionSettings(kind="lost", rank=rank, density=density, activation="none", values="complement")
+    return projection(each.name, each.in_features, each.out_features, settings, each.bias)
+
+
+def room(config: Config, layers: Sequence[Projection], share: float, of: Of) -> Room:
+    """Return what a share of a dense model's cost is.
+
+    Args:
+        config: of the dense model.
+        layers: its projections.
+        share: of the whole model, embedding and head included.
+        of: what is counted.
+    """
+    counted = budget(config)
+    whole = counted.parameters if of == "parameters" else counted.flops_per_token
+    return Room(of, whole, whole - sum(cost(each, of) for each in layers), int(share * whole))
+
+
+def worthwhile(choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices on the lower convex hull of error over cost: each step up gains less for its cost.
+
+    Args:
+        choices: at least one.
+    """
+    kept: list[Choice] = []
+    for each in sorted(choices, key=lambda choice: (choice.cost, choice.error)):
+        if kept and each.error >= kept[-1].error:
+            continue
+        while len(kept) > 1 and _gain(kept[-2], kept[-1]) <= _gain(kept[-1], each):
+            kept.pop()
+        kept.append(each)
+    return kept
+
+
+def greedy(choices: Choices, room: Room) -> Picks:
+    """Return the choices that are bought one by one, the largest gain for its cost first, until no more can be.
+
+    Args:
+        choices: `worthwhile` ones of each layer.
+        room: for all of them.
+
+    Raises:
+        UserError: the cheapest choices are more than that.
+    """
+    picks = dict.fromkeys(choices, 0)
+    free = room.most - room.fixed - sum(each[0].cost for each in choices.values())
+    if free < 0:
+        least = (room.most - free) / room.whole
+        raise UserError(
+            f"--budget {room.most / room.whole:.4g}: at their lowest ranks the layers, with all that isn't decomposed, "
+            f"have {least:.4f} of the {'parameters' if room.of == 'parameters' else 'FLOPs'}; expected "
+            f"{-(-least * 1000 // 1) / 1000:.3f} or more, and less than 1; raise it"
+        )
+    steps = [(-_gain(each[0], each[1]), name) for name, each in choices.items() if len(each) > 1]
+    heapq.heapify(steps)
+    while steps:
+        _, name = heapq.heappop(steps)
+        place, layer = picks[name], choices[name]
+        if (price := layer[place + 1].cost - layer[place].cost) > free:
+            continue
+        free, picks[name] = free - price, place + 1
+        if place + 2 < len(layer):
+            heapq.heappush(steps, (-_gain(layer[place + 1], layer[place + 2]), name))
+    return picks
+
+
+def spent(choices: Choices, picks: Picks) -> int:
+    """Return what the picked choices cost together."""
+    return sum(choices[name][place].cost for name, place in picks.items())
+
+
+def _gain(less: Choice, more: Choice) -> float:
+    return (less.error - more.error) / (more.cost - less.cost)
