@@ -73,7 +73,7 @@ def room(config: Config, layers: Sequence[Projection], share: float, of: Of) -> 
     """
     counted = budget(config)
     whole = counted.parameters if of == "parameters" else counted.flops_per_token
-    return Room(of, whole, whole - sum(cost(each, of) for each in layers), int(share * whole))
+    return Room(of, whole, whole - sum(cost(each, of) for each in layers), int(round(share * whole, 6)))
 
 
 def worthwhile(choices: Sequence[Choice]) -> list[Choice]:
@@ -105,11 +105,11 @@ def greedy(choices: Choices, room: Room) -> Picks:
     picks = dict.fromkeys(choices, 0)
     free = room.most - room.fixed - sum(each[0].cost for each in choices.values())
     if free < 0:
-        least = (room.most - free) / room.whole
+        least = room.most - free
         raise UserError(
             f"--budget {room.most / room.whole:.4g}: at their lowest ranks the layers, with all that isn't decomposed, "
-            f"have {least:.4f} of the {'parameters' if room.of == 'parameters' else 'FLOPs'}; expected "
-            f"{-(-least * 1000 // 1) / 1000:.3f} or more, and less than 1; raise it"
+            f"have {least / room.whole:.4f} of the {'parameters' if room.of == 'parameters' else 'FLOPs'}; expected "
+            f"{-(-1000 * least // room.whole) / 1000:.3f} or more, and less than 1; raise it"
         )
     steps = [(-_gain(each[0], each[1]), name) for name, each in choices.items() if len(each) > 1]
     heapq.heapify(steps)
