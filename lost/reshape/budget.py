@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lost.config import Config, ProjectionSettings
+from lost.config import Config
 from lost.errors import UserError
+from lost.interop.from_hf.conversion import LINEAR
 from lost.planning.budget import budget
 from lost.projections import Projection, projection
 
@@ -58,7 +59,7 @@ def cost(each: Projection, of: Of) -> int:
 
 def resized(each: Projection, rank: int, density: float) -> Projection:
     """Return the LOST layer without activation in a dense projection's place."""
-    settings = ProjectionSettings(kind="lost", rank=rank, density=density, activation="none", values="complement")
+    settings = each.settings.model_copy(update={**LINEAR, "rank": rank, "density": density})
     return projection(each.name, each.in_features, each.out_features, settings, each.bias)
 
 

@@ -16,7 +16,7 @@ from lost.utils.randomness import generator
 Judge = Callable[[Picks, Sequence[int]], float]
 """How far a model is from the dense one on some of the samples, by their numbers."""
 
-STAGES = ((16, 2), (4, 6), (1, 24))
+STAGES = ((12, 2), (4, 6), (1, 16))
 """Children in a stage, and samples that each is judged on; in the last one the parent is too."""
 _MOST_SWITCHES = 3  # layers that grow in one child
 

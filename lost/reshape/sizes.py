@@ -1,6 +1,7 @@
 """The sizes that an imported model's projections may have, with what each costs and loses."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def sizes(
         of: what is counted.
         density: share of input channels that LOST layers keep.
         weightings: of the errors. Without gradients an error counts as a share of its layer's output.
-        keep: whether the truncated weights are returned too, which take about as much memory as the model.
+        keep: whether the truncated weights of these sizes are returned too.
         log: receives progress messages.
     """
     choices: dict[str, list[Choice]] = {}
@@ -46,7 +47,9 @@ def sizes(
                 Choice(rank, cost(resized(each, rank, density), of), level.error / unit)
                 for rank, level in levels.by_rank.items()
             ]
-            if keep:
-                kept[each.name] = levels
         choices[each.name] = worthwhile(found)
+        if levels and keep:
+            ranks = {choice.rank for choice in choices[each.name]}
+            needed = {rank: level for rank, level in levels.by_rank.items() if rank in ranks}
+            kept[each.name] = replace(levels, by_rank=needed)
     return choices, kept

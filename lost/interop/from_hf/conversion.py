@@ -21,6 +21,9 @@ from lost.projections import Projection
 from lost.storage.tensors import PART_BYTES
 from lost.utils.parallel import side_by_side
 
+LINEAR = {"kind": "lost", "activation": "none", "values": "complement"}
+"""Settings with which a LOST layer approximates a dense one."""
+
 R = TypeVar("R")
 T = TypeVar("T")
 InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]
@@ -153,8 +156,7 @@ def decomposed_config(config: Config, ranks: Mapping[str, int | None], density: 
         if usual != base:
             overrides[f"*.{part}"] = _override(usual)
         singles |= {name: _override(ranks[name]) for name in names if ranks[name] != usual}
-    settings = {"kind": "lost", "rank": base, "density": density, "activation": "none", "values": "complement"}
-    return config.replace("projection", **settings, overrides={**overrides, **singles})
+    return config.replace("projection", **LINEAR, rank=base, density=density, overrides={**overrides, **singles})
 
 
 def _most_common(ranks: Iterable[T]) -> T:
