@@ -28,11 +28,11 @@ from lost.utils.machine import processor_name
 RANKS, DENSITY = (56, 40, 24), 0.03  # for all projections alike; budgets are what those models have
 SHOWN, HELD_OUT = 150_000, 100_000  # bytes of JSONL: to calibrate on, to measure on
 DENSE = """\
-model: {hidden_size: 128, intermediate_size: 352, num_hidden_layers: 4, num_attention_heads: 4, use_qk_norm: true,
-        tie_word_embeddings: true}
+model: {hidden_size: 128, intermediate_size: 344, num_hidden_layers: 2, num_attention_heads: 4,
+        max_position_embeddings: 256}
 projection: {kind: dense, init_std: fan_in}
 data: {seq_len: 128}
-train: {batch_size: 8, log_every: 100, eval_every: 0, eval_tokens: 65536, save_every: 100, keep_last: 1}
+train: {batch_size: 8, log_every: 100, eval_every: 0, save_every: 200, keep_last: 1}
 optimizer: {name: muon, lr: 3.0e-3, weight_decay: 0.01}
 schedule: {name: cosine, steps: 1000, warmup_steps: 50}
 """
@@ -48,9 +48,9 @@ WAYS: dict[str, list[str] | None] = {  # without a calibration text, or with it 
     "greedy": None,
     "greedy, calibrated": [],
     "greedy, fisher": ["--weight-by", "fisher"],
-    "searched": ["--search", "25"],
+    "searched, fisher": ["--weight-by", "fisher", "--search", "25"],
 }
-HEALED = ("one rank, calibrated", "searched")
+HEALED = ("one rank, calibrated", "searched, fisher")
 
 
 def lost(*words: object) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def main(data: Path, train: Path, valid: Path, work: Path) -> None:
             out, found = compressed(rank, share, way)
             kept = found["parameters"]["after"] / found["parameters"]["before"]
             stay = found["budget"]["dense"] if found["budget"] else []
-            cells = [share, way, f"{kept:.3f}", len(stay) or "", bits(f"{rank}, {way}", out), ""]
+            cells = [f"{share:.4f}", way, f"{kept:.4f}", len(stay) or "", bits(f"{rank}, {way}", out), ""]
             if rank == RANKS[1] and way in HEALED:
                 run = work / f"healed-{out.name}"
                 healing = ["train", work / "healing.yaml", "--init-from", out, "--data", data, "--out", run]

@@ -1,7 +1,7 @@
 """Ranks that meet a budget: layer by layer what costs least for what it loses."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,24 +77,19 @@ def room(config: Config, layers: Sequence[Projection], share: float, of: Of) -> 
     return Room(of, whole, whole - sum(cost(each, of) for each in layers), int(round(share * whole, 6)))
 
 
-def worthwhile(choices: Sequence[Choice]) -> list[Choice]:
-    """Return the choices on the lower convex hull of error over cost: each step up gains less for its cost.
-
-    Args:
-        choices: at least one.
-    """
+def worthwhile(choices: Iterable[Choice]) -> list[Choice]:
+    """Return those choices that lose less than every cheaper one, by cost."""
     kept: list[Choice] = []
     for each in sorted(choices, key=lambda choice: (choice.cost, choice.error)):
-        if kept and each.error >= kept[-1].error:
-            continue
-        while len(kept) > 1 and _gain(kept[-2], kept[-1]) <= _gain(kept[-1], each):
-            kept.pop()
-        kept.append(each)
+        if not kept or each.error < kept[-1].error:
+            kept.append(each)
     return kept
 
 
 def greedy(choices: Choices, room: Room) -> Picks:
-    """Return the choices that are bought one by one, the largest gain for its cost first, until no more can be.
+    """Return choices bought one by one: of all steps up that can be paid, the one with the largest gain for its cost.
+
+    Until the first step that can't be, no model of that cost loses less.
 
     Args:
         choices: `worthwhile` ones of each layer.
@@ -112,16 +107,23 @@ def greedy(choices: Choices, room: Room) -> Picks:
             f"have {least / room.whole:.4f} of the {'parameters' if room.of == 'parameters' else 'FLOPs'}; expected "
             f"{-(-1000 * least // room.whole) / 1000:.3f} or more, and less than 1; raise it"
         )
-    steps = [(-_gain(each[0], each[1]), name) for name, each in choices.items() if len(each) > 1]
-    heapq.heapify(steps)
+    steps: list[tuple[float, str, int]] = []
+
+    def offer(name: str) -> None:
+        layer, here = choices[name], picks[name]
+        payable = [place for place in range(here + 1, len(layer)) if layer[place].cost - layer[here].cost <= free]
+        if payable:
+            best = max(payable, key=lambda place: _gain(layer[here], layer[place]))
+            heapq.heappush(steps, (-_gain(layer[here], layer[best]), name, best))
+
+    for name in choices:
+        offer(name)
     while steps:
-        _, name = heapq.heappop(steps)
-        place, layer = picks[name], choices[name]
-        if (price := layer[place + 1].cost - layer[place].cost) > free:
-            continue
-        free, picks[name] = free - price, place + 1
-        if place + 2 < len(layer):
-            heapq.heappush(steps, (-_gain(layer[place + 1], layer[place + 2]), name))
+        _, name, place = heapq.heappop(steps)
+        price = choices[name][place].cost - choices[name][picks[name]].cost
+        if price <= free:
+            free, picks[name] = free - price, place
+        offer(name)  # the next one, or one that can be paid
     return picks
 
 

@@ -98,9 +98,8 @@ def test_no_model_for_the_money_is_better_than_what_was_bought(
     everything = {str(n): [Choice(n, *each) for n, each in enumerate(layer)] for n, layer in enumerate(layers)}
     choices = {name: worthwhile(each) for name, each in everything.items()}
     for name, each in choices.items():
-        gains = [(a.error - b.error) / (b.cost - a.cost) for a, b in pairwise(each)]
-        assert all(first > second > 0 for first, second in pairwise(gains)) or len(gains) < 2
-        assert min(every.error for every in everything[name]) == each[-1].error
+        assert all(a.cost < b.cost and a.error > b.error for a, b in pairwise(each))
+        assert all(any(a.cost <= b.cost and a.error <= b.error for a in each) for b in everything[name])
     limit = Room("parameters", 200, 10, most + 10)
     try:
         picks = greedy(choices, limit)
@@ -110,8 +109,14 @@ def test_no_model_for_the_money_is_better_than_what_was_bought(
     paid, lost = spent(choices, picks), sum(choices[name][place].error for name, place in picks.items())
     assert paid <= most
     models = [(sum(c.cost for c in m), sum(c.error for c in m)) for m in product(*everything.values())]
-    largest_step = max((b.cost - a.cost for each in choices.values() for a, b in pairwise(each)), default=0)
+    largest_step = max(each[-1].cost - each[0].cost for each in choices.values())
     assert all(error >= lost - 1e-9 for cost, error in models if cost <= most - largest_step)
+
+
+def test_what_is_left_buys_smaller_steps() -> None:
+    choices = {"a": [Choice(8, 10, 9.0), Choice(16, 14, 8.5), Choice(None, 40, 0.0)], "b": [Choice(8, 10, 1.0)]}
+    assert greedy(choices, Room("parameters", 100, 0, 26)) == {"a": 1, "b": 0}
+    assert greedy(choices, Room("parameters", 100, 0, 50)) == {"a": 2, "b": 0}
 
 
 def test_a_budget_that_is_too_small_names_the_nearest() -> None:
