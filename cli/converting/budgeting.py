@@ -40,12 +40,12 @@ class Chosen:
     Attributes:
         ranks: by projection; None: it stays dense.
         value: what the answer says of it as JSON.
-        line: the same for people.
+        lines: the same for people.
     """
 
     ranks: dict[str, int | None]
     value: dict[str, Any]
-    line: str
+    lines: list[str]
 
 
 def asked(
@@ -121,13 +121,14 @@ def choose_ranks(
     line = f"{kept:.1%} of the {_NAMES[budget.of]}, of a budget of {budget.share:.1%}"
     if dense:
         line += f"; {len(dense)} of {len(ranks)} projections stay dense"
+    lines = [line]
     if distances:
-        line += (
-            f"; {distances['found']:.4f} nats a token from the dense model's predictions on the calibration text, "
+        lines.append(
+            f"{distances['found']:.4f} nats a token from the dense model's predictions on the calibration text, "
             f"{distances['greedy']:.4f} before the search"
         )
     value = {"share": budget.share, "of": budget.of, "kept": kept, "dense": dense, "divergence": distances}
-    return Chosen(ranks, value, line)
+    return Chosen(ranks, value, lines)
 
 
 _NAMES = {"parameters": "parameters", "flops": "FLOPs"}

@@ -90,7 +90,7 @@ def import_folder(request: Request, as_json: bool) -> None:
     value = _value(request, imported, written.config, layers, before, after)
     value["bytes"] = sum(seal["size"] for seal in written.files.values())
     value["budget"] = chosen.value if chosen else None
-    answer(as_json, value, _lines(request, value, layers, [chosen.line] if chosen else [], before, after))
+    answer(as_json, value, _lines(request, value, layers, chosen.lines if chosen else [], before, after))
 
 
 def _asks_to_decompose(request: Request) -> str:
