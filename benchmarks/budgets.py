@@ -50,7 +50,7 @@ WAYS: dict[str, list[str] | None] = {  # without a calibration text, or with it 
     "greedy, fisher": ["--weight-by", "fisher"],
     "searched, fisher": ["--weight-by", "fisher", "--search", "25"],
 }
-HEALED = ("one rank, calibrated", "searched, fisher")
+HEALED_RANK, HEALED = 40, ("one rank, calibrated", "searched, fisher")
 
 
 def lost(*words: object) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def main(data: Path, train: Path, valid: Path, work: Path) -> None:
             kept = found["parameters"]["after"] / found["parameters"]["before"]
             stay = found["budget"]["dense"] if found["budget"] else []
             cells = [f"{share:.4f}", way, f"{kept:.4f}", len(stay) or "", bits(f"{rank}, {way}", out), ""]
-            if rank == RANKS[1] and way in HEALED:
+            if rank == HEALED_RANK and way in HEALED:
                 run = work / f"healed-{out.name}"
                 healing = ["train", work / "healing.yaml", "--init-from", out, "--data", data, "--out", run]
                 results.of(f"{rank}, {way}, healing", *healing)

@@ -36,7 +36,8 @@ def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -
 @torch.no_grad()
 def _log_probabilities(engine: Engine, tokens: np.ndarray) -> Tensor:
     assert isinstance(engine, TorchEngine)
-    return engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float().log_softmax(-1)
+    logits = engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float()
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))  # no second array of all of them
 
 
 class _Sum:

@@ -39,7 +39,9 @@ def sizes(
         ranks = possible_ranks(each.out_features, each.in_features, density, align)
         return each, levels_of(weight, ranks, density, align, weighting) if ranks else None
 
-    for each, levels in for_each_projection(imported, imported.config, weightings, measure, log):
+    for each, levels in for_each_projection(
+        imported, imported.config, weightings, measure, lambda blocks: log(f"what each rank loses in {blocks}")
+    ):
         found = [Choice(None, cost(each, of), 0.0)]
         if levels:
             unit = 1.0 if weightings.row_gradients else max(levels.scale, 1e-30)

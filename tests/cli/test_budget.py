@@ -104,6 +104,12 @@ def test_a_larger_budget_loses_less_and_calibrated_ranks_less_on_the_text(
         lost_of[name] = sum(each["input_error"] ** 2 for each in value["layers"])
     assert lost_of["large"] < 0.8 * lost_of["small"]
     assert lost_of["fisher"] != lost_of["large"]
+    ranked = [
+        convert(lost, folder, tmp_path / f"rank{len(more)}", "--rank", 16, "--calibrate", text, *more)[0]["layers"]
+        for more in ([], ["--weight-by", "fisher"])
+    ]
+    assert [each["rank"] for each in ranked[0]] == [each["rank"] for each in ranked[1]]
+    assert all(a["input_error"] < b["input_error"] for a, b in zip(*ranked, strict=True))
     shown = lost("convert", folder, tmp_path / "again", "--from", "hf", "--budget", 0.9, "--calibrate", text).out
     assert "% of the parameters, of a budget of 90.0%; " in shown
     assert " of 14 projections stay dense" in shown

@@ -182,7 +182,7 @@ def for_each_projection(
         config: describes the projections given to `compute`.
         weightings: of the errors; inputs are measured for a few blocks at a time.
         compute: called in threads.
-        log: receives progress messages.
+        log: told which blocks are next.
 
     Raises:
         CheckpointError: a weight or a weighting isn't finite.
@@ -205,7 +205,7 @@ def for_each_projection(
 
     for first in range(0, blocks, at_once):
         last = min(first + at_once, blocks)
-        log(f"decomposing block{f's {first + 1} to' if last > first + 1 else ''} {last} of {blocks}")
+        log(f"block{f's {first + 1} to' if last > first + 1 else ''} {last} of {blocks}")
         parts = [each for block in range(first, last) for each in layer_projections(config, block)]
         measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
         moments = weightings.moments(measured) if weightings.moments else {}
@@ -225,7 +225,9 @@ def _decomposed(
     for name in parameter_table(imported.config):
         if name not in split:
             yield name, imported.weights.read(name).astype(dtype)
-    for name, values, fit in for_each_projection(imported, config, weightings, partial(_split, dtype), log):
+    for name, values, fit in for_each_projection(
+        imported, config, weightings, partial(_split, dtype), lambda blocks: log(f"decomposing {blocks}")
+    ):
         fits += fit
         yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
 
