@@ -54,16 +54,25 @@ def generations(
 
 
 def mutated(choices: Choices, parent: Picks, most: int, random: np.random.Generator) -> Picks:
-    """Return a copy in which a few layers have a size more, and others less, so that all cost no more than `most`."""
-    child, names = dict(parent), list(choices)
-    larger = set()
+    """Return a copy in which a few layers have a size more, others less so that all cost no more than `most`.
+
+    What that frees beyond need buys more again, of layers that didn't shrink.
+    """
+    child, names, larger = dict(parent), list(choices), set()
     for _ in range(random.integers(1, _MOST_SWITCHES + 1)):
         if growing := [name for name in names if child[name] + 1 < len(choices[name])]:
             larger.add(name := growing[random.integers(len(growing))])
             child[name] += 1
-    while spent(choices, child) > most:
+    while (free := most - spent(choices, child)) < 0:
         shrinking = [name for name in names if child[name] > 0 and name not in larger]
         if not shrinking:
             return parent
         child[shrinking[random.integers(len(shrinking))]] -= 1
+    for number in random.permutation(len(names)):
+        sizes, place = choices[names[number]], child[names[number]]
+        while place >= parent[names[number]] and place + 1 < len(sizes):
+            if (price := sizes[place + 1].cost - sizes[place].cost) > free:
+                break
+            free, place = free - price, place + 1
+        child[names[number]] = place
     return child

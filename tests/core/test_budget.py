@@ -161,6 +161,7 @@ def test_children_cost_no_more_than_the_budget() -> None:
     children = [mutated(CHOICES, parent, 125, np.random.default_rng(seed)) for seed in range(50)]
     assert all(spent(CHOICES, each) <= 125 and set(each.values()) <= {0, 1, 2, 3} for each in children)
     assert len({tuple(each.values()) for each in children}) > 10
+    assert all(spent(CHOICES, each) == 120 for each in children)  # what is freed is spent again
     assert all(any(each[name] > 1 for name in each) for each in children if each != parent)
 
 
