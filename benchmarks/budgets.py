@@ -2,8 +2,8 @@
 
 usage: python benchmarks/budgets.py DATA TRAIN VALID WORK > benchmarks/results/budgets.md
 
-DATA is a prepared set of TRAIN and VALID (JSONL, gzipped). WORK keeps the trained model and each result: what is there
-isn't done again. Every step is a command of `lost`, in this process; all of them take some ten minutes of one core.
+DATA is a prepared set of TRAIN and VALID (JSONL, gzipped; vocabulary 5,632). WORK keeps the trained model and each result:
+what is there isn't done again. Every step is a command of `lost`, in this process; together minutes of one core.
 """
 
 import gzip
@@ -39,7 +39,7 @@ schedule: {name: cosine, steps: 1000, warmup_steps: 50}
 HEALING = """\
 data: {seq_len: 128}
 train: {batch_size: 8, log_every: 100, eval_every: 0, eval_tokens: 1024, save_every: 100, keep_last: 1}
-optimizer: {name: muon, lr: 1.0e-3, weight_decay: 0.01}
+optimizer: {name: muon, lr: 3.0e-4, weight_decay: 0.01}
 schedule: {name: cosine, steps: 200, warmup_steps: 10}
 """
 WAYS: dict[str, list[str] | None] = {  # without a calibration text, or with it and further options
