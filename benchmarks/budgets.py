@@ -2,8 +2,8 @@
 
 usage: python benchmarks/budgets.py DATA TRAIN VALID WORK > benchmarks/results/budgets.md
 
-DATA is a prepared set of TRAIN and VALID (JSONL, gzipped; vocabulary 5,632). WORK keeps the trained model and each result:
-what is there isn't done again. Every step is a command of `lost`, in this process; together minutes of one core.
+DATA is a prepared set of TRAIN and VALID (JSONL, gzipped; vocabulary 5,632). WORK keeps the model and each result: what
+is there isn't done again. Every step is a command of `lost`, in this process; together minutes of one core.
 """
 
 import gzip

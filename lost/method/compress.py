@@ -133,11 +133,12 @@ def weighted_pair(weight: np.ndarray, weighting: Weighting, rank: int) -> tuple[
     from scipy.linalg import solve_triangular  # slow to import, and this module is imported with every backend
 
     moment, rows = weighting.moment, weighting.rows
-    scale = None if rows is None else np.sqrt(rows)[:, None]
+    unit = 1.0 if rows is None else float(rows.mean())  # left out of the factors, so that neither is much the larger
+    scale = None if rows is None else np.sqrt(rows / unit)[:, None]
     scaled = weight if scale is None else scale * weight
     root = None if moment is None else np.linalg.cholesky(moment)
     down, basis = leading_pair(scaled if root is None else scaled @ root, rank)
-    energies = np.square(np.square(down).sum(axis=1))
+    energies = unit * np.square(np.square(down).sum(axis=1))
     if root is not None:
         down = solve_triangular(root, down.T, lower=True, trans="T").T
     return down, basis if scale is None else basis / scale, energies

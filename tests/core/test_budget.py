@@ -65,6 +65,8 @@ def test_rows_that_cost_more_are_fitted_better() -> None:
         basis, sparse = factors.up[:, :5], factors.up[:, 5:]
         lost = weight - basis @ factors.down
         lost[:, factors.channels] -= sparse
+        tiny = decompose_weighted(weight, Weighting(weighting.moment, 1e-9 * rows), 5, 0.05)
+        assert 0.2 < np.linalg.norm(tiny.down) / np.linalg.norm(tiny.up[:, :5]) < 5
         first, last = np.square(lost[:10]).sum(), np.square(lost[10:]).sum()
         assert (first < 0.5 * last) == better
 
