@@ -1,4 +1,4 @@
-"""What a text says of a model: second moments of layers' inputs (for `lost.method.calibration`), squared gradients."""
+"""What a text shows of a model: moments of layers' inputs, squared gradients, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
@@ -32,6 +32,24 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
             totals[name] = before + (each - before) / number  # moves the mean
         mx.eval(totals)
     return {name: to_array(each) for name, each in totals.items()}
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    entries = mx.argsort(-scores, axis=-1)[..., :count]
+    return to_array(entries.astype(mx.int32)), to_array(mx.take_along_axis(scores, entries, axis=-1))
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    return to_array(mx.take_along_axis(_log_probabilities(engine, tokens), mx.array(entries), axis=-1))
+
+
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> mx.array:
+    assert isinstance(engine, MlxEngine)
+    logits = engine.model(mx.array(tokens.astype(np.int32))).astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 class _Sum:

@@ -1,4 +1,4 @@
-"""What a text says of a model: second moments of layers' inputs (for `lost.method.calibration`), squared gradients."""
+"""What a text shows of a model: moments of layers' inputs, squared gradients, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
@@ -33,6 +33,26 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
                 totals[name] += (each.grad.float().square() - totals[name]) / number
     engine.model.zero_grad(set_to_none=True)
     return {name: to_array(each) for name, each in totals.items()}
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    values, entries = scores.topk(min(count, scores.shape[-1]))
+    return to_array(entries.int()), to_array(values)
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    scores = _log_probabilities(engine, tokens)
+    return to_array(scores.gather(-1, torch.from_numpy(entries).to(scores.device).long()))
+
+
+@torch.no_grad()
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> Tensor:
+    assert isinstance(engine, TorchEngine)
+    logits = engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float()
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))  # no second array of all of them
 
 
 class _Sum:

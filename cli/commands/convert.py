@@ -39,11 +39,34 @@ def convert(
     rank: Annotated[
         int | None, typer.Option(help="With --from hf: decompose projections into LOST layers of this rank.", min=1)
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="With --from hf, instead of --rank: ranks chosen layer by layer, so that the model has this share of "
+            "its parameters, such as 0.5."
+        ),
+    ] = None,
+    budget_of: Annotated[
+        Literal["parameters", "flops"] | None, typer.Option(help="What --budget is a share of; default: parameters.")
+    ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --budget and --calibrate: search better ranks for N generations, such as 30.", min=1
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of --search; default 0.", min=0)] = None,
     density: Annotated[
-        float | None, typer.Option(help="With --rank: share of input channels to keep; default 0.03.", min=0, max=1)
+        float | None,
+        typer.Option(help="With --rank or --budget: share of input channels to keep; default 0.03.", min=0, max=1),
     ] = None,
     calibrate: Annotated[
-        Path | None, path_option("With --rank: calibration text, on whose activations the error is minimized.")
+        Path | None,
+        path_option("With --rank or --budget: calibration text, on whose activations the error is minimized."),
+    ] = None,
+    weight_by: Annotated[
+        Literal["activations", "fisher"] | None,
+        typer.Option(help="With --calibrate: what weights the error; fisher: squared gradients of the loss too."),
     ] = None,
     text: Annotated[
         Path | None,
@@ -146,8 +169,8 @@ def convert(
     again. Code 75: the hub can't be reached; try later.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
-    It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
-    run becomes a checkpoint of step 0 with the same layers.
+    It becomes a dense checkpoint or, with --rank or --budget, one whose projections are approximated by LOST layers. An
+    export of a run becomes a checkpoint of step 0 with the same layers.
 
     With --tokenizer or --prune-vocab the result has another vocabulary: start a run with it by lost train --init-from.
 
@@ -186,16 +209,24 @@ def convert(
             )
         if weights_only:
             raise UserError("--weights-only with --from hf: the folder holds no optimizer state; leave it out")
+        from lost.cli.converting.budgeting import asked
         from lost.cli.converting.importing import Request, import_folder
 
-        limits = (rank, density, calibrate, text)
+        limit = asked(budget, budget_of, search, seed, rank, calibrate)
+        limits = (rank, limit, density, calibrate, weight_by, text)
         import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
         return
     if text and few is None:
         raise UserError(
             "--text without --from hf or --bits: there is nothing to measure on it; add one, or leave it out"
         )
-    for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate}
+    for_imports: dict[str, object] = {
+        "--rank": rank,
+        "--budget": budget,
+        "--density": density,
+        "--calibrate": calibrate,
+    }
+    for_imports |= {"--budget-of": budget_of, "--search": search, "--seed": seed, "--weight-by": weight_by}
     if given := [name for name, value in for_imports.items() if value is not None]:
         raise UserError(f"{', '.join(given)} without --from hf: only imports are decomposed or measured; add --from hf")
     if device != "auto" or (backend != "auto" and to == "lost"):
