@@ -63,6 +63,11 @@ class MlxEngine:
         train = config.train
         self.model = Model(config, DTYPES[train.compute_dtype], DTYPES[train.param_dtype])
         self.model.model.keep(train.checkpoint_activations)
+        modules = dict(self.model.named_modules())
+        for name, row in self._table.items():
+            if row.frozen:
+                owner, _, suffix = name.rpartition(".")
+                modules[owner].freeze(keys=[suffix], recurse=False)
         trained = dict(tree_flatten(self.model.trainable_parameters()))
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
@@ -87,9 +92,9 @@ class MlxEngine:
         return threads_asked_for() if self.device == "cpu" else None
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter, cast to the run's `param_dtype`."""
-        dtype = DTYPES[self._config.train.param_dtype]
-        empty = {name: mx.zeros(row.shape, dtype if row.trained else mx.int32) for name, row in self._table.items()}
+        """Take every parameter, cast to the type that it is stored in."""
+        types = {**DTYPES, "int32": mx.int32}
+        empty = {name: mx.zeros(row.shape, types[row.dtype]) for name, row in self._table.items()}
         self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -269,7 +274,8 @@ def _micro_step(
     """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
 
     def scaled_loss() -> tuple[mx.array, mx.array]:
-        nll = head_loss(model.model(tokens).flatten(0, 1), model.head, targets, mask, z_loss)
+        states, trains_head = model.model(tokens).flatten(0, 1), model.head_owner.trainable_parameters()
+        nll = head_loss(states, model.head, targets, mask, z_loss, bool(trains_head))
         return nll * scale, nll
 
     (_, nll), gradients = nn.value_and_grad(model, scaled_loss)()

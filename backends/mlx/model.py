@@ -245,9 +245,14 @@ class Model(nn.Module):
             self.lm_head = Table(vocabulary(args), args.model.hidden_size, param_dtype)
 
     @property
+    def head_owner(self) -> Table:
+        """What holds the head's weight."""
+        return self.lm_head if "lm_head" in self else self.model.embed_tokens
+
+    @property
     def head(self) -> mx.array:
         """The head's weight, (vocab, h)."""
-        return self.lm_head.weight if "lm_head" in self else self.model.embed_tokens.weight
+        return self.head_owner.weight
 
     @property
     def layers(self) -> list[Block]:

@@ -11,7 +11,9 @@ import mlx.core as mx
 from lost.planning.budget import logits_at_once
 
 
-def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, z_loss: float = 0.0) -> mx.array:
+def head_loss(
+    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, z_loss: float = 0.0, trains_head: bool = True
+) -> mx.array:
     """Return the summed negative log-likelihood, a float32 scalar, natural log.
 
     Its gradient is that of the sum plus `z_loss` times the summed squares of log Z, the logits' log-sum-exp.
@@ -22,9 +24,11 @@ def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, 
         targets: (n,) int32.
         mask: (n,) bool, the predictions that are summed.
         z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
+        trains_head: whether the head's gradient is wanted; else it is zero.
     """
     extra = [mx.array(z_loss)] if z_loss else []
-    return _loss_and_gradients(x, weight, targets, mask, *extra)[0]  # type: ignore[index]
+    compute = _loss_and_gradients if trains_head else _loss_and_input_gradient
+    return compute(x, weight, targets, mask, *extra)[0]  # type: ignore[index]
 
 
 def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -51,9 +55,19 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
 
 
 @mx.custom_function
-def _loss_and_gradients(
-    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
+def _loss_and_gradients(*primals: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    return _in_chunks(True, *primals)
+
+
+@mx.custom_function
+def _loss_and_input_gradient(*primals: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    return _in_chunks(False, *primals)
+
+
+def _in_chunks(
+    trains_head: bool, x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the loss, and the gradients of x and of the head, which is zero where it isn't wanted."""
     head = weight.astype(x.dtype)
     total = mx.array(0.0)
     x_gradients: list[mx.array] = []
@@ -72,11 +86,11 @@ def _loss_and_gradients(
             softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
         gradient = ((softmax - (entries == labels)) * weights[:, None]).astype(x.dtype)
         x_gradients.append(gradient @ head)
-        weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
+        if trains_head:
+            weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
     return total, mx.concatenate(x_gradients), weight_gradient.astype(weight.dtype)
 
 
-@_loss_and_gradients.vjp
 def _scaled(
     primals: list[mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
 ) -> tuple[mx.array, ...]:
@@ -84,6 +98,10 @@ def _scaled(
     outer = cotangents[0]
     zeros = (mx.zeros_like(each) for each in primals[2:])
     return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *zeros
+
+
+for function in (_loss_and_gradients, _loss_and_input_gradient):
+    function.vjp(_scaled)
 
 
 def _chunks(x: mx.array, head: mx.array) -> Iterator[slice]:

@@ -100,26 +100,28 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         head = weight.to(x.dtype)
-        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
+        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         done = 0
         for part, labels in _chunks(x, head, targets):
             nll, grad, scales = loss_and_gradient(part, head, labels, z_loss)
             total += nll
             x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
-            scaled = (part * scales).to(x.dtype)
-            if weight.dtype == x.dtype:
-                weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: ignores the uninitialized values
-            elif done:
-                weight_grad += grad.T @ scaled
-            else:
-                weight_grad.copy_(grad.T @ scaled)
+            if weight_grad is not None:
+                scaled = (part * scales).to(x.dtype)
+                if weight.dtype == x.dtype:
+                    weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: ignores the uninitialized values
+                elif done:
+                    weight_grad += grad.T @ scaled
+                else:
+                    weight_grad.copy_(grad.T @ scaled)
             done += len(part)
             del grad  # before the next chunk allocates its own
         ctx.save_for_backward(x_grad, weight_grad)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
-        return x_grad.mul_(outer[0]), weight_grad.mul_(outer[0]), None, None, None
+        head_grad = None if weight_grad is None else weight_grad.mul_(outer[0])
+        return x_grad.mul_(outer[0]), head_grad, None, None, None
