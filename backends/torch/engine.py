@@ -102,7 +102,7 @@ class TorchEngine:
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what is held here."""
         for name, row in self._table.items():
-            if self._layout.writes and (not row.integer or self.workers.rank == 0):  # numbers of channels are everyone's
+            if self._layout.writes and (not row.integer or self.workers.rank == 0):  # channels are everyone's
                 yield name, to_array(self._held[name])
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:

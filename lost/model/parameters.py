@@ -27,7 +27,7 @@ class Parameter:
     """Widths of its groups of columns, if they differ in meaning: as in `Tensor`."""
     widening: float = 1.0
     """How many times as many inputs it adds up as in the model that `optimizer.base_width` means."""
-    frozen: bool = False
+    frozen: bool = field(default=False, compare=False)
     """Whether it stays as it was when training began."""
     dtype: str = field(default="float32", compare=False)
     """Type that it is stored in: float32, bfloat16 or int32."""

@@ -118,8 +118,10 @@ def plan(
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
+    trained = value["parameters"]["trained"]
     rows = [
         ["parameters", *map(count, totals), f"{totals[0] / totals[1]:.2f}"],
+        *([["trained", count(trained), count(totals[1]), f"{trained / totals[1]:.4f}"]] if trained < totals[0] else []),
         ["FLOPs per token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
     ]

@@ -19,11 +19,13 @@ from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
 from lost.interop.hub.download import as_typed, cached
 from lost.interop.layout import SEQ_LEN
-from lost.interop.rewrite import cast
+from lost.interop.rewrite import as_stored
 from lost.interop.source import Source, open_source
 from lost.interop.to_hf.description import model_config
+from lost.model.adapted import adapters, base_config
 from lost.model.load import load_config
-from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.model.parameters import index_limits, parameter_table, projections, shapes_of
+from lost.reshape.adapters import adapting
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
@@ -35,7 +37,7 @@ from lost.training.run_dir import CONFIG, config_file, differences
 _FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
 _FREE = {
     *(f"model.{key}" for key in _FREE_OF_MODEL),
-    *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
+    *(f"projection.{key}" for key in ("init_std", "start", "select", "values", "train_rest")),
 }
 _OPTION = {False: "--init-from", True: "--branch-from"}  # by whether it branches
 
@@ -98,6 +100,8 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
         ConfigError: its model is another one; the message names every difference.
         DataError: its data has another tokenizer.
     """
+    _check_adapts(source, config)
+    config = _held_by(source, config)
     changes = differences(source.config, config)
     others = [
         text for key, text in changes.items() if key.partition(".")[0] in ("model", "projection") and key not in _FREE
@@ -108,6 +112,31 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
             "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
     check_tokenizer(source, dataset)
+
+
+def _held_by(source: Source, config: Config) -> Config:
+    """Return the configuration of the weights that a run begins with: where it adapts, of what it adapts."""
+    return config if adapters(source.config) else base_config(config)
+
+
+def _check_adapts(source: Source, config: Config) -> None:
+    """Refuse other adapters than the weights' own, if they have any, and adapters of layers that aren't dense."""
+    own, wanted = ([(each.name, each.settings) for each in adapters(of)] for of in (source.config, config))
+    where = as_typed(source.path)
+    if own and own != wanted:
+        raise ConfigError(
+            f"the weights of {where} are adapted already ({own[0][1].kind}, rank {own[0][1].rank}), and this run has "
+            "other layers; expected the same, to train them further; leave projection out of the configuration, or "
+            f"merge them with `lost convert {where} MERGED --to dense`, and begin with --init-from MERGED"
+        )
+    kinds = {each.name: each.settings.kind for each in projections(source.config)}
+    for name, settings in [] if own else wanted:
+        if (kind := kinds.get(name, "dense")) != "dense":
+            raise ConfigError(
+                f"projection.kind = {settings.kind}: {name} of {where} is stored as {kind}; expected a dense weight to "
+                f"adapt; merge layers without activation with `lost convert {where} MERGED --to dense` and begin with "
+                "--init-from MERGED, or adapt dense layers alone, by their names in projection.overrides"
+            )
 
 
 def _same_model(held: Config, wanted: Config) -> bool:
@@ -135,12 +164,12 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
     before = source.progress
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
-    table = parameter_table(config)
+    held = parameter_table(_held_by(source, config))
     digest = _Digest()
-    arrays = cast(
-        digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
-        config.train.param_dtype,
-    )
+    arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
+    if not adapters(source.config):
+        arrays = adapting(config, arrays)
+    arrays = as_stored(arrays, parameter_table(config))
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
         if branches:
