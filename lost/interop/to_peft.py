@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import lost
 from lost.checkpoint import Checkpoint, Origin
 from lost.config import Config, DType
 from lost.errors import CheckpointError, ConfigError
@@ -17,7 +16,6 @@ from lost.interop.layout import is_plain
 from lost.interop.rewrite import cast
 from lost.interop.source import Source, is_folder_of_another, open_source
 from lost.interop.to_hf.check import compare, own_scores, probe
-from lost.interop.to_hf.description import VERSION
 from lost.interop.to_hf.folder import check_free
 from lost.interop.to_hf.samples import validation_texts
 from lost.method.decompose import leading_pair
@@ -177,7 +175,6 @@ def _description(pairs: Mapping[str, Pair], base: Path | None) -> dict[str, Any]
         "target_modules": list(pairs),
         "rank_pattern": {name: each for name, each in ranks.items() if each != rank},
         "alpha_pattern": {name: each for name, each in alphas.items() if each != alpha},
-        VERSION: lost.__version__,
     }
 
 
@@ -208,4 +205,5 @@ def _applied(
 
 
 def _is_ours(path: Path) -> bool:
-    return VERSION in parse_object(read_bytes(path / DESCRIPTION, DOCUMENT_BYTES))
+    described = "peft_type" in parse_object(read_bytes(path / DESCRIPTION, DOCUMENT_BYTES))
+    return described and {each.name for each in path.iterdir()} <= {DESCRIPTION, WEIGHTS}

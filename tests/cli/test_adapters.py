@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import torchrun
 
 from lost.checkpoint import Checkpoint, open_checkpoint
 from lost.data.dataset import Dataset
@@ -280,6 +281,20 @@ def test_not_for_peft(
     answer = lost("convert", adapt(kind, "run", 1, *sets, base=base), tmp_path / "adapter", "--to", "peft")
     assert answer.code == 2
     assert expected in " ".join(answer.err.split())
+
+
+def test_two_processes_train_the_same_run(
+    adapt: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    sets = ("train.frozen_dtype=bfloat16",)
+    one = adapt("lora", "one", 3, *sets)
+    words = ("projection.kind=lora", f"projection.rank={RANK}", "schedule.steps=9", "train.stop_after=3", *sets)
+    given = [word for each in (*words, "train.save_every=1", "train.keep_last=9") for word in ("--set", each)]
+    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["dense"]), "--data", str(prepared.path), "--out",
+                    str(tmp_path / "two"), "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, array in at(tmp_path / "two", 3).parameters():
+        np.testing.assert_allclose(array, dict(at(one, 3).parameters())[name], atol=1e-6, err_msg=name)
 
 
 def test_an_adapters_table(adapt: Callable) -> None:
