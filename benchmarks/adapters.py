@@ -40,7 +40,12 @@ TUNE = {
     "schedule": {"name": "cosine", "steps": 100, "warmup_steps": 10},
 }
 RANK, SEEDS = 8, (0, 1, 2)
-RATES = {"lora": (2e-3, 5e-3, 1e-2, 2e-2), "pissa": (1e-3, 2e-3, 5e-3), "dense": (5e-4, 1e-3, 2e-3)}
+RATES = {
+    "lora": (2e-3, 5e-3, 1e-2, 2e-2),
+    "pissa": (1e-3, 2e-3, 5e-3),
+    "eva": (2e-3, 5e-3, 1e-2),
+    "dense": (5e-4, 1e-3, 2e-3),
+}
 
 
 def lost(*words: object) -> Any:

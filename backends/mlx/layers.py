@@ -269,7 +269,7 @@ def closes(*layers: Layer) -> Reads:
 
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
-    **{"lora": Adapter, "pissa": Adapter},
+    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
 }
 
 

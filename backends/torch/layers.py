@@ -227,7 +227,7 @@ def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
 
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
-    **{"lora": Adapter, "pissa": Adapter},
+    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
 }
 
 

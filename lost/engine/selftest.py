@@ -29,7 +29,7 @@ ALLOWED = {
     "bfloat16": {"logits": 0.05, "evaluation": 0.02, "gradients": 0.25, "losses": 0.03, "weights": 0.1},
 }
 STEPS = 3
-_ALIKE = {"lora"}  # whose layers compute as pissa's do
+_ALIKE = {"lora", "eva"}  # whose layers compute as pissa's do
 _MODEL = {
     "hidden_size": 8,
     "intermediate_size": 12,

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from lost.method.decompose import leading_pair
+from lost.method.eigen import leading_eigenvectors
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank
 from lost.utils.randomness import generator
@@ -22,9 +23,11 @@ class Adapter(Projection):
 
     Attributes:
         keeps_base: whether `weight` is the dense model's own.
+        reads_inputs: whether the pair begins by what the layer reads.
     """
 
     keeps_base: ClassVar[bool] = True
+    reads_inputs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -35,8 +38,14 @@ class Adapter(Projection):
         return self.settings.alpha / self.settings.rank
 
     @abstractmethod
-    def adapting(self, weight: Array, seed: int) -> dict[str, Array]:
-        """Return the tensors, without the bias, that compute what a dense weight does (out x in), float64."""
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return the tensors, without the bias, that compute what a dense weight does, all float64.
+
+        Args:
+            weight: (out x in).
+            seed: the run's.
+            moment: the mean of x x^T over the layer's inputs, (in x in), where the kind reads them.
+        """
 
     def _tensors(self) -> dict[str, Tensor]:
         """The weight and the pair."""
@@ -72,7 +81,7 @@ class Adapter(Projection):
 class Lora(Adapter):
     """LoRA (Hu et al., arXiv 2106.09685): `up` starts at zero, `down` uniform within 1/sqrt(in), as in PEFT."""
 
-    def adapting(self, weight: Array, seed: int) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
         """Return the weight itself beside a pair whose product is zero."""
         bound, shape = self.in_features**-0.5, (self.settings.rank, self.in_features)
         down = generator(seed, f"{self.name}.down").uniform(-bound, bound, shape)
@@ -84,7 +93,20 @@ class Pissa(Adapter):
 
     keeps_base = False
 
-    def adapting(self, weight: Array, seed: int) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
         """Return the triplets, divided evenly between both factors, and the rest."""
         down, up = (factor / self.scale**0.5 for factor in leading_pair(weight, self.settings.rank))
         return {"weight": weight - self.scale * (up @ down), "down": down, "up": up}
+
+
+class Eva(Lora):
+    """EVA (Paischer et al., arXiv 2410.07170), one rank for all: `down` starts as the inputs' leading directions."""
+
+    reads_inputs = True
+
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return LoRA's, with the leading eigenvectors of the inputs' second moment as `down`."""
+        values = super().adapting(weight, seed)
+        if moment is None:  # nothing is read yet, in tests and timings
+            return values
+        return values | {"down": leading_eigenvectors(np.ascontiguousarray(moment), self.settings.rank).T}

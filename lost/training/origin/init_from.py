@@ -25,7 +25,7 @@ from lost.interop.to_hf.description import model_config
 from lost.model.adapted import adapters, base_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, projections, shapes_of
-from lost.reshape.adapters import adapting
+from lost.reshape.adapters import InputMoments, adapting
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
@@ -147,7 +147,9 @@ def _same_model(held: Config, wanted: Config) -> bool:
     return parameter_table(held) == parameter_table(wanted) and described[0] == described[1]
 
 
-def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool) -> Checkpoint:
+def begin_with(
+    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, input_moments: InputMoments
+) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
     Args:
@@ -156,6 +158,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
+        input_moments: of the layers of the source's model, for adapters that begin by them.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
@@ -168,7 +171,7 @@ def begin_with(source: Source, config: Config, folder: Path, dataset: Dataset, b
     digest = _Digest()
     arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
     if not adapters(source.config):
-        arrays = adapting(config, arrays)
+        arrays = adapting(config, arrays, input_moments)
     arrays = as_stored(arrays, parameter_table(config))
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
