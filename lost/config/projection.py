@@ -73,8 +73,8 @@ class ProjectionConfig(ProjectionSettings):
     keep_gate_activation: bool = True
     """Whether SwiGLU keeps its own SiLU if the gate projection has an activation inside."""
     train_rest: bool = False
-    """With adapters (lora, pissa, eva): whether all else is trained too, the embedding, head, norms, biases and other kinds of
-    layers; without them it is in any case."""
+    """With adapters (lora, pissa, eva): whether all else is trained too, the embedding, head, norms, biases and other
+    kinds of layers; without them it is in any case."""
     overrides: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
 

@@ -99,8 +99,8 @@ def _check(config: Config) -> None:
     """Refuse what isn't an adapter of a model that PEFT opens."""
     if not adapters(config):
         raise ConfigError(
-            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora, pissa or eva; "
-            "use --to hf or dense, which export the whole model"
+            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora, pissa or "
+            "eva; use --to hf or dense, which export the whole model"
         )
     if config.projection.train_rest:
         raise ConfigError(

@@ -10,6 +10,7 @@ from processes import torchrun
 
 from lost.checkpoint import Checkpoint, open_checkpoint
 from lost.data.dataset import Dataset
+from lost.data.mixture import training_stream
 from lost.engine import BACKENDS, create_engine
 from lost.model.load import dump, load_config
 from lost.model.parameters import parameter_table
@@ -91,6 +92,24 @@ def test_begins_as_the_base_and_moves_the_pairs_alone(
     source = arrays(at(bases["rich"], 2))
     kept = [name for name in before if name not in pairs and (kind == "lora" or "_proj.weight" not in name)]
     assert all(before[name] == source[name] for name in kept)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_eva_begins_where_the_inputs_vary_most(
+    adapt: Callable, bases: dict[str, Path], prepared: Dataset, logits: Callable, backend: str
+) -> None:
+    begun = at(adapt("eva", "run", 1, backend=backend), 0)
+    assert np.array_equal(scores(begun, backend, logits), scores(at(bases["dense"], 2), backend, logits))
+    values, length = dict(begun.parameters()), begun.config.data.seq_len
+    stream = training_stream(prepared, length, begun.config.train.seed)
+    x = values["model.embed_tokens.weight"][stream.batch(0, 2**14 // length).tokens[:, :-1]].astype(np.float64)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * values["model.layers.0.input_layernorm.weight"]
+    rows = x.reshape(-1, x.shape[-1])
+    energy = np.linalg.eigvalsh(rows.T @ rows)[::-1]
+    for part in ("q", "k", "v"):
+        down = values[f"model.layers.0.self_attn.{part}_proj.down"].astype(np.float64)
+        np.testing.assert_allclose(down @ down.T, np.eye(RANK), atol=1e-5)
+        np.testing.assert_allclose(((rows @ down.T) ** 2).sum(0), energy[:RANK], rtol=1e-3)
 
 
 def test_resumed_to_the_bit_and_moved_to_the_other_backend_and_back(adapt: Callable, lost: Callable) -> None:
