@@ -24,7 +24,7 @@ RANK = 4
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> dict[str, Path]:
-    """Runs of two steps: a dense one, one whose head is its embedding and that has norms and biases, a LOST one."""
+    """Runs of two steps: a dense one, one whose head is its embedding and that has norms and biases, two with LOST."""
     folder, runs = tmp_path_factory.mktemp("bases"), {}
     (folder / "tiny.yaml").write_text(tiny_text)
     richer = ["model.use_qk_norm=true", "model.attention_bias=qkv", "model.tie_word_embeddings=true"]
@@ -32,6 +32,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text
         "dense": ["projection.kind=dense"],
         "rich": ["projection.kind=dense", "model.num_key_value_heads=2", *richer],
         "lost": ["projection.kind=lost"],
+        "mixed": ["projection.kind=dense", "projection.overrides={'*.mlp.*': {kind: lost, rank: 8}}"],
     }.items():
         words = [*sets, "schedule.steps=2", "train.log_every=0", f"data.path={prepared.path}", "model.vocab_size=320"]
         config = load_config(folder / "tiny.yaml", words)
@@ -152,6 +153,25 @@ def test_all_else_may_be_trained_too_and_some_layers_left_out(adapt: Callable) -
     before, after = arrays(at(run, 0)), arrays(at(run, 1))
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {name for name in before if ".mlp." in name and name.endswith(".up")}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_layers_stay_as_they_are_beside_adapters(
+    adapt: Callable, lost: Callable, tmp_path: Path, backend: str
+) -> None:
+    ends = []
+    for policy in ("none", "narrow"):
+        run = adapt("lora", policy, 2, f"train.checkpoint_activations={policy}", base="mixed", backend=backend)
+        before, after = arrays(at(run, 0)), arrays(at(run, 2))
+        changed = {name for name in before if after[name] != before[name]}
+        assert changed == {name for name in before if ".self_attn." in name and name.endswith((".down", ".up"))}
+        ends.append(dict(at(run, 2).parameters()))
+    for name, array in ends[0].items():
+        np.testing.assert_allclose(ends[1][name], array, atol=1e-5, err_msg=name)
+    answer = lost("convert", run, tmp_path / "hf", "--to", "hf", "--json")
+    assert json.loads(answer.out)["checked"], answer.err
+    kinds = {each["kind"] for each in json.loads((tmp_path / "hf" / "config.json").read_text())["projections"].values()}
+    assert kinds == {"dense", "lost"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
