@@ -20,8 +20,11 @@ import yaml
 
 from lost.checkpoint import find_checkpoint
 from lost.planning.budget import budget
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
 from lost.utils.machine import processor_name
 
+STEPS, RANK, SEEDS = 100, 8, (0, 1, 2)
 BASE = {
     "model": {
         **{"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -37,9 +40,8 @@ TUNE = {
     "data": {"seq_len": 128},
     "train": {"batch_size": 8, "log_every": 50, "eval_every": 0, "save_every": 0},
     "optimizer": {"name": "adamw"},
-    "schedule": {"name": "cosine", "steps": 100, "warmup_steps": 10},
+    "schedule": {"name": "cosine", "steps": STEPS, "warmup_steps": 10},
 }
-RANK, SEEDS = 8, (0, 1, 2)
 RATES = {
     "lora": (2e-3, 5e-3, 1e-2, 2e-2),
     "pissa": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
@@ -68,7 +70,9 @@ def tuned(out: Path, kind: str, rate: float, seed: int) -> float:
     words = [f"--set={key}={value}" for key, value in sets.items()]
     run = out / f"{kind}-{rate:g}-{seed}"
     where = ("--init-from", out / "base", "--data", out / "examples", "--out", run)
-    return lost("train", out / "tune.yaml", *where, *words, "--threads", 1, "--backend", "torch")["validation_loss"]
+    if not (run / "checkpoints" / f"step-{STEPS:08d}").exists():
+        lost("train", out / "tune.yaml", *where, *words, "--threads", 1, "--backend", "torch")
+    return next(float(row["validation_loss"]) for row in read_rows(run / METRICS) if "validation_loss" in row)
 
 
 def main() -> None:

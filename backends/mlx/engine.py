@@ -63,11 +63,7 @@ class MlxEngine:
         train = config.train
         self.model = Model(config, DTYPES[train.compute_dtype], DTYPES[train.param_dtype])
         self.model.model.keep(train.checkpoint_activations)
-        modules = dict(self.model.named_modules())
-        for name, row in self._table.items():
-            if row.frozen:
-                owner, _, suffix = name.rpartition(".")
-                modules[owner].freeze(keys=[suffix], recurse=False)
+        self.model.hold(name for name, row in self._table.items() if row.frozen)
         trained = dict(tree_flatten(self.model.trainable_parameters()))
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend

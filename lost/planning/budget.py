@@ -276,12 +276,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
 
 
 def _recast(config: Config, but: Sequence[str] = ()) -> int:
-    """Count the entries of projections that are stored in another type than they are computed in.
-
-    Args:
-        config: the run.
-        but: kinds that aren't counted.
-    """
+    """Count the entries of projections, `but` of some kinds, that are stored in another type than is computed with."""
     rows = parameter_table(config)
     inside = [each for each in projections(config) if each.settings.kind not in but]
     held = [rows[f"{each.name}.{suffix}"] for each in inside for suffix in each.tensors()]

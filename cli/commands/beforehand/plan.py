@@ -126,6 +126,7 @@ def plan(
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
     ]
     parts = value["parameters"]
+    frozen = f" (frozen ones in {settings.train.frozen_dtype})" if settings.train.frozen_dtype else ""
     chosen = f" (train.micro_batch_size = auto, on {device_name})" if settings != asked else ""
     lines = [
         *table(["", settings.projection.kind, "dense", "ratio"], rows),
@@ -133,7 +134,7 @@ def plan(
         f"{count(parts['projections'])} of the parameters are in projections, "
         f"{count(parts['embeddings'])} in embedding and head",
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
-        f"{settings.train.param_dtype}, computed in {settings.train.compute_dtype}",
+        f"{settings.train.param_dtype}{frozen}, computed in {settings.train.compute_dtype}",
     ]
     value["rates"] = groups.report(settings)
     if settings.optimizer.base_width:
