@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from lost.cli.commands import chat, convert, evaluate, fetch, generate, prepare, sweep, train, verify
+from lost.cli.commands import chat, convert, evaluate, fetch, generate, prepare, sweep, teach, train, verify
 from lost.cli.commands.afterwards import fit, inspect, plot, report
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("fetch")(fetch.fetch)
+app.command("teach")(teach.teach)
 app.command("sweep")(sweep.sweep)
 app.command("eval")(evaluate.evaluate)
 app.command("generate")(generate.generate)

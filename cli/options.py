@@ -45,8 +45,8 @@ def local_path(text: str) -> Path:
         raise UserError(
             f"{text} is an address, not a path: nothing is downloaded here; expected a file or folder; download it "
             "first (hf download owner/name --local-dir FOLDER). Models of the hub, hf://owner/name, are read by eval, "
-            "generate, chat, inspect, convert --from hf, train --init-from and prepare --tokenizer; data sets by "
-            "prepare"
+            "generate, chat, inspect, teach, convert --from hf, train --init-from and prepare --tokenizer; data sets "
+            "by prepare"
         )
     return Path(text)
 

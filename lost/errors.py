@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SHORT = re.compile(
-    r"out of memory|insufficient memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED", re.IGNORECASE
+    r"out of memory|insufficient memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED|Failed to CUDA [cm]alloc",
+    re.IGNORECASE,
 )
 
 

@@ -72,7 +72,7 @@ def tiny_config(**sections: dict) -> Config:
         "schedule": {"steps": 10, "warmup_steps": 2},
     }
     for section, values in sections.items():
-        raw[section] = {**raw[section], **values}
+        raw[section] = {**raw.get(section, {}), **values}
     return Config.model_validate(raw)
 
 

@@ -11,12 +11,14 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
+from lost.backends.mlx.distillation.loss import taught_loss
+from lost.backends.mlx.distillation.teacher import Teacher, likeliest, taught
 from lost.backends.mlx.distributed.group import MlxGroup, Tree
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Named, Update
 from lost.config import Config
-from lost.data.batch import Batch, check_tokens
+from lost.data.batch import Batch, SoftTargets, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
@@ -71,7 +73,8 @@ class MlxEngine:
         self._begun, self.guard = False, SkipRule(train)
         self._suspects: list[str] = []
         self.compiled = self.device == "gpu" if train.compile is None else train.compile
-        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model, train.z_loss)
+        self._teacher: Teacher | None = None
+        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model, config)
         self._update: Callable[[mx.array, mx.array, Named], None] = self._move
         self._norm = _norm
         if self.compiled:
@@ -92,6 +95,16 @@ class MlxEngine:
         types = {**DTYPES, "int32": mx.int32}
         empty = {name: mx.zeros(row.shape, types[row.dtype]) for name, row in self._table.items()}
         self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
+
+    def teach(self, teacher: Config, parameters: NamedArrays) -> None:
+        """Take a teacher, whole in this process."""
+        self._teacher = Teacher(teacher, parameters)
+
+    def _taught(self, batch: Batch, tokens: mx.array) -> Sequence[mx.array]:
+        """Return what a teacher predicts, where there is one."""
+        if batch.soft is not None:
+            return taught(batch.soft)
+        return self._teacher(tokens) if self._teacher else ()
 
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield every parameter."""
@@ -129,9 +142,10 @@ class MlxEngine:
         total, gradients = mx.array(0.0), None
         with GradientMemoryError.raised():
             for batch in micro_batches:
-                nll, gradients = self._micro_step(*self._on_device(batch), scale, gradients)
+                tokens, *labels = self._on_device(batch)
+                sums, gradients = self._micro_step(tokens, *labels, scale, gradients, *self._taught(batch, tokens))
                 mx.eval(total)  # of those before
-                total = total + nll
+                total = total + sums
                 mx.async_eval(total, gradients)
             mx.eval(total, gradients)
         if isinstance(self.workers, MlxGroup):
@@ -139,8 +153,9 @@ class MlxEngine:
         flat = dict(tree_flatten(gradients))
         norm = self._norm(flat)
         self._begun = True
-        loss, length = _number(total) / predictions, _number(norm)
-        result = StepResult(lambda: (loss, length))
+        loss, *divergence = (to_array(total.flatten()) / predictions).tolist()
+        length = _number(norm)
+        result = StepResult(lambda: (loss, length), (lambda: divergence[0]) if divergence else None)
         if self.guard.should_skip(loss, length):
             self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
             return result
@@ -153,9 +168,10 @@ class MlxEngine:
         """Return squared norms of each micro-batch's gradient, reduced over the workers, and of their sum."""
         scale, squares, total = mx.array(self.workers.world_size / predictions), [], None
         for batch in micro_batches:
-            nll, gradients = self._micro_step(*self._on_device(batch), scale, None)
+            tokens, *labels = self._on_device(batch)
+            sums, gradients = self._micro_step(tokens, *labels, scale, None, *self._taught(batch, tokens))
             if isinstance(self.workers, MlxGroup):
-                gradients, _ = self.workers.reduce(gradients, nll)
+                gradients, _ = self.workers.reduce(gradients, sums)
             squares.append(self._square(gradients))
             total = gradients if total is None else tree_map(mx.add, total, gradients)
             mx.eval(total)
@@ -195,6 +211,14 @@ class MlxEngine:
             total += float(to_array(mx.where(mask, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
+
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield the likeliest entries of every prediction."""
+        for batch in batches:
+            states = self.model.model(self._on_device(batch)[0]).flatten(0, 1)
+            ids, kept = likeliest(states, self.model.head.astype(states.dtype), top_k, temperature)
+            shape = (*batch.tokens[:, 1:].shape, top_k)
+            yield SoftTargets(to_array(ids).astype(np.int32).reshape(shape), to_array(kept).reshape(shape))
 
     def activations(self, batch: Batch) -> tuple[list[float], float]:
         """Return the root mean square of each block's output, and the largest logit."""
@@ -260,24 +284,33 @@ def _generate_step() -> Callable[..., Iterator[tuple[mx.array, mx.array]]]:
 
 def _micro_step(
     model: Model,
-    z_loss: float,
+    config: Config,
     tokens: mx.array,
     targets: mx.array,
     mask: mx.array,
     scale: mx.array,
     before: Tree | None,
+    *teaching: mx.array,
 ) -> tuple[mx.array, Tree]:
-    """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before."""
+    """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before.
+
+    With what a teacher predicts, both sums of `taught_loss`, and the gradients of the first.
+    """
+    z_loss = config.train.z_loss
 
     def scaled_loss() -> tuple[mx.array, mx.array]:
-        states, trains_head = model.model(tokens).flatten(0, 1), model.head_owner.trainable_parameters()
-        nll = head_loss(states, model.head, targets, mask, z_loss, bool(trains_head))
-        return nll * scale, nll
+        states = model.model(tokens).flatten(0, 1)
+        if not teaching:
+            trains_head = bool(model.head_owner.trainable_parameters())
+            nll = head_loss(states, model.head, targets, mask, z_loss, trains_head)
+            return nll * scale, nll
+        sums = taught_loss(states, model.head, targets, mask, teaching, config.teacher, z_loss)
+        return sums[0] * scale, sums
 
-    (_, nll), gradients = nn.value_and_grad(model, scaled_loss)()
+    (_, sums), gradients = nn.value_and_grad(model, scaled_loss)()
     if before is not None:
         gradients = tree_map(mx.add, before, gradients)
-    return nll, gradients
+    return sums, gradients
 
 
 def _norm(gradients: Named) -> mx.array:

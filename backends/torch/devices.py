@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sysconfig
 from importlib.util import find_spec
 
 import torch
@@ -90,12 +91,16 @@ def set_matmul_precision(device: str, precision: str) -> None:
 def compiles(device: str) -> bool:
     """Return whether training on a device is compiled unless the configuration says otherwise: CUDA, where that works.
 
-    It takes Triton, the C compiler that Triton calls, and a card of Volta's generation or a later one.
+    It takes Triton, the C compiler that Triton calls, Python's headers, which that compiler includes, and a card of
+    Volta's generation or a later one.
     """
     if not device.startswith("cuda") or not find_spec("triton"):
         return False
-    has_compiler = any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang"))))
-    return has_compiler and torch.cuda.get_device_capability(device) >= (7, 0)
+    own = os.environ.get("CC")  # which Triton takes for one name, and nothing else if it is set
+    has_compiler = any(map(shutil.which, ("gcc", "clang") if own is None else (own,)))
+    # A distribution's own Python is without them unless its package python3-dev is installed.
+    has_headers = os.path.isfile(os.path.join(sysconfig.get_path("include", "posix_prefix"), "Python.h"))
+    return has_compiler and has_headers and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def check_generation() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.distillation.teacher import Teacher, likeliest, taught
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.kernels.loss import IGNORED
@@ -18,7 +19,7 @@ from lost.backends.torch.model import Cache
 from lost.backends.torch.optim.base import Update
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.config import Config
-from lost.data.batch import Batch, check_tokens, packed, with_last
+from lost.data.batch import Batch, SoftTargets, check_tokens, packed, with_last
 from lost.distributed.group import SingleProcess, Workers
 from lost.engine import StepResult
 from lost.engine.registry import implementation
@@ -65,7 +66,8 @@ class TorchEngine:
 
             room = devices.capacity(self.device)
             # Free memory differs between devices, and all workers must gather and reduce alike.
-            whole_steps = not self.workers.any(not fits_whole(config, self.device, room, self.workers.world_size))
+            fits = config.teacher.path is None and fits_whole(config, self.device, room, self.workers.world_size)
+            whole_steps = not self.workers.any(not fits)
             self._layout = sharded.Sharded(config, self.workers, self._device, whole_steps)
         self.yields_views = self.device == "cpu"
         self.compiled = devices.compiles(self.device) if config.train.compile is None else config.train.compile
@@ -75,6 +77,7 @@ class TorchEngine:
         tensors = self._parameters | dict(self.model.named_buffers())
         self._held = {name: self._layout.local_tensor(tensor) for name, tensor in tensors.items()}
         self._trained = {name: self._held[name] for name, row in self._table.items() if row.trained}
+        self._teacher: Teacher | None = None
         self._wide = torch.float32 if self.device == "mps" else torch.float64  # which Apple's GPUs don't have
         self.guard = DeviceSkipRule(config.train, self._device, self._wide)
         self._optimizer: Update = implementation(
@@ -99,6 +102,10 @@ class TorchEngine:
             for name, array in check_arrays(gathered, shapes_of(self._table), index_limits(self._table)):
                 self._held[name].copy_(to_tensor(self._layout.local_rows(name, array)))
 
+    def teach(self, teacher: Config, parameters: NamedArrays) -> None:
+        """Take a teacher, whole on this device."""
+        self._teacher = Teacher(teacher, parameters, self._device, self.compiled)
+
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what is held here."""
         for name, row in self._table.items():
@@ -120,13 +127,13 @@ class TorchEngine:
         """Do one optimizer step; gradients of micro-batches add up, nothing waits for the device."""
         for parameter in (*self._parameters.values(), *self._trained.values()):
             parameter.grad = None
-        total = torch.zeros((), device=self._device)
+        total = torch.zeros(1, device=self._device)  # of the losses; with a teacher of divergences too
         with worker_errors(self.workers), GradientMemoryError.raised():
             for batch, last in with_last(micro_batches):
                 self._layout.begin_micro_batch(last)
-                nll = self.model(*self._on_device(batch))
-                (nll * (self.workers.world_size / predictions)).backward()  # which means gradients over the workers
-                total += nll.detach()
+                sums = self._losses(batch)
+                (sums[0] * (self.workers.world_size / predictions)).backward()  # which means gradients over the workers
+                total = total + sums.detach()
         for name, held in self._trained.items():
             gradient = self._parameters[name].grad
             held.grad = None if gradient is None else self._layout.local_tensor(gradient)
@@ -135,12 +142,21 @@ class TorchEngine:
         with worker_errors(self.workers):
             squares, total = self._layout.all_reduce(squares, total)
         norm = squares.sqrt()
-        skip = self.guard.should_skip(total, norm)
+        skip = self.guard.should_skip(total[0], norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
             torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
         with worker_errors(self.workers):
             self._optimizer.step(lr, skip)
-        return StepResult(lambda: (total.item() / predictions, norm.item()))
+        divergence = (lambda: total[1].item() / predictions) if len(total) > 1 else None
+        return StepResult(lambda: (total[0].item() / predictions, norm.item()), divergence)
+
+    def _losses(self, batch: Batch) -> Tensor:
+        """Return the summed nll, and with a teacher the summed divergence, (1,) or (2,); the first has the gradient."""
+        tokens, targets = self._on_device(batch)
+        teaching = self._teacher(tokens) if self._teacher else None
+        if batch.soft is not None:
+            teaching = taught(batch.soft, self._device)
+        return self.model(tokens, targets, teaching=teaching).reshape(-1)
 
     def _squares(self, gradients: list[Tensor]) -> Tensor:
         """Return the sum of the squares of all entries."""
@@ -159,7 +175,7 @@ class TorchEngine:
                 for parameter in self._parameters.values():
                     parameter.grad = None
                 self._layout.begin_micro_batch(last=True)  # so that it is reduced for itself
-                (self.model(*self._on_device(batch)) * (self.workers.world_size / predictions)).backward()
+                (self._losses(batch)[0] * (self.workers.world_size / predictions)).backward()
                 found = [each.grad for each in self._parameters.values() if each.grad is not None]
                 gradients = [self._layout.local_tensor(each) for each in found]
                 squares.append(self._squares(gradients))
@@ -205,6 +221,16 @@ class TorchEngine:
             return self.model(tokens, targets, likeliest)
 
     @torch.no_grad()
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield the likeliest entries of every prediction."""
+        for batch in batches:
+            with self._uncompiled():
+                states = self.model.model(self._on_device(batch)[0]).flatten(0, 1)
+            ids, kept = likeliest(states, self.model.head.to(states.dtype), top_k, temperature)
+            shape = (*batch.tokens[:, 1:].shape, top_k)
+            yield SoftTargets(ids.int().cpu().numpy().reshape(shape), kept.float().cpu().numpy().reshape(shape))
+
+    @torch.no_grad()
     def activations(self, batch: Batch) -> tuple[list[float], float]:
         """Return the root mean square of each block's output, and the largest logit."""
         outputs: list[Tensor] = []
@@ -245,7 +271,7 @@ class TorchEngine:
         unread, read = list(prompt), 0
         for _ in range(limit):
             tokens = torch.tensor([unread], device=self._device)
-            with self._uncompiled():
+            with worker_errors(self.workers), self._uncompiled():
                 logits = self.model.logits(tokens, caches, read)[0, -1]
             read += len(unread)
             unread = [int(self.workers.broadcast(str(choose(to_array(logits.float())))))]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lost.backends.torch.arrays import DTYPES
+from lost.backends.torch.distillation.loss import Teaching, taught_loss
 from lost.backends.torch.kernels.elementwise import rms_norm, rotate, swiglu
 from lost.backends.torch.kernels.loss import head_loss, head_scores
 from lost.backends.torch.layers import Before, Narrow, layer, narrow
@@ -236,7 +237,7 @@ class LostForCausalLM(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.z_loss, self.compiled = config.train.z_loss, False
+        self.z_loss, self.teacher, self.compiled = config.train.z_loss, config.teacher, False
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
             head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
@@ -260,15 +261,19 @@ class LostForCausalLM(nn.Module):
         """The head's weight, (vocab, h)."""
         return self.lm_head.weight if hasattr(self, "lm_head") else self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor, likeliest: bool = True) -> Tensor | tuple[Tensor, Tensor | None]:
+    def forward(
+        self, tokens: Tensor, targets: Tensor, likeliest: bool = True, teaching: Teaching | None = None
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Map tokens (b, s) and targets (b * s,) to the summed negative log-likelihood; without gradients, to scores.
 
-        The latter are `head_scores`. Training and evaluation all go through here, where sharded weights are gathered,
-        as they are for `logits`.
+        With what a teacher predicts, to `taught_loss`; the scores are `head_scores`. Training and evaluation all go
+        through here, where sharded weights are gathered, as they are for `logits`.
         """
         states = self.model(tokens).flatten(0, 1)
         if torch.is_grad_enabled():
             fused = self.compiled and states.is_cuda  # on a CPU that is slower
+            if teaching is not None:
+                return taught_loss(states, self.head, targets, teaching, self.teacher, self.z_loss, fused)
             return head_loss(states, self.head, targets, self.z_loss, fused)
         return head_scores(states, self.head, targets, likeliest)
 

@@ -8,7 +8,9 @@ process of its own, so that one that fails or has no time left costs only its ow
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -72,19 +74,33 @@ def ran(part: str, options: argparse.Namespace, seconds: float) -> dict[str, Any
     if seconds < 5:
         return {"stopped": "no time was left"}
     began, stopped = time.monotonic(), ""
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=seconds)
-        output, errors = done.stdout, done.stderr
-        if done.returncode:
-            last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["without a word"]
-            stopped = f"exit code {done.returncode}: {last[0][:300]}"
-            print(errors.decode(errors="replace")[-4000:], file=sys.stderr)
-    except subprocess.TimeoutExpired as error:
-        output, stopped = error.stdout or b"", f"stopped after {seconds:.0f} s"
+    code, output, errors = called(command, seconds)
+    if code is None:
+        stopped = f"stopped after {seconds:.0f} s"
+    elif code:
+        last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["without a word"]
+        stopped = f"exit code {code}: {last[0][:300]}"
+        print(errors.decode(errors="replace")[-4000:], file=sys.stderr)
     lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith("{")]
     found = json.loads(lines[-1]) if lines else {}
     found |= {"stopped": stopped} if stopped else {}
     return found | {"took_seconds": round(time.monotonic() - began, 1)}
+
+
+def called(command: list[str], seconds: float) -> tuple[int | None, bytes, bytes]:
+    """Return a command's exit code, None if it took too long, and what it wrote to both streams.
+
+    Then, and on Ctrl-C, all that it had started ends with it, or would compute beside the next part.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return (None, *process.communicate())
+    return process.returncode, output, errors
 
 
 def device_name(device: str) -> str:

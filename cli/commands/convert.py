@@ -61,6 +61,25 @@ def convert(
             "--weights-only", help="--to lost: without the optimizer state, a third of the size; can't be resumed."
         ),
     ] = False,
+    tokenizer: Annotated[
+        Path | None,
+        path_option(
+            "Give the model this tokenizer, as lost prepare takes it, or that of a prepared set: tokens that both know "
+            "keep their rows, others start as the mean of what their text was made of. Weights only.",
+            parser=model_path,
+        ),
+    ] = None,
+    end_of_text: Annotated[
+        str | None, typer.Option(help="With --tokenizer: as in lost prepare, if its tokenizer.json doesn't define one.")
+    ] = None,
+    prune_vocab: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TEXT",
+            help="Keep the tokens that this text needs, read as lost prepare reads it, and what makes every text "
+            "encodable; may be repeated. Weights only.",
+        ),
+    ] = [],
     part_mib: Annotated[int, typer.Option(help="Start a new file after so many MiB; a GGUF is one.", min=1)] = 1024,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
@@ -98,11 +117,17 @@ def convert(
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
     It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
     run becomes a checkpoint of step 0 with the same layers.
+
+    With --tokenizer or --prune-vocab the result has another vocabulary: start a run with it by lost train --init-from.
     """
     from lost.errors import UserError
 
     own = None if to == "gguf" else _own_type(dtype, to)
     upload = _upload(to, push, public, dry_run)
+    if tokenizer or prune_vocab or end_of_text is not None:
+        from lost.cli.converting.vocabulary import check_options
+
+        check_options(tokenizer, prune_vocab, end_of_text, source_kind, to)
     if license is not None and to in ("lost", "gguf", "peft"):
         raise UserError(
             f"--license {license} with --to {to}: expected an export that has a card, of --to hf, mlx-lm or dense; "
@@ -146,7 +171,12 @@ def convert(
     checkpoint, rejected = find_checkpoint(source)
     for reason in rejected:
         note(f"skipped: {reason}")
-    if to == "peft":
+    if tokenizer or prune_vocab:
+        from lost.cli.converting.vocabulary import change_vocabulary
+
+        rest = (own, part_mib << 20, overwrite, as_json)
+        change_vocabulary(checkpoint, out, tokenizer, end_of_text, prune_vocab, *rest)
+    elif to == "peft":
         from lost.cli.converting.adapters import export_adapters
 
         export_adapters(checkpoint, out, own, overwrite, backend, as_json)

@@ -136,6 +136,7 @@ class TrainingScreen(Tracker):
             f"{duration(left)} left",
             f"{row['tokens_per_second']:,.0f} tokens/s",
             *([f"last loss {own}"] if own != mean else []),
+            *([f"divergence {number(row['divergence'], 4)}"] if "divergence" in row else []),
             f"lr {row['lr']:.2e}",
             f"grad {number(row['grad_norm'], 2)}",
             size(row["memory_bytes"]),

@@ -30,7 +30,7 @@ CONFIG = "config.json"
 MODEL, OPTIMIZER = "model", "optimizer"
 """How the names of files of arrays begin."""
 FORMAT = 1
-_LATER = ("origin", "threads", "best", "noise")  # fields that manifests didn't have at first
+_LATER = ("origin", "threads", "best", "noise", "teacher")  # fields that manifests didn't have at first
 
 
 @dataclass(frozen=True)

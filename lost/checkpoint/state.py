@@ -70,6 +70,7 @@ class TrainState:
         threads: that computed the last part of it on a CPU; None: unknown, or it was another device.
         best: what early stopping goes by; None: there is none, or it has judged nothing yet.
         noise: of gradients; None: it wasn't measured.
+        teacher: the identity of what the run learns from beside its data; None: nothing.
     """
 
     step: Natural = 0
@@ -83,6 +84,7 @@ class TrainState:
     threads: int | None = None
     best: BestLoss | None = None
     noise: GradientNoise | None = None
+    teacher: str | None = None
 
     def stops_early(self, rule: EarlyStop | None) -> bool:
         """Whether the run's patience is at its end."""

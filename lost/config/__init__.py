@@ -4,7 +4,7 @@ from lost.config.fields import Section
 from lost.config.model import ModelConfig, RopeScaling
 from lost.config.projection import ProjectionConfig, ProjectionSettings
 from lost.config.schedule import ScheduleConfig
-from lost.config.schema import Config, DataConfig, DType, EarlyStop, OptimizerConfig, TrainConfig
+from lost.config.schema import Config, DataConfig, DType, EarlyStop, OptimizerConfig, TeacherConfig, TrainConfig
 
 __all__ = [
     "Config",
@@ -18,5 +18,6 @@ __all__ = [
     "RopeScaling",
     "ScheduleConfig",
     "Section",
+    "TeacherConfig",
     "TrainConfig",
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lost.config.fields import Count, Float, Fraction, Int, Natural, NotNegative, Positive, Section
+from lost.config.fields import Count, Float, Fraction, Int, Natural, NotNegative, Positive, Section, Share
 from lost.config.model import ModelConfig
 from lost.config.projection import ProjectionConfig
 from lost.config.registry import OPTIMIZERS
@@ -88,7 +88,7 @@ class TrainConfig(Section):
     factors are rounded to TF32, 10 bits of fraction instead of 23, which tensor cores multiply. Elsewhere highest."""
     compile: bool | None = None
     """Whether training is compiled, by PyTorch block by block. null: the device's default, which is yes on Metal (MLX),
-    and on CUDA where Triton and a C compiler are installed; else no."""
+    and on CUDA where Triton, a C compiler and Python's headers are installed; else no."""
     deterministic: bool = False
     """Whether PyTorch takes kernels that add up in a fixed order, where it has others: on CUDA, so that a resumed run
     is the same to the bit. Slower, by how much isn't known. CPUs need none of it; MPS and Metal refuse."""
@@ -208,6 +208,19 @@ class OptimizerConfig(Section):
     """Share of a matrix, times the learning rate, that a step takes away (decoupled)."""
 
 
+class TeacherConfig(Section):
+    """A trained model that this one learns from too (distillation): training's loss is then (1 - weight) CE + weight
+    T^2 KL(teacher || student), with both models' logits over T. Validation is plain CE."""
+
+    path: PathText | None = None
+    """A run, a checkpoint, an export, or a Hugging Face folder of the same tokenizer; or what `lost teach` wrote, which
+    needs none of the teacher's weights. null: there is no teacher. It may move, and a run is refused another one."""
+    weight: Share = 0.5
+    """Of the teacher's part; the text's own has the rest."""
+    temperature: Positive = 1.0
+    """T: above 1, what the teacher thinks unlikely counts for more."""
+
+
 def _settings(value: Any) -> Any:
     """Return empty settings for `NAME: true`."""
     return {} if value is True else value
@@ -222,6 +235,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig
+    teacher: TeacherConfig = TeacherConfig()
     tracking: dict[str, Annotated[dict[str, Any], BeforeValidator(_settings)]] = {}  # noqa: RUF012
     """Trackers by name, besides metrics.jsonl and log.txt, each with its settings, or `true` if it needs none."""
 

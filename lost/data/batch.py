@@ -12,16 +12,31 @@ Sample = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
+class SoftTargets:
+    """What a teacher predicts, as far as it was kept: its likeliest entries of the vocabulary, each once.
+
+    Attributes:
+        ids: (b, s, k) int32.
+        log_probabilities: (b, s, k) float32, natural log; what they leave of 1 is the rest's together.
+    """
+
+    ids: np.ndarray
+    log_probabilities: np.ndarray
+
+
+@dataclass(frozen=True)
 class Batch:
     """Sequences that go through the model together.
 
     Attributes:
         tokens: (b, s + 1) int32: the model reads tokens[:, :-1] and predicts tokens[:, 1:].
         mask: (b, s) bool, the predictions that enter the loss; None: all.
+        soft: what a teacher predicted there; None: nothing is known of it.
     """
 
     tokens: np.ndarray
     mask: np.ndarray | None = None
+    soft: SoftTargets | None = None
 
     @property
     def predictions(self) -> int:

@@ -1,5 +1,6 @@
 """Samples of a run in their order: windows of a split, visited once an epoch, stacked to batches."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from lost.data.batch import Batch, Sample, stacked
 from lost.data.dataset import Split
 from lost.data.loss_mask import EXAMPLE_START, IN_LOSS, LossMask
 from lost.data.permutation import Permutation
+from lost.data.soft_targets.reader import SoftTargetSet
 from lost.errors import DataError
 
 
@@ -37,21 +39,24 @@ class TrainingStream:
         seq_len: predictions a sample.
         seed: of the run.
         key: tells the orders of several sets apart.
+        soft: what a teacher predicts for these windows.
 
     Attributes:
         windows: samples an epoch.
         has_mask: whether some predictions don't enter the loss.
     """
 
-    def __init__(self, split: Split, seq_len: int, seed: int, key: str = "") -> None:
-        self._samples = windows(split, seq_len)
+    def __init__(self, split: Split, seq_len: int, seed: int, key: str = "", soft: SoftTargetSet | None = None) -> None:
+        self._samples, self._soft = windows(split, seq_len), soft
         self.windows = self._samples.count
         self.has_mask = split.loss_mask is not None
         self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(self.windows, seed, epoch, f"{key}epoch"))
 
     def batch(self, first: int, count: int) -> Batch:
         """Return samples [first, first + count), which may run over the end of an epoch."""
-        return stacked([self._samples.read(int(window)) for window in self._windows(first, count)])
+        numbers = self._windows(first, count)
+        batch = stacked([self._samples.read(int(window)) for window in numbers])
+        return replace(batch, soft=self._soft.read(numbers)) if self._soft else batch
 
     def sample(self, number: int) -> Sample:
         """Return one sample."""

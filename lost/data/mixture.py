@@ -22,6 +22,7 @@ from lost.data.batch import Batch, Sample, stacked
 from lost.data.dataset import TRAIN, Dataset, Split, config_path, join_splits
 from lost.data.loader import SampleStream, TrainingStream
 from lost.data.permutation import Permutation
+from lost.data.soft_targets.reader import SoftTargetSet
 from lost.errors import ConfigError, DataError
 from lost.tokenizer import same_ids
 
@@ -148,14 +149,14 @@ class MixedStream:
         return self._streams[source].sample(number)
 
 
-def training_stream(dataset: Dataset, seq_len: int, seed: int) -> SampleStream:
-    """Return the samples of a run.
+def training_stream(dataset: Dataset, seq_len: int, seed: int, soft: SoftTargetSet | None = None) -> SampleStream:
+    """Return the samples of a run, with soft targets of its windows where there are any, which a mixture has not.
 
     Raises:
         DataError: a split that is missing, damaged, or shorter than one sample.
     """
     if not isinstance(dataset, Mixture):
-        return TrainingStream(dataset.split(TRAIN), seq_len, seed)
+        return TrainingStream(dataset.split(TRAIN), seq_len, seed, soft=soft)
     streams = [TrainingStream(each.split(TRAIN), seq_len, seed, each.fingerprint) for each in dataset.sets]
     return MixedStream(streams, dataset.slots, seed)
 

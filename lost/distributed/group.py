@@ -97,17 +97,18 @@ def agree(workers: Workers, config: Config, data: Mapping[str, str], backend: st
 
     Args:
         workers: all of them call this.
-        config: the run; the paths of its data may differ.
+        config: the run; the paths of its data and of a teacher may differ.
         data: fingerprints of the prepared sets, by name.
         backend: its name.
 
     Raises:
         ConfigError: a worker differs from rank 0; it says in what.
     """
+    shown = config.replace("data", path=None, mixture=None, also_evaluate={}).replace("teacher", path=None)
     local = {
         "version of lost": __version__,
         "backend": backend,
-        "configuration": config.replace("data", path=None, mixture=None, also_evaluate={}).model_dump(mode="json"),
+        "configuration": shown.model_dump(mode="json"),
         "prepared data": dict(data),
     }
     shared = json.loads(workers.broadcast(json.dumps(local)))

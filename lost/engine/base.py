@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lost.data.batch import Batch
+from lost.config import Config
+from lost.data.batch import Batch, SoftTargets
 from lost.distributed.group import Workers
 from lost.optim.skip_step import Guard
 from lost.storage.arrays import NamedArrays
@@ -19,9 +20,12 @@ class StepResult:
     Attributes:
         wait: waits for the device, so only call it where a step is reported, be it this one or a later one; returns
             (mean loss over the step's predictions, L2 norm of all gradients before clipping).
+        divergence: waits too; returns the mean divergence KL(teacher || student) over the same predictions, at the
+        teacher's temperature, in nats. None: there is no teacher.
     """
 
     wait: Callable[[], tuple[float, float]]
+    divergence: Callable[[], float] | None = None
 
 
 class Engine(Protocol):
@@ -57,6 +61,17 @@ class Engine(Protocol):
         arrays, whole, and together they contribute every array once.
         """
 
+    def teach(self, teacher: Config, parameters: NamedArrays) -> None:
+        """Load a teacher: steps learn from it too, as the configuration's `teacher` says.
+
+        Batches with soft targets need none. With several workers each calls this with all of the teacher's parameters,
+        and holds and runs all of it.
+
+        Args:
+            teacher: its model, its vocabulary the run's; computed in its `train.param_dtype`.
+            parameters: as `load` takes them, and with its errors.
+        """
+
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield this worker's rows of every parameter; with `yields_views` valid until the next step."""
 
@@ -69,6 +84,7 @@ class Engine(Protocol):
     def step(self, micro_batches: Iterable[Batch], predictions: int, lr: float) -> StepResult:
         """Do one optimizer step on the mean loss over `predictions`, the total of all workers' micro-batches.
 
+        With a teacher, on `teacher.weight` of its divergence and the rest of the mean loss, which is what is returned.
         Where the guard decides to skip the update, on all workers alike, weights and moments stay unchanged.
 
         Raises:
@@ -93,6 +109,12 @@ class Engine(Protocol):
 
     def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
+
+    def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
+        """Yield, for each batch, the likeliest `top_k` entries of every prediction, their logits over `temperature`.
+
+        Only where this worker holds the whole model.
+        """
 
     def activations(self, batch: Batch) -> tuple[list[float], float]:
         """Return the root mean square of each block's output, first to last, and the largest logit.

@@ -1,10 +1,11 @@
 """A slow LLaMA in numpy: the authority that both backends are tested against. Shapes: b batch, s sequence, h hidden."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from lost.config import Config
+from lost.config import Config, TeacherConfig
 from lost.model.parameters import EMBEDDING, FINAL_NORM, HEAD, gate_is_activated, layer_projections, parameter_table
 from lost.model.rope import frequencies
 from lost.projections import Projection
@@ -45,17 +46,54 @@ def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, mask: A
     return _mean_loss(logits(config, parameters, tokens[:, :-1]), tokens[:, 1:], mask)
 
 
-def _mean_loss(scores: Array, targets: Array, mask: Array | None, z_loss: float = 0.0) -> float:
-    highest = scores.max(axis=-1, keepdims=True)
-    log_z = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
+def _mean_loss(
+    scores: Array, targets: Array, mask: Array | None, z_loss: float = 0.0, teacher: "Teacher | None" = None
+) -> float:
+    log_z = _log_sum(scores)
     target_scores = np.take_along_axis(scores, targets[..., None].astype(np.int64), axis=-1)[..., 0]
-    return float((log_z - target_scores + z_loss * log_z**2).mean(where=True if mask is None else mask))
+    losses = log_z - target_scores
+    if teacher is not None:
+        share, heat = teacher.settings.weight, teacher.settings.temperature
+        losses = (1 - share) * losses + share * heat**2 * teacher.divergence(scores)
+    return float((losses + z_loss * log_z**2).mean(where=True if mask is None else mask))
+
+
+def _log_sum(scores: Array) -> Array:
+    highest = scores.max(axis=-1, keepdims=True)
+    return np.log(np.exp(scores - highest).sum(axis=-1)) + highest[..., 0]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher predicts: log-probabilities at its temperature (b, s, k), of all entries or of those in `ids`."""
+
+    settings: TeacherConfig
+    log_probabilities: Array
+    ids: Array | None = None
+
+    def divergence(self, scores: Array) -> Array:
+        """Return KL(teacher || student) of logits (b, s, vocab), (b, s); entries that aren't kept count as one."""
+        student = scores / self.settings.temperature
+        student = student - _log_sum(student)[..., None]
+        meant = self.log_probabilities
+        if self.ids is not None:
+            others = np.exp(student)
+            np.put_along_axis(others, self.ids, 0.0, axis=-1)
+            rest = np.maximum(1 - np.exp(meant).sum(axis=-1, keepdims=True), 1e-300)
+            meant = np.concatenate([meant, np.log(rest)], axis=-1)
+            kept = np.take_along_axis(student, self.ids, axis=-1)
+            student = np.concatenate([kept, np.log(others.sum(axis=-1, keepdims=True))], axis=-1)
+        return (np.exp(meant) * (meant - student)).sum(axis=-1)
 
 
 def gradients(
-    config: Config, parameters: Mapping[str, Array], tokens: Array, mask: Array | None = None
+    config: Config,
+    parameters: Mapping[str, Array],
+    tokens: Array,
+    mask: Array | None = None,
+    teacher: Teacher | None = None,
 ) -> dict[str, Array]:
-    """Return the loss's gradient, `train.z_loss` included, for each trained parameter.
+    """Return the loss's gradient, `train.z_loss` and a teacher's part included, for each trained parameter.
 
     By central differences, entry by entry: for tiny models.
 
@@ -64,6 +102,7 @@ def gradients(
         parameters: float64, so that the error stays near 1e-9.
         tokens: (b, s + 1).
         mask: (b, s) bool, the predictions that count; None: all.
+        teacher: what is learned from beside the tokens; None: nothing.
     """
     step, result = 1e-5, {}
     moved, layers = dict(parameters), _layers(config)
@@ -83,7 +122,7 @@ def gradients(
                 moved[name][index] = parameters[name][index] + sign * step
                 x = moved[EMBEDDING][tokens[:, :-1]] if first == 0 else inputs[first]
                 scores = _scores(config, layers, moved, x, first)
-                ends.append(_mean_loss(scores, tokens[:, 1:], mask, config.train.z_loss))
+                ends.append(_mean_loss(scores, tokens[:, 1:], mask, config.train.z_loss, teacher))
             moved[name][index] = parameters[name][index]
             result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result

@@ -4,6 +4,7 @@ Everything else, embedding and head among it, is AdamW's. The scales that make r
 of Liu et al., "Muon is scalable for LLM training" (arXiv 2502.16982), of Bernstein, and of the original.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -13,7 +14,7 @@ import numpy as np
 from lost.config import Config
 from lost.model.parameters import EMBEDDING, HEAD, Parameter
 from lost.optim.adamw import MOMENTS, AdamW
-from lost.optim.base import Array, check_float32_weights
+from lost.optim.base import Array, Table, check_float32_weights
 
 MOMENTUM = "momentum_buffer"
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -22,6 +23,8 @@ RUNS = (3, 2)
 """Iterations between two products with the matrix itself; in between only the Gram matrix of its short side changes. As
 exact in float32 as five products are (benchmarks/newton_schulz.py). With sides n and q n it takes 4 q + 14 products of
 n x n matrices, five plain iterations 10 q + 5: it pays from q = 1.5 on."""
+AT_ONCE = 1 << 26
+"""Entries of matrices that a process orthogonalizes at a time, or one matrix: PyTorch's update takes memory by them."""
 
 
 class Muon(AdamW):
@@ -81,6 +84,20 @@ def pieces(row: Parameter, split: bool) -> Iterator[slice]:
     widths = row.parts if split and row.parts else (row.shape[1],)
     ends = np.cumsum(widths).tolist()
     yield from (slice(end - width, end) for end, width in zip(ends, widths, strict=True))
+
+
+def shapes_orthogonalized(table: Table, split: bool) -> Counter[tuple[int, int]]:
+    """Return how many matrices, or parts of them, are orthogonalized, by their shape."""
+    return Counter(
+        (row.shape[0], piece.stop - piece.start)
+        for row in filter(is_orthogonalized, table.values())
+        for piece in pieces(row, split)
+    )
+
+
+def at_once(shape: tuple[int, int], shards: int) -> int:
+    """Return how many matrices of a shape are orthogonalized at a time by so many processes, each an equal share."""
+    return shards * max(1, AT_ONCE // (shape[0] * shape[1]))
 
 
 def scale(name: str, rows: int, columns: int) -> float:

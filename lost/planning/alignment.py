@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from lost.config import Config
 from lost.model.parameters import projections, vocabulary
 
-# Kernels read rows in pieces of 16 bytes, which begin at multiples of it.
-_MULTIPLES = {"bfloat16": 8, "float32": 4}
+MULTIPLES = {"bfloat16": 8, "float32": 4}
+"""Of a row's length, by type: kernels read rows in pieces of 16 bytes, which begin at multiples of it."""
 
 
 def unaligned(config: Config, device: str) -> str:
@@ -18,7 +18,7 @@ def unaligned(config: Config, device: str) -> str:
     """
     if not device.startswith("cuda"):
         return ""
-    multiple = _MULTIPLES[config.train.compute_dtype]
+    multiple = MULTIPLES[config.train.compute_dtype]
     products = list(product_sizes(config))
     slow = [sizes for sizes in products if any(size % multiple for size in sizes)]
     if not slow:

@@ -1,5 +1,6 @@
 """The budget of a run: parameters, FLOPs per token and memory, compared with a dense model's."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from lost.model.parameters import (
     projections,
     vocabulary,
 )
-from lost.optim import optimizer_of
+from lost.optim import KINDS, optimizer_of
+from lost.optim.muon import Muon, at_once, shapes_orthogonalized
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
@@ -116,13 +118,14 @@ def budget(
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     activations = _mlx_activations if backend == "mlx" else _torch_activations
-    # MLX holds the sum so far in addition to the gradients that are added to it.
-    sums = 2 if backend == "mlx" and at_once < (local_batch or config.train.batch_size) else 1
+    # MLX holds the sum so far in addition to the gradients that are added to it; PyTorch where it measures their noise.
+    apart = backend == "mlx" or config.train.noise_scale_every > 0
+    sums = 2 if apart and at_once < (local_batch or config.train.batch_size) else 1
     # PyTorch's head makes its gradient beside the sum so far.
     summed = not output.frozen and at_once < (local_batch or config.train.batch_size)
     beside = head * width if backend == "torch" and summed else 0
     # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
-    update = int(1.4 * trained * width) if backend == "mlx" else 0
+    update = int(1.4 * trained * width) if backend == "mlx" else _torch_update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
@@ -212,14 +215,14 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         saved = [part.saved_per_token() for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         repeated = device.startswith("cuda") and width == 4  # keys and values, for float32
-        attention = 2 * queries + 2 * (queries if repeated else shared)  # rotated q and k, v, output
+        attention = width * (2 * queries + 2 * (queries if repeated else shared))  # rotated q and k, v, output
         if model.use_qk_norm:
-            attention += queries + shared  # q and k before it
-        opened = 3  # gate, up, their product
+            attention += own_input * (queries + shared) + 4 * (model.num_attention_heads + model.key_value_heads)
+        opened = width * 3 * inner  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
-        whole.append(2 * (norm + width * hidden) + width * (sum(saved) + attention + opened * inner) + scales)
+        whole.append(2 * (norm + width * hidden) + width * sum(saved) + attention + opened + scales)
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
-        rebuilt.append(width * (max(attention, opened * inner) + sum(saved)))
+        rebuilt.append(max(attention, opened) + width * sum(saved))
     blocks = {
         "none": whole,
         "narrow": [*narrow, max(rebuilt)],
@@ -281,6 +284,22 @@ def _recast(config: Config, but: Sequence[str] = ()) -> int:
     inside = [each for each in projections(config) if each.settings.kind not in but]
     held = [rows[f"{each.name}.{suffix}"] for each in inside for suffix in each.tensors()]
     return sum(row.size for row in held if not row.integer and row.dtype != config.train.compute_dtype)
+
+
+def _torch_update(config: Config, shards: int) -> int:
+    """Count the bytes that PyTorch's update takes beside what is held: Muon's, for the matrices of its largest turn.
+
+    Fitted to its peaks on a CPU. The nearer a matrix is to a square, the larger are the Gram matrices beside it.
+    """
+    settings = config.optimizer
+    if not issubclass(KINDS[settings.name], Muon):
+        return 0
+    plain, square = {"float32": (2.2, 6.0), "bfloat16": (2.3, 2.3)}[settings.orthogonalize_dtype]
+    turns = [
+        min(-(-count // shards), at_once(shape, 1)) * 4 * math.prod(shape) * (plain + square * min(shape) / max(shape))
+        for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items()
+    ]
+    return int(max(turns, default=0))
 
 
 @cache

@@ -11,7 +11,6 @@ Whole steps do each once a step. Block by block, each micro-batch gathers the bl
 backward pass, embedding and head once, and reduces all gradients. What Muon and its kin send is by `_orthogonalized`.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.model.parameters import parameter_table
 from lost.optim import KINDS
-from lost.optim.muon import Muon, is_orthogonalized, pieces
+from lost.optim.muon import Muon, shapes_orthogonalized
 from lost.planning.budget import budget, dense_twin
 from lost.planning.micro_batch import with_micro_batch
 from lost.planning.roofline import Card, step_on_a_card
@@ -90,11 +89,7 @@ def _orthogonalized(config: Config, shards: int) -> int:
     settings = config.optimizer
     if not issubclass(KINDS[settings.name], Muon):
         return 0
-    shapes = Counter(
-        (row.shape[0], piece.stop - piece.start)
-        for row in filter(is_orthogonalized, parameter_table(config).values())
-        for piece in pieces(row, settings.split_up)
-    )
+    shapes = shapes_orthogonalized(parameter_table(config), settings.split_up)
     entries = sum(-(-n // shards) * -(-rows // shards) * columns for (rows, columns), n in shapes.items())
     return 2 * (shards - 1) * entries * _WIDTH[settings.orthogonalize_dtype]
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
@@ -12,7 +12,7 @@ from lost.planning.budget import Memory, budget
 _CLOSE, _SMALL = 0.1, 2**30  # below so many bytes, what isn't counted (workspaces, rounding up) is a large part
 
 
-def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1) -> Memory:
+def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1, teacher: int = 0) -> Memory:
     """Refuse a run that doesn't fit its device by this estimate: running out of memory may come hours later.
 
     Args:
@@ -21,22 +21,25 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         device: as the backend names it.
         room: the memory in bytes that a run may take there.
         workers: processes that share the batch, one device each, with `room` bytes each.
+        teacher: bytes of a teacher's weights, which each of them holds.
 
     Returns:
-        The estimate.
+        The estimate, the teacher's among the weights.
 
     Raises:
         ConfigError: it doesn't fit; the message has the numbers, and the largest micro-batch that does.
     """
     local_batch, micro_batch = local_batch_size(config, workers)
     needed = _estimate(config, backend, device, workers)(micro_batch)
+    needed = replace(needed, weights=needed.weights + teacher)
     if needed.total <= room:
         return needed
-    if fitting := smaller_micro_batch(config, backend, device, room, workers, below=local_batch):
+    if fitting := smaller_micro_batch(config, backend, device, room - teacher, workers, below=local_batch):
         remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
     else:
         remedy = f"no train.micro_batch_size alone makes it fit; try {settings_that_take_less(config)}"
     parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
+    parts += f"; {_gib(teacher)} of the weights are the teacher's" if teacher else ""
     raise ConfigError(
         f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
         f"{device} has {_gib(room)}; expected less; {remedy}"

@@ -9,7 +9,8 @@ from lost.model.parameters import vocabulary
 from lost.planning.budget import budget
 from lost.prepare import VOCAB_SIZE
 
-_PADDED = 512  # the largest multiple that tables are usually padded to, for fast products or equal shards
+PADDED = 512
+"""The largest multiple that tables are usually padded to, for fast products or equal shards."""
 
 
 def with_vocabulary(config: Config, data: Path | None = None) -> tuple[Config, str]:
@@ -47,7 +48,7 @@ def unused_rows(config: Config, dataset: Dataset) -> str:
         dataset: with the tokenizer.
     """
     entries, rows = dataset.tokenizer.vocab_size, vocabulary(config)
-    if rows <= -(-entries // _PADDED) * _PADDED:
+    if rows <= -(-entries // PADDED) * PADDED:
         return ""
     count = budget(config)
     unused = rows - entries

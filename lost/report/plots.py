@@ -50,6 +50,7 @@ METRICS = {
         Metric("tokens_per_second", "tokens a second", smooth=True),
         Metric("memory_bytes", "memory (GiB)"),
         Metric("skipped", "updates left out"),
+        Metric("divergence", "divergence from the teacher, nats a token"),
         Metric("stall_seconds", "training held up by a save (s)"),
         Metric("noise_scale", "noise scale of gradients (tokens)", log=True),
         Metric("largest_logit", "largest logit"),

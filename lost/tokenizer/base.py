@@ -4,8 +4,9 @@ import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -13,6 +14,19 @@ from lost.storage.nofollow import write_new
 
 CONFIG = "tokenizer_config.json"
 _LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A token, comparable across vocabularies of any kind.
+
+    Attributes:
+        kind: `text`; `byte`, which stands for a byte of characters that have no token; `special`, which no text has.
+        text: what it adds to a text that goes on, in UTF-8; of a special one its name.
+    """
+
+    kind: Literal["text", "byte", "special"]
+    text: bytes
 
 
 class Tokenizer(ABC):
@@ -58,6 +72,16 @@ class Tokenizer(ABC):
     @abstractmethod
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
         """Return the ids of each text; one core does it, for whoever has more to encode starts more processes."""
+
+    def entries(self) -> dict[int, Entry]:
+        """Return the tokens by id, ascending; one whose text can't be told is left out."""
+        texts = {number: self._behind_itself(number) for number in range(self.vocab_size)}
+        return {number: Entry("text", text.encode()) for number, text in texts.items() if text}
+
+    def _behind_itself(self, number: int) -> str:
+        """Return what a token adds to a text that goes on; "" if that is unknown: some decoders change beginnings."""
+        text = self.decode([number, number])[len(self.decode([number])) :]
+        return "" if "\N{REPLACEMENT CHARACTER}" in text else text
 
     def encode(self, text: str, special_tokens: bool = False) -> np.ndarray:
         """Return the ids of one text as int64, end-of-text not added.

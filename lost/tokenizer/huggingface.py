@@ -9,12 +9,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
-from lost.tokenizer.base import CONFIG, Tokenizer
+from lost.tokenizer.base import CONFIG, Entry, Tokenizer
+from lost.tokenizer.spelling import Spelling
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
@@ -95,6 +97,18 @@ class JsonTokenizer(Tokenizer):
         """SHA-256 of the file and the end-of-text token, in hexadecimal."""
         return hashlib.sha256(self.files[self.FILE] + self._end_of_text.encode()).hexdigest()
 
+    def entries(self) -> dict[int, Entry]:
+        """Return the tokens by id, ascending; gaps are left out, and what can't be told."""
+        tokens, added = self._processor.get_vocab(with_added_tokens=True), self._processor.get_added_tokens_decoder()
+        spelling, found = Spelling(parse_object(self.files[self.FILE])), {}
+        for text, number in sorted(tokens.items(), key=itemgetter(1)):
+            if number in self._special or number in self._unknown:
+                found[number] = Entry("special", text.encode())
+            else:
+                known = None if number in added else spelling.entry(text)
+                found[number] = known or Entry("text", self._behind_itself(number).encode())
+        return {number: each for number, each in found.items() if each.text}
+
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
         self._processor.encode_special_tokens = not special_tokens  # the library's name for encoding them as text
         for text in texts:
@@ -123,7 +137,7 @@ class JsonTokenizer(Tokenizer):
 
     def _find_special(self, model: Mapping[str, Any]) -> None:
         """Find the special tokens, except the one for unknown characters, to which text may be encoded."""
-        unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
+        self._unknown = unknown = {model.get("unk_id"), self._processor.token_to_id(model.get("unk_token") or "")}
         added = self._processor.get_added_tokens_decoder()
         tokens = {number: each.content for number, each in added.items() if each.special and number not in unknown}
         self._special = frozenset(tokens)

@@ -12,10 +12,12 @@ from pathlib import Path
 import sentencepiece
 
 from lost.errors import DataError
-from lost.tokenizer.base import Tokenizer
+from lost.tokenizer.base import Entry, Tokenizer
 from lost.tokenizer.chat_template import PLAIN
 from lost.tokenizer.huggingface import read_config
 from lost.utils.machine import cores
+
+SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
 class PieceTokenizer(Tokenizer):
@@ -69,6 +71,18 @@ class PieceTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """SHA-256 of the model, in hexadecimal."""
         return hashlib.sha256(self.files[self.FILE]).hexdigest()
+
+    def entries(self) -> dict[int, Entry]:
+        """Return the tokens by id."""
+        return {number: self._entry(number) for number in range(self.vocab_size)}
+
+    def _entry(self, number: int) -> Entry:
+        text = self._processor.id_to_piece(number)
+        if self._processor.is_byte(number):
+            return Entry("byte", bytes([int(text[1:-1], 16)]))
+        if any(is_kind(number) for is_kind in (self._processor.is_control, self._processor.is_unknown)):
+            return Entry("special", text.encode())
+        return Entry("text", text.replace(SPACE, " ").encode())
 
     def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
         # `special_tokens` changes nothing: control symbols can't be written out.

@@ -63,15 +63,22 @@ class MicroBatches:
         engine: takes the steps.
         adapts: whether the size may be halved where the first step shows that it doesn't fit.
         say: shows the user a sentence.
+        beside: bytes that the engine holds beside the run's, a teacher's.
 
     Attributes:
         size: sequences at once.
     """
 
     def __init__(
-        self, config: Config, stream: SampleStream, engine: Engine, adapts: bool, say: Callable[[str], None]
+        self,
+        config: Config,
+        stream: SampleStream,
+        engine: Engine,
+        adapts: bool,
+        say: Callable[[str], None],
+        beside: int = 0,
     ) -> None:
-        self._config, self._stream, self._engine, self._say = config, stream, engine, say
+        self._config, self._stream, self._engine, self._say, self._beside = config, stream, engine, say, beside
         self._adapts = adapts and engine.workers.world_size == 1  # others would wait in the midst of a step
         self._own_share, self.size = local_batch_size(config, engine.workers.world_size)
         self._coming: Prefetcher | None = None
@@ -99,7 +106,7 @@ class MicroBatches:
         memory = self._engine.memory()
         recorded = "memory_active_bytes" in memory and self._engine.workers.world_size == 1
         if recorded and self.size == planned:  # else it is the peak of the step that failed
-            estimate = budget(self._config, self._engine.backend, self._engine.device).memory.total
+            estimate = budget(self._config, self._engine.backend, self._engine.device).memory.total + self._beside
             if remark := peak_remark(memory["memory_bytes"], estimate):
                 self._say(remark)
         return report

@@ -18,6 +18,7 @@ from lost.config import Config
 from lost.data.dataset import VALID, Dataset, Split
 from lost.data.loader import SampleStream
 from lost.data.mixture import training_stream
+from lost.data.soft_targets.reader import SoftTargetSet
 from lost.engine import Engine, StepResult
 from lost.errors import (
     StorageError,
@@ -37,18 +38,19 @@ from lost.training.endings import diverged, stopping_early
 from lost.training.micro_batches import MicroBatches
 from lost.training.profile import Profile, Tracing
 from lost.training.signals import Stop
+from lost.training.teacher import Teacher
 from lost.utils.parsing import finite
 from lost.utils.threads import busy_remark
 from lost.utils.wording import counted
 
 
-def open_data(config: Config, dataset: Dataset) -> tuple[SampleStream, Split]:
-    """Return the training samples and the validation text.
+def open_data(config: Config, dataset: Dataset, soft: SoftTargetSet | None = None) -> tuple[SampleStream, Split]:
+    """Return the training samples, with soft targets where there are any, and the validation text.
 
     Raises:
         DataError: a split that is missing, damaged, or shorter than one sample.
     """
-    return training_stream(dataset, config.data.seq_len, config.train.seed), dataset.split(VALID)
+    return training_stream(dataset, config.data.seq_len, config.train.seed, soft), dataset.split(VALID)
 
 
 def due(step: int, every: int) -> bool:
@@ -74,17 +76,19 @@ class Run:
         further: Mapping[str, Dataset],
         mirror: Mirror | None = None,
         tracing: Tracing | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.mirror = mirror
+        self.mirror, self.teacher = mirror, teacher
         self.config, self.folder, self.dataset, self.engine = config, folder, dataset, engine
         first = engine.workers.rank == 0
         own = [MetricsFile(folder)] if first else []  # before the screen: what is shown is on disk
         others = {name: TRACKERS[name](folder, config, each) for name, each in config.tracking.items() if first}
         self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
-        self.stream, self.valid = open_data(config, dataset)
+        self.stream, self.valid = open_data(config, dataset, teacher.targets if teacher else None)
         self.further = {name: each.split(VALID) for name, each in further.items()}
         self.per_step = config.train.batch_size * config.data.seq_len
-        self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message)
+        beside = teacher.memory(config) if teacher else 0
+        self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message, beside)
         self._profile = Profile(folder, tracing, self.tracker.message) if tracing and first else None
         self._doing, self._first = "training", True
         self._unread: list[StepResult] = []  # of the steps since the device was last waited for
@@ -111,7 +115,10 @@ class Run:
         if progress.has_moments:
             self.engine.load_optimizer_state(moments, progress.updates)
         self.engine.guard.restore(progress.guard)
-        progress = self._with_threads(progress)
+        if self.teacher:
+            self.tracker.phase("reading the teacher")
+            self.teacher.load(self.engine, self.config)
+        progress = self._with_threads(replace(progress, teacher=self.teacher.identity if self.teacher else None))
         self.tracker.begin(progress.step)
         self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
@@ -199,6 +206,8 @@ class Run:
         }
         if self.stream.has_mask:
             row["targets"] = self.stream.predictions(first, self.config.train.batch_size)
+        if report.divergence:
+            row["divergence"] = report.divergence()
         self.tracker.step(finite(row))
         return self.check(progress, report)
 

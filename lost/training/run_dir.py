@@ -17,6 +17,7 @@ from lost.checkpoint import (
 )
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset
+from lost.data.soft_targets.reader import SoftTargetSet
 from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -39,6 +40,7 @@ MUTABLE_KEYS = {
     "data.path",
     "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
     "data.also_evaluate",
+    "teacher.path",  # another teacher is refused by its identity
     *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
     *(f"train.{key}" for key in ("deterministic", "matmul_precision")),
     *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "noise_scale_every")),
@@ -48,7 +50,9 @@ MUTABLE_KEYS = {
 }
 
 
-def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
+def start_or_resume(
+    config: Config, folder: Path, dataset: Dataset, tracker: Tracker, teacher: str | None = None
+) -> Checkpoint | None:
     """Return the checkpoint to resume from, or None for a new run.
 
     Raises:
@@ -56,7 +60,7 @@ def start_or_resume(config: Config, folder: Path, dataset: Dataset, tracker: Tra
         ConfigError: the folder's run has another configuration; the message names every difference.
         DataError: the folder's run was trained on other data.
     """
-    start = starting_point(config, folder, dataset, tracker)
+    start = starting_point(config, folder, dataset, tracker, teacher)
     if start:
         tracker.message(_going_on(start.progress, config, folder))
         with storage(folder):  # what a crash in the midst of a save left undone
@@ -85,12 +89,21 @@ def _going_on(progress: TrainState, config: Config, folder: Path) -> str:
     )
 
 
-def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Tracker) -> Checkpoint | None:
+def starting_point(
+    config: Config, folder: Path, dataset: Dataset, tracker: Tracker, teacher: str | None = None
+) -> Checkpoint | None:
     """Return the checkpoint that training would resume from, or None for a new run; nothing is changed.
+
+    Args:
+        config: the run.
+        folder: its folder.
+        dataset: its data.
+        tracker: told what is skipped, and what has changed.
+        teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
         CheckpointError: there are checkpoints, and none is intact, or the newest has no optimizer state.
-        ConfigError: the folder's run has another configuration; the message names every difference.
+        ConfigError: the folder's run has another configuration or teacher; the message names every difference.
         DataError: the folder's run was trained on other data.
     """
     start, rejected = newest_valid(folder / "checkpoints")
@@ -102,6 +115,7 @@ def starting_point(config: Config, folder: Path, dataset: Dataset, tracker: Trac
         )
     if start:
         _check_agreement(start, config, folder, dataset, tracker)
+        _check_teacher(start.progress.teacher, teacher, config, folder)
     return start
 
 
@@ -146,10 +160,10 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     return held
 
 
-def check_data(dataset: Dataset, further: Iterable[Dataset], workers: Workers) -> None:
+def check_data(dataset: Dataset, further: Iterable[Dataset | SoftTargetSet], workers: Workers) -> None:
     """Read every shard, shared among the processes of each machine, so that nothing is trained on a damaged one.
 
-    Of further sets those of the validation text, which alone is used.
+    Of further sets those of the validation text, which alone is used; of soft targets all.
 
     Raises:
         DataError: a shard isn't as it was written.
@@ -255,6 +269,17 @@ def _check_agreement(start: Checkpoint, config: Config, folder: Path, dataset: D
             f"{dataset.path} is not the data that {folder} was trained on (another tokenizer, other text or other "
             "proportions); expected the same; name it with --data, or choose another --out"
         )
+
+
+def _check_teacher(before: str | None, now: str | None, config: Config, folder: Path) -> None:
+    if before == now:
+        return
+    learned = "from a teacher with other weights, or other soft targets" if before else "without a teacher"
+    remedy = "name the same, wherever it stands now" if before else "leave it out"
+    raise ConfigError(
+        f"teacher.path = {config.teacher.path}: the run in {folder} has learned {learned} so far; expected that to "
+        f"stay; {remedy}, choose another --out, or start over with --fresh --overwrite"
+    )
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:

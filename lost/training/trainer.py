@@ -24,6 +24,7 @@ from lost.training.endings import ended_amid, out_of_memory
 from lost.training.profile import Tracing
 from lost.training.run import Run, StoppedError, due
 from lost.training.signals import Stop
+from lost.training.teacher import Teacher
 from lost.utils.parsing import finite
 
 
@@ -53,6 +54,7 @@ def train(
     further: Mapping[str, Dataset] = MappingProxyType({}),
     mirror: Mirror | None = None,
     tracing: Tracing | None = None,
+    teacher: Teacher | None = None,
 ) -> Result:
     """Train from the seed, or resume from a checkpoint, until the schedule ends, `stop_after`, or a request to stop.
 
@@ -68,6 +70,7 @@ def train(
         further: sets that are evaluated too, by name.
         mirror: of the run's checkpoints; rank 0's.
         tracing: the backend's, where a profile of some steps is wanted.
+        teacher: what the run learns from beside the data.
 
     Raises:
         DivergedError: too many updates in a row were left out.
@@ -75,7 +78,7 @@ def train(
         OutOfMemoryError: the estimate was too low, or another process took what was free.
         StorageError: a checkpoint or log could not be written.
     """
-    run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror, tracing)
+    run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror, tracing, teacher)
     progress = run.begin(start)
     try:
         return _loop(config, run, progress, engine, asked or Stop())

@@ -14,6 +14,8 @@ from lost.checkpoint import LATEST, MANIFEST, Checkpoint, checkpoints, open_chec
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
+from lost.data.soft_targets.reader import DESCRIPTION as SOFT_TARGETS
+from lost.data.soft_targets.reader import SoftTargetSet
 from lost.errors import CheckpointError, ConfigError, DataError, UserError
 from lost.model.load import load_config
 from lost.storage.files import stale_temps
@@ -28,7 +30,7 @@ class VerifyReport:
     """The result of a check.
 
     Attributes:
-        checked: the checkpoints, or the prepared set, each with its problems.
+        checked: the checkpoints, or the prepared set or the soft targets, each with its problems.
         inconsistencies: problems between the files of a run; None: not a run.
         weights_only: checkpoints without optimizer state, which training can't resume from.
         remarks: worth knowing, and no problems.
@@ -46,7 +48,7 @@ class VerifyReport:
 
 
 def verify(path: Path) -> VerifyReport:
-    """Check a run, a checkpoint or a prepared set; every file is read.
+    """Check a run, a checkpoint, a prepared set or soft targets; every file is read.
 
     Raises:
         UserError: it is none of these.
@@ -54,6 +56,8 @@ def verify(path: Path) -> VerifyReport:
     report = VerifyReport()
     if (path / DESCRIPTION).exists():
         report.checked[path] = list(Dataset(path).problems())
+    elif (path / SOFT_TARGETS).exists():
+        report.checked[path] = list(SoftTargetSet(path).problems())
     elif (path / MANIFEST).exists():
         _check(path, report)
     elif (path / CONFIG).exists() or checkpoints(path / "checkpoints"):

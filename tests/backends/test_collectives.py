@@ -15,6 +15,7 @@ from lost.backends.torch.distributed.group import TorchGroup
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
 from lost.data.batch import Batch
+from lost.errors import OutOfMemoryError, WorkerLostError
 
 WORLD = 8
 NAMES = {"_allgather_base_": "gather", "_reduce_scatter_base_": "scatter", "allreduce_": "reduce"}
@@ -71,3 +72,30 @@ def test_a_step_sends_little(
     with Sent() as evaluation:
         engine.evaluate(batches[:1])
     assert evaluation.counts == {"gather": parts}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("[gloo/transport/tcp/pair.cc:538] Connection closed by peer", WorkerLostError),
+        ("NCCL error in: NCCLUtils.hpp:340, unhandled\nCuda failure 2 'out of memory'", OutOfMemoryError),
+        ("NCCL error in: NCCLUtils.hpp:340, unhandled\nFailed to CUDA calloc 8388608 bytes", OutOfMemoryError),
+    ],
+)
+def test_what_a_collective_fails_of(
+    said: str, expected: type[Exception], config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker's loss, in training as in a sample; but memory that ran out here is nobody else's."""
+    engine = TorchEngine(config(), "cpu")
+
+    def failing(*arguments: object) -> None:
+        raise dist.DistBackendError(said)
+
+    monkeypatch.setattr(engine.model, "forward", failing)
+    monkeypatch.setattr(engine.model, "logits", failing)
+    batch = Batch(np.zeros((2, 9), np.int32))
+    for work in (lambda: engine.evaluate([batch]), lambda: list(engine.generate([1], lambda scores: 1, 1))):
+        with pytest.raises((RuntimeError, WorkerLostError)) as found:
+            work()
+        assert OutOfMemoryError.caused(found.value) == (expected is OutOfMemoryError)
+        assert isinstance(found.value, WorkerLostError) == (expected is WorkerLostError)

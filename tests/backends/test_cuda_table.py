@@ -1,5 +1,7 @@
 """The table of a card, `benchmarks/cuda`: each part comes to its end, on a CPU, at sizes that say nothing."""
 
+import fcntl
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -17,6 +19,26 @@ def test_every_part_comes_to_its_end(tmp_path: Path) -> None:
     assert len(found) == 9
     assert {name: each.get("stopped") for name, each in found.items()} == dict.fromkeys(found)
     assert (tmp_path / "README.md").read_text().count("\n## ") == 9
+
+
+STARTS_ANOTHER = """
+import subprocess, sys
+locking = "import fcntl, time; fcntl.flock(0, fcntl.LOCK_EX); time.sleep(60)"
+subprocess.run([sys.executable, "-c", locking], stdin=open(sys.argv[1]))
+"""
+
+
+def test_what_a_part_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Else it would compute beside the next part: here it would keep a lock."""
+    spec = importlib.util.spec_from_file_location("cuda", CUDA / "__main__.py")
+    assert spec
+    assert spec.loader
+    main = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(main)
+    (tmp_path / "lock").touch()
+    assert main.called([sys.executable, "-c", STARTS_ANOTHER, str(tmp_path / "lock")], 1.5)[0] is None
+    with (tmp_path / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.fixture

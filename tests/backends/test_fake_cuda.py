@@ -36,6 +36,7 @@ OPTIONS = {
     ),
     "learned gamma": ("projection.learn_gamma=true", "projection.activation_at=inner", "train.skip_spikes=5"),
     "pure bfloat16": ("train.param_dtype=bfloat16", "projection.activation_at=output", "train.grad_clip=0"),
+    "norms": ("model.use_qk_norm=true",),
     "mixed kinds": (
         *('projection.overrides={"*.o_proj": {"kind": "dense"}}', "projection.activation=relu2", "train.z_loss=1e-4"),
         "projection.short_conv_width=4",
@@ -82,6 +83,13 @@ def test_a_step_stays_on_its_device(steps: dict[str, Any], case: str) -> None:
     assert "error" not in found, found["error"]
     assert found["copies"] == 0
     assert (0.8 if "grouped" in case else 0.95) < found["peak"] / found["estimate"] < 1.05
+
+
+def test_what_norms_of_queries_and_keys_keep_is_planned(steps: dict[str, Any]) -> None:
+    """Their inputs in float32."""
+    taken, planned = (steps["norms"][key] - steps["lost"][key] for key in ("peak", "estimate"))
+    assert taken == pytest.approx(planned, rel=0.05)
+    assert planned > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,9 @@ from device import device_of
 
 from lost.backends.mlx.optim import muon as on_mlx
 from lost.backends.mlx.optim.spectron import Spectron as MlxSpectron
+from lost.backends.torch.bench import peak_memory
 from lost.backends.torch.distributed.single_device import SingleDevice
+from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.optim import muon as on_torch
 from lost.backends.torch.optim.spectron import Spectron as TorchSpectron
 from lost.checkpoint import open_checkpoint
@@ -23,11 +25,13 @@ from lost.engine import BACKENDS, create_engine
 from lost.engine.selftest import ReferenceRun
 from lost.errors import ConfigError
 from lost.model import reference
+from lost.model.init import initial_values
 from lost.model.load import load_config
 from lost.model.parameters import EMBEDDING, Parameter
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim import state_shapes
 from lost.optim.muon import newton_schulz, pieces, scale
+from lost.planning.budget import _torch_update, budget
 
 Lost = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
@@ -166,6 +170,33 @@ def test_iterations_against_the_plain_form(shape: tuple[int, int], condition: fl
     expected = np.stack([newton_schulz(each) for each in x])
     for result in on_both(x):
         assert np.linalg.norm(result - expected) / np.linalg.norm(expected) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "name"), [("dense", "muon"), ("lost", "muon"), ("cola", "spectron")])
+def test_an_update_takes_what_is_planned_however_many_matrices_there_are(
+    config: Callable[..., Config], kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few matrices at a time: to the same end, in less than half of the memory."""
+    settings = config(
+        model={"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3},
+        projection={"kind": kind, "rank": 16, "density": 0.25},
+        optimizer={"name": name},
+        train={"batch_size": 1, "micro_batch_size": 1},
+    )
+    batch, peaks, ends = Batch(np.zeros((1, 9), np.int32)), [], []
+    for most in (1 << 26, 2 * 64 * 16):
+        monkeypatch.setattr("lost.optim.muon.AT_ONCE", most)
+        engine = create_engine(settings, "torch", "cpu")
+        assert isinstance(engine, TorchEngine)
+        engine.load(initial_values(settings))
+        engine.step([batch], 8, 1e-3)
+        peaks.append(peak_memory("cpu", lambda engine=engine: engine._optimizer.step(1e-3, torch.tensor(False)))[1])
+        assert peaks[-1] == pytest.approx(_torch_update(settings, 1), rel=0.15 if name == "muon" else 0.35)
+        ends.append({name: array.copy() for name, array in engine.dump()})
+        if most > peaks[0]:
+            assert budget(settings).memory.activations == _torch_update(settings, 1)
+    assert peaks[1] < 0.5 * peaks[0]
+    assert_near(ends[1], ends[0])
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 0.68, 1.21), ("bfloat16", 0.6, 1.3)])

@@ -9,6 +9,8 @@ import pytest
 from device import device_of
 from pydantic import TypeAdapter, ValidationError
 
+from lost.backends.torch.bench import peak_memory
+from lost.backends.torch.engine import TorchEngine
 from lost.checkpoint import checkpoint_path, open_checkpoint
 from lost.config import Config
 from lost.data.batch import Batch
@@ -17,6 +19,7 @@ from lost.engine import BACKENDS, create_engine
 from lost.model import reference
 from lost.model.init import initial_values
 from lost.optim.noise_scale import GradientNoise, estimates
+from lost.planning.budget import budget
 
 
 def rows(run: Path, key: str) -> list[dict]:
@@ -46,6 +49,20 @@ def test_means_stay_finite() -> None:
     assert GradientNoise(1.0, 2.0, 3).after(np.nan, 1.0) == GradientNoise(1.0, 2.0, 3)
     with pytest.raises(ValidationError):
         TypeAdapter(GradientNoise).validate_python({"square": np.inf, "variance": 1.0, "seen": 1})
+
+
+def test_the_memory_for_it_is_planned(config: Callable[..., Config]) -> None:
+    """That of the gradient of one micro-batch beside the sum; nobody measures a whole batch's, which has no noise."""
+    model = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+    plain = config(model=model, train={"batch_size": 2, "micro_batch_size": 1})
+    settings = plain.replace("train", noise_scale_every=1)
+    engine = create_engine(settings, "torch", "cpu")
+    assert isinstance(engine, TorchEngine)
+    engine.load(initial_values(settings))
+    batches = [Batch(np.full((1, 9), number, np.int32)) for number in (1, 2)]
+    planned, without = (budget(each).memory for each in (settings, plain))
+    peak = peak_memory("cpu", lambda: engine.gradient_squares(batches, 16))[1]
+    assert without.gradients + without.activations < peak <= planned.gradients + planned.activations
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

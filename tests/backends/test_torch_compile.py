@@ -1,6 +1,8 @@
 """The compiled step of PyTorch: how many graphs it takes, counted with a backend that runs them as they are."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,31 +151,37 @@ def test_a_fused_loss_can_be_one_kernel(dtype: torch.dtype, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("device", "triton", "compiler", "capability", "expected"),
+    ("found", "expected"),
     [
-        ("cuda:0", True, "gcc", (9, 0), True),
-        ("cuda:0", True, "clang", (7, 0), True),
-        ("cuda:0", True, "my-cc", (9, 0), True),
-        ("cuda:0", False, "gcc", (9, 0), False),
-        ("cuda:0", True, "", (9, 0), False),
-        ("cuda:0", True, "gcc", (6, 1), False),
-        ("cpu", True, "gcc", (9, 0), False),
-        ("mps", True, "gcc", (9, 0), False),
+        ({}, True),
+        ({"device": "cpu"}, False),
+        ({"device": "mps"}, False),
+        ({"triton": False}, False),
+        ({"capability": (7, 0)}, True),
+        ({"capability": (6, 1)}, False),
+        ({"compiler": "clang"}, True),
+        ({"compiler": ""}, False),
+        ({"compiler": "my-cc"}, False),  # of which nobody has told it
+        ({"cc": "my-cc", "compiler": "my-cc"}, True),
+        ({"cc": "my-cc"}, False),  # Triton then tries no other
+        ({"headers": False}, False),
     ],
 )
 def test_cuda_compiles_by_default_where_it_can(
-    device: str,
-    triton: bool,
-    compiler: str,
-    capability: tuple[int, int],
-    expected: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, Any], expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("CC", "my-cc")
-    monkeypatch.setattr(devices, "find_spec", lambda name: triton and name == "triton")
-    monkeypatch.setattr("shutil.which", lambda name: name if name == compiler else None)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
-    assert devices.compiles(device) == expected
+    own = {"device": "cuda:0", "triton": True, "capability": (9, 0), "cc": None, "compiler": "gcc", "headers": True}
+    own |= found
+    if own["headers"]:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda name, scheme: str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if own["cc"]:
+        monkeypatch.setenv("CC", own["cc"])
+    monkeypatch.setattr(devices, "find_spec", lambda name: own["triton"] and name == "triton")
+    monkeypatch.setattr("shutil.which", lambda name: name if name == own["compiler"] else None)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: own["capability"])
+    assert devices.compiles(own["device"]) == expected
 
 
 @pytest.mark.parametrize(

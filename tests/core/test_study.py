@@ -57,17 +57,18 @@ def test_a_diverged_run_is_never_the_best(study: ModuleType) -> None:
     assert {entry[:2] for entry in done if entry[2] > 0} == {("a", 2)}
 
 
-def test_a_final_repeats_methods_over_seeds_and_then_in_equal_time(study: ModuleType) -> None:
+def test_a_final_compares_at_equal_tokens_and_in_equal_time_seed_by_seed(study: ModuleType) -> None:
     """A step that takes twice as long gets half the steps; the first method has had its time already."""
+    dense = {"set": {"projection.kind": "dense"}, "lr": 2.0}
     spec = {
         "seeds": [0, 1],
         "config": {"schedule": {"steps": 1000}},
-        "final": {"lost": {"set": {}, "lr": 1.0}, "dense": {"set": {"projection.kind": "dense"}, "lr": 2.0}},
+        "final": {"lost": {"set": {}, "lr": 1.0}, "dense": dense, "cola": {**dense, "seeds": [0]}},
     }
-    runs = list(study.wanted(spec, {}, {"lost": 1.0, "dense": 2.0}))
-    assert [(run.group, run.method, run.seed) for run in runs] == [
-        *(("final", method, seed) for seed in (0, 1) for method in ("lost", "dense")),
-        *(("equal time", "dense", seed) for seed in (0, 1)),
-    ]
-    assert [dict(run.settings).get("schedule.steps") for run in runs] == [None] * 4 + [500] * 2
+    runs = list(study.wanted(spec, {}, {"lost": 1.0, "dense": 2.0, "cola": 0.5}))
+    assert [(run.group, run.method, run.seed, dict(run.settings).get("schedule.steps")) for run in runs] == [
+        ("final", "lost", 0, None), ("final", "dense", 0, None), ("final", "cola", 0, None),
+        ("equal time", "dense", 0, 500), ("equal time", "cola", 0, 2000),
+        ("final", "lost", 1, None), ("final", "dense", 1, None), ("equal time", "dense", 1, 500),
+    ]  # fmt: skip
     assert not [run for run in study.wanted(spec, {}, {}) if run.group == "equal time"]  # nothing was measured yet

@@ -4,7 +4,8 @@ A chunk's gradient is computed together with its loss, so that no logits are kep
 in it. Same values as the sum of `mlx.nn.losses.cross_entropy`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import mlx.core as mx
 
@@ -27,8 +28,7 @@ def head_loss(
         trains_head: whether the head's gradient is wanted; else it is zero.
     """
     extra = [mx.array(z_loss)] if z_loss else []
-    compute = _loss_and_gradients if trains_head else _loss_and_input_gradient
-    return compute(x, weight, targets, mask, *extra)[0]  # type: ignore[index]
+    return _LOSSES[trains_head](x, weight, targets, mask, *extra)[0]  # type: ignore[index]
 
 
 def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -45,7 +45,7 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
     head = weight.astype(x.dtype)
     nll: list[mx.array] = []
     likeliest: list[mx.array] = []
-    for rows in _chunks(x, head):
+    for rows in _chunks(x, head, _logits_at_once()):
         before = nll[-1:] + likeliest[-1:]
         (part,) = mx.depends([x[rows]], before) if before else (x[rows],)  # one chunk after the other
         logits = part @ head.T
@@ -54,56 +54,74 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
     return mx.concatenate(nll), mx.concatenate(likeliest)
 
 
-@mx.custom_function
-def _loss_and_gradients(*primals: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    return _in_chunks(True, *primals)
-
-
-@mx.custom_function
-def _loss_and_input_gradient(*primals: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    return _in_chunks(False, *primals)
-
-
-def _in_chunks(
+def _loss_and_gradients(
     trains_head: bool, x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return the loss, and the gradients of x and of the head, which is zero where it isn't wanted."""
+    entries = mx.arange(len(weight))
+
+    def chunk(rows: slice, logits: mx.array) -> tuple[mx.array, mx.array]:
+        labels, weights = targets[rows][:, None], mask[rows].astype(mx.float32)
+        softmax = mx.softmax(logits, axis=-1)
+        # A row's largest softmax is exp(its largest logit - its log-sum-exp), so one exp an entry is enough.
+        log_sums = logits.max(axis=-1, keepdims=True) - mx.log(softmax.max(axis=-1, keepdims=True))
+        nll = ((log_sums - mx.take_along_axis(logits, labels, axis=-1)) * weights[:, None]).sum()
+        if z_loss:  # the softmax is the gradient of log Z
+            softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
+        return nll, (softmax - (entries == labels)) * weights[:, None]
+
+    return in_chunks(x, weight, chunk, _logits_at_once(), trains_head)
+
+
+def in_chunks(
+    x: mx.array,
+    weight: mx.array,
+    chunk: Callable[[slice, mx.array], tuple[mx.array, mx.array]],
+    entries: int,
+    trains_head: bool = True,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the sum over all chunks of what a function returns first, and the gradients of x and weight.
+
+    Args:
+        x: as in `head_loss`.
+        weight: as in `head_loss`.
+        chunk: takes a chunk's place and its logits, (m, vocab) float32; returns what is summed, and their gradient.
+        entries: logits in a chunk.
+        trains_head: whether the gradient of weight is wanted; else it is zero.
+    """
     head = weight.astype(x.dtype)
     total = mx.array(0.0)
     x_gradients: list[mx.array] = []
     weight_gradient = mx.zeros(weight.shape, mx.float32)
-    entries = mx.arange(len(weight))
-    for rows in _chunks(x, head):
+    for rows in _chunks(x, head, entries):
         # One chunk after the other: without these dependencies MLX might hold all of them at once.
         (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
-        labels, weights = targets[rows][:, None], mask[rows].astype(mx.float32)
-        logits = (part @ head.T).astype(mx.float32)
-        softmax = mx.softmax(logits, axis=-1)
-        # A row's largest softmax is exp(its largest logit - its log-sum-exp), so one exp an entry is enough.
-        log_sums = logits.max(axis=-1, keepdims=True) - mx.log(softmax.max(axis=-1, keepdims=True))
-        total = total + ((log_sums - mx.take_along_axis(logits, labels, axis=-1)) * weights[:, None]).sum()
-        if z_loss:  # the softmax is the gradient of log Z
-            softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
-        gradient = ((softmax - (entries == labels)) * weights[:, None]).astype(x.dtype)
+        sums, gradient = chunk(rows, (part @ head.T).astype(mx.float32))
+        total, gradient = total + sums, gradient.astype(x.dtype)
         x_gradients.append(gradient @ head)
         if trains_head:
             weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
     return total, mx.concatenate(x_gradients), weight_gradient.astype(weight.dtype)
 
 
-def _scaled(
+def scaled(
     primals: list[mx.array], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
 ) -> tuple[mx.array, ...]:
+    """Return the gradients that came with a loss, times what comes from outside for the first of its sums."""
     _, x_gradient, weight_gradient = outputs
-    outer = cotangents[0]
+    outer = cotangents[0] if cotangents[0].ndim == 0 else cotangents[0][0]
     zeros = (mx.zeros_like(each) for each in primals[2:])
     return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *zeros
 
 
-for function in (_loss_and_gradients, _loss_and_input_gradient):
-    function.vjp(_scaled)
+_LOSSES = {trains_head: mx.custom_function(partial(_loss_and_gradients, trains_head)) for trains_head in (True, False)}
+for function in _LOSSES.values():
+    function.vjp(scaled)
 
 
-def _chunks(x: mx.array, head: mx.array) -> Iterator[slice]:
-    rows = max(64, logits_at_once("mlx", mx.default_device().type.name) // len(head))
+def _logits_at_once() -> int:
+    return logits_at_once("mlx", mx.default_device().type.name)
+
+
+def _chunks(x: mx.array, head: mx.array, entries: int) -> Iterator[slice]:
+    rows = max(64, entries // len(head))
     return (slice(first, first + rows) for first in range(0, len(x), rows))

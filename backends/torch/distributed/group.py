@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import to_tensor
 from lost.distributed.group import SingleProcess, Workers, single_process
-from lost.errors import BackendError, WorkerLostError
+from lost.errors import BackendError, OutOfMemoryError, WorkerLostError
 from lost.storage.arrays import NamedArrays
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
@@ -125,11 +125,12 @@ class TorchGroup:
 
 @contextmanager
 def worker_errors(workers: Workers) -> Iterator[None]:
-    """Turn failures of PyTorch's communication into a WorkerLostError."""
+    """Turn failures of PyTorch's communication into a WorkerLostError, but not this worker's want of memory for it."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error) and "NCCL" not in str(error):
+        told = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+        if not told or OutOfMemoryError.caused(error):
             raise
         raise WorkerLostError(
             f"rank {workers.rank} of {workers.world_size} lost contact with another worker; nothing was saved since "

@@ -40,16 +40,16 @@ class Sharded:
 
     def __init__(self, config: Config, workers: TorchGroup, device: torch.device, whole_steps: bool) -> None:
         self._replicas, self._workers, self._whole_steps = config.train.replicas, workers, whole_steps
-        self._shards = model_shards(config, workers.world_size)
-        if not optimizer_of(config).by_rows and self._shards > 1:
+        self.shards = model_shards(config, workers.world_size)
+        if not optimizer_of(config).by_rows and self.shards > 1:
             raise ConfigError(
-                f"optimizer.name = {config.optimizer.name} with {self._shards} workers a model: its state can't be "
+                f"optimizer.name = {config.optimizer.name} with {self.shards} workers a model: its state can't be "
                 "split by rows; expected an optimizer whose state can; set optimizer.name=adamw, or train.replicas to "
                 "the number of workers"
             )
-        sizes, names = (self._shards,), ("shard",)
+        sizes, names = (self.shards,), ("shard",)
         if self._replicas > 1:
-            sizes, names = (self._replicas, self._shards), ("replicate", "shard")  # type: ignore[assignment]
+            sizes, names = (self._replicas, self.shards), ("replicate", "shard")  # type: ignore[assignment]
         if config.train.inspect_every:
             raise ConfigError(
                 f"train.inspect_every = {config.train.inspect_every} under torchrun: no worker holds a whole weight, "
@@ -58,7 +58,7 @@ class Sharded:
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")
-        self.writes = workers.rank < self._shards  # the first group
+        self.writes = workers.rank < self.shards  # the first group
         self._model: FSDPModule
         self._ends: dict[str, tuple[int, int]] = {}
 
@@ -80,7 +80,7 @@ class Sharded:
         model.model.fill_rotary_tables(config)
         for name, parameter in model.named_parameters():
             assert isinstance(parameter, DTensor)
-            chunk = -(-len(parameter) // self._shards)
+            chunk = -(-len(parameter) // self.shards)
             first = min(self._shard * chunk, len(parameter))
             self._ends[name] = (first, first + len(parameter.to_local()))
         assert isinstance(model, FSDPModule)
@@ -109,11 +109,11 @@ class Sharded:
         self._model.set_requires_gradient_sync(last or not self._whole_steps)
         self._model.set_reshard_after_backward(last or not self._whole_steps)
 
-    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+    def all_reduce(self, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all workers; identical copies count once."""
-        both = torch.stack([squares / self._replicas, nll.to(squares.dtype)])
+        both = torch.cat([(squares / self._replicas).flatten(), sums.to(squares.dtype).flatten()])
         dist.all_reduce(both)
-        return both[0], both[1]
+        return both[: squares.numel()].view_as(squares), both[squares.numel() :].view_as(sums)
 
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the sum of a tensor over the workers of this copy of the model."""
@@ -122,19 +122,19 @@ class Sharded:
 
     def to_owners(self, stack: Tensor, rows: int) -> Tensor:
         """Return the whole matrices that this worker owns, its share of them, of (n, rows held here, columns)."""
-        share, chunk = -(-len(stack) // self._shards), -(-rows // self._shards)
-        given = stack.new_zeros(share * self._shards, chunk, stack.shape[2])
+        share, chunk = -(-len(stack) // self.shards), -(-rows // self.shards)
+        given = stack.new_zeros(share * self.shards, chunk, stack.shape[2])
         given[: len(stack), : stack.shape[1]] = stack
-        parts = self._exchanged(given.view(self._shards, share, chunk, -1))  # of each worker's rows
-        return parts.transpose(0, 1).reshape(share, self._shards * chunk, -1)[:, :rows]
+        parts = self._exchanged(given.view(self.shards, share, chunk, -1))  # of each worker's rows
+        return parts.transpose(0, 1).reshape(share, self.shards * chunk, -1)[:, :rows]
 
     def to_rows(self, owned: Tensor, count: int) -> Tensor:
         """Return the rows held here of all `count` matrices, of those that each worker owns."""
         share, rows, columns = owned.shape
-        chunk = -(-rows // self._shards)
-        given = owned.new_zeros(share, self._shards * chunk, columns)
+        chunk = -(-rows // self.shards)
+        given = owned.new_zeros(share, self.shards * chunk, columns)
         given[:, :rows] = owned
-        parts = self._exchanged(given.view(share, self._shards, chunk, columns).transpose(0, 1).contiguous())
+        parts = self._exchanged(given.view(share, self.shards, chunk, columns).transpose(0, 1).contiguous())
         held = min(chunk, max(0, rows - self._shard * chunk))
         return parts.view(-1, chunk, columns)[:count, :held]
 

@@ -16,11 +16,12 @@ class SingleDevice:
 
     Attributes:
         first_rows: the first row held here of each array, by name; 0 for arrays not listed.
+        shards: processes that share the rows of a matrix.
         writes: whether this process writes its part into checkpoints; of identical copies one does.
     """
 
     first_rows: Mapping[str, int] = {}
-    writes = True
+    shards, writes = 1, True
 
     def build(self, config: Config, device: torch.device, compiled: bool) -> LostForCausalLM:
         """Make the model, its tensors empty, its blocks compiled or not."""
@@ -45,9 +46,9 @@ class SingleDevice:
     def begin_micro_batch(self, last: bool) -> None:
         """Prepare for the backward pass of a micro-batch."""
 
-    def all_reduce(self, squares: Tensor, nll: Tensor) -> tuple[Tensor, Tensor]:
+    def all_reduce(self, squares: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all workers of the squared gradient entries held locally, and of the local losses."""
-        return squares, nll
+        return squares, sums
 
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the tensor: all rows are here."""

@@ -8,7 +8,7 @@ On CUDA PyTorch's compiler makes of all that is between the products one kernel,
 their gradient, both in the products' type. A Triton kernel of ours, or Liger's, would touch as much memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,23 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0, f
         z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
         fused: whether PyTorch's compiler makes one kernel of what is between the products.
     """
-    return _HeadLoss.apply(x, weight, targets, z_loss, _compiled() if fused else _loss_and_gradient)
+    function: Callable[..., Any] = compiled(_loss_and_gradient) if fused else _loss_and_gradient
+    at_once = logits_at_once("torch", x.device.type)
+    return in_chunks(x, weight, targets, lambda rows, *chunk: function(*chunk, z_loss), at_once)
+
+
+def in_chunks(x: Tensor, weight: Tensor, targets: Tensor, loss_and_gradient: Callable[..., Any], logits: int) -> Tensor:
+    """Return the sums over all chunks of what a function returns first; the gradient of the first of these is its own.
+
+    Args:
+        x: as in `head_loss`.
+        weight: as in `head_loss`.
+        targets: as in `head_loss`.
+        loss_and_gradient: takes a chunk's place as a slice, its x, the head in x's type, and its targets; returns what
+            is summed, the gradient of the chunk's logits (m, vocab), and a scale that its rows lack, (m, 1).
+        logits: entries in a chunk.
+    """
+    return _HeadLoss.apply(x, weight, targets, loss_and_gradient, logits)
 
 
 @torch.no_grad()
@@ -50,7 +66,7 @@ def head_scores(x: Tensor, weight: Tensor, targets: Tensor, likeliest: bool = Tr
     """
     weight, wide = weight.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
     nll, first = [], []
-    for part, labels in _chunks(x, weight, targets):
+    for _, part, labels in _chunks(x, weight, targets, logits_at_once("torch", x.device.type)):
         logits = part @ weight.T
         if likeliest:
             first.append(logits.argmax(dim=-1) == labels)
@@ -59,10 +75,12 @@ def head_scores(x: Tensor, weight: Tensor, targets: Tensor, likeliest: bool = Tr
     return torch.cat(nll), torch.cat(first) if likeliest else None
 
 
-def _chunks(x: Tensor, weight: Tensor, targets: Tensor) -> zip:  # type: ignore[type-arg]
-    most = max(64, logits_at_once("torch", x.device.type) // len(weight))
-    rows = -(-len(x) // -(-len(x) // most))  # as equal as can be: each size is compiled for itself
-    return zip(x.split(rows), targets.split(rows), strict=True)
+def _chunks(x: Tensor, weight: Tensor, targets: Tensor, logits: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    most = max(64, logits // len(weight))
+    size = -(-len(x) // -(-len(x) // most))  # as equal as can be: each size is compiled for itself
+    for first in range(0, len(x), size):
+        rows = slice(first, first + size)
+        yield rows, x[rows], targets[rows]
 
 
 def _loss_and_gradient(x: Tensor, head: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,32 +107,32 @@ def _loss_and_gradient(x: Tensor, head: Tensor, targets: Tensor, z_loss: float) 
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(_loss_and_gradient, dynamic=False)
+def compiled(loss_and_gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a chunk's arithmetic as PyTorch's compiler makes it, once for each function."""
+    return torch.compile(loss_and_gradient, dynamic=False)
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float, loss_and_gradient: Callable[..., Any]
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, loss_and_gradient: Callable[..., Any], logits: int
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         head = weight.to(x.dtype)
         x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        done = 0
-        for part, labels in _chunks(x, head, targets):
-            nll, grad, scales = loss_and_gradient(part, head, labels, z_loss)
-            total += nll
-            x_grad[done : done + len(part)] = (grad @ head).mul_(scales)
-            if weight_grad is not None:
-                scaled = (part * scales).to(x.dtype)
-                if weight.dtype == x.dtype:
-                    weight_grad.addmm_(grad.T, scaled, beta=1 if done else 0)  # 0: ignores the uninitialized values
-                elif done:
-                    weight_grad += grad.T @ scaled
-                else:
-                    weight_grad.copy_(grad.T @ scaled)
-            done += len(part)
+        for rows, part, labels in _chunks(x, head, targets, logits):
+            sums, grad, scales = loss_and_gradient(rows, part, head, labels)
+            total = total + sums
+            x_grad[rows] = (grad @ head).mul_(scales)
+            if weight_grad is None:
+                continue
+            scaled = (part * scales).to(x.dtype)
+            if weight.dtype == x.dtype:
+                weight_grad.addmm_(grad.T, scaled, beta=1 if rows.start else 0)  # 0: ignores the uninitialized values
+            elif rows.start:
+                weight_grad += grad.T @ scaled
+            else:
+                weight_grad.copy_(grad.T @ scaled)
             del grad  # before the next chunk allocates its own
         ctx.save_for_backward(x_grad, weight_grad)
         return total
@@ -122,6 +140,6 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
+        scale = outer[0].flatten()[0]
         # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
-        head_grad = None if weight_grad is None else weight_grad.mul_(outer[0])
-        return x_grad.mul_(outer[0]), head_grad, None, None, None
+        return x_grad.mul_(scale), None if weight_grad is None else weight_grad.mul_(scale), None, None, None

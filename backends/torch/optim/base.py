@@ -13,7 +13,13 @@ from lost.optim.base import Group
 
 
 class Rows(Protocol):
-    """The distribution of matrices over processes: each process holds some of their rows, or all of them."""
+    """The distribution of matrices over processes: each process holds some of their rows, or all of them.
+
+    Attributes:
+        shards: number of processes that share the rows.
+    """
+
+    shards: int
 
     def sum_rows(self, gram: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes that hold the other rows of the same matrices."""

@@ -12,7 +12,7 @@ from lost.backends.torch.optim.base import Rows
 from lost.config import OptimizerConfig
 from lost.model.parameters import Parameter
 from lost.optim import KINDS
-from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, is_orthogonalized, pieces, scale
+from lost.optim.muon import COEFFICIENTS, MOMENTUM, RUNS, at_once, is_orthogonalized, pieces, scale
 
 Shape = tuple[int, int]
 
@@ -51,13 +51,19 @@ class Muon:
         self._begun = True
         self._adamw.step(lr, skip)
         lengths = self._lengths(lr, skip)
-        for shape, group in self._groups.items():
-            direction = self._orthogonal(self._direction(self._stacked(group, gradients=True), shape, skip), shape)
-            moves = torch.where(skip, 0.0, direction * lengths[shape])
+        for shape in self._groups:
             decay = lr * self._shares[shape].rate * self._shares[shape].weight_decay
-            weights = [self._matrices[name][:, columns] for name, columns in group]
-            torch._foreach_mul_(weights, torch.where(skip, 1.0, 1.0 - decay))
-            torch._foreach_sub_(weights, list(moves.unbind()))
+            kept = torch.where(skip, 1.0, 1.0 - decay)
+            for turn in self._turns(shape):  # by a method, so that nothing of one is held in the next
+                self._update(shape, turn, kept, lengths[shape][turn], skip)
+
+    def _update(self, shape: Shape, turn: slice, kept: Tensor, lengths: Tensor, skip: Tensor) -> None:
+        group, momenta = self._groups[shape][turn], self._momenta[shape][turn]
+        moves = self._orthogonal(self._direction(self._stacked(group, gradients=True), momenta, skip), shape)
+        moves = torch.where(skip, 0.0, moves * lengths)
+        weights = [self._matrices[name][:, columns] for name, columns in group]
+        torch._foreach_mul_(weights, kept)
+        torch._foreach_sub_(weights, list(moves.unbind()))
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the momenta and AdamW's moments; on CPU views, where matrices aren't split."""
@@ -82,15 +88,24 @@ class Muon:
 
         self._adamw.load(others(), updates)
 
-    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, float | Tensor]:
-        """Return what orthogonal matrices are multiplied with, by group."""
-        return {shape: lr * share.rate * scale(self._settings.scale, *shape) for shape, share in self._shares.items()}
+    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, Tensor]:
+        """Return what orthogonal matrices are multiplied with, (n, 1, 1) by group."""
+        lengths = {}
+        for shape, group in self._groups.items():
+            length = lr * self._shares[shape].rate * scale(self._settings.scale, *shape)
+            lengths[shape] = torch.full((len(group), 1, 1), length, device=skip.device)
+        return lengths
 
-    def _direction(self, gradients: Tensor, shape: Shape, skip: Tensor) -> Tensor:
-        """Update the momentum of a group, and return what is to be orthogonalized."""
-        momentum, beta = self._momenta[shape], self._settings.momentum
+    def _direction(self, gradients: Tensor, momentum: Tensor, skip: Tensor) -> Tensor:
+        """Update the momentum of some matrices, and return what is to be orthogonalized."""
+        beta = self._settings.momentum
         momentum.copy_(torch.where(skip, momentum, beta * momentum + gradients))
         return gradients.add_(momentum, alpha=beta)
+
+    def _turns(self, shape: Shape) -> Iterator[slice]:
+        """Yield which matrices of a group are updated at a time: all at once would take several times their memory."""
+        count = at_once(shape, self._rows.shards)
+        yield from (slice(first, first + count) for first in range(0, len(self._groups[shape]), count))
 
     def _parts(self) -> dict[str, list[tuple[slice, Tensor]]]:
         """Return the momenta of each matrix, views by columns in their order."""

@@ -23,18 +23,19 @@ class Spectron(Muon):
         super().__init__(settings, tensors, table, rows)
         self._left = {shape: torch.ones_like(momenta[:, :, 0]) for shape, momenta in self._momenta.items()}
 
-    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, float | Tensor]:
+    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, Tensor]:
         """Return lr / (1 + both factors' largest singular values), by group; these take a step of power iteration."""
         sigmas: dict[str, Tensor] = {}
         for shape, group in self._groups.items():
-            weights, left = self._stacked(group), self._left[shape]
-            right = self._rows.sum_rows((weights.mT @ left[:, :, None]).squeeze(-1))
-            right = right / torch.linalg.vector_norm(right, dim=1, keepdim=True).clamp(min=1e-30)
-            image = (weights @ right[:, :, None]).squeeze(-1)
-            sigma = self._rows.sum_rows(image.square().sum(dim=1)).sqrt()
-            moves = ~skip & (sigma > 0)
-            left.copy_(torch.where(moves[:, None], image / sigma[:, None], left))
-            sigmas |= {name: each for (name, _), each in zip(group, sigma, strict=True)}
+            for turn in self._turns(shape):
+                weights, left = self._stacked(group[turn]), self._left[shape][turn]
+                right = self._rows.sum_rows((weights.mT @ left[:, :, None]).squeeze(-1))
+                right = right / torch.linalg.vector_norm(right, dim=1, keepdim=True).clamp(min=1e-30)
+                image = (weights @ right[:, :, None]).squeeze(-1)
+                sigma = self._rows.sum_rows(image.square().sum(dim=1)).sqrt()
+                moves = ~skip & (sigma > 0)
+                left.copy_(torch.where(moves[:, None], image / sigma[:, None], left))
+                sigmas |= {name: each for (name, _), each in zip(group[turn], sigma, strict=True)}
         return {
             shape: torch.stack([self._length(lr, name, sigmas) for name, _ in group])[:, None, None]
             for shape, group in self._groups.items()
@@ -46,9 +47,8 @@ class Spectron(Muon):
             total = total + sigmas[each]
         return lr / total
 
-    def _direction(self, gradients: Tensor, shape: Shape, skip: Tensor) -> Tensor:
-        """Update the mean of the gradients of a group, and return it."""
-        momentum = self._momenta[shape]
+    def _direction(self, gradients: Tensor, momentum: Tensor, skip: Tensor) -> Tensor:
+        """Update the mean of the gradients of some matrices, and return it."""
         momentum.copy_(torch.where(skip, momentum, momentum.lerp(gradients, 1 - self._settings.momentum)))
         return momentum
 

@@ -87,6 +87,7 @@ def plan(
     from lost.planning.micro_batch import with_micro_batch
     from lost.planning.room import check_room, fits_whole
     from lost.planning.vocabulary import with_vocabulary
+    from lost.training.teacher import teacher_bytes
 
     asked, remark = with_vocabulary(load_config(config, [*overrides, *assignments]), data)
     if world is not None:
@@ -110,7 +111,8 @@ def plan(
         if given is not None and (option == "--link" or not on_cuda):
             expected = "--world" if option == "--link" else "a CUDA device, which --memory-gib may stand for"
             raise UserError(f"{option} {given:g} was given without {expected}, and would do nothing; leave it out")
-    settings = with_micro_batch(asked, name, device_name, room, cards)
+    teacher = teacher_bytes(asked)
+    settings = with_micro_batch(asked, name, device_name, room - teacher, cards)
     for text in filter(None, (remark, unaligned(settings, device_name))):
         note(text)
     whole_steps = cards > 1 and fits_whole(settings, device_name, room, cards)
@@ -124,6 +126,7 @@ def plan(
         *([["trained", count(trained), count(totals[1]), f"{trained / totals[1]:.4f}"]] if trained < totals[0] else []),
         ["FLOPs per token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
+        *([["the teacher, beside it", size(teacher), size(teacher), "1.00"]] if teacher else []),
     ]
     parts = value["parameters"]
     frozen = f" (frozen ones in {settings.train.frozen_dtype})" if settings.train.frozen_dtype else ""
@@ -147,9 +150,10 @@ def plan(
             value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, room)
             lines += cluster_lines(value["cluster"], settings.projection.kind)
     if as_json:
-        check_room(settings, name, device_name, room, cards)  # whose error is then the one answer
-    answer(as_json, {**value, "device_bytes": room, "fits": own["total"] <= room}, lines)
-    check_room(settings, name, device_name, room, cards)
+        check_room(settings, name, device_name, room, cards, teacher)  # whose error is then the one answer
+    value |= {"teacher_bytes": teacher, "device_bytes": room, "fits": own["total"] + teacher <= room}
+    answer(as_json, value, lines)
+    check_room(settings, name, device_name, room, cards, teacher)
 
 
 def _elsewhere(backend: str, device: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Parsing of a sentencepiece model's file, for conversion to tokenizer.json.
+"""Parsing of a sentencepiece model's file, for conversion to tokenizer.json, and writing of one with fewer pieces.
 
 The file is a protocol buffer. The parser that comes with sentencepiece refuses to run with a protobuf older than the
 one it was generated with, which differs by release; the fields needed here have not changed since the format was
@@ -6,15 +6,15 @@ published (sentencepiece_model.proto).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-BPE = 2
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
-_NORMAL, _UNIGRAM = 1, 1
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the whole
+UNIGRAM, BPE = 1, 2
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+_PIECES, _TRAINER, _NORMALIZER, _SELF_TEST = 1, 2, 3, 4  # fields of the whole
 _TEXT, _SCORE, _KIND = 1, 2, 3  # of a piece
-_MODEL, _BYTE_FALLBACK, _UNKNOWN_ID = 3, 35, 40  # of the trainer
+_MODEL, _VOCAB_SIZE, _BYTE_FALLBACK, _UNKNOWN_ID = 3, 4, 35, 40  # of the trainer
+_IDS = range(_UNKNOWN_ID, 44)  # of unknown, begin, end and padding, likewise
 _CHARACTERS, _DUMMY_PREFIX, _EXTRA_SPACES = 2, 3, 4  # of the normalizer
 
 
@@ -25,7 +25,7 @@ class Piece:
     Attributes:
         text: with U+2581 for spaces.
         score: pieces with higher scores are merged first.
-        kind: `UNKNOWN`, `CONTROL`, `USER_DEFINED`, `BYTE`, or another for normal pieces.
+        kind: `NORMAL`, `UNKNOWN`, `CONTROL`, `USER_DEFINED`, `UNUSED` or `BYTE`.
     """
 
     text: str
@@ -39,7 +39,7 @@ class PieceModel:
 
     Attributes:
         pieces: by token id.
-        kind: `BPE`, or another.
+        kind: `UNIGRAM`, `BPE`, or another.
         unknown: id of the piece for unknown characters.
         byte_fallback: whether these are encoded byte by byte.
         characters: the compiled map that normalizes characters; empty: they aren't normalized.
@@ -64,7 +64,7 @@ def read_pieces(content: bytes) -> PieceModel:
     assert isinstance(characters, bytes)
     return PieceModel(
         pieces=[_piece(value) for field, value in parts if field == _PIECES and isinstance(value, bytes)],
-        kind=int(trainer.get(_MODEL, _UNIGRAM)),
+        kind=int(trainer.get(_MODEL, UNIGRAM)),
         unknown=int(trainer.get(_UNKNOWN_ID, 0)),
         byte_fallback=bool(trainer.get(_BYTE_FALLBACK, False)),
         characters=characters,
@@ -73,15 +73,34 @@ def read_pieces(content: bytes) -> PieceModel:
     )
 
 
+def with_pieces(content: bytes, kept: Sequence[int]) -> bytes:
+    """Return a `tokenizer.model` that keeps these pieces, by their ids, in this order, and what else the file says."""
+    parts = [(field, value) for field, value in _fields(content) if isinstance(value, bytes) and field != _SELF_TEST]
+    pieces = [value for field, value in parts if field == _PIECES]
+    trainer = _last(parts, _TRAINER)
+    places = {old: new for new, old in enumerate(kept)}
+    numbers = {_VOCAB_SIZE: len(kept)}
+    numbers |= {field: places[value] for field, value in _fields(trainer) if field in _IDS and value in places}
+    changed = trainer + b"".join(_varint(field << 3) + _varint(value) for field, value in numbers.items())  # last wins
+    rest = [pair for pair in parts if pair[0] not in (_PIECES, _TRAINER)]
+    whole = [*((_PIECES, pieces[number]) for number in kept), (_TRAINER, changed), *rest]
+    return b"".join(_varint(field << 3 | 2) + _varint(len(value)) + value for field, value in whole)
+
+
+def _varint(number: int) -> bytes:
+    *high, last = (number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7))
+    return bytes([*(part | 0x80 for part in high), last])
+
+
 def _piece(content: bytes) -> Piece:
     fields = dict(_fields(content))
     text, score = fields[_TEXT], fields.get(_SCORE, bytes(4))
     assert isinstance(text, bytes)
     assert isinstance(score, bytes)
-    return Piece(text.decode(), struct.unpack("<f", score)[0], int(fields.get(_KIND, _NORMAL)))
+    return Piece(text.decode(), struct.unpack("<f", score)[0], int(fields.get(_KIND, NORMAL)))
 
 
-def _last(parts: list[tuple[int, int | bytes]], field: int) -> bytes:
+def _last(parts: Sequence[tuple[int, int | bytes]], field: int) -> bytes:
     return next((value for number, value in reversed(parts) if number == field and isinstance(value, bytes)), b"")
 
 

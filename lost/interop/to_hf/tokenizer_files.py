@@ -7,10 +7,8 @@ from lost.errors import DataError
 from lost.interop.to_hf.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel, read_pieces
 from lost.tokenizer.base import CONFIG, Tokenizer
 from lost.tokenizer.huggingface import JsonTokenizer
-from lost.tokenizer.sentencepiece import PieceTokenizer
+from lost.tokenizer.sentencepiece import SPACE, PieceTokenizer
 from lost.utils.extras import need
-
-_SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
 def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
@@ -50,7 +48,7 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
 def _converted(tokenizers: Any, model: PieceModel) -> bytes:
     result = tokenizers.Tokenizer(_bpe(tokenizers, model))
     result.normalizer = _normalizer(tokenizers, model)
-    steps = [tokenizers.decoders.Replace(_SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    steps = [tokenizers.decoders.Replace(SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
     if model.dummy_prefix:
         steps.append(tokenizers.decoders.Strip(" ", 1, 0))
     result.decoder = tokenizers.decoders.Sequence(steps)
@@ -96,5 +94,5 @@ def _normalizer(tokenizers: Any, model: PieceModel) -> Any:
     if model.collapse_spaces:
         steps += [kinds.Strip(), kinds.Replace(tokenizers.Regex(" {2,}"), " ")]
     if model.dummy_prefix:
-        steps.append(kinds.Prepend(_SPACE))
-    return kinds.Sequence([*steps, kinds.Replace(" ", _SPACE)])
+        steps.append(kinds.Prepend(SPACE))
+    return kinds.Sequence([*steps, kinds.Replace(" ", SPACE)])

@@ -91,7 +91,7 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     config, folder, dataset = run.config, run.folder, run.dataset
     check_free(folder)
     removed = checkpoints_to_remove(folder, run.overwrite) if run.fresh else []
-    start = None if run.fresh else starting_point(config, folder, dataset, tracker)
+    start = None if run.fresh else starting_point(config, folder, dataset, tracker, run.teaches)
     check_run_folder(folder, start is not None)
     if not start and not run.source:
         for text in run.remarks():
@@ -101,7 +101,7 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     if disk.shortage:
         raise StorageError(disk.shortage)
     room = backend_module(run.backend).capacity(run.device)
-    memory = check_room(config, run.backend, run.device, room, run.workers.world_size)
+    memory = check_room(config, run.backend, run.device, room, run.workers.world_size, run.teacher_memory)
     stream = training_stream(dataset, config.data.seq_len, config.train.seed)
     epochs = stream.epochs(config.last_step * config.train.batch_size)
     ended = start is not None and start.progress.stops_early(config.train.early_stop)

@@ -24,7 +24,7 @@ from lost.planning.room import check_room
 from lost.planning.vocabulary import unused_rows
 from lost.storage.remote import Remote
 from lost.tracking import KINDS as TRACKERS
-from lost.training.origin.branch import check_branch, keeps_place
+from lost.training.origin.branch import check_branch, check_tokenizer, keeps_place
 from lost.training.origin.init_from import beginning, check_fit
 from lost.training.profile import Tracing
 from lost.training.run import open_data
@@ -33,6 +33,7 @@ from lost.training.run_dir import (
     config_file,
     last_config,
 )
+from lost.training.teacher import Teacher, open_teacher
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Ready:
         overwrite: as asked.
         remote: where checkpoints are copied to.
         tracing: the backend's, where a profile is wanted.
+        teacher: what the run learns from beside the data.
     """
 
     config: Config
@@ -105,6 +107,17 @@ class Ready:
     overwrite: bool
     remote: Remote | None
     tracing: Tracing | None
+    teacher: Teacher | None
+
+    @property
+    def teaches(self) -> str | None:
+        """The teacher's identity."""
+        return self.teacher.identity if self.teacher else None
+
+    @property
+    def teacher_memory(self) -> int:
+        """The bytes that a process holds of the teacher."""
+        return self.teacher.memory(self.config) if self.teacher else 0
 
     @property
     def first_step(self) -> int:
@@ -126,9 +139,11 @@ class Ready:
         Raises:
             UserError: the run can't start.
         """
-        check_data(self.dataset, self.further.values(), self.workers)
+        soft = [self.teacher.targets] if self.teacher and self.teacher.targets else []
+        check_data(self.dataset, [*self.further.values(), *soft], self.workers)
         sets = {"": self.dataset, **self.further}
-        agree(self.workers, self.config, {name: each.fingerprint for name, each in sets.items()}, self.backend)
+        prints = {name: each.fingerprint for name, each in sets.items()} | {"the teacher": self.teaches or ""}
+        agree(self.workers, self.config, prints, self.backend)
 
 
 def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measures: bool = True) -> Ready:
@@ -156,10 +171,17 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if follows and branches and not (config.data.path or config.data.mixture):
         config = config.replace("data", path=follows.data.path, mixture=follows.data.mixture)
     dataset = open_dataset(config.data, asked.data)
-    config = with_steps(with_data(config, dataset), dataset)
     if source:
-        (check_branch if branches else check_fit)(source, config, dataset)
+        check_tokenizer(source, dataset)
+    config = with_steps(with_data(config, dataset), dataset)
+    if source and branches:
+        check_branch(source, config, dataset)
+    elif source:
+        check_fit(source, config)
     open_data(config, dataset)
+    teacher = open_teacher(config, dataset)
+    if teacher:
+        config = config.replace("teacher", path=teacher.place)
     further = further_sets(config.data, dataset.tokenizer)
     for each in config.tracking:
         TRACKERS[each]  # known, or a ConfigError
@@ -192,16 +214,17 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
             )
         config = with_dtype(config, name, device, room_of_all, say)
     written = config
+    beside = teacher.memory(config) if teacher else 0
     config = with_micro_batch(
-        config, name, device, room_of_all, workers.world_size, before.micro_batch if before else None
+        config, name, device, room_of_all - beside, workers.world_size, before.micro_batch if before else None
     )
     _check_micro_batches(config, workers)
-    check_room(config, name, device, room, workers.world_size)
+    check_room(config, name, device, room, workers.world_size, beside)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))
     return Ready(
         config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh,
-        asked.overwrite, remote, tracing,
+        asked.overwrite, remote, tracing, teacher,
     )  # fmt: skip
 
 

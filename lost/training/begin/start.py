@@ -56,11 +56,13 @@ def start(
             tracker = Trackers(screen, log)
             point = _starting_point(run, tracker) if first else None  # rank 0 decides
             tracker.message(beginning_with)
+            if run.teacher:
+                tracker.message(run.teacher.sentence(run.config))
             adapts = run.written.train.micro_batch_size == "auto"
             mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
             result = train(
                 run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror,
-                run.tracing,
+                run.tracing, run.teacher,
             )  # fmt: skip
             tracker.message(ended(run.config, engine, result))
             workers.close()
@@ -78,12 +80,12 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     if run.fresh:
         reset_run_dir(run.config, run.folder, tracker, run.overwrite)
     else:
-        point = start_or_resume(run.config, run.folder, run.dataset, tracker)
+        point = start_or_resume(run.config, run.folder, run.dataset, tracker, run.teaches)
     if run.source and not point:
         for text in (*run.source.remarks, _how_it_begins(run)):
             tracker.message(text)
         moments = input_moments(run.source, run.config, run.dataset, run.backend, run.device)
-        point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches, moments)
+        point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches, moments, run.teaches)
     write_config(run.written, run.folder)
     if not point:
         for text in run.remarks():

@@ -15,7 +15,7 @@ from lost.interop.source import Source, open_source
 from lost.tokenizer import same_ids
 from lost.training.run_dir import MUTABLE_KEYS, differences
 
-_FREE = ("tracking.", "schedule.", "optimizer.")  # beside what may change in any run; the rates are set anew
+_FREE = ("tracking.", "schedule.", "optimizer.", "teacher.")  # beside what may change in any run; rates are set anew
 
 
 def run_and_step(named: Path) -> tuple[Path, int | None]:
@@ -61,7 +61,7 @@ def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: they differ in more than may change, or the schedule has ended before.
-        DataError: the data isn't what it was, or has another tokenizer.
+        DataError: the data isn't what it was.
     """
     assert source.progress
     step = source.progress.step
@@ -76,7 +76,7 @@ def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
             "rates, and what may change in any run; restore the values, or begin with its weights with --init-from"
         )
     if not keeps_place(source, dataset):
-        _check_other_data(source, config, dataset)
+        _check_renamed(source, dataset)
     elif config.schedule.total_steps <= step:
         raise ConfigError(
             f"schedule.steps = {config.schedule.total_steps}: the branch begins at step {step}, and steps count from "
@@ -84,14 +84,13 @@ def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
         )
 
 
-def _check_other_data(source: Source, config: Config, dataset: Dataset) -> None:
-    """Check that a branch can go on with data that isn't its source's."""
+def _check_renamed(source: Source, dataset: Dataset) -> None:
+    """Check that data that isn't the source's doesn't have its name."""
     if dataset.settings() == source.config.data.model_dump(include={"path", "mixture"}):
         raise DataError(
             f"{dataset.path} is not the data that {source.path} was trained on: it was changed since; expected the "
             "same, or other data by another name; name it with --data"
         )
-    check_tokenizer(source, dataset)
 
 
 def check_tokenizer(source: Source, dataset: Dataset) -> None:
@@ -101,7 +100,12 @@ def check_tokenizer(source: Source, dataset: Dataset) -> None:
         DataError: it has others.
     """
     if not same_ids(dataset.tokenizer, source.tokenizer()):
+        named, held, imported = dataset.settings(), source.path, ""
+        theirs = named["path"] or next(iter(named["mixture"]))  # sets of a mixture have one tokenizer
+        if source.progress is None:  # a folder of others
+            held, imported = Path("IMPORTED"), f"lost convert {source.path} IMPORTED --from hf; "
         raise DataError(
             f"{dataset.path} was prepared with another tokenizer than the one of {source.path}; expected the same: "
-            f"prepare it with --tokenizer {source.path}"
+            f"prepare it with --tokenizer {source.path}, or give the weights the data's ({imported}lost convert {held} "
+            f"DST --tokenizer {theirs}) and begin with --init-from DST"
         )

@@ -30,7 +30,7 @@ from lost.storage.arrays import NamedArrays, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.training.origin.branch import check_tokenizer, keeps_place, open_branch, run_and_step
+from lost.training.origin.branch import keeps_place, open_branch, run_and_step
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
@@ -93,12 +93,11 @@ def _check_origin(held: list[Path], named: Path, folder: Path, branches: bool) -
         return
 
 
-def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
+def check_fit(source: Source, config: Config) -> None:
     """Check that a run can start with these weights.
 
     Raises:
         ConfigError: its model is another one; the message names every difference.
-        DataError: its data has another tokenizer.
     """
     _check_adapts(source, config)
     config = _held_by(source, config)
@@ -111,7 +110,6 @@ def check_fit(source: Source, config: Config, dataset: Dataset) -> None:
             f"the weights of {source.path} are of another model: {'; '.join(others)} there. Expected the same; keys "
             "that the configuration leaves out follow the weights: remove these keys from it, or the sections"
         )
-    check_tokenizer(source, dataset)
 
 
 def _held_by(source: Source, config: Config) -> Config:
@@ -148,7 +146,13 @@ def _same_model(held: Config, wanted: Config) -> bool:
 
 
 def begin_with(
-    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, input_moments: InputMoments
+    source: Source,
+    config: Config,
+    folder: Path,
+    dataset: Dataset,
+    branches: bool,
+    input_moments: InputMoments,
+    teacher: str | None = None,
 ) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
@@ -159,6 +163,7 @@ def begin_with(
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
         input_moments: of the layers of the source's model, for adapters that begin by them.
+        teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
         CheckpointError: the arrays aren't those of the model.
@@ -190,7 +195,7 @@ def begin_with(
             )
         if begun.stops_early(config.train.early_stop):  # where the run ended that this one goes on from
             begun = replace(begun, best=None)
-        progress = replace(begun, origin=origin)
+        progress = replace(begun, origin=origin, teacher=teacher)
         checkpoint.write_manifest(partial, files, config, progress, dataset.tokenizer)
     with storage(path):
         set_latest(path)

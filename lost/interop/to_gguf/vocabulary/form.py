@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 
 from lost.errors import DataError
 
-NORMAL, UNUSED = 1, 5  # kinds of tokens beside those of `lost.interop.to_hf.pieces`, which are numbered alike
-
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lost.interop.to_gguf.vocabulary.form import NORMAL, UNUSED, Vocabulary, refusal
-from lost.interop.to_hf.pieces import CONTROL, USER_DEFINED
+from lost.interop.to_gguf.vocabulary.form import Vocabulary, refusal
+from lost.interop.to_hf.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # what ByteLevel itself cuts
 _QWEN2 = (

@@ -4,17 +4,17 @@ It joins the two pieces whose whole has the highest score, but takes every entry
 changes no character before.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from lost.interop.to_gguf.vocabulary.form import NORMAL, UNUSED, Vocabulary, refusal
-from lost.interop.to_hf.pieces import BPE, BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, PieceModel
+from lost.interop.to_gguf.vocabulary.form import Vocabulary, refusal
+from lost.interop.to_hf.pieces import BPE, BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Piece, PieceModel
+from lost.tokenizer.sentencepiece import SPACE
+from lost.tokenizer.spelling import BYTE_PIECE
 
 _APART = "\ue000"  # a private character, which no piece holds
-_SPACE = "\u2581"  # sentencepiece's sign for a space
-_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-_NORMALIZERS = {False: [_SPACES], True: [{"type": "Prepend", "prepend": _SPACE}, _SPACES]}  # by whether a space is put
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_NORMALIZERS = {False: [_SPACES], True: [{"type": "Prepend", "prepend": SPACE}, _SPACES]}  # by whether a space is put
 
 
 def of_pieces(model: PieceModel) -> Vocabulary:
@@ -76,7 +76,7 @@ def piece_model(document: Mapping[str, Any], entries: int, end_of_text: int) -> 
     scores = _scores(merges)
     pieces = [Piece(f"[unused {number}]", 0.0, UNUSED) for number in range(entries)]
     for text, number in model["vocab"].items():
-        kind = BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else NORMAL
+        kind = BYTE if BYTE_PIECE.fullmatch(text) else NORMAL
         pieces[number] = Piece(text, scores.get(text, 0.0), kind)
     for added in document.get("added_tokens") or ():
         pieces[added["id"]] = Piece(added["content"], 0.0, CONTROL if added.get("special") else USER_DEFINED)

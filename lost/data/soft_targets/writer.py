@@ -1,0 +1,132 @@
+"""Writing of soft targets: in parts, each on disk before the next; the folder gets its name once it is complete."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.data.batch import SoftTargets
+from lost.data.soft_targets.reader import DESCRIPTION, LOG_PROBABILITIES, Description
+from lost.errors import DataError
+from lost.storage.files import flush, partial_folder, publish, read_sealed_json, replace_text, sealed_json, storage
+from lost.storage.lock import FILE as LOCK
+from lost.storage.lock import locked
+from lost.storage.nofollow import check_folder, remove, write_new
+
+STATE = "progress.json"
+_PART_BYTES = 1 << 26  # of ids; what an interruption costs
+
+
+def write_soft_targets(
+    out: Path,
+    told: Description,
+    predictions: Callable[[int], Iterator[SoftTargets]],
+    overwrite: bool,
+    log: Callable[[str], None],
+    part_bytes: int = _PART_BYTES,
+) -> Description:
+    """Write what a teacher predicts for every window of a set; what an earlier call began is gone on with.
+
+    Args:
+        out: the folder.
+        told: what is written, without files.
+        predictions: yields the soft targets of all windows from a number on, in their order, a batch at a time.
+        overwrite: whether a folder that is there, and the beginning of another, may go.
+        log: told what a user should know.
+        part_bytes: of ids in a file, exceeded by less than a batch.
+
+    Raises:
+        DataError: something else is there, or other soft targets and `overwrite` isn't given.
+        RunBusyError: another job fills it.
+        StorageError: the disk refused.
+    """
+    check_output(out, overwrite)
+    partial = partial_folder(out)
+    with storage(partial):
+        check_folder(partial)
+    with storage(out), locked(partial, log):
+        told = _begun(partial, told, overwrite)
+        if first := _windows(told):
+            log(f"going on after window {first} of {told.windows}")
+        for part in _parts(predictions(first), told, part_bytes):
+            told = _with_part(partial, told, part)
+            replace_text(partial / STATE, sealed_json(told.model_dump(mode="json")).decode())
+        write_new(partial / DESCRIPTION, sealed_json(told.model_dump(mode="json")))
+        publish(partial, out, overwrite)
+        for name in (STATE, LOCK):
+            remove(out / name)
+    return told
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """See that soft targets may be written at `out`.
+
+    Raises:
+        DataError: something else is there, or some and `overwrite` isn't given.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / DESCRIPTION).exists():
+        raise DataError(f"--out {out} exists and holds no soft targets; choose another folder")
+    if not overwrite:
+        raise DataError(f"--out {out} already holds soft targets; choose another folder, or add --overwrite")
+
+
+def _windows(told: Description) -> int:
+    return sum(file.tokens for file in told.ids) // told.seq_len
+
+
+def _begun(partial: Path, told: Description, overwrite: bool) -> Description:
+    """Return what is written already, of the same; else empty the folder."""
+    try:
+        before = Description.model_validate(read_sealed_json(partial / STATE))
+    except (OSError, ValueError):
+        before = told
+    if before.model_copy(update={"ids": [], "log_probabilities": []}) == told:
+        kept = {STATE, LOCK, *(file.name for file in (*before.ids, *before.log_probabilities))}
+    elif overwrite:
+        before, kept = told, {LOCK}
+    else:
+        raise DataError(
+            f"{partial} holds the beginning of other soft targets; expected the same command, which goes on there; "
+            "choose another --out, or add --overwrite to begin anew"
+        )
+    for path in partial.iterdir():
+        if path.name not in kept:
+            remove(path)
+    return before
+
+
+def _parts(batches: Iterator[SoftTargets], told: Description, part_bytes: int) -> Iterator[SoftTargets]:
+    """Yield batches joined to parts."""
+    held: list[SoftTargets] = []
+    width = np.dtype(told.dtype).itemsize
+    for batch in batches:
+        held.append(batch)
+        if sum(each.ids.size for each in held) * width >= part_bytes:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(held: list[SoftTargets]) -> SoftTargets:
+    ids, kept = zip(*((each.ids, each.log_probabilities) for each in held), strict=True)
+    return SoftTargets(np.concatenate(ids), np.concatenate(kept))
+
+
+def _with_part(folder: Path, told: Description, part: SoftTargets) -> Description:
+    """Write a part's two files; return the description with them."""
+    number, entries = len(told.ids), {}
+    arrays: dict[str, tuple[np.ndarray, np.dtype[Any]]] = {"ids": (part.ids, np.dtype(told.dtype).newbyteorder("<"))}
+    arrays["log_probabilities"] = (part.log_probabilities, LOG_PROBABILITIES)
+    for kind, (array, dtype) in arrays.items():
+        name, content = f"{kind}-{number:05d}.bin", array.astype(dtype).tobytes()
+        write_new(folder / name, content)
+        flush(folder / name)
+        counts: dict[str, Any] = {"tokens": part.ids.shape[0] * part.ids.shape[1], "size": len(content)}
+        entries[kind] = {"name": name, **counts, "sha256": hashlib.sha256(content).hexdigest()}
+    files = told.model_dump(mode="json")
+    return Description.model_validate({**files, **{kind: [*files[kind], entries[kind]] for kind in entries}})
