@@ -26,11 +26,11 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
     to: Annotated[
-        Literal["lost", "hf", "mlx-lm", "dense", "gguf"],
+        Literal["lost", "hf", "mlx-lm", "dense", "gguf", "peft"],
         typer.Option(
             help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
             "each layer merged into one matrix; only for layers without activation. gguf: the same as one file for "
-            "llama.cpp, with a Modelfile for Ollama."
+            "llama.cpp, with a Modelfile for Ollama. peft: adapters alone, which the others merge."
         ),
     ] = "lost",
     source_kind: Annotated[
@@ -193,7 +193,7 @@ def convert(
         from lost.cli.converting.vocabulary import check_options
 
         check_options(tokenizer, prune_vocab, end_of_text, source_kind, to)
-    if license is not None and to in ("lost", "gguf"):
+    if license is not None and to in ("lost", "gguf", "peft"):
         raise UserError(
             f"--license {license} with --to {to}: expected an export that has a card, of --to hf, mlx-lm or dense; "
             "leave it out"
@@ -257,6 +257,10 @@ def convert(
         from lost.cli.converting.growing import grow_checkpoint
 
         grow_checkpoint(checkpoint, out, grow, layers_by, moments == "keep", part_mib << 20, overwrite, as_json)
+    elif to == "peft":
+        from lost.cli.converting.adapters import export_adapters
+
+        export_adapters(checkpoint, out, own, overwrite, backend, as_json)
     elif to == "lost":
         _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
@@ -277,9 +281,10 @@ def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | N
             option = "--public" if public else "--dry-run"
             raise UserError(f"{option} without --push: it says how an export is uploaded; add --push, or leave it out")
         return None
-    if to == "lost":
+    if to in ("lost", "peft"):
+        what = "checkpoints" if to == "lost" else "adapters alone"
         raise UserError(
-            f"--push {name} with --to lost: checkpoints aren't uploaded; expected an export; add --to hf, dense or gguf"
+            f"--push {name} with --to {to}: {what} aren't uploaded; expected an export; add --to hf, dense or gguf"
         )
     return Push(name, public, dry_run)
 

@@ -82,7 +82,7 @@ class Story:
 
     @cached_property
     def parameters(self) -> tuple[int, int]:
-        """Trained parameters, and those of the dense twin."""
+        """Parameters, and those of the dense twin."""
         return budget(self.config).parameters, budget(dense_twin(self.config)).parameters
 
     @property

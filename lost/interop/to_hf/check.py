@@ -129,7 +129,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str, tolerance: float =
 
 def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backend: str = "auto") -> np.ndarray:
     """Return our log-probabilities (n, vocab) after each token, computed in float32 with the cache on a CPU."""
-    exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32")
+    exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32", frozen_dtype=None)
     engine = create_engine(exact, backend, "cpu")
     engine.load(arrays)
     scores: list[np.ndarray] = []

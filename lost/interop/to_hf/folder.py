@@ -31,6 +31,7 @@ from lost.interop.to_hf.description import VERSION, code_files, generation_confi
 from lost.interop.to_hf.quantized import Quantization, Quantized, check_quantizer, dequantized, described, quantize
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
+from lost.model.adapted import adapters
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
@@ -89,7 +90,8 @@ def export(
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        form: `hf` and `mlx-lm` are the same folder; `dense` merges every projection into a plain matrix first.
+        form: `hf` and `mlx-lm` are the same folder, whose adapters are merged; `dense` merges every projection into a
+            plain matrix first.
         dtype: of the weights; None: unchanged.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an earlier export.
@@ -113,13 +115,14 @@ def export(
     target, tokenizer = source.config, source.tokenizer()
     texts = [*AWKWARD, *validation_texts(target, tokenizer)]
     tokens = probe(tokenizer, texts, target.model.max_position_embeddings)
-    if form == "dense":
+    merging = form == "dense" or bool(adapters(target))
+    if merging:
         target = merge(source, form, tokens, backend)
     kept = dtype or source.config.train.param_dtype
 
     def arrays() -> NamedArrays:
-        merging = form == "dense"
-        return cast(merged(source.config, source.parameters()) if merging else source.parameters(), kept)
+        held = source.parameters()
+        return cast(merged(source.config, target, held) if merging else held, kept)
 
     readers, missing = installed_readers(QUANTIZED_READERS if quantization else READERS)
     with atomic_dir(path, replace=overwrite) as folder:

@@ -6,7 +6,7 @@ other data (continual pre-training) weights and moments do: data, steps and sche
 
 from pathlib import Path
 
-from lost.checkpoint import checkpoint_named, open_checkpoint
+from lost.checkpoint import checkpoint_named, open_checkpoint, run_and_step
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError
@@ -33,6 +33,7 @@ def open_branch(named: Path) -> Source:
             f"--branch-from {named}: it holds weights, and no optimizer state; expected a checkpoint as training "
             "writes it; name one, or begin with the weights alone with --init-from"
         )
+    step = run_and_step(named)[1]
     if step not in (None, source.progress.step):
         raise CheckpointError(
             f"--branch-from {named}: {source.path} is the checkpoint of step {source.progress.step}; expected its run, "

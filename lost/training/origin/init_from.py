@@ -15,11 +15,13 @@ from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
 from lost.interop.hub.download import as_typed, cached
 from lost.interop.layout import SEQ_LEN
-from lost.interop.rewrite import cast
+from lost.interop.rewrite import as_stored
 from lost.interop.source import Source, open_source
 from lost.interop.to_hf.description import model_config
+from lost.model.adapted import adapters, base_config
 from lost.model.load import load_config
-from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.model.parameters import index_limits, parameter_table, projections, shapes_of
+from lost.reshape.adapters import InputMoments, adapting
 from lost.storage.arrays import Digest, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
@@ -31,7 +33,7 @@ from lost.training.run_dir import CONFIG, config_file, differences
 _FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
 _FREE = {
     *(f"model.{key}" for key in _FREE_OF_MODEL),
-    *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
+    *(f"projection.{key}" for key in ("init_std", "start", "select", "values", "train_rest")),
 }
 _OPTION = {False: "--init-from", True: "--branch-from"}  # by whether it branches
 
@@ -93,6 +95,8 @@ def check_fit(source: Source, config: Config) -> None:
     Raises:
         ConfigError: its model is another one; the message names every difference.
     """
+    _check_adapts(source, config)
+    config = _held_by(source, config)
     changes = differences(source.config, config)
     others = [
         text for key, text in changes.items() if key.partition(".")[0] in ("model", "projection") and key not in _FREE
@@ -104,6 +108,31 @@ def check_fit(source: Source, config: Config) -> None:
         )
 
 
+def _held_by(source: Source, config: Config) -> Config:
+    """Return the configuration of the weights that a run begins with: where it adapts, of what it adapts."""
+    return config if adapters(source.config) else base_config(config)
+
+
+def _check_adapts(source: Source, config: Config) -> None:
+    """Refuse other adapters than the weights' own, if they have any, and adapters of layers that aren't dense."""
+    own, wanted = ([(each.name, each.settings) for each in adapters(of)] for of in (source.config, config))
+    where = as_typed(source.path)
+    if own and own != wanted:
+        raise ConfigError(
+            f"the weights of {where} are adapted already ({own[0][1].kind}, rank {own[0][1].rank}), and this run has "
+            "other layers; expected the same, to train them further; leave projection out of the configuration, or "
+            f"merge them with `lost convert {where} MERGED --to dense`, and begin with --init-from MERGED"
+        )
+    kinds = {each.name: each.settings.kind for each in projections(source.config)}
+    for name, settings in [] if own else wanted:
+        if (kind := kinds.get(name, "dense")) != "dense":
+            raise ConfigError(
+                f"projection.kind = {settings.kind}: {name} of {where} is stored as {kind}; expected a dense weight to "
+                f"adapt; merge layers without activation with `lost convert {where} MERGED --to dense` and begin with "
+                "--init-from MERGED, or adapt dense layers alone, by their names in projection.overrides"
+            )
+
+
 def _same_model(held: Config, wanted: Config) -> bool:
     """Whether two configurations, which may spell it differently, are of one model, but for what is free."""
     free = {key: getattr(wanted.model, key) for key in _FREE_OF_MODEL}
@@ -113,7 +142,13 @@ def _same_model(held: Config, wanted: Config) -> bool:
 
 
 def begin_with(
-    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, teacher: str | None = None
+    source: Source,
+    config: Config,
+    folder: Path,
+    dataset: Dataset,
+    branches: bool,
+    input_moments: InputMoments,
+    teacher: str | None = None,
 ) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
@@ -123,6 +158,7 @@ def begin_with(
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
+        input_moments: of the layers of the source's model, for adapters that begin by them.
         teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
@@ -132,12 +168,12 @@ def begin_with(
     before = source.progress
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
-    table = parameter_table(config)
+    held = parameter_table(_held_by(source, config))
     digest = Digest()
-    arrays = cast(
-        digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
-        config.train.param_dtype,
-    )
+    arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
+    if not adapters(source.config):
+        arrays = adapting(config, arrays, input_moments)
+    arrays = as_stored(arrays, parameter_table(config))
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
         if branches:
