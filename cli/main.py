@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from lost.cli.commands import chat, convert, evaluate, fetch, generate, prepare, sweep, teach, train, verify
-from lost.cli.commands.afterwards import fit, inspect, plot, report
+from lost.cli.commands.afterwards import fit, inspect, merge, plot, report
 from lost.cli.commands.beforehand import bench, config, doctor, plan
 from lost.cli.render.folding import folded
 from lost.cli.render.streams import tolerant_output
@@ -49,6 +49,7 @@ app.command("fit")(fit.fit)
 app.command("report")(report.report)
 app.command("plot")(plot.plot)
 app.command("convert")(convert.convert)
+app.command("merge")(merge.merge)
 app.command("config")(config.config)
 app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)

@@ -10,7 +10,12 @@ _OLDEST = (0, 32, 2)
 if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
-from lost.backends.mlx.calibration import input_moments  # noqa: E402
+from lost.backends.mlx.calibration import (  # noqa: E402
+    input_moments,
+    likeliest,
+    log_probabilities,
+    squared_gradients,
+)
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
 from lost.backends.mlx.distributed.group import join  # noqa: E402
 from lost.backends.mlx.engine import MlxEngine as create  # noqa: E402
@@ -25,8 +30,11 @@ __all__ = [
     "create",
     "input_moments",
     "join",
+    "likeliest",
+    "log_probabilities",
     "lostify",
     "resolve",
+    "squared_gradients",
     "tracing",
     "wire",
 ]

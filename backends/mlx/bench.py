@@ -40,7 +40,7 @@ def layer(
         for name, value in values.items()
     }
     module.update(arrays)
-    trained = [name for name, tensor in tensors.items() if not tensor.integer]
+    trained = [name for name, tensor in tensors.items() if tensor.trained]
     keys = mx.random.split(mx.random.key(0))
     x, y_grad = (
         mx.random.normal((1, tokens, width), key=key).astype(DTYPES[train.compute_dtype])

@@ -1,9 +1,10 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a text shows of a model: moments of layers' inputs, squared gradients, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
@@ -17,6 +18,38 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, MlxEngine)
     modules = dict(engine.model.named_modules())
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
+
+
+def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
+    assert isinstance(engine, MlxEngine)
+    totals: dict[str, mx.array] = {}
+    for number, batch in enumerate(batches, 1):
+        _, gradients = engine._micro_step(*engine._on_device(batch), mx.array(1 / batch.predictions), None)
+        squares = {name: each.astype(mx.float32).square() for name, each in dict(tree_flatten(gradients)).items()}
+        for name, each in squares.items():
+            before = totals.get(name, mx.zeros_like(each))
+            totals[name] = before + (each - before) / number  # moves the mean
+        mx.eval(totals)
+    return {name: to_array(each) for name, each in totals.items()}
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    entries = mx.argsort(-scores, axis=-1)[..., :count]
+    return to_array(entries.astype(mx.int32)), to_array(mx.take_along_axis(scores, entries, axis=-1))
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    return to_array(mx.take_along_axis(_log_probabilities(engine, tokens), mx.array(entries), axis=-1))
+
+
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> mx.array:
+    assert isinstance(engine, MlxEngine)
+    logits = engine.model(mx.array(tokens.astype(np.int32))).astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 class _Sum:

@@ -65,6 +65,7 @@ class MlxEngine:
         train = config.train
         self.model = Model(config, DTYPES[train.compute_dtype], DTYPES[train.param_dtype])
         self.model.model.keep(train.checkpoint_activations)
+        self.model.hold(name for name, row in self._table.items() if row.frozen)
         trained = dict(tree_flatten(self.model.trainable_parameters()))
         self._optimizer: Update = implementation(
             "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
@@ -90,9 +91,9 @@ class MlxEngine:
         return threads_asked_for() if self.device == "cpu" else None
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter, cast to the run's `param_dtype`."""
-        dtype = DTYPES[self._config.train.param_dtype]
-        empty = {name: mx.zeros(row.shape, dtype if row.trained else mx.int32) for name, row in self._table.items()}
+        """Take every parameter, cast to the type that it is stored in."""
+        types = {**DTYPES, "int32": mx.int32}
+        empty = {name: mx.zeros(row.shape, types[row.dtype]) for name, row in self._table.items()}
         self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
 
     def teach(self, teacher: Config, parameters: NamedArrays) -> None:
@@ -300,7 +301,8 @@ def _micro_step(
     def scaled_loss() -> tuple[mx.array, mx.array]:
         states = model.model(tokens).flatten(0, 1)
         if not teaching:
-            nll = head_loss(states, model.head, targets, mask, z_loss)
+            trains_head = bool(model.head_owner.trainable_parameters())
+            nll = head_loss(states, model.head, targets, mask, z_loss, trains_head)
             return nll * scale, nll
         sums = taught_loss(states, model.head, targets, mask, teaching, config.teacher, z_loss)
         return sums[0] * scale, sums

@@ -20,6 +20,7 @@ from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
 from lost.engine.registry import implementation
 from lost.projections import Projection
+from lost.projections.adapters import Adapter as AdapterProjection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
 Narrow = tuple[mx.array, ...]
@@ -50,15 +51,15 @@ class _Frozen(set[str]):
 
 
 class Layer(nn.Module, ABC):
-    """A layer with the tensors that its projection lists, zero until `Engine.load`. Integers are never trained."""
+    """A layer with the tensors that its projection lists, zero until `Engine.load`; frozen ones are never trained."""
 
     opens: tuple[str, ...]
-    """The trained tensors that the first half reads; the second reads the others."""
+    """The tensors that the first half reads, but for integers; the second reads the others."""
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
         self.place, self.earlier = 0, projection.earlier_tokens  # in a block's cache; tokens that a convolution reads
-        self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if tensor.integer)
+        self._no_grad = _Frozen(suffix for suffix, tensor in projection.tensors().items() if not tensor.trained)
         for suffix, tensor in projection.tensors().items():
             self[suffix] = mx.zeros(tensor.shape, mx.int32 if tensor.integer else dtype)
 
@@ -197,6 +198,25 @@ class Lost(Layer):
         return ACTIVATIONS[self.activation](y) if self.activation_at == "output" else y
 
 
+class Adapter(Layer):
+    """y = W x + scale up down x, of which the pair is trained."""
+
+    opens = ("weight", "down")
+
+    def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
+        assert isinstance(projection, AdapterProjection)
+        super().__init__(projection, dtype)
+        self.scale = projection.scale
+
+    def narrow(self, x: mx.array) -> Narrow:
+        """Return W x, and scale down x."""
+        return x @ self.weight.astype(x.dtype).T, x @ self.down.astype(x.dtype).T * self.scale
+
+    def _widen(self, *parts: mx.array) -> mx.array:
+        """Return their sum, once the second one is multiplied by up."""
+        return parts[0] + parts[1] @ self.up.astype(parts[1].dtype).T
+
+
 @cache
 def _activated(name: str) -> Callable[[mx.array], mx.array]:
     return recomputed(ACTIVATIONS[name])
@@ -247,7 +267,10 @@ def closes(*layers: Layer) -> Reads:
     return [(each, [name for name in each.trainable_parameters() if name not in each.opens]) for each in layers]
 
 
-KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost}
+KINDS: dict[str, type[Layer]] = {
+    **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
+    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+}
 
 
 def layer(projection: Projection, dtype: mx.Dtype) -> Layer:

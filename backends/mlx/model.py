@@ -4,7 +4,7 @@ Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics 
 is tested; its caches (`mlx_lm.models.cache`) serve here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,9 +245,21 @@ class Model(nn.Module):
             self.lm_head = Table(vocabulary(args), args.model.hidden_size, param_dtype)
 
     @property
+    def head_owner(self) -> Table:
+        """What holds the head's weight."""
+        return self.lm_head if "lm_head" in self else self.model.embed_tokens
+
+    @property
     def head(self) -> mx.array:
         """The head's weight, (vocab, h)."""
-        return self.lm_head.weight if "lm_head" in self else self.model.embed_tokens.weight
+        return self.head_owner.weight
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Give no gradients to some of the parameters."""
+        modules = dict(self.named_modules())
+        for name in names:
+            owner, _, suffix = name.rpartition(".")
+            modules[owner].freeze(keys=[suffix], recurse=False)
 
     @property
     def layers(self) -> list[Block]:

@@ -7,7 +7,12 @@ import sys
 if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
     os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
-from lost.backends.torch.calibration import input_moments
+from lost.backends.torch.calibration import (
+    input_moments,
+    likeliest,
+    log_probabilities,
+    squared_gradients,
+)
 from lost.backends.torch.devices import available, capacity, check_generation, resolve, wire
 from lost.backends.torch.distributed.group import join
 from lost.backends.torch.engine import TorchEngine as create
@@ -21,8 +26,11 @@ __all__ = [
     "create",
     "input_moments",
     "join",
+    "likeliest",
+    "log_probabilities",
     "lostify",
     "resolve",
+    "squared_gradients",
     "tracing",
     "wire",
 ]

@@ -54,7 +54,7 @@ def layer(
 
     def run(times: int) -> None:
         for _ in range(times):
-            torch.autograd.grad(forward(x), [x, *module.parameters()], y_grad)
+            torch.autograd.grad(forward(x), [x, *(each for each in module.parameters() if each.requires_grad)], y_grad)
         _wait(device)
 
     return Pass(run, _saved_by(lambda: forward(x), list(tensors.values())))

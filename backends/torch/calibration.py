@@ -1,8 +1,9 @@
-"""Second moments of layers' inputs: the backend's part of `lost.method.calibration`."""
+"""What a text shows of a model: moments of layers' inputs, squared gradients, and what it says of the next token."""
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lost.backends.torch.arrays import to_array
@@ -17,6 +18,41 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     assert isinstance(engine, TorchEngine)
     layers = {name: engine.model.get_submodule(name) for name in names}
     return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
+
+
+def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
+    """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
+    assert isinstance(engine, TorchEngine)
+    parameters = dict(engine.model.named_parameters())
+    totals = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}
+    for number, batch in enumerate(batches, 1):
+        engine.model.zero_grad(set_to_none=True)
+        (engine.model(*engine._on_device(batch)) / batch.predictions).backward()
+        for name, each in parameters.items():
+            if each.grad is not None:  # moves the mean
+                totals[name] += (each.grad.float().square() - totals[name]) / number
+    engine.model.zero_grad(set_to_none=True)
+    return {name: to_array(each) for name, each in totals.items()}
+
+
+def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
+    scores = _log_probabilities(engine, tokens)
+    values, entries = scores.topk(min(count, scores.shape[-1]))
+    return to_array(entries.int()), to_array(values)
+
+
+def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
+    scores = _log_probabilities(engine, tokens)
+    return to_array(scores.gather(-1, torch.from_numpy(entries).to(scores.device).long()))
+
+
+@torch.no_grad()
+def _log_probabilities(engine: Engine, tokens: np.ndarray) -> Tensor:
+    assert isinstance(engine, TorchEngine)
+    logits = engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float()
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))  # no second array of all of them
 
 
 class _Sum:

@@ -96,7 +96,7 @@ class TorchEngine:
         return {**rows, **{f"{name}.{array}": first for name, first in rows.items() for array in arrays}}
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter, cast to the run's `param_dtype`."""
+        """Take every parameter, cast to the type that it is stored in."""
         with torch.no_grad():
             gathered = self._layout.gather(parameters)
             for name, array in check_arrays(gathered, shapes_of(self._table), index_limits(self._table)):
@@ -109,7 +109,7 @@ class TorchEngine:
     def dump(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield what is held here."""
         for name, row in self._table.items():
-            if self._layout.writes and (row.trained or self.workers.rank == 0):  # numbers of channels are everyone's
+            if self._layout.writes and (not row.integer or self.workers.rank == 0):  # channels are everyone's
                 yield name, to_array(self._held[name])
 
     def load_optimizer_state(self, moments: NamedArrays, updates: int) -> None:

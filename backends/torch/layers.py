@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, short_conv, widen_lost
 from lost.engine.registry import implementation
 from lost.projections import Projection
+from lost.projections.adapters import Adapter as AdapterProjection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
 
 Narrow = tuple[Tensor, ...]
@@ -37,7 +38,8 @@ class Layer(nn.Module, ABC):
             if tensor.integer:
                 self.register_buffer(suffix, torch.zeros(tensor.shape, dtype=torch.int32))
             else:
-                self.register_parameter(suffix, nn.Parameter(torch.empty(tensor.shape, dtype=dtype)))
+                values = torch.empty(tensor.shape, dtype=dtype)
+                self.register_parameter(suffix, nn.Parameter(values, requires_grad=tensor.trained))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -188,6 +190,27 @@ class Lost(Layer):
         return act(y) if self.activation_at == "output" else y
 
 
+class Adapter(Layer):
+    """y = W x + scale up down x, of which the pair is trained."""
+
+    weight: Tensor
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        assert isinstance(projection, AdapterProjection)
+        super().__init__(projection, dtype)
+        self.scale = projection.scale
+
+    def narrow(self, x: Tensor) -> Narrow:
+        """Return W x, and scale down x."""
+        return F.linear(x, self.weight.to(x.dtype)), F.linear(x, self.down.to(x.dtype)) * self.scale
+
+    def _widen(self, *parts: Tensor) -> Tensor:
+        """Return their sum, once the second one is multiplied by up."""
+        return parts[0] + F.linear(parts[1], self.up.to(parts[1].dtype))
+
+
 def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
     """Return the first halves of layers with the same input, of LOST layers by one product and one gather.
 
@@ -202,7 +225,10 @@ def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
     return narrow_lost(x, [each.down for each in lost], [each.channels for each in lost], last)
 
 
-KINDS: dict[str, type[Layer]] = {"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost}
+KINDS: dict[str, type[Layer]] = {
+    **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
+    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+}
 
 
 def layer(projection: Projection, dtype: torch.dtype) -> Layer:

@@ -4,9 +4,9 @@ Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics 
 against which it is tested.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from lost.backends.torch.kernels.elementwise import rms_norm, rotate, swiglu
 from lost.backends.torch.kernels.loss import head_loss, head_scores
 from lost.backends.torch.layers import Before, Narrow, layer, narrow
 from lost.config import Config, ModelConfig
-from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
+from lost.model.parameters import Parameter, gate_is_activated, layer_projections, parameter_table, vocabulary
 from lost.model.rope import frequencies
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass
@@ -187,11 +189,14 @@ class Trunk(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        model, dtype = config.model, DTYPES[config.train.param_dtype]
+        model, dtype, table = config.model, DTYPES[config.train.param_dtype], parameter_table(config)
         self.dtype = DTYPES[config.train.compute_dtype]
-        self.embed_tokens = Table(vocabulary(config), model.hidden_size, dtype)
-        self.layers = nn.ModuleList(Block(config, number, dtype) for number in range(model.num_hidden_layers))
-        self.norm = Norm(model.hidden_size, model.rms_norm_eps, dtype)
+        self.embed_tokens = _as_listed(Table(vocabulary(config), model.hidden_size, dtype), "model.embed_tokens", table)
+        self.layers = nn.ModuleList(
+            _as_listed(Block(config, number, dtype), f"model.layers.{number}", table)
+            for number in range(model.num_hidden_layers)
+        )
+        self.norm = _as_listed(Norm(model.hidden_size, model.rms_norm_eps, dtype), "model.norm", table)
         self.checkpointing = config.train.checkpoint_activations
         size = (model.max_position_embeddings, model.head_width // 2)
         self.register_buffer("cos", torch.empty(size), persistent=False)
@@ -235,7 +240,8 @@ class LostForCausalLM(nn.Module):
         self.z_loss, self.teacher, self.compiled = config.train.z_loss, config.teacher, False
         self.model = Trunk(config)
         if not config.model.tie_word_embeddings:
-            self.lm_head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
+            head = Table(vocabulary(config), config.model.hidden_size, DTYPES[config.train.param_dtype])
+            self.lm_head = _as_listed(head, "lm_head", parameter_table(config))
 
     def compile_training(self) -> None:
         """Compile each block for itself, and on CUDA the loss, as soon as they run, for the shapes that they are given.
@@ -275,6 +281,15 @@ class LostForCausalLM(nn.Module):
         """Return (b, s, vocab) for tokens (b, s): for tests and generation; training never holds all of them."""
         x = self.model(tokens, caches, start)
         return F.linear(x, self.head.to(x.dtype))
+
+
+def _as_listed(module: M, name: str, table: Mapping[str, Parameter]) -> M:
+    """Give the parameters of a module the types that the table says, and gradients to those that are trained."""
+    for suffix, parameter in module.named_parameters():
+        row = table[f"{name}.{suffix}"]
+        parameter.requires_grad_(row.trained)
+        parameter.data = parameter.data.to(DTYPES[row.dtype])
+    return module
 
 
 def rotary_tables(model: ModelConfig) -> tuple[Tensor, Tensor]:

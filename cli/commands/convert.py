@@ -26,11 +26,11 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(parser=local_path, metavar="DST", help="Folder to make.")],
     to: Annotated[
-        Literal["lost", "hf", "mlx-lm", "dense", "gguf"],
+        Literal["lost", "hf", "mlx-lm", "dense", "gguf", "peft"],
         typer.Option(
             help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
             "each layer merged into one matrix; only for layers without activation. gguf: the same as one file for "
-            "llama.cpp, with a Modelfile for Ollama."
+            "llama.cpp, with a Modelfile for Ollama. peft: adapters alone, which the others merge."
         ),
     ] = "lost",
     source_kind: Annotated[
@@ -39,14 +39,49 @@ def convert(
     rank: Annotated[
         int | None, typer.Option(help="With --from hf: decompose projections into LOST layers of this rank.", min=1)
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="With --from hf, instead of --rank: ranks chosen layer by layer, so that the model has this share of "
+            "its parameters, such as 0.5."
+        ),
+    ] = None,
+    budget_of: Annotated[
+        Literal["parameters", "flops"] | None, typer.Option(help="What --budget is a share of; default: parameters.")
+    ] = None,
+    search: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="With --budget and --calibrate: search better ranks for N generations, such as 30.", min=1
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of --search; default 0.", min=0)] = None,
     density: Annotated[
-        float | None, typer.Option(help="With --rank: share of input channels to keep; default 0.03.", min=0, max=1)
+        float | None,
+        typer.Option(help="With --rank or --budget: share of input channels to keep; default 0.03.", min=0, max=1),
     ] = None,
     calibrate: Annotated[
-        Path | None, path_option("With --rank: calibration text, on whose activations the error is minimized.")
+        Path | None,
+        path_option("With --rank or --budget: calibration text, on whose activations the error is minimized."),
+    ] = None,
+    weight_by: Annotated[
+        Literal["activations", "fisher"] | None,
+        typer.Option(help="With --calibrate: what weights the error; fisher: squared gradients of the loss too."),
     ] = None,
     text: Annotated[
-        Path | None, path_option("With --from hf: text to measure perplexity on; default: the end of --calibrate.")
+        Path | None,
+        path_option(
+            "With --from hf or --bits: text to measure perplexity on; default: the end of --calibrate, or the run's "
+            "validation text."
+        ),
+    ] = None,
+    bits: Annotated[
+        Literal["4", "8"] | None,
+        typer.Option(help="--to mlx-lm: quantise its matrices, by mlx-lm's own quantiser."),
+    ] = None,
+    group_size: Annotated[
+        Literal["32", "64", "128"] | None,
+        typer.Option(help="With --bits: entries with one scale and bias; default 64. Shorter rows stay as they are."),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "q8_0"] | None,
@@ -84,6 +119,25 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the result of an earlier conversion.")
     ] = False,
+    grow: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Grow the model: layers, hidden, intermediate, rank or density, such as layers=12; may be "
+            "given several times.",
+        ),
+    ] = [],
+    layers_by: Annotated[
+        Literal["stack", "interleave", "identity"] | None,
+        typer.Option(
+            help="With --grow layers: repeat the whole stack, or each block in a row; identity: the latter, with "
+            "copies that add nothing yet, so that the model computes the same. Default: stack."
+        ),
+    ] = None,
+    moments: Annotated[
+        Literal["drop", "keep"] | None,
+        typer.Option(help="With --grow: whether the optimizer's moments grow too; default: drop."),
+    ] = None,
     license: Annotated[
         str | None,
         typer.Option(
@@ -115,20 +169,31 @@ def convert(
     again. Code 75: the hub can't be reached; try later.
 
     With --from hf, SRC is a folder with config.json, safetensors and a tokenizer, of a Llama, Mistral, Qwen2 or Qwen3.
-    It becomes a dense checkpoint or, with --rank, one whose projections are approximated by LOST layers. An export of a
-    run becomes a checkpoint of step 0 with the same layers.
+    It becomes a dense checkpoint or, with --rank or --budget, one whose projections are approximated by LOST layers. An
+    export of a run becomes a checkpoint of step 0 with the same layers.
 
     With --tokenizer or --prune-vocab the result has another vocabulary: start a run with it by lost train --init-from.
+
+    With --grow, the checkpoint is one of a larger model, for `lost train --init-from`, or with --moments keep for
+    --branch-from. But for layers that are repeated it computes what it did.
     """
+    from lost.cli.converting.quantizing import quantization
     from lost.errors import UserError
 
+    if grow or layers_by or moments:
+        from lost.cli.converting.growing import check_growth
+
+        others = {f"--to {to}": to != "lost", "--from hf": source_kind == "hf", f"--dtype {dtype}": dtype is not None}
+        others |= {"--weights-only": weights_only, "--tokenizer": bool(tokenizer), "--prune-vocab": bool(prune_vocab)}
+        check_growth(grow, layers_by, moments, others)
     own = None if to == "gguf" else _own_type(dtype, to)
+    few = quantization(to, bits, group_size)
     upload = _upload(to, push, public, dry_run)
     if tokenizer or prune_vocab or end_of_text is not None:
         from lost.cli.converting.vocabulary import check_options
 
         check_options(tokenizer, prune_vocab, end_of_text, source_kind, to)
-    if license is not None and to in ("lost", "gguf"):
+    if license is not None and to in ("lost", "gguf", "peft"):
         raise UserError(
             f"--license {license} with --to {to}: expected an export that has a card, of --to hf, mlx-lm or dense; "
             "leave it out"
@@ -144,12 +209,24 @@ def convert(
             )
         if weights_only:
             raise UserError("--weights-only with --from hf: the folder holds no optimizer state; leave it out")
+        from lost.cli.converting.budgeting import asked
         from lost.cli.converting.importing import Request, import_folder
 
-        limits = (rank, density, calibrate, text)
+        limit = asked(budget, budget_of, search, seed, rank, calibrate)
+        limits = (rank, limit, density, calibrate, weight_by, text)
         import_folder(Request(source, out, own, part_mib << 20, overwrite, *limits, backend, device), as_json)
         return
-    for_imports = {"--rank": rank, "--density": density, "--calibrate": calibrate, "--text": text}
+    if text and few is None:
+        raise UserError(
+            "--text without --from hf or --bits: there is nothing to measure on it; add one, or leave it out"
+        )
+    for_imports: dict[str, object] = {
+        "--rank": rank,
+        "--budget": budget,
+        "--density": density,
+        "--calibrate": calibrate,
+    }
+    for_imports |= {"--budget-of": budget_of, "--search": search, "--seed": seed, "--weight-by": weight_by}
     if given := [name for name, value in for_imports.items() if value is not None]:
         raise UserError(f"{', '.join(given)} without --from hf: only imports are decomposed or measured; add --from hf")
     if device != "auto" or (backend != "auto" and to == "lost"):
@@ -176,12 +253,22 @@ def convert(
 
         rest = (own, part_mib << 20, overwrite, as_json)
         change_vocabulary(checkpoint, out, tokenizer, end_of_text, prune_vocab, *rest)
+    elif grow:
+        from lost.cli.converting.growing import grow_checkpoint
+
+        grow_checkpoint(checkpoint, out, grow, layers_by, moments == "keep", part_mib << 20, overwrite, as_json)
+    elif to == "peft":
+        from lost.cli.converting.adapters import export_adapters
+
+        export_adapters(checkpoint, out, own, overwrite, backend, as_json)
     elif to == "lost":
         _rewrite(checkpoint, out, own, weights_only, part_mib << 20, overwrite, as_json)
     else:
         from lost.cli.converting.exporting import export_folder
 
-        export_folder(checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, as_json)
+        export_folder(
+            checkpoint, out, to, dtype, part_mib << 20, overwrite, backend, license, upload, few, text, as_json
+        )
 
 
 def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | None":
@@ -194,9 +281,10 @@ def _upload(to: str, name: str | None, public: bool, dry_run: bool) -> "Push | N
             option = "--public" if public else "--dry-run"
             raise UserError(f"{option} without --push: it says how an export is uploaded; add --push, or leave it out")
         return None
-    if to == "lost":
+    if to in ("lost", "peft"):
+        what = "checkpoints" if to == "lost" else "adapters alone"
         raise UserError(
-            f"--push {name} with --to lost: checkpoints aren't uploaded; expected an export; add --to hf, dense or gguf"
+            f"--push {name} with --to {to}: {what} aren't uploaded; expected an export; add --to hf, dense or gguf"
         )
     return Push(name, public, dry_run)
 

@@ -144,6 +144,8 @@ def describe(config: "Config", engine: "Engine", dataset: "Dataset") -> str:
 
     own, dense = budget(config), budget(dense_twin(config))
     against = "" if config.projection.kind == "dense" else f" (dense: {count(dense.parameters)})"
+    if own.trained < own.parameters:
+        against = f", {count(own.trained)} of them trained,"
     local, at_once = local_batch_size(config, engine.workers.world_size)
     times = -(-local // at_once)
     parts = f", {counted(at_once, 'sequence')} at once, {times} times" if times > 1 else ""

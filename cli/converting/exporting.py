@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lost.config import DType
     from lost.interop.to_gguf.tensors import GgufType
     from lost.interop.to_hf.folder import Form
+    from lost.interop.to_hf.quantized import Quantization
 
 
 def export_folder(
@@ -21,11 +22,14 @@ def export_folder(
     backend: str,
     license: str | None,
     push: "Push | None",
+    few: "Quantization | None",
+    text: Path | None,
     as_json: bool,
 ) -> None:
     """Export a checkpoint, report which programs opened it and agreed, and upload it where that is wanted."""
     from dataclasses import asdict
 
+    from lost.cli.converting.quantizing import measure_on, told
     from lost.cli.render.output import answer, note, size
     from lost.interop.to_gguf import folder as gguf
     from lost.interop.to_hf import folder as hf
@@ -35,7 +39,9 @@ def export_folder(
     if to == "gguf":
         result = gguf.export(checkpoint, out, dtype or "float16", overwrite, backend)
     else:
-        result = hf.export(checkpoint, out, to, cast("DType | None", dtype), part_bytes, overwrite, backend, license)
+        measure = measure_on(checkpoint, text, backend) if few else None
+        kept = cast("DType | None", dtype)
+        result = hf.export(checkpoint, out, to, kept, part_bytes, overwrite, backend, license, few, measure)
     for remark in result.remarks:
         note(remark)
     for reader, reason in result.missing.items():
@@ -59,6 +65,9 @@ def export_folder(
         ),
     ]
     value |= {"checks": checks, "checked": bool(checks)}
+    if result.quantized:
+        value["quantization"], more = told(result.quantized)
+        lines += more
     if push:
         value["push"], more = push.send(out)
         lines += more

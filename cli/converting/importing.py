@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from lost.cli.converting.budgeting import Budget, Chosen
     from lost.config import Config, DType
     from lost.engine import Engine
     from lost.evaluation.perplexity import Evaluation
     from lost.interop.from_hf import Imported
+    from lost.interop.from_hf.conversion import Weightings
     from lost.method.compress import LayerFit
     from lost.storage.arrays import NamedArrays
 
@@ -28,8 +30,10 @@ class Request:
     part_bytes: int
     overwrite: bool
     rank: int | None
+    budget: "Budget | None"
     density: float | None
     calibrate: Path | None
+    weight_by: str | None
     text: Path | None
     backend: str
     device: str
@@ -38,27 +42,21 @@ class Request:
 def import_folder(request: Request, as_json: bool) -> None:
     """Convert, measure and answer."""
     from lost.cli.render.output import answer, note
-    from lost.config import ProjectionSettings
-    from lost.errors import UserError
     from lost.evaluation.perplexity import text_tokens
     from lost.interop.from_hf import open_folder
-    from lost.interop.from_hf.conversion import decomposed_config, write_decomposed, write_unchanged
+    from lost.interop.from_hf.conversion import check_plain, write_decomposed, write_unchanged
     from lost.interop.hub.download import fetched
-    from lost.interop.rewrite import check_destination, follow
+    from lost.interop.rewrite import check_destination
 
-    for option in ("density", "calibrate"):
-        if getattr(request, option) is not None and request.rank is None:
-            raise UserError(f"--{option} without --rank: it only affects decomposition; add --rank, or leave it out")
+    _check_options(request)
     check_destination(request.out, request.source, request.overwrite)
     request = replace(request, source=fetched(request.source))
     imported = open_folder(request.source)
     for remark in imported.remarks:
         note(remark)
     config = imported.config
-    target = None  # the decomposed model's configuration
-    if request.rank is not None:
-        density = ProjectionSettings().density if request.density is None else request.density
-        target = decomposed_config(follow(config, request.dtype), request.rank, density)
+    if option := _asks_to_decompose(request):
+        check_plain(config, option)
     calibration, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
     if request.calibrate:
         tokens, _ = text_tokens(imported.tokenizer, request.calibrate, note)
@@ -75,13 +73,15 @@ def import_folder(request: Request, as_json: bool) -> None:
     if engine and measured is not None:
         before = _measure(engine, config, measured, measured_bytes)
     layers: list[LayerFit] = []
+    chosen = None
     rest = (request.part_bytes, request.overwrite)
-    if target is None:
+    if not option:
         written = write_unchanged(imported, request.out, request.dtype, *rest)
     else:
-        moments = _input_moments(engine, config, calibration) if engine and calibration is not None else None
-        written, layers = write_decomposed(imported, request.out, target, *rest, moments, note)
-        del moments
+        weightings = _weightings(request, imported, engine, calibration)
+        target, chosen = _target(request, imported, weightings, engine, calibration)
+        written, layers = write_decomposed(imported, request.out, target, *rest, weightings, note)
+        del weightings
     if engine and measured is not None:
         del engine  # before the next one is made
         after = _measure(
@@ -89,7 +89,56 @@ def import_folder(request: Request, as_json: bool) -> None:
         )
     value = _value(request, imported, written.config, layers, before, after)
     value["bytes"] = sum(seal["size"] for seal in written.files.values())
-    answer(as_json, value, _lines(request, value, layers, before, after))
+    value["budget"] = chosen.value if chosen else None
+    answer(as_json, value, _lines(request, value, layers, chosen.lines if chosen else [], before, after))
+
+
+def _asks_to_decompose(request: Request) -> str:
+    """Return the option that does, or nothing."""
+    if request.rank is not None:
+        return f"--rank {request.rank}"
+    return f"--budget {request.budget.share:g}" if request.budget else ""
+
+
+def _check_options(request: Request) -> None:
+    from lost.errors import UserError
+
+    if not _asks_to_decompose(request):
+        for option in ("density", "calibrate"):
+            if getattr(request, option) is not None:
+                raise UserError(
+                    f"--{option} without --rank or --budget: it only affects decomposition; add one of them, or leave "
+                    "it out"
+                )
+    if request.density is not None and not 0 < request.density <= 1:
+        raise UserError(f"density = {request.density}: expected a share of the input channels, in (0, 1]")
+    if request.calibrate is None and request.weight_by is not None:
+        raise UserError(
+            f"--weight-by {request.weight_by} without --calibrate: there is no text to measure it on; add --calibrate"
+        )
+
+
+def _target(
+    request: Request,
+    imported: "Imported",
+    weightings: "Weightings",
+    engine: "Engine | None",
+    calibration: "np.ndarray | None",
+) -> "tuple[Config, Chosen | None]":
+    """Return the decomposed model's configuration, and how its ranks met a budget."""
+    from lost.cli.converting.budgeting import choose_ranks
+    from lost.cli.render.output import note
+    from lost.config import ProjectionSettings
+    from lost.interop.from_hf.conversion import decomposed_config, equal_ranks
+    from lost.interop.rewrite import follow
+
+    density = ProjectionSettings().density if request.density is None else request.density
+    config = follow(imported.config, request.dtype)
+    if request.budget is None:
+        assert request.rank is not None
+        return decomposed_config(config, equal_ranks(config, request.rank), density), None
+    chosen = choose_ranks(request.budget, imported, density, weightings, engine, calibration, note)
+    return decomposed_config(config, chosen.ranks, density), chosen
 
 
 def _engine(config: "Config", parameters: "NamedArrays", request: Request) -> "Engine":
@@ -106,16 +155,30 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
     return evaluate(engine, tokens, config.data.seq_len, config.train.micro_batch, text_bytes=text_bytes)
 
 
-def _input_moments(engine: "Engine", config: "Config", tokens: "np.ndarray") -> Any:
-    """Return a function from projections' names to the second moments of their inputs over a text."""
+def _weightings(
+    request: Request, imported: "Imported", engine: "Engine | None", tokens: "np.ndarray | None"
+) -> "Weightings":
+    """Return what errors are weighted by, measured over a text where there is one."""
     from lost.data.evaluation import evaluation_batches
     from lost.engine import backend_module
+    from lost.interop.from_hf.conversion import Weightings
+    from lost.model.parameters import projections
+    from lost.reshape.fisher import gradient_squares_by_row
+
+    if engine is None or tokens is None:
+        return Weightings()
+    config, backend = imported.config, backend_module(engine.backend)
 
     def measure(names: Sequence[str]) -> "dict[str, np.ndarray]":
         batches = evaluation_batches(tokens, config.data.seq_len, config.train.micro_batch)
-        return backend_module(engine.backend).input_moments(engine, batches, names)
+        return backend.input_moments(engine, batches, names)
 
-    return measure
+    if request.weight_by != "fisher":
+        return Weightings(measure)
+    samples = evaluation_batches(tokens, config.data.seq_len, 1)
+    names = [each.name for each in projections(config)]
+    squares = gradient_squares_by_row(config, imported.parameters(), samples, names, request.backend, request.device)
+    return Weightings(measure, squares)
 
 
 def _value(
@@ -152,6 +215,7 @@ def _lines(
     request: Request,
     value: dict[str, Any],
     layers: "Sequence[LayerFit]",
+    remarks: list[str],
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> list[str]:
@@ -180,6 +244,7 @@ def _lines(
         f"{request.source} ({value['architecture']}) -> {request.out}: {what} in {value['dtype']}, "
         f"{size(value['bytes'])}; read back and compared"
     )
+    lines += remarks
     if before and after:
         where = request.text or f"the last part of {request.calibrate}"
         lines.append(

@@ -11,13 +11,21 @@ from lost.utils.parsing import finite
 from lost.utils.printable import JOINERS, printable
 
 
-def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str]) -> None:
+def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str], command: str = "") -> None:
     """Print the command's answer on standard output.
+
+    Args:
+        as_json: whether it is an object.
+        value: the object.
+        lines: the answer otherwise.
+        command: stands below them, to be copied: in one line, however narrow the terminal is.
 
     Raises:
         OutputError: it could not be written.
     """
     text = json.dumps(finite(value), indent=2, allow_nan=False) if as_json else folded("\n".join(lines), sys.stdout)
+    if command and not as_json:
+        text += f"\n\n{printable(command)}"
     if text:
         print(text)
         check_written()

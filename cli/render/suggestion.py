@@ -10,7 +10,7 @@ _KNOWN = {"Step Law": "a guess by Step Law", "the configuration": "as configured
 
 
 def suggestion_lines(value: dict[str, Any], data: str) -> Iterator[str]:
-    """Yield a line for each thing that is suggested or estimated, and the command."""
+    """Yield a line for each thing that is suggested or estimated."""
     model, sizes = value["model"], value["parameters"]
     source = _KNOWN.get(value["rate_from"], f"in proportion to that of {value['rate_from']}")
     rows = [
@@ -27,15 +27,13 @@ def suggestion_lines(value: dict[str, Any], data: str) -> Iterator[str]:
         ("text", _text(value["reading"], data)),
     ]
     if value["loss"] is not None:
-        low, high = value["interval"] or (value["loss"], value["loss"])
-        rows.append(("loss", f"{value['loss']:.3f} ({low:.3f} to {high:.3f}), by the law of those runs"))
+        between = " ({:.3f} to {:.3f})".format(*value["interval"]) if value["interval"] else ""
+        rows.append(("loss", f"{value['loss']:.3f}{between}, by the law of those runs"))
     if value["critical_batch_tokens"] is not None:
         most = count(value["critical_batch_tokens"])
         rows.append(("largest", f"batch that pays: about {most} tokens, an estimate of its order (arXiv 2001.08361)"))
     width = max(len(name) for name, _ in rows)
     yield from (f"{name.ljust(width)}  {text}" for name, text in rows)
-    yield ""
-    yield value["command"]
 
 
 def _text(reading: dict[str, Any] | None, data: str) -> str:

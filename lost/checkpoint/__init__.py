@@ -12,11 +12,13 @@ from lost.checkpoint.checkpoint import (
 from lost.checkpoint.state import BestLoss, Origin, TrainState
 from lost.checkpoint.store import (
     LATEST,
+    checkpoint_named,
     checkpoint_path,
     checkpoints,
     find_checkpoint,
     newest_valid,
     prune,
+    run_and_step,
     set_latest,
     tokenizer_path,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "TrainState",
     "array_bytes",
     "check_intact",
+    "checkpoint_named",
     "checkpoint_path",
     "checkpoints",
     "find_checkpoint",
@@ -43,6 +46,7 @@ __all__ = [
     "open_checkpoint",
     "problems",
     "prune",
+    "run_and_step",
     "set_latest",
     "tokenizer_path",
     "write",

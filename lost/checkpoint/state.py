@@ -13,7 +13,7 @@ class Origin:
     """Origin of a run's initial weights.
 
     Attributes:
-        path: of the checkpoint or folder, as it was then.
+        path: of the checkpoint or folder, as it was then; of an average, all of them.
         step: of the run that it belongs to; None: no run's.
         fingerprint: SHA-256 of the arrays.
         moments: whether the optimizer's moments came along: a branch.
@@ -21,6 +21,8 @@ class Origin:
         data: fingerprint of the data that it was trained on; empty: unknown.
         data_path: where that stood.
         updates: that the moments are of, where steps are counted anew, as a branch on other data does; else 0.
+        parts: what was averaged, each with its share; none: it is no average.
+        share: of the average that it is a part of.
     """
 
     path: str
@@ -31,6 +33,8 @@ class Origin:
     data: str = ""
     data_path: str = ""
     updates: Natural = 0
+    parts: "tuple[Origin, ...]" = ()
+    share: Finite = 1.0
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,33 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
     return newest, rejected
 
 
+def run_and_step(named: Path) -> tuple[Path, int | None]:
+    """Return the run, or the checkpoint, and the step that RUN[@STEP] names; None: the newest."""
+    parts = re.fullmatch(r"(.+)@([0-9]{1,15})", str(named))
+    return (Path(parts[1]), int(parts[2])) if parts and not named.exists() else (named, None)
+
+
+def checkpoint_named(named: Path) -> Path:
+    """Return the path that RUN[@STEP] names: of a checkpoint, or of a run whose newest is meant.
+
+    Raises:
+        CheckpointError: it doesn't exist, or the run has none of this step.
+    """
+    path, step = run_and_step(named)
+    if not path.exists():
+        raise CheckpointError(f"{named}: {path} doesn't exist; expected a run, or a checkpoint; name one")
+    held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / "checkpoints")}
+    if step is None or not held:
+        return path
+    if step not in held:
+        nearest = sorted(sorted(held, key=lambda other: abs(other - step))[:2])
+        raise CheckpointError(
+            f"{named}: {path} has no checkpoint of step {step}; expected one that was kept (train.keep_every keeps "
+            f"more); nearest: {' and '.join(f'{path}@{each}' for each in nearest)}"
+        )
+    return held[step]
+
+
 def tokenizer_path(path: Path) -> Path:
     """Return the path of a tokenizer: of a run it is in the newest intact checkpoint."""
     return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path

@@ -1,14 +1,13 @@
 """Integrity of a checkpoint: bytes as they were written, arrays that make one model and its state, sound values."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from lost.checkpoint.checkpoint import CONFIG, MANIFEST, MODEL, OPTIMIZER, Checkpoint, model_description
 from lost.errors import CheckpointError, LostError
-from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.model.parameters import index_limits, parameter_table
 from lost.optim import optimizer_of, state_shapes
 from lost.storage.arrays import NamedArrays, wrong_indices
 from lost.storage.files import digest_error
@@ -59,11 +58,12 @@ def _bytes(checkpoint: Checkpoint) -> Iterator[str]:
 def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
     """Yield what is wrong with the arrays, of which only those that hold indices are read."""
     config, model = checkpoint.config, checkpoint.array_files(MODEL)
-    table, dtype = parameter_table(config), config.train.param_dtype
+    table = parameter_table(config)
     limits = index_limits(table)
-    texts = [*_unlike(read_headers(model), shapes_of(table), dtype, limits)]
+    texts = [*_unlike(read_headers(model), {name: Header(row.dtype, row.shape) for name, row in table.items()})]
     if checkpoint.progress.has_moments and checkpoint.resumable:
-        texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), state_shapes(config), dtype)
+        kept = {name: Header(config.train.param_dtype, shape) for name, shape in state_shapes(config).items()}
+        texts += _unlike(read_headers(checkpoint.array_files(OPTIMIZER)), kept)
     if limits:
         for name, array in read_tensors(model):
             if wrong := wrong_indices(array, limits.get(name, 0)):
@@ -71,20 +71,14 @@ def _arrays(checkpoint: Checkpoint) -> Iterator[str]:
     yield from (f"{checkpoint.path}: {text}" for text in texts)
 
 
-def _unlike(
-    headers: Mapping[str, Header],
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: str,
-    limits: Mapping[str, int] = MappingProxyType({}),
-) -> Iterator[str]:
+def _unlike(headers: Mapping[str, Header], wanted: Mapping[str, Header]) -> Iterator[str]:
     """Yield in what arrays differ from those of a model, as far as files say it before they are read."""
     for name, header in headers.items():
-        wanted = "int32" if name in limits else dtype
-        if name not in shapes:
+        if name not in wanted:
             yield f"{name} is no array of this model"
-        elif header != Header(wanted, shapes[name]):
-            yield f"{name} is {header.dtype} {header.shape}; expected {wanted} {shapes[name]}"
-    if missing := shapes.keys() - headers.keys():
+        elif header != wanted[name]:
+            yield f"{name} is {header.dtype} {header.shape}; expected {wanted[name].dtype} {wanted[name].shape}"
+    if missing := wanted.keys() - headers.keys():
         yield f"{len(missing)} arrays are missing, {min(missing)} among them"
 
 

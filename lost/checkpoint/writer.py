@@ -73,10 +73,9 @@ def write_manifest(
 
 def array_bytes(config: Config) -> int:
     """Return the bytes that a checkpoint's arrays take."""
-    table, width = parameter_table(config), {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
+    width = {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
     moments = sum(math.prod(shape) for shape in state_shapes(config).values())
-    weights = sum(row.size * (width if row.trained else 4) for row in table.values())
-    return weights + moments * width
+    return sum(row.bytes for row in parameter_table(config).values()) + moments * width
 
 
 def _json(value: Any) -> bytes:

@@ -1,6 +1,7 @@
 """A YAML document with the position of every key, for messages that name file, line, key and value."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -146,6 +147,11 @@ def _construct(node: yaml.Node, path: tuple[str, ...], document: Document) -> An
         document.lines[(*path, key)] = location
         values[key] = _construct(value_node, (*path, key), document)
     return values
+
+
+def assignment(key: str, value: Any) -> str:
+    """Return what `--set` takes to give a key a value; YAML doesn't join the halves of JSON's escaped characters."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def override(document: Document, text: str) -> None:

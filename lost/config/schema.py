@@ -80,6 +80,9 @@ class TrainConfig(Section):
     train` measures in 20 steps where a run begins, and the run keeps; for all else as `param_dtype`."""
     param_dtype: DType = "float32"
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
+    frozen_dtype: DType | None = None
+    """Type of weights that aren't trained (docs/adapters.md); null: `param_dtype`. bfloat16 halves their memory, and
+    rounds them where a run begins."""
     matmul_precision: Literal["highest", "high"] = "highest"
     """Of products of float32 in PyTorch on CUDA, muon's too, as `torch.set_float32_matmul_precision` has it. high:
     factors are rounded to TF32, 10 bits of fraction instead of 23, which tensor cores multiply. Elsewhere highest."""

@@ -128,7 +128,7 @@ class Dataset:
             if not path.is_dir():
                 what = "is a file, no prepared data" if path.exists() else "doesn't exist"
             raise DataError(
-                f"{path} {what}; {did_you_mean_path(path) if not path.exists() else ''}expected a folder written by "
+                f"{path} {what}; {did_you_mean_path(path)}expected a folder written by "
                 "`lost prepare`; prepare it, or name another with --data"
             ) from None
         except ValueError as error:

@@ -1,7 +1,7 @@
 """Rewriting of checkpoints: in another type, without the optimizer state, in files of another size."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -11,6 +11,7 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint
 from lost.config import Config, DType
 from lost.errors import CheckpointError
+from lost.model.parameters import Parameter
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import PART_BYTES
@@ -78,12 +79,19 @@ def cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.nda
         yield name, array.astype(NUMPY[dtype]) if dtype and array.dtype != np.int32 else array
 
 
+def as_stored(arrays: NamedArrays, table: Mapping[str, Parameter]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield parameters in the types that a run stores them in."""
+    for name, array in arrays:
+        kept = table[name].dtype
+        yield name, array if kept == "int32" else array.astype(NUMPY[kept])
+
+
 def follow(config: Config, dtype: DType | None) -> Config:
     """Return the configuration for weights in another type."""
     if dtype is None:
         return config
     computed = "bfloat16" if dtype == "bfloat16" else config.train.compute_dtype
-    return config.replace("train", param_dtype=dtype, dtype=computed)
+    return config.replace("train", param_dtype=dtype, frozen_dtype=None, dtype=computed)
 
 
 def compare(intended: NamedArrays, written: NamedArrays) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lost.config import Config
 from lost.errors import ConfigError
+from lost.model.adapted import adapters
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.utils.parallel import side_by_side
@@ -15,14 +16,22 @@ _MULTIPLIED = (("q", "k"), ("v", "o"), ("gate", "up"), ("gate", "down"), ("up", 
 
 
 def check_trains(config: Config) -> None:
-    """Refuse a start at which no update could ever reach a layer.
+    """Refuse random weights with which a model would never learn.
 
     Each of two layers whose outputs a block multiplies, or of which one reads the other's, has a gradient in
     proportion to what the other one gives. If both give zero, they always will.
 
+    Adapters have nothing to adapt here, and would be left alone with random weights.
+
     Raises:
         ConfigError: there are such layers.
     """
+    if adapting := adapters(config):
+        kind = adapting[0].settings.kind
+        raise ConfigError(
+            f"projection.kind = {kind}, for {adapting[0].name}: it adapts a trained model, and a new run begins with "
+            "random weights; expected the model to adapt; name it with --init-from, or choose another kind"
+        )
     for number in range(config.model.num_hidden_layers):
         layers = {
             each.name.rpartition(".")[2].removesuffix("_proj"): each for each in layer_projections(config, number)

@@ -2,12 +2,13 @@
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from lost.config import Config, ModelConfig, ProjectionConfig
 from lost.errors import ConfigError
 from lost.projections import Projection, Tensor, projection
+from lost.projections.adapters import Adapter
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -26,6 +27,10 @@ class Parameter:
     """Widths of its groups of columns, if they differ in meaning: as in `Tensor`."""
     widening: float = 1.0
     """How many times as many inputs it adds up as in the model that `optimizer.base_width` means."""
+    frozen: bool = field(default=False, compare=False)
+    """Whether it stays as it was when training began."""
+    dtype: str = field(default="float32", compare=False)
+    """Type that it is stored in: float32, bfloat16 or int32."""
 
     @property
     def integer(self) -> bool:
@@ -35,7 +40,7 @@ class Parameter:
     @property
     def trained(self) -> bool:
         """Whether it has gradients and moments."""
-        return not self.integer
+        return not (self.integer or self.frozen)
 
     @property
     def decays(self) -> bool:
@@ -49,6 +54,11 @@ class Parameter:
         for width in self.shape:
             size *= width
         return size
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes as it is stored."""
+        return self.size * (2 if self.dtype == "bfloat16" else 4)
 
 
 class Architecture(Protocol):
@@ -124,13 +134,17 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
     hidden, wider = config.model.hidden_size, widening(config)
     tied = config.model.tie_word_embeddings
     rows = [Parameter(EMBEDDING, (vocabulary(config), hidden), widening=wider if tied else 1.0)]
+    adapters: set[str] = set()
     for layer in range(config.model.num_hidden_layers):
         prefix = f"model.layers.{layer}"
         attention: list[Parameter] = []
         mlp: list[Parameter] = []
         for each in layer_projections(config, layer):
             target = mlp if ".mlp." in each.name else attention
-            target.extend(_parameter(each.name, suffix, tensor, wider) for suffix, tensor in each.tensors().items())
+            own = [_parameter(each.name, suffix, tensor, wider) for suffix, tensor in each.tensors().items()]
+            target.extend(own)
+            if isinstance(each, Adapter):
+                adapters.update(row.name for row in own if row.trained and not row.name.endswith(".bias"))
         if config.model.use_qk_norm:
             width = (config.model.head_width,)
             attention += [Parameter(f"{prefix}.self_attn.{part}_norm.weight", width) for part in ("q", "k")]
@@ -139,7 +153,15 @@ def parameter_table(config: Config) -> dict[str, Parameter]:
     rows.append(Parameter(FINAL_NORM, (hidden,)))
     if not tied:
         rows.append(Parameter(HEAD, (vocabulary(config), hidden), widening=wider))
-    return {row.name: row for row in rows}
+    rest = not adapters or config.projection.train_rest
+    return {row.name: _kept(row, config, rest or row.name in adapters) for row in rows}
+
+
+def _kept(row: Parameter, config: Config, trains: bool) -> Parameter:
+    """Return a row that says whether it is frozen, and what it is stored in."""
+    train, frozen = config.train, row.frozen or not (trains or row.integer)
+    kept = (train.frozen_dtype if frozen else None) or train.param_dtype
+    return replace(row, frozen=frozen, dtype="int32" if row.integer else kept)
 
 
 def widening(config: Config) -> float:
@@ -157,7 +179,8 @@ def widening(config: Config) -> float:
 
 def _parameter(name: str, suffix: str, tensor: Tensor, wider: float) -> Parameter:
     is_matrix = len(tensor.shape) > 1 or tensor.of_matrix
-    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts, wider if is_matrix else 1.0)
+    widening = wider if is_matrix else 1.0
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts, widening, tensor.frozen)
 
 
 def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:

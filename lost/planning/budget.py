@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,15 @@ from typing import Any
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
-from lost.model.parameters import gate_is_activated, layer_projections, parameter_table, projections, vocabulary
+from lost.model.parameters import (
+    EMBEDDING,
+    HEAD,
+    gate_is_activated,
+    layer_projections,
+    parameter_table,
+    projections,
+    vocabulary,
+)
 from lost.optim import KINDS, optimizer_of
 from lost.optim.muon import Muon, at_once, shapes_orthogonalized
 
@@ -56,15 +65,17 @@ class Budget:
     """The counts of one configuration.
 
     Attributes:
-        parameters: trained parameters of the whole model.
+        parameters: parameters of the whole model.
+        trained: those that are trained: all, but for adapters.
         projections: those inside the blocks' projections.
         embeddings: those of the embedding and, if it isn't tied, the head.
-        flops_per_token: forward and backward, two FLOPs a multiply-add; attention over a full window, as in the PaLM
-            paper (arXiv 2204.02311, appendix B).
+        flops_per_token: forward and backward, two FLOPs a multiply-add, a frozen weight without a gradient; attention
+            over a full window, as in the PaLM paper (arXiv 2204.02311, appendix B).
         memory: estimate of training's peak, without the framework itself.
     """
 
     parameters: int
+    trained: int
     projections: int
     embeddings: int
     flops_per_token: int
@@ -93,12 +104,17 @@ def budget(
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
-    integers = sum(row.size for row in table.values() if not row.trained)
+    floats = sum(row.size for row in table.values() if not row.integer)
+    weights = sum(row.bytes for row in table.values() if not row.integer)
+    integers = sum(row.size for row in table.values() if row.integer)
     inside = projections(config)
     model = config.model
     head = vocabulary(config) * model.hidden_size
     attention = 2 * config.data.seq_len * model.attention_width * model.num_hidden_layers
     forward = sum(each.multiply_adds() for each in inside) + head + attention
+    output = table.get(HEAD) or table[EMBEDDING]
+    products = [row for row in table.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
+    still = sum(row.size for row in products if row.frozen)
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     activations = _mlx_activations if backend == "mlx" else _torch_activations
@@ -106,25 +122,28 @@ def budget(
     apart = backend == "mlx" or config.train.noise_scale_every > 0
     sums = 2 if apart and at_once < (local_batch or config.train.batch_size) else 1
     # PyTorch's head makes its gradient beside the sum so far.
-    beside = head * width if backend == "torch" and at_once < (local_batch or config.train.batch_size) else 0
+    summed = not output.frozen and at_once < (local_batch or config.train.batch_size)
+    beside = head * width if backend == "torch" and summed else 0
     # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
     update = int(1.4 * trained * width) if backend == "mlx" else _torch_update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
-        computed, block = _BYTES[config.train.compute_dtype], -(-2 * trained // model.num_hidden_layers)
+        computed, blocks = _BYTES[config.train.compute_dtype], model.num_hidden_layers
         tables = head * (1 if model.tie_word_embeddings else 2)
-        whole_weights = computed * (trained if whole_steps else tables + block)
-        whole_gradients = 4 * trained if whole_steps else computed * (tables + block)
+        whole_weights = computed * (floats if whole_steps else tables + -(-2 * floats // blocks))
+        moving = 0 if output.frozen else tables
+        whole_gradients = 4 * trained if whole_steps else computed * (moving + -(-2 * trained // blocks))
     optimizer = optimizer_of(config)
     moments = sum(optimizer.bytes(row, width) for row in table.values() if row.trained)
     return Budget(
-        parameters=trained,
-        projections=sum(each.parameters() for each in inside),
+        parameters=floats,
+        trained=trained,
+        projections=sum(tensor.size for each in inside for tensor in each.tensors().values() if not tensor.integer),
         embeddings=head * (1 if model.tie_word_embeddings else 2),
-        flops_per_token=6 * forward,
+        flops_per_token=6 * forward - 2 * still,
         memory=Memory(
-            weights=trained * width // shards + integers * 4 + whole_weights,
+            weights=weights // shards + 4 * integers + whole_weights,
             gradients=sums * trained * width // shards + whole_gradients,
             moments=moments // shards,
             activations=max(activations(config, device, at_once) + beside, update),
@@ -164,6 +183,7 @@ def report(config: Config, backend: str, device: str, workers: int = 1, whole_st
         "vocab_size": config.model.vocab_size,
         "parameters": {
             "total": own.parameters,
+            "trained": own.trained,
             "projections": own.projections,
             "embeddings": own.embeddings,
             "dense_equivalent": dense.parameters,
@@ -211,9 +231,8 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
     token = norm + width * hidden + sum(blocks)  # the last norm and its output
     cast = 0
     if config.train.compute_dtype != config.train.param_dtype:
-        kept = sum(each.parameters() for each in projections(config) if each.settings.kind not in CAST_ANEW)
         head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
-        cast = width * ((kept if policy == "none" else 0) + head)
+        cast = width * ((_recast(config, CAST_ANEW) if policy == "none" else 0) + head)
     tokens = micro_batch * config.data.seq_len
     logits = min(tokens * vocabulary(config), logits_at_once("torch", device))
     # A chunk of logits and its input, scaled; the gradient of all inputs.
@@ -252,12 +271,19 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
     cast = 0
     if config.train.compute_dtype != config.train.param_dtype:
-        matrices = sum(each.parameters() for each in projections(config)) + vocabulary(config) * hidden
-        cast = width * matrices
+        cast = width * (_recast(config) + vocabulary(config) * hidden)
     tokens = micro_batch * config.data.seq_len
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
     return tokens * token + cast + max(head, int(tokens * _AHEAD[policy] * others))
+
+
+def _recast(config: Config, but: Sequence[str] = ()) -> int:
+    """Count the entries of projections, `but` of some kinds, that are stored in another type than is computed with."""
+    rows = parameter_table(config)
+    inside = [each for each in projections(config) if each.settings.kind not in but]
+    held = [rows[f"{each.name}.{suffix}"] for each in inside for suffix in each.tensors()]
+    return sum(row.size for row in held if not row.integer and row.dtype != config.train.compute_dtype)
 
 
 def _torch_update(config: Config, shards: int) -> int:

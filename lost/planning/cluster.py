@@ -159,7 +159,8 @@ def paced_by_link(config: Config, link: float, card: Card, room: int) -> int | N
     The batch is the configuration's, so that each card has less to compute the more there are.
     """
     world = config.train.replicas
-    while world <= config.train.batch_size and config.train.batch_size % world == 0:
+    at_once = config.train.micro_batch_size if isinstance(config.train.micro_batch_size, int) else 1
+    while config.train.batch_size % (world * at_once) == 0:
         plan = plan_cluster(config, world, link, card, room)
         if plan and plan.fits and plan.sending > plan.computing:
             return world

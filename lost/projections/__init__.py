@@ -4,6 +4,7 @@ from typing import cast
 
 from lost.config import ProjectionSettings
 from lost.config.registry import PROJECTIONS, Registry
+from lost.projections.adapters import Eva, Lora, Pissa
 from lost.projections.base import Projection, Tensor
 from lost.projections.cola import Cola
 from lost.projections.dense import Dense
@@ -12,7 +13,7 @@ from lost.projections.lowrank import LowRank
 from lost.projections.sltrain import SlTrain
 
 KINDS = cast(Registry[type[Projection]], PROJECTIONS)
-KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost)
+KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost, lora=Lora, pissa=Pissa, eva=Eva)
 
 
 def projection(

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -20,18 +21,29 @@ class Tensor:
 
     With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments. With
     `parts`, its columns are in groups of these widths, which differ in meaning. With `of_matrix`, it holds entries of a
-    matrix in a shape of their own.
+    matrix in a shape of their own. If it is `frozen`, it stays as it was when training began.
     """
 
     shape: tuple[int, ...]
     below: int = 0
     parts: tuple[int, ...] = ()
     of_matrix: bool = False
+    frozen: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
 
     @property
     def integer(self) -> bool:
         """Whether it holds indices."""
         return self.below > 0
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has a gradient."""
+        return not (self.integer or self.frozen)
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,9 @@ class Projection(ABC):
 
     def multiply_adds(self) -> int:
         """Count the multiply-adds of one token's forward pass."""
-        return self.parameters() - (self.out_features if self.bias else 0)
+        bias = self.out_features if self.bias else 0
+        return sum(each.size for each in self.tensors().values() if not each.integer) - bias
 
     def parameters(self) -> int:
         """Count the trained parameters."""
-        return sum(int(np.prod(tensor.shape)) for tensor in self.tensors().values() if not tensor.integer)
+        return sum(each.size for each in self.tensors().values() if each.trained)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lost.report.story import Story, is_number
+from lost.report.story import Story
+from lost.tracking.metrics import is_number
 
 _POINTS = 1200  # of a curve: more can't be told apart on a screen
 _SMOOTH = 50  # reports: the half-life of the mean is the curve's length divided by this

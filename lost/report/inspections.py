@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from lost.report.curves import ACROSS, Curve, curve
-from lost.report.story import Story, is_number
+from lost.report.story import Story
+from lost.tracking.metrics import is_number
 
 _LINES = 8  # of one plot
 

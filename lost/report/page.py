@@ -14,7 +14,8 @@ from lost.model.load import dump
 from lost.report.curves import ACROSS, Curve
 from lost.report.inspections import inspections
 from lost.report.plots import COLOURS, METRICS, Metric, channels_svg, lines_svg, metric_svg, spectra_svg
-from lost.report.story import Layers, Story, differences, is_number
+from lost.report.story import Layers, Story, differences
+from lost.tracking.metrics import is_number
 from lost.utils.extras import need
 from lost.utils.printable import JOINERS, printable
 from lost.utils.wording import counted
@@ -40,7 +41,7 @@ def page(stories: Sequence[Story], with_layers: bool) -> str:
     losses = [METRICS["loss_mean"], METRICS["validation_loss"]]
     others = [*_further(stories), *(metric for metric in METRICS.values() if metric not in losses)]
     steps = ACROSS["steps"]
-    return environment.from_string(_TEMPLATE.read_text()).render(
+    text = environment.from_string(_TEMPLATE.read_text()).render(
         title=", ".join(story.name for story in stories),
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M %z"),
@@ -56,6 +57,7 @@ def page(stories: Sequence[Story], with_layers: bool) -> str:
         inspected=[(story.name, plots) for story in stories if (plots := _inspected(story))],
         layers=[(story.name, _layers(story)) for story in stories] if with_layers else [],
     )
+    return printable(text, JOINERS)
 
 
 def _further(stories: Sequence[Story]) -> list[Metric]:
@@ -111,14 +113,10 @@ def _facts(story: Story) -> dict[str, Any]:
             for row in story.validations
         ],
         "samples": [
-            (f"{step:,}", [(_shown(prompt), _shown(text)) for prompt, text in found])
+            (f"{step:,}", [(prompt[:_LONGEST], text[:_LONGEST]) for prompt, text in found])
             for step, found in story.samples[:_SAMPLED]
         ],
     }
-
-
-def _shown(text: str) -> str:
-    return printable(text[:_LONGEST], JOINERS)
 
 
 def _duration(seconds: float) -> str:

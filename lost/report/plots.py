@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from lost.errors import UserError
 from lost.report.curves import Across, Curve, curve
 from lost.report.story import Story
 from lost.utils.extras import need
+from lost.utils.printable import printable
 
 # Colours of lines: told apart by those who don't see red or green (Wong, Nature Methods 8, 441, 2011), on white and
 # on black. The page's style sheet has its own for both.
@@ -77,22 +79,22 @@ def save_plot(stories: Sequence[Story], metric: Metric, across: Across, path: Pa
             raise UserError(f"{path}: no picture of this type can be written; expected .{', .'.join(sorted(known))}")
         axes = figure.subplots()
         draw(axes, stories, metric, across)
-        axes.set_ylabel(metric.title)
+        axes.set_ylabel(metric.title, parse_math=False)
         if len(stories) > 1:
             axes.legend(fontsize=8)
         figure.savefig(path, dpi=160)
 
 
 def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) -> bool:
-    """Draw one field of every run; return whether any has it."""
+    """Draw one field of every run; return whether there is more to see than a count that stayed 0."""
     found = False
     for number, story in enumerate(stories):
         whole = curve(story, story.rows, metric.key, across)
         if metric.key == "memory_bytes":
             whole = Curve(whole.x, whole.y / 2**30)
-        if not whole.y.any():  # nothing, or a count that stayed 0
+        if not len(whole.y):
             continue
-        found = True
+        found |= bool(whole.y.any())
         look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": story.name.replace("$", r"\$")}
         thin = whole.thinned()
         if metric.smooth and len(whole.x) > 20:
@@ -127,8 +129,8 @@ def lines_svg(lines: dict[str, Curve], across: str, title: str) -> str:
             colour = COLOURS[number % len(COLOURS)]
             axes.plot(line.x, line.y, marker="o", markersize=3, linewidth=1.2, color=colour)
             end = (line.x[-1], line.y[-1])
-            axes.annotate(name, end, (4, 0), textcoords="offset points", fontsize=7, va="center", color=colour,
-                          parse_math=False)  # fmt: skip
+            axes.annotate(printable(name), end, (4, 0), textcoords="offset points", fontsize=7, va="center",
+                          color=colour, parse_math=False)  # fmt: skip
         axes.set(xlabel=across, ylabel=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.03)
@@ -178,7 +180,8 @@ def _figure(height: float = 3.0) -> Iterator[Any]:
         "axes.spines.top": False, "axes.spines.right": False, "path.simplify": True,
     }  # fmt: skip
     figure = need("matplotlib.figure", "report", "a report's plots")
-    with library.rc_context(style):
+    with library.rc_context(style), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of letters that the font lacks, and names too long for a picture
         yield figure.Figure(figsize=(4.8, height), layout="constrained")
 
 

@@ -1,7 +1,6 @@
 """A run as a report sees it: its configuration, its rows, how it was started, its layers."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +15,13 @@ from lost.errors import UserError
 from lost.model.inspect import LayerReport, inspect_layers
 from lost.model.load import load_config
 from lost.planning.budget import budget, dense_twin
-from lost.scaling.runs import run_folders
+from lost.scaling.runs import each_once, run_folders
 from lost.storage.nofollow import read_bytes
 from lost.tracking.log import FILE as LOG
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows, texts
+from lost.tracking.metrics import is_number, read_rows, texts
 from lost.training.run_dir import CONFIG
+from lost.utils.printable import printable
 
 _LOG_BYTES = 1 << 24
 _START = re.compile(r"^\S+(?: rank 0)? lost (\S+), process \d+ on \S+: (.*)$")
@@ -82,7 +82,7 @@ class Story:
 
     @cached_property
     def parameters(self) -> tuple[int, int]:
-        """Trained parameters, and those of the dense twin."""
+        """Parameters, and those of the dense twin."""
         return budget(self.config).parameters, budget(dense_twin(self.config)).parameters
 
     @property
@@ -120,11 +120,6 @@ class Story:
         return Layers(found.progress.step, list(inspect_layers(found.config, parameters)), channels)
 
 
-def is_number(value: object) -> bool:
-    """Whether a row's entry is a number that a float holds, which those of others need not be."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def read_stories(paths: Sequence[Path]) -> list[Story]:
     """Read runs.
 
@@ -138,7 +133,7 @@ def read_stories(paths: Sequence[Path]) -> list[Story]:
     for path, runs in found.items():
         if not runs:
             raise UserError(f"{path} holds no run; expected what `lost train` wrote, or a folder of such")
-    folders = list(dict.fromkeys(folder for runs in found.values() for folder in runs))
+    folders = each_once(folder for runs in found.values() for folder in runs)
     return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
@@ -162,13 +157,13 @@ def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the last parts of paths, as many as tell them apart."""
+    """Return the last parts of paths, as many as tell them apart, made printable."""
     parts = [folder.absolute().parts for folder in folders]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(each[-count:]) for each in parts]
         if len(set(names)) == len(names):
             break
-    return names
+    return list(map(printable, names))
 
 
 def differences(stories: Sequence[Story]) -> dict[str, list[Any]]:

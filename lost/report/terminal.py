@@ -5,11 +5,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from lost.report.curves import Across, curve
+from lost.report.curves import Across, Curve, curve
 from lost.report.plots import Metric
 from lost.report.story import Story
 from lost.utils.extras import need
-from lost.utils.printable import printable
 
 _LINES = 24  # at most: what was printed before stays in sight
 _COLOURS = ("blue+", "orange+", "green+", "magenta+", "gold", "cyan+", "red+", "gray+")
@@ -28,15 +27,17 @@ def terminal_plot(stories: Sequence[Story], metric: Metric, across: Across) -> s
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plotsize(width, min(height - 2, _LINES))
-    for number, story in enumerate(stories):
-        line = curve(story, story.rows, metric.key, across)
-        if metric.smooth:
-            line = line.smoothed()
+    curves = [curve(story, story.rows, metric.key, across) for story in stories]
+    lines = [line.smoothed() if metric.smooth else line for line in curves]
+    logarithmic = metric.log and any((line.y > 0).any() for line in lines)
+    for number, (story, line) in enumerate(zip(stories, lines, strict=True)):
+        if logarithmic:  # plotext takes nothing else on such an axis
+            line = Curve(line.x[line.y > 0], line.y[line.y > 0])
         if len(line.x):
             look = {"color": _COLOURS[number % 8]} if coloured else {}
             marker = "braille" if coloured else _MARKERS[number % 8]
-            plotext.plot(list(line.x), list(line.y), label=printable(story.name), marker=marker, **look)
-    if metric.log:
+            plotext.plot(list(line.x), list(line.y), label=story.name, marker=marker, **look)
+    if logarithmic:
         plotext.yscale("log")
     plotext.title(metric.title)
     plotext.xlabel(across.title)

@@ -79,8 +79,8 @@ def annealing_law(runs: Sequence[TrainedRun]) -> tuple[AnnealingLaw, int, list[H
     points = {run.folder: _points(run) for run in runs}
     law = _fit(runs, points)
     held_out = []
-    for run in runs:
-        last = max(points[run.folder], default=0)
+    for run in filter(lambda each: points[each.folder], runs):
+        last = max(points[run.folder])
         others = [each for each in runs if each is not run]
         known = {each.folder: points[each.folder] for each in others}
         if len(runs) == 1:
@@ -122,9 +122,10 @@ def _check_one_model(runs: Sequence[TrainedRun]) -> None:
 
 
 def _points(run: TrainedRun) -> dict[int, float]:
-    """Return a run's losses, by step, without its beginning."""
-    begins = max(run.config.schedule.warmup_steps, run.config.schedule.total_steps // _EARLY)
-    return {step: loss for step, loss in sorted(run.losses.items()) if step > begins}
+    """Return a run's losses, by step, without its beginning, and without what stands beyond its end."""
+    ends = run.config.schedule.total_steps
+    begins = max(run.config.schedule.warmup_steps, ends // _EARLY)
+    return {step: loss for step, loss in sorted(run.losses.items()) if begins < step <= ends}
 
 
 def _fit(runs: Sequence[TrainedRun], points: Mapping[Path, dict[int, float]]) -> AnnealingLaw:

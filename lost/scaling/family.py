@@ -94,8 +94,8 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     """Return the losses that are fitted, and which runs are left out and why.
 
     Where all rates are constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run;
-    else those at schedules' ends. Of runs that differ in more than their seeds, though not in size and tokens, as those
-    of a search for a rate do, the ones with the best settings are taken.
+    else, or where none was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not
+    in size and tokens, as those of a search for a rate do, the ones with the best settings are taken.
 
     Args:
         runs: at least one.
@@ -107,7 +107,7 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     """
     check_same_text(runs)
     _check_one([run.kind for run in runs], runs, "kind of projection", "name those of one, or two kinds with --compare")
-    at_peak = not ends and all(run.config.schedule.name in LEVEL for run in runs)
+    at_peak = not ends and all(run.config.schedule.name in LEVEL for run in runs) and any(map(TrainedRun.at_peak, runs))
     losses = {run.folder: run.at_peak() if at_peak else run.at_end() for run in runs}
     where = "at the peak rate, after a tenth of its steps" if at_peak else "at its schedule's end"
     left_out = [f"left out: {run.folder}: it has no validation {where}" for run in runs if not losses[run.folder]]

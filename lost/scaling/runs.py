@@ -1,9 +1,10 @@
 """Finished runs as a law sees them: size, tokens, losses, and what a token cost."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lost.checkpoint import checkpoints, open_checkpoint
 from lost.config import Config
@@ -11,8 +12,9 @@ from lost.errors import CheckpointError, UserError
 from lost.model.load import load_config
 from lost.optim.schedule import level_until
 from lost.planning.budget import budget, dense_twin
+from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows
+from lost.tracking.metrics import is_number, read_rows
 from lost.training.run_dir import CONFIG
 from lost.utils.wording import did_you_mean_path
 
@@ -83,7 +85,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         left_out.append(f"left out, no runs: {', '.join(map(str, others[:_NAMED]))}{more}")
-    for folder in dict.fromkeys(each for folders in found.values() for each in folders):
+    for folder in each_once(each for folders in found.values() for each in folders):
         try:
             runs.append(_read(folder))
         except (OSError, UserError) as error:
@@ -104,6 +106,14 @@ def run_folders(path: Path) -> list[Path]:
     if (path / METRICS).is_file():
         return [path]
     return [each.parent for each in sorted({*path.glob(f"*/{METRICS}"), *path.glob(f"*/*/{METRICS}")})]
+
+
+def each_once(folders: Iterable[Path]) -> list[Path]:
+    """Return folders in order, without those that are an earlier one by another name, as through a link."""
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        found.setdefault(resolved(folder), folder)
+    return list(found.values())
 
 
 def _read(folder: Path) -> TrainedRun:
@@ -139,12 +149,16 @@ def _fingerprint(folder: Path) -> str:
     """Return the fingerprint of the data that a run was trained on, which its checkpoints know.
 
     Raises:
-        CheckpointError: none can be read.
+        CheckpointError: none can be read; of several the newest one's.
     """
-    for path in reversed(checkpoints(folder / "checkpoints")):
-        return open_checkpoint(path).progress.data
-    raise CheckpointError("it has no checkpoint, which says what text it was trained on")
+    error = CheckpointError("it has no checkpoint, which says what text it was trained on")
+    for path in checkpoints(folder / "checkpoints"):
+        try:
+            return open_checkpoint(path).progress.data
+        except CheckpointError as damaged:
+            error = damaged
+    raise error
 
 
-def _positive(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+def _positive(value: Any) -> float | None:
+    return float(value) if is_number(value) and value > 0 else None

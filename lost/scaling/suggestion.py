@@ -1,6 +1,5 @@
 """A run that suits what there is of time, text and experience: its size, tokens, batch, rate and steps."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lost.config import Config
+from lost.config.document import assignment
 from lost.config.schedule import LENGTHS
 from lost.data.loader import SampleStream
 from lost.errors import ConfigError, UserError
 from lost.planning.budget import Budget, budget
+from lost.planning.horizon import with_steps
 from lost.scaling.comparison import FAR
 from lost.scaling.family import FittedFamily, family_of, fitted
 from lost.scaling.law import missing
@@ -134,6 +135,8 @@ def suggest(
             f"optimizer.base_width = {config.optimizer.base_width} with --suggest: both set rates by the model's size; "
             "expected one of them; leave out the other"
         )
+    if not config.schedule.epochs:
+        config = with_steps(config)  # of which warm-up and decay are shares
     chosen = config
     if tokens:
         chosen = _closest(config, fits, lambda counts: tokens / counts.parameters)
@@ -187,7 +190,7 @@ def settings(before: Config, after: Config) -> list[str]:
     """Return what `--set` takes to make a configuration of another."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
-        f"{section}.{key}={json.dumps(value)}"
+        assignment(f"{section}.{key}", value)
         for section in new
         for key, value in new[section].items()
         if value != old[section].get(key) and not (section == "schedule" and value is None)
@@ -273,8 +276,8 @@ def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experi
     known = schedule.steps
     warm_up = schedule.warmup_ratio or (known and schedule.warmup_steps / known) or _WARM_UP
     decay = schedule.decay_ratio
-    if schedule.decay_steps is not None and known:
-        decay = schedule.decay_steps / known
+    if schedule.decay_steps is not None:
+        decay = schedule.decay_steps / (known or steps)
     warm_up = min(steps, round(warm_up * steps))
     lengths = {
         **dict.fromkeys((*LENGTHS, "warmup_ratio", "decay_ratio")),

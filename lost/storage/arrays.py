@@ -3,6 +3,7 @@
 With an index beyond a layer's width a backend may read memory out of bounds, so none is passed on.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -69,3 +70,22 @@ def wrong_indices(array: np.ndarray, below: int) -> str:
     if below and array.size and ((array[1:] <= array[:-1]).any() or array[0] < 0 or array[-1] >= below):
         return f"doesn't hold ascending numbers below {below}"
     return ""
+
+
+class Digest:
+    """SHA-256 of a stream of arrays: names, types, shapes and bytes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the arrays unchanged."""
+        for name, array in arrays:
+            self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+            self._hash.update(array.tobytes())
+            yield name, array
+
+    @property
+    def hexadecimal(self) -> str:
+        """The digest of all arrays so far."""
+        return self._hash.hexdigest()

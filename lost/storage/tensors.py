@@ -5,7 +5,7 @@ the first row of each array that it holds.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +112,25 @@ def read_tensors(files: list[Path], rank: int = 0, world_size: int = 1) -> Itera
         for name in list(arrays)[rank::world_size]:
             _header(name, arrays[name])
             yield name, _joined(name, arrays[name])
+
+
+@contextmanager
+def tensors_by_name(files: list[Path]) -> Iterator[Callable[[str], np.ndarray]]:
+    """Yield what reads an array by its name, whole, as `read_tensors` does all of them.
+
+    Raises:
+        CheckpointError: as `read_tensors`, or no file holds the array.
+    """
+    with ExitStack() as stack:
+        arrays = _opened(files, stack)
+
+        def read(name: str) -> np.ndarray:
+            if name not in arrays:
+                raise CheckpointError(f"{files[0].parent if files else 'a checkpoint'} doesn't hold {name}; {_OTHER}")
+            _header(name, arrays[name])
+            return _joined(name, arrays[name])
+
+        yield read
 
 
 @dataclass(frozen=True)

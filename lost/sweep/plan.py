@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lost.config import Config
-from lost.config.document import Document, override, parse
+from lost.config.document import Document, assignment, override, parse
 from lost.config.fields import Natural
+from lost.config.schedule import others
 from lost.errors import ConfigError
 from lost.model.load import find, validate
 from lost.sweep.runner import Wanted
@@ -20,6 +23,8 @@ from lost.utils.wording import did_you_mean, did_you_mean_path
 
 _KEYS = ("config", "grid", "search", "seeds")
 _MOST = 10_000  # cells of a grid
+_LONGEST = 240  # bytes of a run's name: a folder's, with .log a file's
+_SEED = "train.seed"
 Settings = dict[str, Any]
 Losses = dict[str, float]  # by the run's name; of one that diverged, infinity
 
@@ -63,7 +68,7 @@ class Trial:
     @property
     def wanted(self) -> Wanted:
         """What a runner is to do."""
-        return Wanted(self.name, [f"{key}={json.dumps(value)}" for key, value in self.settings.items()])
+        return Wanted(self.name, [assignment(key, value) for key, value in self.settings.items()])
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Sweep:
         begins: the values that a search begins with.
         seeds: of the runs; the first alone searches.
         configuration: of a trial.
+        allows: whether a trial has one.
     """
 
     base: dict[str, Any]
@@ -87,17 +93,24 @@ class Sweep:
     begins: Sequence[float]
     seeds: Sequence[int]
     configuration: Callable[[Trial], Config]
+    allows: Callable[[Trial], bool]
 
     def trial(self, cell: Cell, value: float | None, seed: int) -> Trial:
         """Return the run of a place, a value that is searched, and a seed."""
-        settings = {**cell.settings, **({self.key: value} if self.key else {}), "train.seed": seed}
+        settings = {**cell.settings, **({self.key: value} if self.key else {}), _SEED: seed}
         return Trial(cell, value, seed, settings)
 
     def values(self, cell: Cell, losses: Losses) -> tuple[Sequence[float | None], bool]:
         """Return the values that the search in a cell has come to, and whether it is over."""
         if self.key is None:
             return [None], True
-        return searched(self.begins, lambda value: losses.get(self.trial(cell, value, self.seeds[0]).name))
+
+        def first(value: float) -> Trial:
+            return self.trial(cell, value, self.seeds[0])
+
+        return searched(
+            self.begins, lambda value: losses.get(first(value).name), lambda value: self.allows(first(value))
+        )
 
     def best(self, cell: Cell, losses: Losses) -> Trial | None:
         """Return the best run of the first seed in a cell; None: its search isn't over."""
@@ -124,9 +137,8 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: with file and line of what is wrong.
     """
     if not path.is_file():
-        hint = "" if path.exists() else did_you_mean_path(path)
-        raise ConfigError(f"{path} is no file; {hint}expected a sweep in YAML; name one")
-    document = parse(path)
+        raise ConfigError(f"{path} is no file; {did_you_mean_path(path)}expected a sweep in YAML; name one")
+    document = parse(path, _KEYS)
     for key in document.values:
         if key not in _KEYS:
             raise _error(document, (key,), f"unknown key; {did_you_mean(key, _KEYS)}known here are {', '.join(_KEYS)}")
@@ -136,19 +148,33 @@ def read_sweep(path: Path) -> Sweep:
     axes = _grid(document)
     searched_key, begins = _search(document)
     seeds = _checked(document, "seeds", list[Natural], [0])
+    _check_set_once(document, axes, searched_key)
     cells = []
     for values in itertools.product(*(axis.items() for axis in axes.values())):
         named = dict(zip(axes, (name for name, _ in values), strict=True))
         cells.append(Cell(named, {key: value for _, settings in values for key, value in settings.items()}))
 
     def configuration(trial: Trial) -> Config:
-        own = Document(base.source, json.loads(json.dumps(base.values)), dict(base.lines))
+        own = Document(base.source, deepcopy(base.values), dict(base.lines))
         for name, value in trial.settings.items():
-            override(own, f"{name}={json.dumps(value)}")
-            own.lines[(*name.split("."),)] = _location(document, trial.cell, name)
+            place, keys = _location(document, trial.cell, name), tuple(name.split("."))
+            for end in range(1, len(keys)):
+                own.lines.setdefault(keys[:end], place)
+            override(own, assignment(name, value))
+            own.lines[keys] = place
         return validate(own.values, own)
 
-    sweep = Sweep(base.values, list(axes), cells, searched_key, begins, seeds, configuration)
+    known: dict[str, bool] = {}
+
+    def allows(trial: Trial) -> bool:
+        if trial.name not in known:
+            try:
+                known[trial.name] = bool(configuration(trial))
+            except ConfigError:
+                known[trial.name] = False
+        return known[trial.name]
+
+    sweep = Sweep(base.values, list(axes), cells, searched_key, begins, seeds, configuration, allows)
     seen = set()
     for trial in sweep.trials({}):
         try:
@@ -158,6 +184,11 @@ def read_sweep(path: Path) -> Sweep:
         if own.train.dtype == "auto":
             raise ConfigError(
                 f"{path}: train.dtype = auto: each run would choose by itself; expected float32 or bfloat16; name one"
+            )
+        if len(os.fsencode(trial.name)) > _LONGEST:
+            raise ConfigError(
+                f"{path}: a run would be called {trial.name:.60}...: its {len(os.fsencode(trial.name))} bytes are no "
+                f"folder's name; expected at most {_LONGEST}; name the values, such as {{small: {{...}}}}"
             )
         if trial.name in seen:
             raise ConfigError(f"{path}: two runs would be called {trial.name}; expected names that differ; rename one")
@@ -183,8 +214,11 @@ def _grid(document: Document) -> dict[str, dict[str, Settings]]:
         raise _error(document, ("grid",), "expected keys with their values")
     axes: dict[str, dict[str, Settings]] = {}
     for axis, values in grid.items():
+        values = json.loads(json.dumps(values, default=str))  # dates of YAML are texts to a configuration
         if isinstance(values, list) and values:
             axes[axis] = {_shown(value): {axis: value} for value in values}
+            if len(axes[axis]) < len(values):
+                raise _error(document, ("grid", axis), "two values are written alike; expected each once; drop one")
         elif isinstance(values, dict) and values and all(isinstance(each, dict) for each in values.values()):
             axes[axis] = values
         else:
@@ -196,6 +230,26 @@ def _grid(document: Document) -> dict[str, dict[str, Settings]]:
     if count > _MOST:
         raise _error(document, ("grid",), f"it has {count:,} places; expected at most {_MOST:,}")
     return axes
+
+
+def _check_set_once(document: Document, axes: dict[str, dict[str, Settings]], searched_key: str | None) -> None:
+    """Check that no key is set in two places: only one would count, and tables would name the other too."""
+    places = {("grid", axis): {key for each in values.values() for key in each} for axis, values in axes.items()}
+    if searched_key:
+        places["search", searched_key] = {searched_key}
+    if place := next((place for place, keys in places.items() if _SEED in keys), None):
+        raise _error(document, place, f"{_SEED} is what seeds sets; expected seeds: [0, 1] and so on; use that")
+    for (first, keys), (second, more) in itertools.combinations(places.items(), 2):
+        for key, other in itertools.product(sorted(more), sorted(keys)):
+            if other in (key, *_alternatives(key)):
+                clash = f"{'.'.join(first)} sets {other}, and this {key}"
+                raise _error(document, second, f"{clash}; expected each thing said in one place; leave one out")
+
+
+def _alternatives(key: str) -> set[str]:
+    """Return the keys that say the same as a key of the schedule otherwise."""
+    section, _, name = key.partition(".")
+    return {f"{section}.{other}" for other in others(name)} if section == "schedule" else set()
 
 
 def _search(document: Document) -> tuple[str | None, list[float]]:

@@ -10,6 +10,7 @@ from lost.storage.files import replace_text
 from lost.sweep.plan import Cell
 from lost.sweep.results import Results
 from lost.utils.extras import need
+from lost.utils.printable import printable
 
 TABLE, PLOT = "table.md", "loss.png"
 
@@ -33,9 +34,13 @@ def write_report(results: Results, title: str) -> None:
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return the lines of a table."""
+    """Return the lines of a table; what would end a cell is escaped."""
     head = list(head)
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    lines = (head, ["---"] * len(head), *rows)
+    return [
+        "| " + " | ".join(printable(each).replace("|", r"\|").replace("\n", " ") for each in cells) + " |"
+        for cells in lines
+    ]
 
 
 def table(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -103,8 +108,9 @@ def _plot(results: Results) -> bool:
     figure = need("matplotlib.figure", "study", "plotting a sweep").Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
-    axes.set(xscale="log", xlabel=_across(results), ylabel="validation loss (nats a token)")
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label.replace("$", r"\$"))
+    axes.set(xscale="log", ylabel="validation loss (nats a token)")
+    axes.set_xlabel(_across(results), parse_math=False)
     axes.grid(alpha=0.3)
     if any(lines):
         axes.legend(fontsize=8)

@@ -12,9 +12,11 @@ from lost.storage.files import replace_text, storage
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.sweep.plan import Losses, Sweep, Trial
 from lost.sweep.runner import Runner, Wanted, measured
+from lost.tracking.metrics import is_number
 from lost.utils.parsing import finite, parse_object
 
 CONFIG, LINES = "config.yaml", "results.jsonl"
+_NUMBERS = ("loss", "value", "bits_per_byte", "parameters", "step_seconds")  # of a line; null where there is none
 
 
 class Results:
@@ -34,7 +36,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(sweep.base, sort_keys=False)
         self.config = folder / CONFIG
-        if self.config.exists() and read_bytes(self.config, DOCUMENT_BYTES).decode() != text:
+        if self.config.exists() and read_bytes(self.config, DOCUMENT_BYTES) != text.encode():
             raise self._changed(self.config, "its configuration is another")
         replace_text(self.config, text)
         self.rows = list(self._read())
@@ -86,9 +88,13 @@ class Results:
         for number, line in enumerate(lines, 1):
             try:
                 row = parse_object(line)
-                if not isinstance(row["name"], str) or not isinstance(row["loss"], float | None):
-                    raise ValueError("its name or loss isn't one")
-            except (ValueError, KeyError) as error:
+                if not isinstance(row.get("name"), str) or not isinstance(row.get("settings"), dict):
+                    raise ValueError("it has no name, or no settings")
+                if wrong := [
+                    key for key in _NUMBERS if not is_number(row.get(key, "")) and row.get(key, "") is not None
+                ]:
+                    raise ValueError(f"its {wrong[0]} is no number")
+            except ValueError as error:
                 raise ConfigError(
                     f"{path}:{number} isn't a sweep's line ({error}); expected what `lost sweep` wrote; remove it"
                 ) from None

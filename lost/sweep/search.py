@@ -17,12 +17,17 @@ def beyond(tried: Sequence[float], best: float) -> float | None:
     return best * 2 if best == tried[-1] else None
 
 
-def searched(begins: Sequence[float], loss: Callable[[float], float | None]) -> tuple[list[float], bool]:
+def searched(
+    begins: Sequence[float],
+    loss: Callable[[float], float | None],
+    allowed: Callable[[float], bool] = lambda value: True,
+) -> tuple[list[float], bool]:
     """Return the values that a search has come to, ascending, and whether it is over.
 
     Args:
         begins: the values that it begins with.
         loss: of a value; None: it isn't known yet.
+        allowed: whether a value can be tried at all; a search ends at one that can't.
     """
     tried = sorted(begins)
     lowest, highest = tried[0] / 2**STEPS, tried[-1] * 2**STEPS
@@ -31,6 +36,6 @@ def searched(begins: Sequence[float], loss: Callable[[float], float | None]) -> 
         if None in losses.values():
             return tried, False
         fresh = beyond(tried, min(tried, key=lambda value: losses[value] or 0.0))
-        if fresh is None or not lowest <= fresh <= highest:
+        if fresh is None or not lowest <= fresh <= highest or not allowed(fresh):
             return tried, True
         tried = sorted([*tried, fresh])

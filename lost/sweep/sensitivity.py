@@ -31,21 +31,22 @@ def check_searches(sweep: Sweep) -> None:
 
 
 def sensitivity(results: Results) -> list[dict[str, Any]]:
-    """Return a row a cell whose search is over, the smallest model first.
+    """Return a row a cell whose search is over and whose best has a loss, the smallest model first.
 
     The mean is over the values that every such cell has tried, so that cells can be compared; None: they share none.
     """
-    sweep = results.sweep
-    found = [(best, curve(results, best.cell)) for cell in sweep.cells if (best := sweep.best(cell, results.losses()))]
-    shared = sorted(set.intersection(*(set(losses) for _, losses in found))) if found else []
+    sweep, losses = results.sweep, results.losses()
+    ended = [best for cell in sweep.cells if (best := sweep.best(cell, losses)) and math.isfinite(losses[best.name])]
+    found = [(best, curve(results, best.cell)) for best in ended]
+    shared = sorted(set.intersection(*(set(tried) for _, tried in found))) if found else []
     rows = []
-    for best, losses in found:
+    for best, tried in found:
         row = results.row(best)
         assert row is not None
         assert best.value is not None
         untrained = math.log(vocabulary(load_config(results.folder / best.name / CONFIG)))
-        least = losses[best.value]
-        excess = [min(losses[value], untrained) - least for value in shared]
+        least = tried[best.value]
+        excess = [min(tried[value], untrained) - least for value in shared]
         rows.append(
             {
                 "cell": best.cell.names,

@@ -16,6 +16,8 @@ from lost.utils.parsing import finite, parse_json
 FILE = "metrics.jsonl"
 # Of a file, and of a line of it, that are read: a row has some hundred, with samples up to a million.
 _BYTES, _LINE = 1 << 30, 1 << 20
+_STEPS = 2**53  # of any run
+_LARGEST = 1e300  # near a float's own limit, differences and margins overflow
 
 
 class MetricsFile(Tracker):
@@ -69,7 +71,7 @@ class MetricsFile(Tracker):
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics.jsonl, each with its step, an integer; lines that are no rows are left out.
+    """Return the rows of a metrics.jsonl, each with its step, below 2**53; lines that are no rows are left out.
 
     Raises:
         OSError: it can't be read, or is too long to be one.
@@ -97,7 +99,14 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = parse_json(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] < _STEPS:
+        return None
+    return row
+
+
+def is_number(value: object) -> bool:
+    """Whether a row's entry is a number to compute with, which those of others need not be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def problems(path: Path, config: Config) -> Iterator[str]:

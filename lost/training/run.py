@@ -319,8 +319,8 @@ class Run:
             StorageError: the disk refused, and the run is to stop then, or has nothing more to do.
         """
         with self._phase("saving"):
+            self.finish_saving(wait=True)  # which doesn't count its own time
             began = time.perf_counter()
-            self.finish_saving(wait=True)
             self.saved_at = progress.step
             with self._tolerated(last):
                 self.saver.start(progress)

@@ -17,7 +17,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean_path(path: Path) -> str:
-    """Return the same of a path that doesn't exist, from what is beside it."""
-    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    """Return the same of a path from what is beside it; of one that exists, as a folder in a file's place, ""."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() and not path.exists() else []
     near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
     return f"did you mean {str(path.with_name(near[0]))!r}? " if near else ""

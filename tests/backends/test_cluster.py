@@ -84,6 +84,8 @@ def test_more_cards_and_slower_links() -> None:
     paces = [known(paced_by_link(config, link, card, ROOM)) for link in (450e9, 50e9, 1e9)]
     assert paces[0] > paces[1] > paces[2] >= 2
     assert paced_by_link(config, 1e15, card, ROOM) is None
+    few_at_once = config.replace("train", batch_size=8, micro_batch_size=4)  # two cards, and no more
+    assert paced_by_link(few_at_once, 1e15, card, ROOM) is None
 
 
 def test_the_lead_isnt_eaten_by_what_is_sent() -> None:

@@ -172,13 +172,14 @@ def test_inspect_other_kinds(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp
 
 def test_plan(lost: Lost) -> None:
     value = json.loads(lost("plan", "llama_60m", "--json").out)
-    assert value["parameters"].keys() == {"total", "projections", "embeddings", "dense_equivalent"}
+    assert value["parameters"].keys() == {"total", "trained", "projections", "embeddings", "dense_equivalent"}
     assert value["memory_bytes"].keys() == {"weights", "gradients", "moments", "activations", "total"}
     assert (
         sum(row.size for row in parameter_table(load_config("llama_60m")).values() if row.trained)
         == (value["parameters"]["total"])
     )
     sets = ("--set", "train.micro_batch_size=64")
+    assert "cuda has 0.00 GiB" in lost("plan", "llama_60m", "--memory-gib", 0, "--world", 2).err
     roomy = json.loads(lost("plan", "llama_60m", "--json", "--memory-gib", 100, *sets).out)
     refused = lost("plan", "llama_60m", "--memory-gib", 1, *sets)
     assert refused.code == 2

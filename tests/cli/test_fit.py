@@ -1,6 +1,7 @@
 """`lost fit` as a user meets it: laws of run folders, what is refused, and what is left out."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,45 @@ def test_what_is_beside_runs_is_left_out_in_one_line(lost: Callable, ladder: Pat
     refused = lost("fit", *sorted(ladder.iterdir()), ladder / "16-10")
     assert (refused.code, "16-10 holds no run; did you mean" in refused.err) == (2, True)
     assert lost("fit", ladder / "a.log", ladder / "empty").code == 2
+
+
+def test_a_run_by_another_name_is_the_same_run(lost: Callable, ladder: Path) -> None:
+    """Through a link, or a path that goes round: as a second run it would make the intervals too narrow."""
+    (ladder / "latest").symlink_to("16-100")
+    done = lost("fit", ladder, ladder / ".." / "ladder" / "16-100", "--json")
+    assert json.loads(done.out)["runs"] == 9
+
+
+def test_a_run_of_which_one_checkpoint_is_intact(lost: Callable, ladder: Path) -> None:
+    run = make_run(ladder / "more", of_width(16, schedule={"steps": 300}), {300: 3.0})
+    shutil.copytree(run / "checkpoints" / "step-00000300", run / "checkpoints" / "step-00000310")
+    (run / "checkpoints" / "step-00000310" / "manifest.json").write_text("cut off")
+    assert json.loads(lost("fit", ladder, "--json").out)["runs"] == 10
+    (run / "checkpoints" / "step-00000300" / "manifest.json").unlink()
+    done = lost("fit", ladder)
+    assert f"left out: {run}: {run}/checkpoints/step-00000310/manifest.json is damaged" in done.err
+
+
+def test_rows_of_a_stranger(lost: Callable, ladder: Path) -> None:
+    """Numbers that no float holds, and steps of no run, are left out with the run that has nothing else."""
+    for loss, step in ((10**400, 300), (3.0, 10**400), (True, 300), (3.0, -300)):
+        run = make_run(ladder / "huge", of_width(16, schedule={"steps": 300}), {300: 3.0})
+        (run / "metrics.jsonl").write_text(json.dumps({"step": step, "validation_loss": loss}) + "\n")
+        done = lost("fit", ladder, "--json")
+        assert done.code == 0, done.err
+        assert f"left out: {run}: it has no validation yet" in done.err
+        shutil.rmtree(run)
+
+
+def test_level_rates_without_a_validation_at_their_peak(lost: Callable, tmp_path: Path) -> None:
+    """Of wsd's runs that were validated at their ends alone, the ends are taken."""
+    for width in WIDTHS:
+        for steps in STEPS:
+            config = of_width(width, schedule={"name": "wsd", "steps": steps, "decay_steps": 20})
+            make_run(tmp_path / f"{width}-{steps}", config, {steps: loss_of(config, steps)})
+    done = lost("fit", tmp_path, "--json")
+    assert done.code == 0, done.err
+    assert (json.loads(done.out)["points"], json.loads(done.out)["at_peak"]) == (9, False)
 
 
 def test_of_a_search_for_a_rate_the_best_is_taken(lost: Callable, ladder: Path) -> None:

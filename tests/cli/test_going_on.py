@@ -134,6 +134,7 @@ def test_what_can_not_branch_is_refused(lost: Callable, train: Train, tmp_path: 
     for given, words in (
         ((f"{run}@13",), f"has no checkpoint of step 13; expected one that was kept (train.keep_every keeps more); "
                          f"nearest: {run}@10 and {run}@20"),
+        ((f"{run}/checkpoints/step-00000010@5", "--set", "schedule.steps=15"), "is the checkpoint of step 10; exp"),
         ((run,), "schedule.steps = 20: the branch begins at step 20"),
         ((f"{run}@10", "--set", "train.batch_size=8"), "train.batch_size = 8, was 4. Expected the same but"),
         ((f"{run}@10", "--set", "optimizer.name=muon"), "optimizer.name = 'muon', was 'adamw'"),

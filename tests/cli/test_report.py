@@ -13,7 +13,7 @@ import pytest
 
 from lost.data.dataset import Dataset
 from lost.report.curves import ACROSS, Curve, curve
-from lost.report.plots import spectra_svg
+from lost.report.plots import COLOURS, spectra_svg
 from lost.report.story import read_stories
 
 Lost = Callable[..., Any]
@@ -108,6 +108,14 @@ def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> Non
         {"step": 23, "loss": None},
         {"step": 24, "loss": 10**400, "lr": 10**400},
         {"step": 25, "effective_rank": {"x.q_proj": "x", "y.q_proj": [1], "z.q_proj": 10**400}},
+        {"step": 26, "loss": 1.7e308, "grad_norm": -1.7e308, "validation_loss": 1e308},
+        {"step": 10**400, "loss": 3.0},
+        {
+            "step": 27,
+            "activation_rms": {"\ud800 $^$": 1.0},
+            "validation_loss": 3.0,
+            "also_evaluated": {"\ud800": {"loss": 1}},
+        },
     ]
     with (runs[0] / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -116,6 +124,55 @@ def test_rows_of_a_stranger(lost: Lost, runs: list[Path], tmp_path: Path) -> Non
     answer = lost("report", runs[0], "--out", tmp_path / "report.html", "--no-layers")
     assert answer.code == 0, answer.err
     assert "<svg onload" not in (tmp_path / "report.html").read_text()
+    assert lost("plot", runs[0], "-o", tmp_path / "loss.png").code == 0
+    assert lost("plot", runs[0]).code == 0
+
+
+def test_names_of_strangers(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    """Bytes that aren't UTF-8, what steers a terminal or an eye, mathematics, letters that no font here has."""
+    named = runs[1].rename(runs[1].with_name("\udcff\x1b[31m\u202e$^$漢字" + "x" * 200))
+    for arguments in (
+        ("report", "--no-layers", "-o", tmp_path / "a.html"),
+        ("plot", "-o", tmp_path / "a.png"),
+        ("plot",),
+    ):
+        answer = lost(arguments[0], runs[0], named, *arguments[1:])
+        assert (answer.code, answer.err) == (0, "")
+        assert not set("\x1b\u202e\udcff") & set(answer.out)
+    assert not set("\x1b\u202e") & set((tmp_path / "a.html").read_text())
+
+
+def test_a_field_of_a_stranger_is_no_mathematics(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "a$^$": 1}\n')
+    answer = lost("plot", runs[0], "--y", "a$^$", "-o", tmp_path / "a.svg")
+    assert answer.code == 0, answer.err
+    assert "a$^$" in (tmp_path / "a.svg").read_text()
+
+
+def test_what_a_logarithm_does_not_show_is_left_out(lost: Lost, runs: list[Path]) -> None:
+    """As of a noise scale, which few measurements may give as negative; with nothing else the axis is linear."""
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.writelines(
+            json.dumps({"step": step, "noise_scale": step - 23.5, "zero": 0}) + "\n" for step in (22, 23, 24)
+        )
+    answer = lost("plot", runs[0], "--y", "noise_scale", "--x", "steps")
+    assert answer.code == 0, answer.err
+    assert "22" not in answer.out
+    rows = [{"step": step, "grad_norm": 0} for step in (1, 2)]
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert lost("plot", runs[0], "--y", "grad_norm").code == 0
+
+
+def test_a_count_that_stayed_0_is_plotted_where_it_is_asked_for(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    """The page leaves it out."""
+    answer = lost("plot", *runs[:2], "--y", "skipped", "-o", tmp_path / "a.svg")
+    assert (answer.code, answer.err) == (0, "")
+    svg = (tmp_path / "a.svg").read_text()
+    assert {">a<", ">b<"} <= set(re.findall(r">[ab]<", svg))
+    assert all(f"stroke: {colour}" in svg for colour in COLOURS[:2])
+    assert lost("report", *runs[:2], "--no-layers", "-o", tmp_path / "a.html").code == 0
+    assert "updates left out</figcaption>" not in (tmp_path / "a.html").read_text()
 
 
 def test_samples(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
@@ -212,9 +269,19 @@ def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytes
         (("plot", "{runs}/a", "--x", "step"), "--x step: did you mean 'steps'?"),
         (("plot", "{runs}/a", "-o", "{runs}/loss.xyz"), "loss.xyz: no picture of this type can be written"),
         (("report", "{runs}/a", "-o", "{runs}/none/report.html"), "there is no folder"),
+        (("report", "{runs}/a", "-o", "."), "--out .: it is a folder; expected a file's name"),
+        (("report", "{runs}/a", "-o", "{runs}"), "it is a folder; expected a file's name"),
+        (
+            ("plot", "{runs}/untimed", "--x", "hours"),
+            "--x hours: where validation_loss was reported, hours of training",
+        ),
+        (("plot", "{runs}/empty"), "none of these runs has reported it; they have: nothing"),
     ],
 )
 def test_bad_input(lost: Lost, runs: list[Path], arguments: tuple[str, ...], words: str) -> None:
+    for name, text in (("empty", ""), ("untimed", '{"step": 1, "validation_loss": 3.0}\n')):
+        shutil.copytree(runs[0], runs[0].with_name(name), ignore=shutil.ignore_patterns("checkpoints"))
+        (runs[0].with_name(name) / "metrics.jsonl").write_text(text)
     answer = lost(*(each.replace("{runs}", str(runs[0].parent)) for each in arguments))
     assert answer.code == 2
     assert words in answer.err

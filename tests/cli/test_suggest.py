@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +143,40 @@ def test_a_law_of_runs_chooses_the_size(lost: Callable, yaml: Path, tmp_path: Pa
         assert value["interval"][0] <= value["loss"] <= value["interval"][1]
         sizes[name] = size
     assert sizes["large"] > 4 * sizes["small"]
+
+
+@pytest.mark.parametrize("length", ["schedule.steps=500", "schedule.tokens=16000", "schedule.epochs=2"])
+def test_warm_up_and_decay_stay_shares_of_the_run(lost: Callable, yaml: Path, length: str) -> None:
+    """Of 500 steps, however that is said; epochs aren't counted, and leave the number of steps, as far as they go."""
+    sets = (length, "schedule.name=wsd", "schedule.warmup_steps=50", "schedule.decay_steps=250")
+    value = suggested(lost, yaml, "--tokens", "4000", "schedule.steps=null", *sets)
+    words = shlex.split(value["command"])
+    made = load_config(yaml, [word for before, word in itertools.pairwise(words) if before == "--set"]).schedule
+    steps = value["steps"]
+    assert (made.steps, made.warmup_steps) == (steps, round(0.1 * steps))
+    assert made.decay_steps == (min(250, steps - made.warmup_steps) if "epochs" in length else round(steps / 2))
+
+
+def test_as_many_runs_as_constants_leave_no_interval(lost: Callable, yaml: Path, tmp_path: Path) -> None:
+    """The loss has no brackets then; and wsd's runs that were validated at their ends alone serve as well."""
+    for width, steps in ((16, 100), (32, 200), (64, 400), (16, 400), (64, 100)):
+        config = dense(width, schedule={"name": "wsd", "steps": steps})
+        make_run(tmp_path / "runs" / f"{width}-{steps}", config, {steps: 1.5 + 9 / size_of(config) ** 0.3 + 9 / steps})
+    done = lost("plan", yaml, "--suggest", "--device", "cpu", "--backend", "torch", "--from", tmp_path / "runs")
+    assert done.code == 0, done.err
+    assert re.search(r"^loss +\d\.\d{3}, by the law of those runs$", done.out, re.MULTILINE)
+
+
+def test_in_a_narrow_terminal_the_command_stays_one_line(
+    lost: Callable, yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken, a shell would take its parts as commands of their own."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    shown = lost("plan", yaml, "--suggest", "--device", "cpu", "--backend", "torch").out.splitlines()
+    assert shown[-1].startswith("lost train ")
+    assert shown[-1].count("--set") >= 3
+    assert max(map(len, shown[:-1])) <= 40
 
 
 def test_without_runs_it_says_how_little_that_is(lost: Callable, yaml: Path) -> None:

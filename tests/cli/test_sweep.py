@@ -135,5 +135,6 @@ def test_sensitivity_of_a_sweep_that_is_done(
 
 def test_a_file_that_is_not_there(lost: Callable, tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
+        assert "did you mean" not in lost("plan", path).err  # its own name
         done = lost("sweep", path)
         assert (done.code, done.err.startswith(f"lost: {path} is no file; expected a sweep in YAML")) == (2, True)

@@ -47,6 +47,19 @@ def fitted(lost: Callable, *arguments: object) -> dict:
     return json.loads(done.out)
 
 
+def test_runs_that_tell_nothing_do_not_hinder_those_that_do(lost: Callable, tmp_path: Path) -> None:
+    """One that ended in its warm-up; one with a step beyond its end, as a stranger may write it."""
+    for name, schedule in {"constant": CONSTANT, "wsd": WSD}.items():
+        run(tmp_path / name, schedule)
+    points = fitted(lost, tmp_path)["points"]
+    make_run(tmp_path / "begun", under(WSD), {20: 4.0})
+    with (tmp_path / "wsd" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 601, "validation_loss": 3.0}) + "\n")
+    value = fitted(lost, tmp_path)
+    assert value["points"] == points
+    assert [each["step"] for each in value["held_out"]] == [600]
+
+
 def test_planted_constants_come_back_and_foretell_other_schedules(lost: Callable, tmp_path: Path) -> None:
     for name, schedule in {"constant": CONSTANT, "wsd": WSD}.items():
         run(tmp_path / "runs" / name, schedule)

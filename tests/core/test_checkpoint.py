@@ -1,7 +1,9 @@
 """Checkpoints on disk: what is in them, what is refused, what is kept. A stand-in takes the engine's place."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,12 +15,17 @@ from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import SingleProcess
+from lost.engine import create_engine
 from lost.errors import CheckpointError
 from lost.model.init import initial_values
 from lost.optim import state_shapes
 from lost.optim.skip_step import GuardState
 from lost.storage.files import read_sealed_json, sealed_json
 from lost.storage.tensors import read_tensors, write_tensors
+from lost.tracking import Tracker
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+from lost.training.trainer import train
 
 
 class StandIn:
@@ -186,3 +193,21 @@ def test_tensors_of_all_types_in_parts(tmp_path: Path) -> None:
     for name, array in arrays.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
+
+
+def test_training_time_never_runs_backwards(
+    prepared: Dataset, config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each save waits for the one before: what it waits for is no training, and is left out once."""
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.2)
+        return write_tensors(*arguments, **named)
+
+    monkeypatch.setattr("lost.checkpoint.saver.write_tensors", slowly)
+    every = {"save_every": 1, "log_every": 1, "eval_every": 0}
+    settings = config(model={"vocab_size": 320}, data={"path": str(prepared.path)}, train=every, schedule={"steps": 5})
+    train(settings, tmp_path, prepared, create_engine(settings, "torch", "cpu"), Tracker())
+    seconds = [row["seconds"] for row in read_rows(tmp_path / METRICS) if "loss" in row]
+    assert len(seconds) == 5
+    assert seconds == sorted(seconds)

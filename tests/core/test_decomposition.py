@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lost.config import ProjectionSettings
 from lost.errors import UserError
-from lost.method.compress import approximate, decompose_for_inputs, layer_fit, stored
+from lost.method.compress import Weighting, approximate, decompose_weighted, layer_fit, stored
 from lost.method.decompose import compose
 
 
@@ -43,7 +43,7 @@ def test_truncated_matrix_and_kept_channels_exactly(gamma: float) -> None:
 def test_full_rank_is_the_weight(out: int, inside: int, calibrated: bool, gamma: float) -> None:
     weight, moment = weight_and_moment(out, inside)
     chosen = recipe(rank=min(out, inside), gamma=gamma)
-    factors = approximate(weight, chosen, moment if calibrated else None)
+    factors = approximate(weight, chosen, Weighting(moment if calibrated else None))
     np.testing.assert_allclose(compose(factors, gamma), weight, atol=1e-8)
 
 
@@ -52,7 +52,7 @@ def test_low_rank_part_is_the_best_for_the_inputs() -> None:
     weight, moment = weight_and_moment(16, 20)
     ridged = moment + 1e-4 * np.trace(moment) / 20 * np.eye(20)
     root = np.linalg.cholesky(ridged)
-    factors = decompose_for_inputs(weight, moment, 5, 0.2)
+    factors = decompose_weighted(weight, Weighting(moment), 5, 0.2)
     rest = weight - factors.up[:, :5] @ factors.down
     singular = np.linalg.svd(weight @ root, compute_uv=False)
     assert np.linalg.norm(rest @ root) == pytest.approx(np.linalg.norm(singular[5:]))
@@ -61,7 +61,7 @@ def test_low_rank_part_is_the_best_for_the_inputs() -> None:
 def test_kept_columns_are_the_best_for_the_inputs() -> None:
     weight, moment = weight_and_moment(16, 20)
     ridged = moment + 1e-4 * np.trace(moment) / 20 * np.eye(20)
-    factors = decompose_for_inputs(weight, moment, 5, 0.2)
+    factors = decompose_weighted(weight, Weighting(moment), 5, 0.2)
 
     def loss(sparse: np.ndarray) -> float:
         lost = weight - factors.up[:, :5] @ factors.down
@@ -78,7 +78,7 @@ def test_calibration_helps_on_the_inputs_and_equal_inputs_change_nothing() -> No
     errors = []
     for used in (None, moment):
         chosen = recipe()
-        values = stored(approximate(weight, chosen, used), np.dtype(np.float64))
+        values = stored(approximate(weight, chosen, Weighting(used)), np.dtype(np.float64))
         errors.append(layer_fit("layer", weight, values, chosen.gamma, moment))
     plain, weighted = errors
     assert weighted.input_error is not None
@@ -86,7 +86,7 @@ def test_calibration_helps_on_the_inputs_and_equal_inputs_change_nothing() -> No
     assert weighted.input_error < 0.8 * plain.input_error
     assert plain.error < weighted.error
     assert (plain.rank, plain.channels, plain.shape) == (5, 8, (30, 40))
-    same = approximate(weight, recipe(), 3 * np.eye(40))
+    same = approximate(weight, recipe(), Weighting(3 * np.eye(40)))
     np.testing.assert_allclose(compose(same, 0.7), compose(approximate(weight, recipe()), 0.7), atol=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     weight, moment = weight_and_moment(8, 12)
     moment[:, 3] = moment[3] = 0
     for each in (moment, np.zeros((12, 12))):
-        assert np.isfinite(approximate(weight, recipe(), each).up).all()
+        assert np.isfinite(approximate(weight, recipe(), Weighting(each)).up).all()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])

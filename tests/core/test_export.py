@@ -44,7 +44,7 @@ def test_a_merged_model_computes_the_same(config: Callable[..., Config], project
     settings = config(projection=projection)
     values = dict(initial_values(settings.replace("model", initializer_range=0.3)))
     twin = dense_twin(settings)
-    found = dict(merged(settings, values.items()))
+    found = dict(merged(settings, twin, values.items()))
     assert is_plain(twin)
     assert {name: array.dtype.name for name, array in found.items()} == dict.fromkeys(found, "float32")
     tokens = np.random.default_rng(0).integers(0, 19, (2, 9))

@@ -10,6 +10,7 @@ import pytest
 from runs import make_run
 
 from lost.cli.render.sweep import sensitivity_lines
+from lost.config.document import Document, override
 from lost.errors import ConfigError, LostError
 from lost.storage.lock import locked
 from lost.sweep.plan import Sweep, Trial, read_sweep
@@ -105,6 +106,24 @@ def test_twofold_steps_end_inside_and_keep_whole_numbers_whole() -> None:
         (("[1.0e-3, 2.0e-3]", "[1.0e-3, 1.0000001e-3]"), "two runs would be called dense-small-0.001-seed0"),
         (("  schedule: {steps: 20}\n", ""), "schedule: missing; add it"),
         (("config:", "confit:"), "did you mean 'config'?"),
+        (("projection.kind:", "projektion.kind:"), "mine.yaml:6: projektion = "),
+        (
+            ("[dense, lost]", "[lost, lost]"),
+            "mine.yaml:6: grid.projection.kind = ['lost', 'lost']: two",
+        ),
+        (
+            ("projection.kind: [dense, lost]", "train.seed: [0, 1]"),
+            "grid.train.seed = [0, 1]: train.seed is",
+        ),
+        (("optimizer.lr:", "train.seed:"), "mine.yaml:10: search.train.seed"),
+        (("projection.kind: [dense, lost]", "optimizer.lr: [0.1]"), "sets optimizer.lr, and this optimizer.lr"),
+        (("projection.kind: [dense, lost]", "model.hidden_size: [8]"), "grid.model.hidden_size sets model.hidden_size"),
+        (
+            ("{}", "{schedule.tokens: 640}\n  schedule.steps: [5]"),
+            "sets schedule.tokens, and this schedule.steps",
+        ),
+        (("    small:", f"    {'s' * 240}:"), "its 258 bytes are no folder's name"),
+        (("projection: {rank: 4}", "data: {path: 2024-01-01}"), "mine.yaml:3: data.path = datetime.date(2024, 1, 1)"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(file: Path, change: tuple[str, str], words: str) -> None:
@@ -112,6 +131,27 @@ def test_what_is_wrong_is_named_with_its_line(file: Path, change: tuple[str, str
     with pytest.raises(ConfigError) as error:
         read_sweep(file)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["2024-01-01", "/tmp/\N{GRINNING FACE}"])
+def test_what_json_and_yaml_write_differently(file: Path, path: str) -> None:
+    """A date, which is a text to a configuration; a character that JSON escapes in halves."""
+    file.write_text(FILE.replace("projection.kind: [dense, lost]", f"data.path: [{path}]"))
+    sweep = read_sweep(file)
+    trial = next(sweep.trials({}))
+    assert sweep.configuration(trial).data.path == path
+    document = Document("", {})
+    for text in trial.wanted.overrides:
+        override(document, text)
+    assert document.values["data"] == {"path": path}
+
+
+def test_a_search_ends_where_the_configuration_does(file: Path) -> None:
+    """A rank as large as the matrix would be doubled, and refused, and the sweep would never come to its end."""
+    file.write_text(FILE.replace("optimizer.lr: [1.0e-3, 2.0e-3]", "projection.rank: [4, 8]"))
+    done = follow(read_sweep(file), lambda trial: -trial.value)
+    tried = {kind: {each.value for each in done if each.name.startswith(kind)} for kind in ("lost-small", "lost-large")}
+    assert tried == {"lost-small": {4, 8, 16}, "lost-large": {4, 8, 16, 32}}
 
 
 @pytest.fixture
@@ -168,6 +208,46 @@ def test_sensitivity_over_what_all_have_tried(results: Results) -> None:
     assert {row["cell"]["size"]: row["best"] for row in rows} == {"small": 8e-3, "large": 2e-3}
     assert rows[0]["values"] == [1e-3, 2e-3, 4e-3]
     assert "by a factor 4;" in [*sensitivity_lines(rows, results.sweep)][-1]
+
+
+def test_a_place_without_a_loss_has_no_sensitivity(results: Results) -> None:
+    """Whose runs all diverged: no value is the best, and the mean would be minus infinity."""
+    for row in results._by_name.values():
+        row["loss"] = None if row["cell"]["projection.kind"] == "lost" else row["loss"]
+    while pending := [each for each in results.trials() if results.row(each) is None]:
+        make_run(results.folder / pending[0].name, results.sweep.configuration(pending[0]), {20: 3.0})
+        results.keep(pending[0].name, {"validation_loss": float("inf"), "bits_per_byte": None, "tokens": 640}, 1)
+    assert [row["cell"]["projection.kind"] for row in sensitivity(results)] == ["dense", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"settings"', '"setting"'), "no name, or no settings"),
+        (('"parameters": ', '"parameters": "x", "p": '), "its parameters is no number"),
+        (('"value"', '"was"'), "its value is no number"),
+        (('"loss": ', '"loss": NaN, "l": '), "its loss is no number"),
+    ],
+)
+def test_lines_of_a_stranger(results: Results, change: tuple[str, str], words: str) -> None:
+    path = results.folder / LINES
+    path.write_text(path.read_text().replace(*change, 1))
+    with pytest.raises(ConfigError, match=r"results\.jsonl:1 isn't a sweep's line") as error:
+        Results(results.sweep, results.folder)
+    assert words in str(error.value)
+    results.config.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="its configuration is another"):
+        Results(results.sweep, results.folder)
+
+
+def test_names_that_mean_something_to_markdown_and_mathematics(file: Path, tmp_path: Path) -> None:
+    file.write_text(FILE.replace("small:", "'a|b $^$':"))
+    results = Results(read_sweep(file), tmp_path / "out")
+    for trial in results.trials():
+        make_run(results.folder / trial.name, results.sweep.configuration(trial), {20: 3.0})
+        results.keep(trial.name, {"validation_loss": trial.value, "bits_per_byte": 1.5, "tokens": 640}, 1)
+    write_report(results, "mine")
+    assert "| dense | a\\|b $^$ |" in (results.folder / "table.md").read_text()
 
 
 def test_lines_are_json_and_are_read_again(results: Results) -> None:

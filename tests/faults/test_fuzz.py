@@ -19,12 +19,12 @@ from lost.storage.files import sealed_json
 from lost.storage.nofollow import write_new
 
 EXAMPLES = pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
-COMMANDS = ("prepare", "train", "eval", "generate", "inspect", "verify", "convert", "plan")
+COMMANDS = ("prepare", "train", "eval", "generate", "inspect", "verify", "convert", "merge", "plan")
 OPTIONS = (
     *("--data", "--out", "--set", "--json", "--backend", "--device", "--fresh", "--overwrite", "--to"),
     *("--from", "--rank", "--dtype", "--chat", "--prompt", "--seed", "--top-k", "--top-p", "--temperature", "--text"),
     *("--tokenizer", "--vocab-size", "--valid-fraction", "--examples", "--include", "--end-of-text", "--init-from"),
-    *("--branch-from", "--memory-gib", "--context", "--", "-x", "--help"),
+    *("--branch-from", "--memory-gib", "--context", "--weights", "--bits", "--", "-x", "--help"),
 )
 TEMPLATES = ["{% for m in messages %}{{ m.content }}{% endfor %}", "{{ 1 // 0 }}", "{% if %}", [{"name": "default"}]]
 

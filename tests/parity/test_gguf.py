@@ -21,7 +21,7 @@ from lost.interop.to_gguf.folder import export
 from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_gguf.tensors import GgufType
 from lost.interop.to_gguf.vocabulary import vocabulary
-from lost.interop.to_hf.dense import merged
+from lost.interop.to_hf.dense import dense_twin, merged
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import Tokenizer, load_tokenizer
@@ -78,7 +78,11 @@ def test_what_is_written_is_compared(
     large = [(name, array * (1e6 if "q_proj.up" in name else 1)) for name, array in source.parameters()]
     for where, wrong, message in (
         ("tensors._paired", lambda model, name, array: array, "log-probabilities differ from ours"),
-        ("folder.merged", lambda *_: merged(source.config, iter(large)), "blk.0.attn_q.weight was read back as F16"),
+        (
+            "folder.merged",
+            lambda *_: merged(source.config, dense_twin(source.config), iter(large)),
+            "blk.0.attn_q.weight was read back as F16",
+        ),
         ("file._describe_tokenizer", lambda writer, *_: writer.add_tokenizer_model("other"), "unknown tokenizer"),
     ):
         with monkeypatch.context() as patch:

@@ -1,20 +1,20 @@
 """Both backends against the numpy reference, and against each other, in logits and in every gradient."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from device import TORCH, device_of
+from device import TORCH
+from values import engine_with, random_values
 
 from lost.backends.torch.model import rotary_tables
 from lost.config import Config
 from lost.data.batch import Batch
-from lost.engine import BACKENDS, create_engine
+from lost.engine import BACKENDS
 from lost.model import reference
 from lost.model.init import initial_values
-from lost.model.parameters import parameter_table, projections
+from lost.model.parameters import parameter_table
 
 CASES = [
     {"kind": "lost"},
@@ -41,29 +41,6 @@ RELATIVES = [
     {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
     {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 32}, "head_dim": 8},
 ]
-
-
-def random_values(config: Config, dtype: type) -> dict[str, np.ndarray]:
-    """Values of no special structure, norms included; channels and sparse entries at random places."""
-    random = np.random.default_rng(2)  # which puts nothing so near relu2's kink that differences step over it
-    below = {
-        f"{each.name}.{suffix}": own.below for each in projections(config) for suffix, own in each.tensors().items()
-    }
-    values = {}
-    for name, row in parameter_table(config).items():
-        if row.integer:
-            values[name] = np.sort(random.choice(below[name], row.shape, replace=False)).astype(np.int32)
-        else:
-            values[name] = (random.standard_normal(row.shape) * 0.3 + name.endswith("norm.weight")).astype(dtype)
-    return values
-
-
-def engine_with(config: Config, values: dict[str, np.ndarray], backend: str) -> Any:
-    engine = create_engine(config, backend, device_of(backend))
-    engine.load(
-        (name, value.astype(np.float32) if value.dtype != np.int32 else value) for name, value in values.items()
-    )
-    return engine
 
 
 def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:

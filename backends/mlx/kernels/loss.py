@@ -5,13 +5,16 @@ in it. Same values as the sum of `mlx.nn.losses.cross_entropy`.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import mlx.core as mx
 
 from lost.planning.budget import logits_at_once
 
 
-def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, z_loss: float = 0.0) -> mx.array:
+def head_loss(
+    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, z_loss: float = 0.0, trains_head: bool = True
+) -> mx.array:
     """Return the summed negative log-likelihood, a float32 scalar, natural log.
 
     Its gradient is that of the sum plus `z_loss` times the summed squares of log Z, the logits' log-sum-exp.
@@ -22,9 +25,10 @@ def head_loss(x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, 
         targets: (n,) int32.
         mask: (n,) bool, the predictions that are summed.
         z_loss: as in PaLM (arXiv 2204.02311, section 5), which has 1e-4.
+        trains_head: whether the head's gradient is wanted; else it is zero.
     """
     extra = [mx.array(z_loss)] if z_loss else []
-    return _loss_and_gradients(x, weight, targets, mask, *extra)[0]  # type: ignore[index]
+    return _LOSSES[trains_head](x, weight, targets, mask, *extra)[0]  # type: ignore[index]
 
 
 def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
@@ -50,9 +54,8 @@ def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.ar
     return mx.concatenate(nll), mx.concatenate(likeliest)
 
 
-@mx.custom_function
 def _loss_and_gradients(
-    x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
+    trains_head: bool, x: mx.array, weight: mx.array, targets: mx.array, mask: mx.array, *z_loss: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     entries = mx.arange(len(weight))
 
@@ -66,11 +69,15 @@ def _loss_and_gradients(
             softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
         return nll, (softmax - (entries == labels)) * weights[:, None]
 
-    return in_chunks(x, weight, chunk, _logits_at_once())
+    return in_chunks(x, weight, chunk, _logits_at_once(), trains_head)
 
 
 def in_chunks(
-    x: mx.array, weight: mx.array, chunk: Callable[[slice, mx.array], tuple[mx.array, mx.array]], entries: int
+    x: mx.array,
+    weight: mx.array,
+    chunk: Callable[[slice, mx.array], tuple[mx.array, mx.array]],
+    entries: int,
+    trains_head: bool = True,
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return the sum over all chunks of what a function returns first, and the gradients of x and weight.
 
@@ -79,6 +86,7 @@ def in_chunks(
         weight: as in `head_loss`.
         chunk: takes a chunk's place and its logits, (m, vocab) float32; returns what is summed, and their gradient.
         entries: logits in a chunk.
+        trains_head: whether the gradient of weight is wanted; else it is zero.
     """
     head = weight.astype(x.dtype)
     total = mx.array(0.0)
@@ -90,7 +98,8 @@ def in_chunks(
         sums, gradient = chunk(rows, (part @ head.T).astype(mx.float32))
         total, gradient = total + sums, gradient.astype(x.dtype)
         x_gradients.append(gradient @ head)
-        weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
+        if trains_head:
+            weight_gradient = weight_gradient + (gradient.T @ part).astype(mx.float32)
     return total, mx.concatenate(x_gradients), weight_gradient.astype(weight.dtype)
 
 
@@ -104,7 +113,9 @@ def scaled(
     return x_gradient * outer.astype(x_gradient.dtype), weight_gradient * outer.astype(weight_gradient.dtype), *zeros
 
 
-_loss_and_gradients.vjp(scaled)
+_LOSSES = {trains_head: mx.custom_function(partial(_loss_and_gradients, trains_head)) for trains_head in (True, False)}
+for function in _LOSSES.values():
+    function.vjp(scaled)
 
 
 def _logits_at_once() -> int:

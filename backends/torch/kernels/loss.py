@@ -119,11 +119,13 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         head = weight.to(x.dtype)
-        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight)
+        x_grad, weight_grad = torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for rows, part, labels in _chunks(x, head, targets, logits):
             sums, grad, scales = loss_and_gradient(rows, part, head, labels)
             total = total + sums
             x_grad[rows] = (grad @ head).mul_(scales)
+            if weight_grad is None:
+                continue
             scaled = (part * scales).to(x.dtype)
             if weight.dtype == x.dtype:
                 weight_grad.addmm_(grad.T, scaled, beta=1 if rows.start else 0)  # 0: ignores the uninitialized values
@@ -136,8 +138,8 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x_grad, weight_grad = ctx.saved_tensors
         scale = outer[0].flatten()[0]
         # In place: nothing else holds them, and a copy of the head's gradient would set the step's peak memory.
-        return x_grad.mul_(scale), weight_grad.mul_(scale), None, None, None
+        return x_grad.mul_(scale), None if weight_grad is None else weight_grad.mul_(scale), None, None, None

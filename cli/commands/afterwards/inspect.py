@@ -13,6 +13,9 @@ def ancestry(progress: "TrainState") -> Iterator[str]:
     """Yield where a run's weights come from, a line for each run before it, with its data where that is another."""
     data, origin = progress.data, progress.origin
     while origin:
+        if origin.parts:
+            yield f"the average of {' and '.join(f'{part.share:.3g} x {part.path}' for part in origin.parts)}"
+            return
         how = "branched from" if origin.moments else "started with the weights of"
         other = f", trained on {origin.data_path}" if origin.data_path and origin.data != data else ""
         yield f"{how} {origin.path}{other}"

@@ -26,21 +26,28 @@ def plot(
     """
     from lost.cli.render.output import say
     from lost.errors import UserError
-    from lost.report.curves import ACROSS
+    from lost.report.curves import ACROSS, curve
     from lost.report.plots import METRICS, Metric, save_plot
-    from lost.report.story import is_number, read_stories
+    from lost.report.story import read_stories
     from lost.report.terminal import terminal_plot
+    from lost.tracking.metrics import is_number
+    from lost.utils.printable import printable
     from lost.utils.wording import did_you_mean
 
     if x not in ACROSS:
         raise UserError(f"--x {x}: {did_you_mean(x, ACROSS)}expected one of {', '.join(ACROSS)}")
     stories = read_stories(runs)
-    metric = METRICS.get(y) or Metric(y, y)
+    metric = METRICS.get(y) or Metric(y, printable(y))
     fields = sorted({key for story in stories for row in story.rows for key in row if is_number(row[key])})
     if y not in fields:
         groups = dict.fromkeys(field.partition(".")[0] + (".…" if "." in field else "") for field in fields)
         raise UserError(
-            f"--y {y}: none of these runs has reported it; {did_you_mean(y, fields)}they have: {', '.join(groups)}"
+            f"--y {y}: none of these runs has reported it; {did_you_mean(y, fields)}they have: "
+            f"{', '.join(groups) or 'nothing'}"
+        )
+    if not any(len(curve(story, story.rows, y, ACROSS[x]).x) for story in stories):
+        raise UserError(
+            f"--x {x}: where {y} was reported, {ACROSS[x].title} aren't known; expected another axis; try --x steps"
         )
     if out is None:
         print(terminal_plot(stories, metric, ACROSS[x]))

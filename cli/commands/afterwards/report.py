@@ -34,6 +34,8 @@ def report(
     out = out or Path("report.html")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; expected a place in one that is there")
+    if out.is_dir():
+        raise UserError(f"--out {out}: it is a folder; expected a file's name, such as {out / 'report.html'}")
     text = page(read_stories(runs), layers)
     replace_text(out, text)
     answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({size(len(text.encode()))})"])

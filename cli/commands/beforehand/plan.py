@@ -92,7 +92,7 @@ def plan(
     asked, remark = with_vocabulary(load_config(config, [*overrides, *assignments]), data)
     if world is not None:
         name, device_name = _elsewhere("torch" if backend == "auto" else backend, device)
-        room = int((memory_gib or _H100_GIB) * 2**30)
+        room = int((_H100_GIB if memory_gib is None else memory_gib) * 2**30)
     elif memory_gib is not None:
         name, device_name = _elsewhere(backend, device)
         room = int(memory_gib * 2**30)
@@ -120,13 +120,16 @@ def plan(
     own, dense = value["memory_bytes"], value["dense"]["memory_bytes"]
     flops = [value["flops_per_token"], value["dense"]["flops_per_token"]]
     totals = [value["parameters"]["total"], value["parameters"]["dense_equivalent"]]
+    trained = value["parameters"]["trained"]
     rows = [
         ["parameters", *map(count, totals), f"{totals[0] / totals[1]:.2f}"],
+        *([["trained", count(trained), count(totals[1]), f"{trained / totals[1]:.4f}"]] if trained < totals[0] else []),
         ["FLOPs per token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
         *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
         *([["the teacher, beside it", size(teacher), size(teacher), "1.00"]] if teacher else []),
     ]
     parts = value["parameters"]
+    frozen = f" (frozen ones in {settings.train.frozen_dtype})" if settings.train.frozen_dtype else ""
     chosen = f" (train.micro_batch_size = auto, on {device_name})" if settings != asked else ""
     lines = [
         *table(["", settings.projection.kind, "dense", "ratio"], rows),
@@ -134,7 +137,7 @@ def plan(
         f"{count(parts['projections'])} of the parameters are in projections, "
         f"{count(parts['embeddings'])} in embedding and head",
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
-        f"{settings.train.param_dtype}, computed in {settings.train.compute_dtype}",
+        f"{settings.train.param_dtype}{frozen}, computed in {settings.train.compute_dtype}",
     ]
     value["rates"] = groups.report(settings)
     if settings.optimizer.base_width:

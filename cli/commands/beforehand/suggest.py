@@ -81,4 +81,4 @@ def answer_suggestion(
     words += [word for option, given in chosen.items() if given != "auto" for word in (option, given)]
     words += [word for text in (*kept, *sets) for word in ("--set", text)]
     value["command"] = join(words)
-    answer(as_json, value, suggestion_lines(value, "" if dataset is None else str(dataset.path)))
+    answer(as_json, value, suggestion_lines(value, "" if dataset is None else str(dataset.path)), value["command"])

@@ -1,8 +1,11 @@
 """Conversion of imported models to checkpoints: unchanged, or with projections decomposed to LOST layers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,12 +15,17 @@ from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.folder import Imported
 from lost.interop.rewrite import NUMPY, cast, check_destination, compare, follow
-from lost.method.compress import LayerFit, approximate, fitting_rank, layer_fit, stored
+from lost.method.compress import LayerFit, Weighting, approximate, fitting_rank, layer_fit, stored
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
 from lost.storage.tensors import PART_BYTES
 from lost.utils.parallel import side_by_side
 
+LINEAR = {"kind": "lost", "activation": "none", "values": "complement"}
+"""Settings with which a LOST layer approximates a dense one."""
+
+R = TypeVar("R")
+T = TypeVar("T")
 InputMoments = Callable[[Sequence[str]], dict[str, np.ndarray]]
 """Maps projections' names to the second moments of their inputs, as a backend measures them on a calibration text."""
 
@@ -28,6 +36,20 @@ _READS_WITH = {
     "self_attn.v_proj": "self_attn.q_proj",
     "mlp.up_proj": "mlp.gate_proj",
 }
+
+
+@dataclass(frozen=True)
+class Weightings:
+    """What errors are weighted by; by default nothing.
+
+    Attributes:
+        moments: measures inputs; None: all directions weigh the same.
+        row_gradients: by a projection's name, the squared gradients of its weight added up by rows, (out,); an error
+            of an output costs as much, beside the size of what the layer reads.
+    """
+
+    moments: InputMoments | None = None
+    row_gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_unchanged(
@@ -64,7 +86,7 @@ def write_decomposed(
     config: Config,
     part_bytes: int = PART_BYTES,
     overwrite: bool = False,
-    input_moments: InputMoments | None = None,
+    weightings: Weightings = Weightings(),
     log: Callable[[str], None] = lambda text: None,
 ) -> tuple[Checkpoint, list[LayerFit]]:
     """Write a folder's model with LOST layers, without activation, that approximate its projections.
@@ -75,7 +97,7 @@ def write_decomposed(
         config: from `decomposed_config`.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an existing checkpoint.
-        input_moments: weights the approximation by the projections' inputs; None: unweighted.
+        weightings: of the errors.
         log: receives progress messages.
 
     Returns:
@@ -87,40 +109,113 @@ def write_decomposed(
     """
     check_destination(path, imported.path, overwrite)
     fits: list[LayerFit] = []
-    arrays = _decomposed(imported, config, input_moments, fits, log)
+    arrays = _decomposed(imported, config, weightings, fits, log)
     return checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes), fits
 
 
-def decomposed_config(config: Config, rank: int, density: float) -> Config:
-    """Return a dense configuration with its projections replaced by LOST layers.
+def check_plain(config: Config, option: str) -> None:
+    """Check that projections can be decomposed.
 
     Args:
         config: of the imported model.
-        rank: of every projection, or the largest that it allows.
-        density: share of input channels to keep.
+        option: that asks for it.
 
     Raises:
-        UserError: the rank or density is out of range, or a projection isn't dense.
+        UserError: one isn't dense.
     """
-    if rank < 1 or not 0 < density <= 1:
-        raise UserError(f"rank = {rank}, density = {density}: expected a rank of at least 1, a density in (0, 1]")
     if others := [each for each in projections(config) if each.settings.kind != "dense"]:
         raise UserError(
-            f"--rank {rank}: {others[0].name} is stored as {others[0].settings.kind}; expected plain matrices, which "
-            "can be decomposed; leave --rank out"
+            f"{option}: {others[0].name} is stored as {others[0].settings.kind}; expected plain matrices, which "
+            f"can be decomposed; leave {option.split()[0]} out"
         )
-    overrides = {}
-    for each in layer_projections(config, 0):
-        if (fitting := fitting_rank(rank, each.out_features, each.in_features)) < rank:
-            overrides[f"*.{_part(each.name)}"] = {"rank": fitting}
-    settings = {"kind": "lost", "rank": rank, "density": density, "activation": "none", "values": "complement"}
-    return config.replace("projection", **settings, overrides=overrides)
+
+
+def equal_ranks(config: Config, rank: int) -> dict[str, int | None]:
+    """Return a rank for every projection, by name: this one, or the largest that the matrix can have."""
+    return {each.name: fitting_rank(rank, each.out_features, each.in_features) for each in projections(config)}
+
+
+def decomposed_config(config: Config, ranks: Mapping[str, int | None], density: float) -> Config:
+    """Return a dense configuration with its projections replaced by LOST layers.
+
+    Its overrides are few: for what most blocks have in common, then for single projections.
+
+    Args:
+        config: of the imported model.
+        ranks: of every projection; None: it stays dense.
+        density: share of input channels to keep.
+    """
+    base = _most_common(rank for rank in ranks.values() if rank is not None)
+    overrides: dict[str, dict[str, str | int]] = {}
+    parts: dict[str, list[str]] = {}
+    for name in ranks:
+        parts.setdefault(_part(name), []).append(name)
+    singles: dict[str, dict[str, str | int]] = {}
+    for part, names in parts.items():
+        usual = _most_common(ranks[name] for name in names)
+        if usual != base:
+            overrides[f"*.{part}"] = _override(usual)
+        singles |= {name: _override(ranks[name]) for name in names if ranks[name] != usual}
+    return config.replace("projection", **LINEAR, rank=base, density=density, overrides={**overrides, **singles})
+
+
+def _most_common(ranks: Iterable[T]) -> T:
+    """Return the rank that occurs most often, the first of those."""
+    return Counter(ranks).most_common(1)[0][0]
+
+
+def _override(rank: int | None) -> dict[str, str | int]:
+    return {"kind": "dense"} if rank is None else {"rank": rank}
+
+
+def for_each_projection(
+    imported: Imported,
+    config: Config,
+    weightings: Weightings,
+    compute: Callable[[Projection, np.ndarray, Weighting], R],
+    log: Callable[[str], None],
+) -> Iterator[R]:
+    """Yield what is computed of each projection's weight (float64) and its weighting, in order.
+
+    Args:
+        imported: the source.
+        config: describes the projections given to `compute`.
+        weightings: of the errors; inputs are measured for a few blocks at a time.
+        compute: called in threads.
+        log: told which blocks are next.
+
+    Raises:
+        CheckpointError: a weight or a weighting isn't finite.
+    """
+    blocks = config.model.num_hidden_layers
+    at_once = _blocks_at_once(config.model) if weightings.moments else 1
+
+    def prepared(moments: Mapping[str, np.ndarray], projection: Projection) -> R:
+        name = projection.name
+        weight = imported.weights.read(f"{name}.weight").astype(np.float64)
+        moment, rows = moments.get(_measured(name)), weightings.row_gradients.get(name)
+        if moment is not None and rows is not None:
+            rows = rows / max(float(np.trace(moment)), 1e-30)
+        weighting = Weighting(moment, rows)
+        if not all(each is None or np.isfinite(each).all() for each in (weight, moment, rows)):
+            raise CheckpointError(
+                f"{imported.path}: {name} or its inputs have values that aren't finite; download the files again"
+            )
+        return compute(projection, weight, weighting)
+
+    for first in range(0, blocks, at_once):
+        last = min(first + at_once, blocks)
+        log(f"block{f's {first + 1} to' if last > first + 1 else ''} {last} of {blocks}")
+        parts = [each for block in range(first, last) for each in layer_projections(config, block)]
+        measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
+        moments = weightings.moments(measured) if weightings.moments else {}
+        yield from side_by_side(partial(prepared, moments), parts)
 
 
 def _decomposed(
     imported: Imported,
     config: Config,
-    input_moments: InputMoments | None,
+    weightings: Weightings,
     fits: list[LayerFit],
     log: Callable[[str], None],
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -130,30 +225,22 @@ def _decomposed(
     for name in parameter_table(imported.config):
         if name not in split:
             yield name, imported.weights.read(name).astype(dtype)
-    blocks = config.model.num_hidden_layers
-    at_once = _blocks_at_once(config.model) if input_moments else 1
-    for first in range(0, blocks, at_once):
-        last = min(first + at_once, blocks)
-        log(f"decomposing block{f's {first + 1} to' if last > first + 1 else ''} {last} of {blocks}")
-        parts = [each for block in range(first, last) for each in layer_projections(config, block)]
-        measured = [each.name for each in parts if _part(each.name) not in _READS_WITH]
-        moments = input_moments(measured) if input_moments else {}
-        for name, values, fit in side_by_side(partial(_split, imported, dtype, moments), parts):
-            fits.append(fit)
-            yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
+    for name, values, fit in for_each_projection(
+        imported, config, weightings, partial(_split, dtype), lambda blocks: log(f"decomposing {blocks}")
+    ):
+        fits += fit
+        yield from ((f"{name}.{suffix}", value) for suffix, value in values.items())
 
 
 def _split(
-    imported: Imported, dtype: np.dtype, moments: Mapping[str, np.ndarray], projection: Projection
-) -> tuple[str, dict[str, np.ndarray], LayerFit]:
+    dtype: np.dtype, projection: Projection, weight: np.ndarray, weighting: Weighting
+) -> tuple[str, dict[str, np.ndarray], list[LayerFit]]:
+    """Return a projection's tensors, and how well they fit its weight; a dense one's are the weight."""
     name, settings = projection.name, projection.settings
-    weight, moment = imported.weights.read(f"{name}.weight").astype(np.float64), moments.get(_measured(name))
-    if not (np.isfinite(weight).all() and (moment is None or np.isfinite(moment).all())):
-        raise CheckpointError(
-            f"{imported.path}: {name} or its inputs have values that aren't finite; download the files again"
-        )
-    values = stored(approximate(weight, settings, moment), dtype)
-    return name, values, layer_fit(name, weight, values, settings.gamma, moment)
+    if settings.kind == "dense":
+        return name, {"weight": weight.astype(dtype)}, []
+    values = stored(approximate(weight, settings, weighting), dtype)
+    return name, values, [layer_fit(name, weight, values, settings.gamma, weighting.moment)]
 
 
 def _blocks_at_once(model: ModelConfig) -> int:

@@ -59,7 +59,7 @@ def export(
     entries = len(words.tokens)
 
     def stored() -> Tensors:
-        return tensors(gguf, target, entries, merged(source.config, source.parameters()))
+        return tensors(gguf, target, entries, merged(source.config, target, source.parameters()))
 
     readers, missing = installed_readers(READERS)
     with atomic_dir(path, replace=overwrite) as partial:
@@ -69,7 +69,7 @@ def export(
         write_new(partial / FILE, modelfile(file.name, tokenizer, target.model.max_position_embeddings).encode())
         agreements = []
         for reader, module in readers.items():
-            scores = own_scores(target, merged(source.config, source.parameters()), tokens, backend)
+            scores = own_scores(target, merged(source.config, target, source.parameters()), tokens, backend)
             ours = log_probabilities(scores[:, :entries])
             agreements.append(
                 check_with(reader, module, file, tokens, ours, tokenizer, texts, tolerance=_TOLERANCES[dtype])

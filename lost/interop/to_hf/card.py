@@ -12,6 +12,7 @@ from lost.data.mixture import Mixture, open_dataset
 from lost.errors import DataError
 from lost.evaluation.perplexity import perplexity
 from lost.interop.layout import architecture
+from lost.interop.to_hf.quantized import Quantized
 from lost.planning import budget
 from lost.storage.nofollow import resolved
 from lost.tokenizer.chat_template import PLAIN
@@ -21,7 +22,7 @@ from lost.utils.wording import counted
 
 _FRONT = """\
 ---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 {license}
 tags:
@@ -36,6 +37,16 @@ _NONE_CHOSEN = "none was chosen yet. Whoever publishes this model puts it here a
 _OPEN = """\
 ## Open it
 
+{transformers}With mlx-lm:
+
+```
+mlx_lm.generate --model PATH --prompt "Once"{plain}{flag}
+mlx_lm.server --model PATH{flag}
+```
+{why}
+{nature}In training every text stood behind the end-of-text token, which no tokenizer adds by itself.
+"""
+_TRANSFORMERS = """\
 With transformers 4.57 or newer:
 
 ```python
@@ -47,14 +58,6 @@ inputs = {inputs}
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))
 ```
 
-With mlx-lm:
-
-```
-mlx_lm.generate --model PATH --prompt "Once"{plain}{flag}
-mlx_lm.server --model PATH{flag}
-```
-{why}
-{nature}In training every text stood behind the end-of-text token, which no tokenizer adds by itself.
 """
 _TEXT = 'tokenizer("Once", return_tensors="pt")'
 _CONVERSATION = """\
@@ -70,7 +73,9 @@ The flag lets them run the model's own layers, which stand in `modeling_lost.py`
 """
 
 
-def card(source: Checkpoint, target: Config, dtype: str, license: str | None = None) -> str:
+def card(
+    source: Checkpoint, target: Config, dtype: str, license: str | None = None, quantized: Quantized | None = None
+) -> str:
     """Return README.md.
 
     Args:
@@ -78,6 +83,7 @@ def card(source: Checkpoint, target: Config, dtype: str, license: str | None = N
         target: the configuration of the exported model.
         dtype: of its weights.
         license: the hub's name of the model's licence; None: none was chosen.
+        quantized: what of it is in few bits; None: nothing.
     """
     run = source.path.parent.parent if source.path.parent.name == "checkpoints" else source.path
     known = architecture(target)
@@ -85,21 +91,30 @@ def card(source: Checkpoint, target: Config, dtype: str, license: str | None = N
     kinds = sorted({target.projection.kind, *exceptions})
     what = (known or f"Llama with {' and '.join(kinds)} layers").removesuffix("ForCausalLM")
     merged = " Its layers are merged from factors." if target.projection != source.config.projection else ""
+    parts = source.progress.origin.parts if source.progress.origin else ()
+    if parts:
+        merged += f" Its weights are the average of {counted(len(parts), 'checkpoint')}."
     count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     nature = _nature(source)
+    code = "" if known else ", trust_remote_code=True"
+    transformers = _TRANSFORMERS.format(code=code, inputs=_CONVERSATION if nature == _CHAT else _TEXT)
     sections = [
-        _FRONT.format(tag="llama" if known else "lost", license=f"license: {license}" if license else _NO_LICENSE),
+        _FRONT.format(
+            library="mlx" if quantized else "transformers",
+            tag="llama" if known else "lost",
+            license=f"license: {license}" if license else _NO_LICENSE,
+        ),
         f"# {resolved(run).name}\n",
-        f"A {what} of {count:,} parameters{dense} in {dtype}, made with "
+        f"A {what} of {count:,} parameters{dense} in {_few_bits(quantized)}{dtype}, made with "
         f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.{merged}\n",
         f"Licence: {license or _NONE_CHOSEN}.\n",
         *(_training(run, source) if source.progress.step else ["It was imported, and not trained further.\n"]),
+        *(_quantization(quantized) if quantized else []),
         _OPEN.format(
-            code="" if known else ", trust_remote_code=True",
+            transformers="" if quantized else transformers,
             flag="" if known else " --trust-remote-code",
             why="" if known else _CODE,
-            inputs=_CONVERSATION if nature == _CHAT else _TEXT,
             plain="" if nature == _CHAT else " --ignore-chat-template",
             nature=nature,
         ),
@@ -111,6 +126,23 @@ def _training(run: Path, source: Checkpoint) -> list[str]:
     numbers = {"step": source.progress.step, "tokens seen": f"{source.progress.tokens:,}", **_measured(run, source)}
     recipe = _table(_recipe(source.config))
     return ["## Numbers\n", _table(numbers), "## Data\n", _data(source.config), "## Recipe\n", recipe]
+
+
+def _few_bits(quantized: Quantized | None) -> str:
+    return f"{quantized.how.bits} bits and " if quantized else ""
+
+
+def _quantization(quantized: Quantized) -> list[str]:
+    how = quantized.how
+    rows: dict[str, Any] = {
+        "matrices quantised": f"{quantized.matrices}, to {how.bits} bits in groups of {how.group_size}",
+        "matrices kept as they were": len(quantized.kept),
+        "bits a weight, of all": f"{quantized.bits_per_weight:.2f}",
+    }
+    if quantized.before and quantized.after:
+        rows[f"perplexity before, over {quantized.before.tokens:,} tokens"] = f"{quantized.before.perplexity:.3f}"
+        rows["perplexity after"] = f"{quantized.after.perplexity:.3f}"
+    return ["## Quantisation\n", _table(rows)]
 
 
 def _nature(source: Checkpoint) -> str:

@@ -15,6 +15,7 @@ from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
+QUANTIZED_READERS = {"mlx-lm": READERS["mlx-lm"]}  # who opens what mlx-lm has quantised
 _POSITIONS = 64
 _TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a tenth of bfloat16's
 
@@ -128,7 +129,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, whose: str, tolerance: float =
 
 def own_scores(config: Config, arrays: NamedArrays, tokens: Sequence[int], backend: str = "auto") -> np.ndarray:
     """Return our log-probabilities (n, vocab) after each token, computed in float32 with the cache on a CPU."""
-    exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32")
+    exact = inference_config(config).replace("train", dtype="float32", param_dtype="float32", frozen_dtype=None)
     engine = create_engine(exact, backend, "cpu")
     engine.load(arrays)
     scores: list[np.ndarray] = []

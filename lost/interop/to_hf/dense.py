@@ -1,4 +1,4 @@
-"""Merging of linear projections into dense matrices."""
+"""Merging of linear projections into dense matrices: of all, or of adapters alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,17 +8,20 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.interop.to_hf.check import compare, own_scores
+from lost.model.adapted import base_config
 from lost.model.parameters import projections
 from lost.planning import budget
 from lost.storage.arrays import NamedArrays
 
 
 def merge(source: Checkpoint, form: str, tokens: Sequence[int], backend: str) -> Config:
-    """Return the configuration of the equivalent dense model, once that gives the source's log-probabilities.
+    """Return the configuration of the equivalent model without adapters, or any other layers but dense ones.
+
+    It is returned once that model gives the source's log-probabilities.
 
     Args:
         source: a checkpoint, whose parameters `merged` merges.
-        form: what `lost convert --to` was asked for, in messages.
+        form: what `lost convert --to` was asked for: `hf` and `mlx-lm` keep other layers as they are.
         tokens: to compare the two on.
         backend: computes the log-probabilities.
 
@@ -26,10 +29,10 @@ def merge(source: Checkpoint, form: str, tokens: Sequence[int], backend: str) ->
         ConfigError: as `dense_twin`.
         ExportError: they differ.
     """
-    target = dense_twin(source.config, form)
+    target = base_config(source.config) if form in ("hf", "mlx-lm") else dense_twin(source.config, form)
     compare(
         own_scores(source.config, source.parameters(), tokens, backend),
-        own_scores(target, merged(source.config, source.parameters()), tokens, backend),
+        own_scores(target, merged(source.config, target, source.parameters()), tokens, backend),
         "the merged model's",
     )
     return target
@@ -61,19 +64,21 @@ def dense_twin(config: Config, form: str = "dense") -> Config:
     return budget.dense_twin(config)
 
 
-def merged(config: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the parameters of the dense twin, float32, computed in float64.
+def merged(config: Config, target: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parameters of the same model with dense matrices in some places, float32, computed in float64.
 
     Args:
         config: of the model whose parameters `arrays` are.
+        target: of the other one.
         arrays: in any order; those of a projection are held until it is complete.
     """
-    needed = {each.name: each for each in projections(config)}
+    pairs = zip(projections(config), projections(target), strict=True)
+    needed = {each.name: each for each, other in pairs if each.settings.kind != other.settings.kind}
     held: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays:
         owner, _, suffix = name.rpartition(".")
         if owner not in needed:
-            yield name, array.astype(np.float32)
+            yield name, array if array.dtype == np.int32 else array.astype(np.float32)
             continue
         values = held.setdefault(owner, {})
         values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)

@@ -1,8 +1,9 @@
 """Export of a folder: written, opened by the programs it is for, and kept only if they agree with our engine."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +13,25 @@ import safetensors
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
 from lost.errors import CheckpointError
+from lost.evaluation.perplexity import Evaluation
 from lost.interop.layout import is_plain, renamed
 from lost.interop.rewrite import cast
 from lost.interop.to_hf.card import card
-from lost.interop.to_hf.check import READERS, Agreement, check_with, installed_readers, own_scores, probe
+from lost.interop.to_hf.check import (
+    QUANTIZED_READERS,
+    READERS,
+    Agreement,
+    check_with,
+    installed_readers,
+    own_scores,
+    probe,
+)
 from lost.interop.to_hf.dense import merge, merged
 from lost.interop.to_hf.description import VERSION, code_files, generation_config, model_config
+from lost.interop.to_hf.quantized import Quantization, Quantized, check_quantizer, dequantized, described, quantize
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
+from lost.model.adapted import adapters
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
@@ -44,6 +56,7 @@ class Export:
         agreements: the readers that opened it and agreed.
         missing: the readers that can't be used here, and why.
         remarks: on what is not as in the run, for the user.
+        quantized: what was quantised; None: nothing.
     """
 
     path: Path
@@ -53,6 +66,11 @@ class Export:
     agreements: list[Agreement]
     missing: dict[str, str]
     remarks: Sequence[str] = ()
+    quantized: Quantized | None = None
+
+
+Measure = Callable[[Config, NamedArrays], Evaluation]
+"""Evaluates a model, of this configuration and with these parameters, on a text."""
 
 
 def export(
@@ -64,46 +82,64 @@ def export(
     overwrite: bool = False,
     backend: str = "auto",
     license: str | None = None,
+    quantization: Quantization | None = None,
+    measure: Measure | None = None,
 ) -> Export:
     """Write a checkpoint as a folder for transformers and mlx-lm, and check it with those that are installed.
 
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        form: `hf` and `mlx-lm` are the same folder; `dense` merges every projection into a plain matrix first.
+        form: `hf` and `mlx-lm` are the same folder, whose adapters are merged; `dense` merges every projection into a
+            plain matrix first.
         dtype: of the weights; None: unchanged.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an earlier export.
         backend: computes the log-probabilities to compare with.
         license: as in `card`.
+        quantization: of the matrices, for mlx-lm alone; None: they stay as they are.
+        measure: evaluates the model before and after it is quantised; None: there is no text.
 
     Raises:
         CheckpointError: something is at `path`.
         ConfigError: projections can't be merged.
         DataError: the tokenizer can't be exported.
         ExportError: a reader doesn't agree. Nothing is left at `path`.
-        MissingPackageError: the package that writes tokenizer.json isn't installed.
+        MissingPackageError: the package that writes tokenizer.json isn't installed, or what quantises.
         StorageError: the disk refused.
+        UserError: a group divides no row, so that nothing can be quantised.
     """
     check_free(path, overwrite, _is_ours)
+    if quantization:
+        check_quantizer()
     target, tokenizer = source.config, source.tokenizer()
     texts = [*AWKWARD, *validation_texts(target, tokenizer)]
     tokens = probe(tokenizer, texts, target.model.max_position_embeddings)
-    if form == "dense":
+    merging = form == "dense" or bool(adapters(target))
+    if merging:
         target = merge(source, form, tokens, backend)
     kept = dtype or source.config.train.param_dtype
 
     def arrays() -> NamedArrays:
-        merging = form == "dense"
-        return cast(merged(source.config, source.parameters()) if merging else source.parameters(), kept)
+        held = source.parameters()
+        return cast(merged(source.config, target, held) if merging else held, kept)
 
-    readers, missing = installed_readers(READERS)
-    with atomic_dir(path, replace=overwrite) as partial:
-        write(partial, source, target, arrays(), kept, part_bytes, license)
-        ours = own_scores(target, arrays(), tokens, backend) if readers else np.empty(0)
-        agreements = [check_with(*each, partial, tokens, ours, tokenizer, texts) for each in readers.items()]
-        size = sum(file.stat().st_size for file in partial.iterdir())
-    return Export(path, is_plain(target), kept, size, agreements, missing)
+    readers, missing = installed_readers(QUANTIZED_READERS if quantization else READERS)
+    with atomic_dir(path, replace=overwrite) as folder:
+        write(folder, source, target, arrays(), kept, part_bytes, license)
+        quantized, own = None, arrays
+        if quantization:
+            config, stored = quantize(folder, quantization)
+            own = partial(dequantized, target, stored, quantization)
+            quantized = described(stored, quantization)
+            if measure:
+                quantized = replace(quantized, before=measure(target, arrays()), after=measure(target, own()))
+            _rewrite(folder, config, stored, part_bytes)
+            (folder / _CARD).write_bytes(card(source, target, kept, license, quantized).encode())
+        ours = own_scores(target, own(), tokens, backend) if readers else np.empty(0)
+        agreements = [check_with(*each, folder, tokens, ours, tokenizer, texts) for each in readers.items()]
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return Export(path, is_plain(target), kept, size, agreements, missing, quantized=quantized)
 
 
 def write(
@@ -135,6 +171,14 @@ def write(
     for name, content in files.items():
         (folder / name).write_bytes(content)
     _name_parts(folder, write_tensors(folder, "model", renamed(target, arrays), part_bytes))
+
+
+def _rewrite(folder: Path, config: dict[str, Any], arrays: Mapping[str, np.ndarray], part_bytes: int) -> None:
+    """Replace an export's configuration and weights."""
+    for file in (*folder.glob("model*.safetensors"), *folder.glob(f"{_WEIGHTS}.index.json")):
+        file.unlink()
+    (folder / CONFIG).write_bytes(_json(config))
+    _name_parts(folder, write_tensors(folder, "model", arrays.items(), part_bytes))
 
 
 def _name_parts(folder: Path, names: Iterable[str]) -> None:

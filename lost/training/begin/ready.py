@@ -197,10 +197,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         for each, settings in config.tracking.items():
             TRACKERS[each](folder, config, settings)  # are they right, and is its library there
     room = module.capacity(device)
-    resumed = None if asked.fresh else folder
-    if source and branches:
-        resumed = source.path.parents[1]
-    before = _before(resumed, workers)
+    before = source.config.train if source and branches else _before(None if asked.fresh else folder, workers)
     if not before and not source:
         check_trains(config)
     room_of_all = min(map(int, workers.all_gather(str(room))))  # by all, whatever their configuration says

@@ -4,10 +4,9 @@ Weights, moments and the place in the data come along, so that with the schedule
 other data (continual pre-training) weights and moments do: data, steps and schedule begin anew.
 """
 
-import re
 from pathlib import Path
 
-from lost.checkpoint import checkpoint_path, checkpoints, open_checkpoint
+from lost.checkpoint import checkpoint_named, open_checkpoint, run_and_step
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError
@@ -18,35 +17,27 @@ from lost.training.run_dir import MUTABLE_KEYS, differences
 _FREE = ("tracking.", "schedule.", "optimizer.", "teacher.")  # beside what may change in any run; rates are set anew
 
 
-def run_and_step(named: Path) -> tuple[Path, int | None]:
-    """Return the run, or the checkpoint, and the step that RUN[@STEP] names; None: the newest."""
-    parts = re.fullmatch(r"(.+)@([0-9]{1,15})", str(named))
-    return (Path(parts[1]), int(parts[2])) if parts and not named.exists() else (named, None)
-
-
 def open_branch(named: Path) -> Source:
     """Open the checkpoint that RUN[@STEP] names.
 
     Raises:
-        CheckpointError: there is none at this step, none that is intact, or one without moments.
+        CheckpointError: there is none at this step, none that is intact, one of another step, or one without moments.
     """
-    path, step = run_and_step(named)
-    if not path.exists():
-        raise CheckpointError(f"--branch-from {named}: {path} doesn't exist; expected a run, or a checkpoint; name one")
-    if step is not None:
-        held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / "checkpoints")}
-        if held and step not in held:
-            nearest = sorted(sorted(held, key=lambda other: abs(other - step))[:2])
-            raise CheckpointError(
-                f"--branch-from {named}: {path} has no checkpoint of step {step}; expected one that was kept "
-                f"(train.keep_every keeps more); nearest: {' and '.join(f'{path}@{each}' for each in nearest)}"
-            )
-        path = checkpoint_path(path / "checkpoints", step) if held else path
+    try:
+        path = checkpoint_named(named)
+    except CheckpointError as error:
+        raise CheckpointError(f"--branch-from {error}") from None
     source = open_source(path)
     if source.progress is None or not open_checkpoint(source.path).resumable:
         raise CheckpointError(
             f"--branch-from {named}: it holds weights, and no optimizer state; expected a checkpoint as training "
             "writes it; name one, or begin with the weights alone with --init-from"
+        )
+    step = run_and_step(named)[1]
+    if step not in (None, source.progress.step):
+        raise CheckpointError(
+            f"--branch-from {named}: {source.path} is the checkpoint of step {source.progress.step}; expected its run, "
+            f"which may have others; name that, or leave @{step} out"
         )
     return source
 

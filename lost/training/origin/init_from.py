@@ -5,37 +5,35 @@ They become the run's first checkpoint, of step 0 or, with all that a run goes o
 From there on it is a run like any other: it resumes without the source of the weights, and every worker reads its part.
 """
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, set_latest
+from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, run_and_step, set_latest
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
 from lost.interop.hub.download import as_typed, cached
 from lost.interop.layout import SEQ_LEN
-from lost.interop.rewrite import cast
+from lost.interop.rewrite import as_stored
 from lost.interop.source import Source, open_source
 from lost.interop.to_hf.description import model_config
+from lost.model.adapted import adapters, base_config
 from lost.model.load import load_config
-from lost.model.parameters import index_limits, parameter_table, shapes_of
-from lost.storage.arrays import NamedArrays, check_arrays
+from lost.model.parameters import index_limits, parameter_table, projections, shapes_of
+from lost.reshape.adapters import InputMoments, adapting
+from lost.storage.arrays import Digest, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
-from lost.training.origin.branch import keeps_place, open_branch, run_and_step
+from lost.training.origin.branch import keeps_place, open_branch
 from lost.training.run_dir import CONFIG, config_file, differences
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
 _FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
 _FREE = {
     *(f"model.{key}" for key in _FREE_OF_MODEL),
-    *(f"projection.{key}" for key in ("init_std", "start", "select", "values")),
+    *(f"projection.{key}" for key in ("init_std", "start", "select", "values", "train_rest")),
 }
 _OPTION = {False: "--init-from", True: "--branch-from"}  # by whether it branches
 
@@ -97,6 +95,8 @@ def check_fit(source: Source, config: Config) -> None:
     Raises:
         ConfigError: its model is another one; the message names every difference.
     """
+    _check_adapts(source, config)
+    config = _held_by(source, config)
     changes = differences(source.config, config)
     others = [
         text for key, text in changes.items() if key.partition(".")[0] in ("model", "projection") and key not in _FREE
@@ -108,6 +108,31 @@ def check_fit(source: Source, config: Config) -> None:
         )
 
 
+def _held_by(source: Source, config: Config) -> Config:
+    """Return the configuration of the weights that a run begins with: where it adapts, of what it adapts."""
+    return config if adapters(source.config) else base_config(config)
+
+
+def _check_adapts(source: Source, config: Config) -> None:
+    """Refuse other adapters than the weights' own, if they have any, and adapters of layers that aren't dense."""
+    own, wanted = ([(each.name, each.settings) for each in adapters(of)] for of in (source.config, config))
+    where = as_typed(source.path)
+    if own and own != wanted:
+        raise ConfigError(
+            f"the weights of {where} are adapted already ({own[0][1].kind}, rank {own[0][1].rank}), and this run has "
+            "other layers; expected the same, to train them further; leave projection out of the configuration, or "
+            f"merge them with `lost convert {where} MERGED --to dense`, and begin with --init-from MERGED"
+        )
+    kinds = {each.name: each.settings.kind for each in projections(source.config)}
+    for name, settings in [] if own else wanted:
+        if (kind := kinds.get(name, "dense")) != "dense":
+            raise ConfigError(
+                f"projection.kind = {settings.kind}: {name} of {where} is stored as {kind}; expected a dense weight to "
+                f"adapt; merge layers without activation with `lost convert {where} MERGED --to dense` and begin with "
+                "--init-from MERGED, or adapt dense layers alone, by their names in projection.overrides"
+            )
+
+
 def _same_model(held: Config, wanted: Config) -> bool:
     """Whether two configurations, which may spell it differently, are of one model, but for what is free."""
     free = {key: getattr(wanted.model, key) for key in _FREE_OF_MODEL}
@@ -117,7 +142,13 @@ def _same_model(held: Config, wanted: Config) -> bool:
 
 
 def begin_with(
-    source: Source, config: Config, folder: Path, dataset: Dataset, branches: bool, teacher: str | None = None
+    source: Source,
+    config: Config,
+    folder: Path,
+    dataset: Dataset,
+    branches: bool,
+    input_moments: InputMoments,
+    teacher: str | None = None,
 ) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
 
@@ -127,6 +158,7 @@ def begin_with(
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
+        input_moments: of the layers of the source's model, for adapters that begin by them.
         teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
@@ -136,12 +168,12 @@ def begin_with(
     before = source.progress
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
     path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
-    table = parameter_table(config)
-    digest = _Digest()
-    arrays = cast(
-        digest.passing(check_arrays(source.parameters(), shapes_of(table), index_limits(table))),
-        config.train.param_dtype,
-    )
+    held = parameter_table(_held_by(source, config))
+    digest = Digest()
+    arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
+    if not adapters(source.config):
+        arrays = adapting(config, arrays, input_moments)
+    arrays = as_stored(arrays, parameter_table(config))
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)
         if branches:
@@ -164,22 +196,3 @@ def begin_with(
     with storage(path):
         set_latest(path)
     return open_checkpoint(path)
-
-
-class _Digest:
-    """SHA-256 of a stream of arrays: names, types, shapes and bytes."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def passing(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the arrays unchanged."""
-        for name, array in arrays:
-            self._hash.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-            self._hash.update(array.tobytes())
-            yield name, array
-
-    @property
-    def hexadecimal(self) -> str:
-        """The digest of all arrays so far."""
-        return self._hash.hexdigest()

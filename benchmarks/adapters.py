@@ -1,0 +1,116 @@
+"""Adapters beside training all weights: validation loss after 100 steps on prompts and completions, three seeds.
+
+usage: python benchmarks/adapters.py DATA SPEECHES OUT > benchmarks/results/adapters.md
+
+DATA is a prepared set, on which a small dense model is trained first; SPEECHES a play as text, speeches between empty
+lines, of which each is to be learned as the answer to the one before. OUT holds runs; the same command goes on with it.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lost.checkpoint import find_checkpoint
+from lost.planning.budget import budget
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+from lost.utils.machine import processor_name
+
+STEPS, RANK, SEEDS = 100, 8, (0, 1, 2)
+BASE = {
+    "model": {
+        **{"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"vocab_size": 5632, "max_position_embeddings": 256},
+    },
+    "projection": {"kind": "dense", "init_std": "fan_in"},
+    "data": {"seq_len": 128},
+    "train": {"batch_size": 8, "log_every": 100, "eval_every": 0, "save_every": 200, "keep_last": 1},
+    "optimizer": {"name": "muon", "lr": 3e-3, "weight_decay": 0.01},
+    "schedule": {"name": "cosine", "steps": 1000, "warmup_steps": 50},
+}
+TUNE = {
+    "data": {"seq_len": 128},
+    "train": {"batch_size": 8, "log_every": 50, "eval_every": 0, "save_every": 0},
+    "optimizer": {"name": "adamw"},
+    "schedule": {"name": "cosine", "steps": STEPS, "warmup_steps": 10},
+}
+RATES = {
+    "lora": (2e-3, 5e-3, 1e-2, 2e-2),
+    "pissa": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
+    "eva": (5e-3, 1e-2, 2e-2),
+    "dense": (1e-3, 2e-3, 5e-3),
+}
+
+
+def lost(*words: object) -> Any:
+    """Run a command of ours with one thread, and return its answer."""
+    command = [sys.executable, "-m", "lost", *map(str, words), "--json"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def examples(speeches: Path, out: Path) -> Path:
+    """Write each speech as the completion of the one before."""
+    text = [each.strip() for each in speeches.read_text(encoding="utf-8").split("\n\n") if each.strip()]
+    pairs = ({"prompt": f"{one}\n\n", "completion": two} for one, two in pairwise(text))
+    out.write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    return out
+
+
+def tuned(out: Path, kind: str, rate: float, seed: int) -> float:
+    """Return the validation loss of a run, trained if it isn't there yet."""
+    sets = {"projection.kind": kind, "projection.rank": RANK, "optimizer.lr": rate, "train.seed": seed}
+    words = [f"--set={key}={value}" for key, value in sets.items()]
+    run = out / f"{kind}-{rate:g}-{seed}"
+    where = ("--init-from", out / "base", "--data", out / "examples", "--out", run)
+    if not (run / "checkpoints" / f"step-{STEPS:08d}").exists():
+        lost("train", out / "tune.yaml", *where, *words, "--threads", 1, "--backend", "torch")
+    return next(float(row["validation_loss"]) for row in read_rows(run / METRICS) if "validation_loss" in row)
+
+
+def main() -> None:
+    """Train what isn't there, and print the table."""
+    data, speeches, out = map(Path, sys.argv[1:4])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, config in (("base", BASE), ("tune", TUNE)):
+        (out / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    lost("train", out / "base.yaml", "--data", data, "--out", out / "base", "--threads", 1, "--backend", "torch")
+    if not (out / "examples").exists():
+        file = examples(speeches, out / "examples.jsonl")
+        held = ("--valid-fraction", 0.05, "--out", out / "examples")
+        lost("prepare", file, "--examples", "--tokenizer", out / "base", *held)
+    before = lost("eval", out / "base", "--data", out / "examples", "--threads", 1, "--backend", "torch")
+    print(
+        f"`python benchmarks/adapters.py DATA SPEECHES OUT`, {processor_name()}, one thread; Python "
+        f"{platform.python_version()}, torch {torch.__version__}\n"
+    )
+    size = budget(find_checkpoint(out / "base")[0].config).parameters
+    print(
+        f"A dense model of {size:,} parameters, trained on 1.02M tokens of DATA; then 100 steps of 8 x 128 tokens of "
+        f"speeches, AdamW, adapters of rank {RANK} with alpha 16. Validation loss in nats a target: "
+        f"{before['loss']:.4f} before. All rates with one seed, then the best one's mean and deviation of seeds "
+        f"{', '.join(map(str, SEEDS))}.\n"
+    )
+    print("| kind | trained | by rate | best rate | mean | deviation |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for kind, rates in RATES.items():
+        found = {rate: tuned(out, kind, rate, SEEDS[0]) for rate in rates}
+        best = min(found, key=lambda rate: found[rate])
+        losses = [found[best], *(tuned(out, kind, best, seed) for seed in SEEDS[1:])]
+        config = find_checkpoint(out / f"{kind}-{best:g}-0")[0].config
+        shown = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in found.items())
+        print(
+            f"| {kind} | {budget(config).trained:,} | {shown} | {best:g} | {statistics.mean(losses):.4f} | "
+            f"{statistics.stdev(losses):.4f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

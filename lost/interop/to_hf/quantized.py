@@ -1,0 +1,138 @@
+"""Exports with matrices in few bits: mlx-lm quantises, and what its numbers mean is computed here, in numpy.
+
+    entry = scale * number + bias
+
+Each row is in groups with a scale and a bias; a word holds 32 / bits numbers, the first in its lowest bits.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lost.config import Config
+from lost.errors import UserError
+from lost.interop.layout import exported_name, is_plain
+from lost.interop.to_hf.check import READERS
+from lost.model.parameters import parameter_table
+from lost.utils.extras import need
+
+if TYPE_CHECKING:
+    from lost.evaluation.perplexity import Evaluation
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How matrices are to be quantised.
+
+    Attributes:
+        bits: of an entry.
+        group_size: entries of a row with one scale and one bias.
+    """
+
+    bits: Literal[4, 8]
+    group_size: Literal[32, 64, 128] = 64
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was quantised.
+
+    Attributes:
+        how: as it was asked for.
+        matrices: how many are quantised.
+        kept: names of those that aren't: a group doesn't divide their rows.
+        bits_per_weight: stored bits over entries, of all floating-point arrays.
+        before: evaluation of the model on a text; None: there was none.
+        after: the same of the quantised one.
+    """
+
+    how: Quantization
+    matrices: int
+    kept: list[str]
+    bits_per_weight: float
+    before: "Evaluation | None" = None
+    after: "Evaluation | None" = None
+
+
+def check_quantizer() -> Any:
+    """Return what quantises.
+
+    Raises:
+        MissingPackageError: mlx-lm isn't installed, or doesn't work here.
+    """
+    for package in ("mlx.core", "mlx_lm"):
+        need(package, "mlx", "--bits")
+    return need(READERS["mlx-lm"], "mlx", "--bits")
+
+
+def quantize(folder: Path, how: Quantization) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return config.json and arrays of an exported folder, its matrices quantised.
+
+    Raises:
+        MissingPackageError: as `check_quantizer`.
+    """
+    described, arrays = check_quantizer().quantize(folder, how.bits, how.group_size)
+    return described, arrays
+
+
+def dequantized(
+    config: Config, arrays: Mapping[str, np.ndarray], how: Quantization
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a model's parameters under our names, float32 where they were quantised.
+
+    Args:
+        config: of the model.
+        arrays: of its quantised export, by the export's names.
+        how: they are quantised.
+    """
+    plain = is_plain(config)
+    for name in parameter_table(config):
+        stored = exported_name(config.model, plain, name)
+        stem = stored.removesuffix(".weight")
+        if f"{stem}.scales" in arrays:
+            words, scales, biases = (arrays[f"{stem}.{each}"] for each in ("weight", "scales", "biases"))
+            yield name, unpacked(words, scales, biases, how.bits)
+        else:
+            yield name, arrays[stored]
+
+
+def unpacked(words: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
+    """Return the matrix (out x in), float32, of words (out x in bits / 32) uint32, scales and biases (out x groups)."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    numbers = (words[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    grouped = numbers.reshape(*scales.shape, -1).astype(np.float32)
+    whole = scales[..., None].astype(np.float32) * grouped + biases[..., None].astype(np.float32)
+    return whole.reshape(len(words), -1)
+
+
+def described(arrays: Mapping[str, np.ndarray], how: Quantization) -> Quantized:
+    """Return what was quantised.
+
+    Args:
+        arrays: of the quantised export, by its names.
+        how: it was asked for.
+
+    Raises:
+        UserError: nothing was.
+    """
+    stems = {name.removesuffix(".scales") for name in arrays if name.endswith(".scales")}
+    matrices = {name.removesuffix(".weight") for name, each in arrays.items() if _is_matrix(name, each)}
+    if not stems:
+        raise UserError(
+            f"--group-size {how.group_size}: it divides the rows of no matrix, so nothing would be quantised; expected "
+            "one that does; try 32, or export without --bits"
+        )
+    floats = {name: each for name, each in arrays.items() if each.dtype != np.int32}
+    entries = sum(
+        0 if name.endswith((".scales", ".biases")) else each.size * (32 // how.bits if each.dtype == np.uint32 else 1)
+        for name, each in floats.items()
+    )
+    stored = sum(each.nbytes for each in floats.values())
+    return Quantized(how, len(stems), sorted(matrices - stems), 8 * stored / entries)
+
+
+def _is_matrix(name: str, array: np.ndarray) -> bool:
+    return name.endswith(".weight") and array.ndim > 1

@@ -1,0 +1,209 @@
+"""Export of adapters alone: a folder that PEFT opens on the base model, compared with our engine before it is kept."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lost.checkpoint import Checkpoint, Origin
+from lost.config import Config, DType
+from lost.errors import CheckpointError, ConfigError
+from lost.interop.layout import is_plain
+from lost.interop.rewrite import cast
+from lost.interop.source import Source, is_folder_of_another, open_source
+from lost.interop.to_hf.check import compare, own_scores, probe
+from lost.interop.to_hf.folder import check_free
+from lost.interop.to_hf.samples import validation_texts
+from lost.method.decompose import leading_pair
+from lost.model.adapted import adapters, base_config
+from lost.projections.adapters import Adapter
+from lost.storage.files import atomic_dir
+from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
+from lost.storage.tensors import read_tensors, write_tensors
+from lost.tokenizer.comparison import AWKWARD
+from lost.utils.parsing import parse_object
+
+DESCRIPTION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ONE_FILE = 1 << 62  # bytes
+Pair = tuple[np.ndarray, np.ndarray, float]
+"""down (r x in), up (out x r), and alpha, of which up down is multiplied by alpha / r."""
+
+
+@dataclass(frozen=True)
+class AdapterExport:
+    """What was exported.
+
+    Attributes:
+        path: the folder.
+        dtype: of the factors.
+        bytes: of all files.
+        difference: the largest between log-probabilities of the base with the adapter, and ours.
+        base: the folder of the base model that PEFT is to open; None: it isn't one that transformers opens.
+        origin: the base model as the run began with it; None: it isn't known any more.
+    """
+
+    path: Path
+    dtype: str
+    bytes: int
+    difference: float
+    base: Path | None
+    origin: Path | None
+
+
+def export(
+    source: Checkpoint, path: Path, dtype: DType | None = None, overwrite: bool = False, backend: str = "auto"
+) -> AdapterExport:
+    """Write the adapters of a checkpoint.
+
+    Args:
+        source: a verified checkpoint.
+        path: a folder that doesn't exist yet.
+        dtype: of the factors; None: unchanged.
+        overwrite: replace an earlier export of this kind.
+        backend: computes the log-probabilities to compare with.
+
+    Raises:
+        CheckpointError: something is at `path`, or the base model isn't where it was, and is needed.
+        ConfigError: the run has no adapters, or trained more than them; or PEFT has no such model.
+        ExportError: the base model with what was written isn't the run's.
+        StorageError: the disk refused.
+    """
+    check_free(path, overwrite, _is_ours)
+    config, kept = source.config, dtype or source.config.train.param_dtype
+    _check(config)
+    base = _base(source.progress.origin)
+    weights, pairs = _layers(source, base)
+    tokenizer = source.tokenizer()
+    texts = [*AWKWARD, *validation_texts(config, tokenizer)]
+    tokens = probe(tokenizer, texts, config.model.max_position_embeddings)
+    folder = base.path if base and is_folder_of_another(base.path) else None
+    with atomic_dir(path, replace=overwrite) as partial:
+        write_new(partial / DESCRIPTION, (json.dumps(_description(pairs, folder), indent=2) + "\n").encode())
+        (written,) = write_tensors(partial, "adapter_model", cast(_renamed(pairs), kept), _ONE_FILE)
+        (partial / written).rename(partial / WEIGHTS)
+        factors = dict(read_tensors([partial / WEIGHTS]))
+        difference = compare(
+            own_scores(config, source.parameters(), tokens, backend),
+            own_scores(base_config(config), _applied(source, weights, pairs, factors), tokens, backend),
+            "the base model's, with the adapter,",
+        )
+        size = sum(each.stat().st_size for each in partial.iterdir())
+    return AdapterExport(path, kept, size, difference, folder, base.path if base else None)
+
+
+def _check(config: Config) -> None:
+    """Refuse what isn't an adapter of a model that PEFT opens."""
+    if not adapters(config):
+        raise ConfigError(
+            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora, pissa or "
+            "eva; use --to hf or dense, which export the whole model"
+        )
+    if config.projection.train_rest:
+        raise ConfigError(
+            "--to peft: more than the adapters was trained (projection.train_rest = true); expected false; use --to hf "
+            "or dense, which export the whole model"
+        )
+    if not is_plain(base_config(config)):
+        raise ConfigError(
+            "--to peft: PEFT names the layers of a plain Llama or Qwen3, and the base model has others; expected "
+            "adapters of such a one; use --to hf, which merges them"
+        )
+
+
+def _base(origin: Origin | None) -> Source | None:
+    """Return the model that a run adapts, past runs that trained the same adapters; None: it isn't there any more."""
+    while origin:
+        try:
+            found = open_source(Path(origin.path))
+        except CheckpointError:
+            return None
+        if not adapters(found.config):
+            return found
+        origin = found.progress.origin if found.progress else None
+    return None
+
+
+def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarray], dict[str, Pair]]:
+    """Return the base model's weight of each layer, and the pair beside it."""
+    layers = {each.name: each for each in adapters(source.config)}
+    moved = {name for name, each in layers.items() if not each.keeps_base}
+    if moved and base is None:
+        raise CheckpointError(
+            f"--to peft: {min(moved)} has left its base weight (pissa), and the base model isn't where the run began "
+            "with it; expected it there; put it back, or use --to dense, which needs no base"
+        )
+    held: dict[str, dict[str, np.ndarray]] = {name: {} for name in layers}
+    for name, array in source.parameters():
+        owner, _, suffix = name.rpartition(".")
+        if owner in layers:
+            held[owner][suffix] = array.astype(np.float64)
+    weights = {name: values["weight"] for name, values in held.items()}
+    for name, array in base.parameters() if base and moved else ():
+        if name.endswith(".weight") and (owner := name.removesuffix(".weight")) in moved:
+            weights[owner] = array.astype(np.float64)
+    return weights, {name: _pair(each, held[name], weights[name]) for name, each in layers.items()}
+
+
+def _pair(layer: Adapter, values: Mapping[str, np.ndarray], base: np.ndarray) -> Pair:
+    """Return the pair itself; or where the weight was moved, that of the change: a pair was taken away, one added."""
+    if layer.keeps_base:
+        return values["down"], values["up"], layer.settings.alpha
+    rank = min(2 * layer.settings.rank, layer.in_features, layer.out_features)
+    return *leading_pair(layer.merged(values) - base, rank), float(rank)
+
+
+def _description(pairs: Mapping[str, Pair], base: Path | None) -> dict[str, Any]:
+    """Return the content of adapter_config.json."""
+    ranks = {name: len(down) for name, (down, _, _) in pairs.items()}
+    alphas = {name: alpha for name, (_, _, alpha) in pairs.items()}
+    rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base) if base else None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "target_modules": list(pairs),
+        "rank_pattern": {name: each for name, each in ranks.items() if each != rank},
+        "alpha_pattern": {name: each for name, each in alphas.items() if each != alpha},
+    }
+
+
+def _renamed(pairs: Mapping[str, Pair]) -> Iterator[tuple[str, np.ndarray]]:
+    for name, (down, up, _) in pairs.items():
+        yield _name(name, "A"), np.ascontiguousarray(down)
+        yield _name(name, "B"), np.ascontiguousarray(up)
+
+
+def _name(layer: str, factor: str) -> str:
+    return f"base_model.model.{layer}.lora_{factor}.weight"
+
+
+def _applied(
+    source: Checkpoint,
+    weights: Mapping[str, np.ndarray],
+    pairs: Mapping[str, Pair],
+    factors: Mapping[str, np.ndarray],
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the base model's parameters, to which is added what was written."""
+    for name, array in source.parameters():
+        owner, _, suffix = name.rpartition(".")
+        if owner not in pairs or suffix == "bias":
+            yield name, array
+        elif suffix == "weight":
+            down, up = (factors[_name(owner, factor)].astype(np.float64) for factor in "AB")
+            yield name, (weights[owner] + pairs[owner][2] / len(down) * (up @ down)).astype(np.float32)
+
+
+def _is_ours(path: Path) -> bool:
+    described = "peft_type" in parse_object(read_bytes(path / DESCRIPTION, DOCUMENT_BYTES))
+    return described and {each.name for each in path.iterdir()} <= {DESCRIPTION, WEIGHTS}

@@ -1,0 +1,27 @@
+"""Which layers of a model adapt another one, and the configuration of that one."""
+
+from typing import Any
+
+from lost.config import Config
+from lost.model.parameters import Architecture, layer_projections
+from lost.projections import KINDS
+from lost.projections.adapters import Adapter
+
+
+def adapters(config: Architecture) -> list[Adapter]:
+    """Return the projections that adapt a dense weight."""
+    layers = range(config.model.num_hidden_layers)
+    return [each for layer in layers for each in layer_projections(config, layer) if isinstance(each, Adapter)]
+
+
+def base_config(config: Config) -> Config:
+    """Return the configuration of the model that is adapted: a dense layer in each adapter's place."""
+
+    def dense(settings: dict[str, Any]) -> dict[str, Any]:
+        kind = settings.get("kind")
+        return {**settings, "kind": "dense"} if kind and issubclass(KINDS[kind], Adapter) else settings
+
+    own = config.projection
+    overrides = {pattern: dense(settings) for pattern, settings in own.overrides.items()}
+    changed = dense({"kind": own.kind})
+    return config.replace("projection", **changed, overrides=overrides).replace("train", frozen_dtype=None)

@@ -1,0 +1,112 @@
+"""Adapters: a dense weight that stays as it is, and a low-rank pair beside it that is trained.
+
+    y = W x + alpha / rank up down x
+
+They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from lost.method.decompose import leading_pair
+from lost.method.eigen import leading_eigenvectors
+from lost.projections.base import Array, Projection, Tensor
+from lost.projections.lowrank import check_rank
+from lost.utils.randomness import generator
+
+
+class Adapter(Projection):
+    """`weight` (out x in), frozen; `down` (rank x in) and `up` (out x rank).
+
+    Attributes:
+        keeps_base: whether `weight` is the dense model's own.
+        reads_inputs: whether the pair begins by what the layer reads.
+    """
+
+    keeps_base: ClassVar[bool] = True
+    reads_inputs: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_rank(self)
+
+    @property
+    def scale(self) -> float:
+        """Weight of the low-rank pair."""
+        return self.settings.alpha / self.settings.rank
+
+    @abstractmethod
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return the tensors, without the bias, that compute what a dense weight does, all float64.
+
+        Args:
+            weight: (out x in).
+            seed: the run's.
+            moment: the mean of x x^T over the layer's inputs, (in x in), where the kind reads them.
+        """
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The weight and the pair."""
+        rank = self.settings.rank
+        return {
+            "weight": Tensor((self.out_features, self.in_features), frozen=True),
+            "down": Tensor((rank, self.in_features)),
+            "up": Tensor((self.out_features, rank)),
+        }
+
+    def _initial(self, seed: int, std: float) -> dict[str, Array]:
+        """Adapt the weight that `dense` would start from: for tests and timings; runs adapt a model's."""
+        return self.adapting(self.dense_weight(seed, std), seed)
+
+    def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
+        """Return W x + alpha / rank up down x."""
+        return x @ values["weight"].T + self.scale * (x @ values["down"].T) @ values["up"].T
+
+    def merged(self, values: Mapping[str, Array]) -> Array:
+        """Return W + alpha / rank up down."""
+        whole: Array = values["weight"] + self.scale * (values["up"] @ values["down"])
+        return whole
+
+    def saved_per_token(self) -> int:
+        """The bottleneck."""
+        return self.settings.rank
+
+    def narrow_per_token(self) -> int:
+        """W x, and the bottleneck."""
+        return self.out_features + self.settings.rank
+
+
+class Lora(Adapter):
+    """LoRA (Hu et al., arXiv 2106.09685): `up` starts at zero, `down` uniform within 1/sqrt(in), as in PEFT."""
+
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return the weight itself beside a pair whose product is zero."""
+        bound, shape = self.in_features**-0.5, (self.settings.rank, self.in_features)
+        down = generator(seed, f"{self.name}.down").uniform(-bound, bound, shape)
+        return {"weight": weight, "down": down, "up": np.zeros((self.out_features, self.settings.rank))}
+
+
+class Pissa(Adapter):
+    """PiSSA (Meng et al., arXiv 2404.02948): the leading singular triplets are trained, `weight` is what they leave."""
+
+    keeps_base = False
+
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return the triplets, divided evenly between both factors, and the rest."""
+        down, up = (factor / self.scale**0.5 for factor in leading_pair(weight, self.settings.rank))
+        return {"weight": weight - self.scale * (up @ down), "down": down, "up": up}
+
+
+class Eva(Lora):
+    """EVA (Paischer et al., arXiv 2410.07170), one rank for all: `down` starts as the inputs' leading directions."""
+
+    reads_inputs = True
+
+    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+        """Return LoRA's, with the leading eigenvectors of the inputs' second moment as `down`."""
+        values = super().adapting(weight, seed)
+        if moment is None:  # nothing is read yet, in tests and timings
+            return values
+        return values | {"down": leading_eigenvectors(np.ascontiguousarray(moment), self.settings.rank).T}

@@ -1,0 +1,43 @@
+"""What the layers of a model read of a run's own data, where adapters begin by it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+
+from lost.config import Config
+from lost.data.dataset import Dataset
+from lost.data.mixture import training_stream
+from lost.engine import Engine, backend_module, inference_config
+from lost.interop.source import Source
+from lost.model.adapted import base_config
+
+_TOKENS = 1 << 14  # of the training text, from its first sample on
+
+
+def input_moments(
+    source: Source, config: Config, dataset: Dataset, backend: str, device: str
+) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
+    """Return what maps names of projections to the second moments of their inputs, (in, in) float64, by a pass a call.
+
+    Args:
+        source: of the weights of the model that is adapted; it is loaded when it is needed.
+        config: of the run that adapts it.
+        dataset: what the run is trained on.
+        backend: computes them.
+        device: as the backend names it.
+    """
+    length, size, module = config.data.seq_len, config.train.micro_batch, backend_module(backend)
+
+    @cache
+    def engine() -> Engine:
+        made = module.create(inference_config(base_config(config)), device)
+        made.load(source.parameters())
+        return made
+
+    def measure(names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        stream, count = training_stream(dataset, length, config.train.seed), -(-_TOKENS // length)
+        batches = (stream.batch(first, min(size, count - first)) for first in range(0, count, size))
+        return module.input_moments(engine(), batches, names)
+
+    return measure

@@ -1,0 +1,328 @@
+"""Adapters by the commands a user types: a dense model is adapted, moved, merged, and taken out for PEFT."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import torchrun
+
+from lost.checkpoint import Checkpoint, open_checkpoint
+from lost.data.dataset import Dataset
+from lost.data.mixture import training_stream
+from lost.engine import BACKENDS, create_engine
+from lost.model.load import dump, load_config
+from lost.model.parameters import parameter_table
+from lost.tracking import Tracker
+from lost.training.trainer import train
+
+KINDS = ("lora", "pissa")
+TOKENS = np.random.default_rng(0).integers(0, 320, (2, 12)).astype(np.int32)
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> dict[str, Path]:
+    """Runs of two steps: a dense one, one whose head is its embedding and that has norms and biases, two with LOST."""
+    folder, runs = tmp_path_factory.mktemp("bases"), {}
+    (folder / "tiny.yaml").write_text(tiny_text)
+    richer = ["model.use_qk_norm=true", "model.attention_bias=qkv", "model.tie_word_embeddings=true"]
+    for name, sets in {
+        "dense": ["projection.kind=dense"],
+        "rich": ["projection.kind=dense", "model.num_key_value_heads=2", *richer],
+        "lost": ["projection.kind=lost"],
+        "mixed": ["projection.kind=dense", "projection.overrides={'*.mlp.*': {kind: lost, rank: 8}}"],
+    }.items():
+        words = [*sets, "schedule.steps=2", "train.log_every=0", f"data.path={prepared.path}", "model.vocab_size=320"]
+        config = load_config(folder / "tiny.yaml", words)
+        runs[name] = folder / name
+        runs[name].mkdir()
+        (runs[name] / "config.yaml").write_text(dump(config))
+        train(config, runs[name], prepared, create_engine(config, "torch", "cpu"), Tracker())
+    return runs
+
+
+@pytest.fixture
+def adapt(lost: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path) -> Callable[..., Path]:
+    """Begin or go on with an adaptation; returns its folder."""
+
+    def call(kind: str, out: str, stop: int, *sets: str, base: str = "dense", backend: str = "torch") -> Path:
+        words = (f"projection.kind={kind}", f"projection.rank={RANK}", "schedule.steps=9", f"train.stop_after={stop}")
+        given = [
+            word for each in (*words, "train.save_every=1", "train.keep_last=9", *sets) for word in ("--set", each)
+        ]
+        answer = lost("train", "--init-from", bases[base], "--data", prepared.path, "--out", tmp_path / out,
+                      "--backend", backend, "--device", "cpu", *given)  # fmt: skip
+        assert answer.code == 0, answer.err
+        return tmp_path / out
+
+    return call
+
+
+def at(run: Path, step: int) -> Checkpoint:
+    return open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+
+
+def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
+    return {name: each.tobytes() for name, each in (*checkpoint.parameters(), *checkpoint.moments())}
+
+
+def scores(checkpoint: Checkpoint, backend: str, logits: Callable) -> np.ndarray:
+    engine = create_engine(checkpoint.config, backend, "cpu")
+    engine.load(checkpoint.parameters())
+    return logits(engine, TOKENS)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_begins_as_the_base_and_moves_the_pairs_alone(
+    adapt: Callable, bases: dict[str, Path], logits: Callable, kind: str, backend: str
+) -> None:
+    run = adapt(kind, "run", 2, base="rich", backend=backend)
+    was, begun, moved = scores(at(bases["rich"], 2), backend, logits), at(run, 0), at(run, 2)
+    found = scores(begun, backend, logits)
+    assert np.array_equal(found, was) if kind == "lora" else np.allclose(found, was, atol=1e-5)
+    before, after = arrays(begun), arrays(moved)
+    pairs = {name for name in before if name.endswith((".down", ".up"))}
+    assert len(pairs) == 2 * 7 * 2
+    assert {name for name in before if after[name] != before[name]} == pairs
+    assert after.keys() - before.keys() == {
+        f"{name}.{moment}" for name in pairs for moment in ("exp_avg", "exp_avg_sq")
+    }
+    source = arrays(at(bases["rich"], 2))
+    assert not any(row.decays for name, row in parameter_table(begun.config).items() if name not in pairs)
+    kept = [name for name in before if name not in pairs and (kind == "lora" or "_proj.weight" not in name)]
+    assert all(before[name] == source[name] for name in kept)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_eva_begins_where_the_inputs_vary_most(
+    adapt: Callable, bases: dict[str, Path], prepared: Dataset, logits: Callable, backend: str
+) -> None:
+    begun = at(adapt("eva", "run", 1, backend=backend), 0)
+    assert np.array_equal(scores(begun, backend, logits), scores(at(bases["dense"], 2), backend, logits))
+    values, length = dict(begun.parameters()), begun.config.data.seq_len
+    stream = training_stream(prepared, length, begun.config.train.seed)
+    x = values["model.embed_tokens.weight"][stream.batch(0, 2**14 // length).tokens[:, :-1]].astype(np.float64)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * values["model.layers.0.input_layernorm.weight"]
+    rows = x.reshape(-1, x.shape[-1])
+    energy = np.linalg.eigvalsh(rows.T @ rows)[::-1]
+    for part in ("q", "k", "v"):
+        down = values[f"model.layers.0.self_attn.{part}_proj.down"].astype(np.float64)
+        np.testing.assert_allclose(down @ down.T, np.eye(RANK), atol=1e-5)
+        np.testing.assert_allclose(((rows @ down.T) ** 2).sum(0), energy[:RANK], rtol=1e-3)
+
+
+def test_resumed_to_the_bit_and_moved_to_the_other_backend_and_back(adapt: Callable, lost: Callable) -> None:
+    straight = adapt("pissa", "straight", 4)
+    for stop in (2, 4):
+        resumed = adapt("pissa", "resumed", stop)
+    assert arrays(at(resumed, 4)) == arrays(at(straight, 4))
+    for stop, backend in ((1, "torch"), (3, "mlx"), (4, "torch")):
+        moved = adapt("pissa", "moved", stop, backend=backend)
+    own, other = (dict(at(run, 4).parameters()) for run in (straight, moved))
+    for name, array in own.items():
+        if name.endswith((".down", ".up")):
+            np.testing.assert_allclose(other[name], array, atol=1e-4)
+        else:
+            assert np.array_equal(other[name], array), name
+    assert lost("verify", moved).code == 0
+
+
+def test_all_else_may_be_trained_too_and_some_layers_left_out(adapt: Callable) -> None:
+    run = adapt("lora", "rest", 1, "projection.train_rest=true")
+    before, after = arrays(at(run, 0)), arrays(at(run, 1))
+    still = {name for name in before if after[name] == before[name]}
+    assert still == {name for name in before if name.endswith("_proj.weight")} | {
+        name
+        for name in before
+        if name.endswith(".down")  # whose gradient is a multiple of `up`, which is zero
+    }
+    run = adapt("dense", "some", 1, "projection.overrides={'*.mlp.*': {kind: lora, rank: 2, alpha: 2}}")
+    before, after = arrays(at(run, 0)), arrays(at(run, 1))
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {name for name in before if ".mlp." in name and name.endswith(".up")}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_layers_stay_as_they_are_beside_adapters(
+    adapt: Callable, lost: Callable, tmp_path: Path, backend: str
+) -> None:
+    """Whatever is recomputed, and compiled."""
+    ways = [f"train.checkpoint_activations={policy}" for policy in ("none", "narrow", "full")]
+    ways += ["train.compile=true"] if backend == "mlx" else []
+    runs = [adapt("lora", f"run-{n}", 2, way, base="mixed", backend=backend) for n, way in enumerate(ways)]
+    before, after = arrays(at(runs[0], 0)), arrays(at(runs[0], 2))
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {name for name in before if ".self_attn." in name and name.endswith((".down", ".up"))}
+    for name, array in at(runs[0], 2).parameters():
+        for run in runs[1:]:
+            np.testing.assert_allclose(dict(at(run, 2).parameters())[name], array, atol=1e-5, err_msg=name)
+    if backend == "torch":
+        answer = lost("convert", runs[0], tmp_path / "hf", "--to", "hf", "--json")
+        assert json.loads(answer.out)["checked"], answer.err
+        layers = json.loads((tmp_path / "hf" / "config.json").read_text())["projections"]
+        assert {each["kind"] for each in layers.values()} == {"dense", "lost"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frozen_weights_in_half_the_bytes(adapt: Callable, lost: Callable, backend: str) -> None:
+    for stop in (1, 2):
+        run = adapt("lora", "half", stop, "train.frozen_dtype=bfloat16", backend=backend)
+    found = {name: each.dtype.name for name, each in at(run, 2).parameters()}
+    pairs = {name for name in found if name.endswith((".down", ".up"))}
+    assert {found[name] for name in pairs} == {"float32"}
+    assert {each for name, each in found.items() if name not in pairs} == {"bfloat16"}
+    assert lost("verify", run).code == 0
+
+
+def test_counted_as_they_are(lost: Callable, tiny_yaml: Path) -> None:
+    words = ("--set", "projection.rank=4", "--set", "model.vocab_size=320", "--json")
+    dense, lora, half = (
+        json.loads(lost("plan", tiny_yaml, *(word for each in sets for word in ("--set", each)), *words).out)
+        for sets in (
+            ["projection.kind=dense"],
+            ["projection.kind=lora"],
+            ["projection.kind=lora", "train.frozen_dtype=bfloat16"],
+        )
+    )
+    pairs = 2 * 4 * (4 * (32 + 32) + 3 * (32 + 48))  # blocks, rank, both sides of seven matrices
+    assert lora["parameters"]["trained"] == pairs
+    assert lora["parameters"]["total"] == dense["parameters"]["total"] + pairs
+    assert dense["parameters"]["trained"] == dense["parameters"]["total"]
+    memory = lora["memory_bytes"]
+    assert memory["gradients"] == 4 * pairs
+    assert memory["moments"] == 8 * pairs
+    assert memory["weights"] == 4 * lora["parameters"]["total"]
+    assert half["memory_bytes"]["weights"] == 2 * dense["parameters"]["total"] + 4 * pairs
+    matrices = 2 * (4 * 32 * 32 + 3 * 32 * 48) + 320 * 32
+    assert lora["flops_per_token"] == dense["flops_per_token"] + 6 * pairs - 2 * matrices
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_for_others(adapt: Callable, lost: Callable, tmp_path: Path, kind: str) -> None:
+    """A folder that holds the base model's arrays alone, opened by other programs before it is kept."""
+    run = adapt(kind, "run", 3)
+    answer = lost("convert", run, tmp_path / "hf", "--to", "hf", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["checked"]
+    assert not json.loads(answer.out)["needs_code"]
+    own, merged = (lost("eval", each, "--data", run_data(run), "--json") for each in (run, tmp_path / "hf"))
+    assert json.loads(merged.out)["loss"] == pytest.approx(json.loads(own.out)["loss"], abs=1e-5)
+
+
+def run_data(run: Path) -> str:
+    return str(load_config(run / "config.yaml").data.path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_taken_out_for_peft(
+    adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path, kind: str
+) -> None:
+    """PEFT opens it on the base model, and gives our logits: by its own code where it is installed."""
+    run = adapt(kind, "run", 3, "projection.overrides={'*.down_proj': {rank: 2, alpha: 6}}")
+    assert lost("convert", bases["dense"], tmp_path / "base", "--to", "hf").code == 0
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["difference"] < 1e-4
+    assert f"lost convert {at(bases['dense'], 2).path} BASE --to hf" in answer.err
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["r"] == (RANK if kind == "lora" else 2 * RANK)
+    assert len(described["rank_pattern"]) == len(described["alpha_pattern"]) == 2  # `down` of two blocks
+    assert described["base_model_name_or_path"] is None
+    peft = pytest.importorskip("peft")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
+    ).eval()
+    with torch.no_grad():
+        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
+    np.testing.assert_allclose(found, scores(at(run, 3), "torch", logits), atol=2e-5)
+
+
+def test_the_base_is_named_where_peft_opens_it(
+    lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    base, sets = tmp_path / "base", ("projection.kind=pissa", "projection.rank=4", "schedule.steps=2")
+    assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
+    text = tiny_yaml.read_text()
+    tiny_yaml.write_text(text[text.index("data:") :])
+    words = [word for each in sets for word in ("--set", each)]
+    answer = lost("train", tiny_yaml, "--init-from", base, "--data", prepared.path, "--out", tmp_path / "run", *words)
+    assert answer.code == 0, answer.err
+    assert lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft").code == 0
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(base.resolve())
+    base.rename(tmp_path / "elsewhere")
+    gone = lost("convert", tmp_path / "run", tmp_path / "second", "--to", "peft")
+    assert gone.code == 2
+    assert "the base model isn't where the run began with it" in gone.err
+
+
+@pytest.mark.parametrize(
+    ("base", "sets", "expected"),
+    [
+        (None, ["projection.kind=lora"], "name it with --init-from"),
+        ("dense", ["projection.kind=lora", "projection.rank=40"], "its rank is at most 32"),
+        ("lost", ["projection.kind=pissa"], "stored as lost; expected a dense weight to adapt; merge layers without"),
+    ],
+)
+def test_refused(
+    lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path,
+    base: str | None, sets: list[str], expected: str,
+) -> None:  # fmt: skip
+    begins = ("--init-from", bases[base]) if base else (tiny_yaml,)
+    words = [word for each in sets for word in ("--set", each)]
+    answer = lost("train", *begins, "--data", prepared.path, "--out", tmp_path / "run", *words)
+    assert answer.code == 2
+    assert expected in " ".join(answer.err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_adapters_than_the_weights_own_are_refused(adapt: Callable, lost: Callable, tmp_path: Path) -> None:
+    run = adapt("lora", "first", 1)
+    for sets, code in ((["projection.rank=2"], 2), (["projection.kind=dense"], 2), (["schedule.steps=3"], 0)):
+        words = [word for each in sets for word in ("--set", each)]
+        second = tmp_path / f"second-{code}"
+        answer = lost("train", "--init-from", run, "--data", run_data(run), "--out", second, *words)
+        assert answer.code == code, answer.err
+        if code:
+            assert "are adapted already (lora, rank 4)" in " ".join(answer.err.split())
+            assert "--to dense" in answer.err
+    begun, last = arrays(at(tmp_path / "second-0", 0)), arrays(at(run, 1))
+    assert all(last[name] == each for name, each in begun.items())
+
+
+@pytest.mark.parametrize(
+    ("base", "sets", "expected"),
+    [
+        ("dense", None, "the run has no adapters"),
+        ("dense", ["projection.train_rest=true"], "more than the adapters was trained"),
+        ("rich", [], "the layers of a plain Llama or Qwen3"),
+    ],
+)
+def test_not_for_peft(
+    adapt: Callable, lost: Callable, bases: dict[str, Path], tmp_path: Path, base: str, sets: list[str] | None,
+    expected: str,
+) -> None:  # fmt: skip
+    run = bases[base] if sets is None else adapt("lora", "run", 1, *sets, base=base)
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
+    assert answer.code == 2
+    assert expected in " ".join(answer.err.split())
+
+
+def test_two_processes_train_the_same_run(
+    adapt: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    sets = ("train.frozen_dtype=bfloat16",)
+    one = adapt("lora", "one", 3, *sets)
+    words = ("projection.kind=lora", f"projection.rank={RANK}", "schedule.steps=9", "train.stop_after=3", *sets)
+    given = [word for each in (*words, "train.save_every=1", "train.keep_last=9") for word in ("--set", each)]
+    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["dense"]), "--data", str(prepared.path), "--out",
+                    str(tmp_path / "two"), "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, array in at(tmp_path / "two", 3).parameters():
+        np.testing.assert_allclose(array, dict(at(one, 3).parameters())[name], atol=1e-6, err_msg=name)
