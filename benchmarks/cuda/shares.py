@@ -21,7 +21,7 @@ PARTS = {
     "GEMM": re.compile(r"gemm|nvjet|cutlass|xmma|wgmma|cublas|splitk|^aten::(mm|addmm|bmm|baddbmm)_?$", re.I),
     "head": re.compile(r"softmax|nll|cross_entropy|cross|lse", re.I),
     "optimizer": re.compile(r"adam|multi_tensor|foreach", re.I),
-    "copies": re.compile(r"memcpy|memset|copy", re.I),
+    "copies": re.compile(r"memcpy|memset|direct_copy|^aten::copy_", re.I),
 }
 
 
