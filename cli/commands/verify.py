@@ -12,7 +12,7 @@ def verify(
     path: Annotated[Path, typer.Argument(parser=local_path, metavar="RUN|CHECKPOINT|DATA", help="What `lost` wrote.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check the integrity of a run, a checkpoint, a prepared set or soft targets.
+    """Check a run, a checkpoint, a prepared set or soft targets.
 
     Every file is compared with its checksum. A checkpoint's arrays must all be there, with the shapes, types and values
     that its configuration requires. Of a run, every checkpoint is checked, and config.yaml, latest, metrics.jsonl and

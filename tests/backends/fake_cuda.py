@@ -83,7 +83,7 @@ def measured(config: Config) -> dict[str, Any]:
     PyTorch refuses to mix devices, and to tell the host a value, for which it would wait.
     """
     engine, watch = TorchEngine(config, "cuda"), Watch()
-    loss._compiled.cache_clear()
+    loss.compiled.cache_clear()
     batches = list(random_batches(config))
     with watch:
         for tensor in engine._held.values():
@@ -98,7 +98,7 @@ def measured(config: Config) -> dict[str, Any]:
     engine._scores(batches[0], likeliest=True)
     return {
         "block": [each.total() for each in (forward, backward)],
-        "fused_losses": loss._compiled.cache_info().hits + loss._compiled.cache_info().misses,
+        "fused_losses": loss.compiled.cache_info().hits + loss.compiled.cache_info().misses,
         "attention": [name for name in forward if "attention" in name],
         "norm": norm.launches.total(),
         "matmul_precision": torch.get_float32_matmul_precision(),

@@ -23,8 +23,8 @@ def test_every_part_comes_to_its_end(tmp_path: Path) -> None:
 
 STARTS_ANOTHER = """
 import subprocess, sys
-locking = "import fcntl, time; fcntl.flock(0, fcntl.LOCK_EX); time.sleep(60)"
-subprocess.run([sys.executable, "-c", locking], stdin=open(sys.argv[1]))
+locking = "import fcntl, sys, time; fcntl.flock(0, fcntl.LOCK_EX); time.sleep(60); open(sys.argv[1], 'w')"
+subprocess.run([sys.executable, "-c", locking, sys.argv[1] + "-ended"], stdin=open(sys.argv[1]))
 """
 
 
@@ -38,7 +38,8 @@ def test_what_a_part_has_started_ends_with_it(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     assert main.called([sys.executable, "-c", STARTS_ANOTHER, str(tmp_path / "lock")], 1.5)[0] is None
     with (tmp_path / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system takes a moment to end it
+    assert not (tmp_path / "lock-ended").exists()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ SIZES = ("model.num_hidden_layers=1", "train.batch_size=32", "train.micro_batch_
 # Launches of an eager block, forward and backward: as few as they are. What adds some says why here: SLTrain casts
 # three tensors a layer, in each pass, so that its weight is a product in bfloat16.
 LAUNCHES = {"lost": (71, 109), "dense": (31, 43), "lowrank": (45, 64), "cola": (51, 69), "sltrain": (66, 148)}
+LAUNCHES |= dict.fromkeys(("lora", "pissa", "eva"), (73, 85))
 OPTIONS = {
     "compiled": ("train.compile=true",),
     "float32": (
@@ -78,11 +79,13 @@ def test_a_step_stays_on_its_device(steps: dict[str, Any], case: str) -> None:
     """Nothing mixes devices, nothing waits for the card, and memory is as planned.
 
     What is recomputed isn't held while the loss is computed; where the loss takes most, plans are above what is taken.
+    Before the first adapter nothing is kept, which tells where there is one block.
     """
     found = steps[case]
     assert "error" not in found, found["error"]
     assert found["copies"] == 0
-    assert (0.8 if "grouped" in case else 0.95) < found["peak"] / found["estimate"] < 1.05
+    least = 0.8 if "grouped" in case else 0.9 if case in ("lora", "pissa", "eva") else 0.95
+    assert least < found["peak"] / found["estimate"] < 1.05
 
 
 def test_what_norms_of_queries_and_keys_keep_is_planned(steps: dict[str, Any]) -> None:

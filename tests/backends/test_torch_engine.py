@@ -18,11 +18,12 @@ from lost.engine import create_engine
 from lost.errors import BackendError
 from lost.model.init import initial_values
 from lost.model.load import load_config
-from lost.model.parameters import parameter_table
+from lost.model.parameters import parameter_table, projections
 from lost.optim import state_shapes
 from lost.optim.adamw8bit import SCALE
 from lost.planning.budget import budget
 from lost.projections import KINDS
+from lost.projections.adapters import Adapter
 
 
 def batches(count: int, size: int, length: int = 8, vocab: int = 19) -> list[Batch]:
@@ -218,8 +219,8 @@ def test_plan_estimates_what_autograd_saves(
     # The loss's: logits, inputs' gradients and a scaled copy; the head's gradient, and a product that is added to it.
     loss = (4 + cast) * 128 * 19 + 2 * width * 128 * 64 + (4 + cast) * 19 * 64
     estimate = budget(settings).memory.activations - loss
-    if policy == "none":
-        assert held == pytest.approx(estimate, rel=0.03)
+    if policy == "none":  # before the first adapter nothing is kept
+        assert held == pytest.approx(estimate, rel=0.04 if isinstance(projections(settings)[0], Adapter) else 0.03)
     else:
         deeper = budget(settings.replace("model", num_hidden_layers=4)).memory.activations - loss
         assert held < estimate
