@@ -42,7 +42,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_t
 
 @pytest.mark.parametrize(
     ("world", "more"),
-    [(2, ()), (4, ()), *(pytest.param(*each, marks=SLOW) for each in ((1, ()), (4, ("train.replicas=2",))))],
+    [(2, ()), *(pytest.param(*each, marks=SLOW) for each in ((1, ()), (4, ()), (4, ("train.replicas=2",))))],
 )
 def test_every_world_size_trains_the_same_run(
     straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path, world: int, more: tuple[str]
