@@ -9,14 +9,13 @@ lines, of which each is to be learned as the answer to the one before. OUT holds
 import json
 import platform
 import statistics
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
+from answers import lost
 
 from lost.checkpoint import find_checkpoint
 from lost.planning.budget import budget
@@ -48,12 +47,6 @@ RATES = {
     "eva": (5e-3, 1e-2, 2e-2),
     "dense": (1e-3, 2e-3, 5e-3),
 }
-
-
-def lost(*words: object) -> Any:
-    """Run a command of ours with one thread, and return its answer."""
-    command = [sys.executable, "-m", "lost", *map(str, words), "--json"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def examples(speeches: Path, out: Path) -> Path:

@@ -7,19 +7,17 @@ is there isn't done again. Every step is a command of `lost`, in this process; t
 """
 
 import gzip
-import io
 import json
 import math
 import shlex
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
+from answers import lost
 
 from lost import __version__
-from lost.cli.main import app
 from lost.interop.from_hf import open_folder
 from lost.interop.from_hf.conversion import decomposed_config, equal_ranks
 from lost.planning.budget import budget
@@ -51,14 +49,6 @@ WAYS: dict[str, list[str] | None] = {  # without a calibration text, or with it 
     "searched, fisher": ["--weight-by", "fisher", "--search", "25"],
 }
 HEALED_RANK, HEALED = 40, ("one rank, calibrated", "searched, fisher")
-
-
-def lost(*words: object) -> dict[str, Any]:
-    """Run a command; return its answer."""
-    shown = io.StringIO()
-    with redirect_stdout(shown):
-        app([*map(str, words), "--json"], standalone_mode=False)
-    return dict(json.loads(shown.getvalue()))
 
 
 class Results:

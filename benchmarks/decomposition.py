@@ -6,16 +6,14 @@ TEXT is one file of at least 200,000 characters. Its last 30,000 measure, its fi
 trained on all but the last 30,000. Every step is a command of `lost`.
 """
 
-import json
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
+from answers import lost
 
 from lost import __version__
 from lost.utils.machine import processor_name
@@ -31,12 +29,6 @@ train: {batch_size: 8, eval_every: 0}
 optimizer: {lr: 2.0e-3}
 schedule: {steps: 220, warmup_steps: 20}
 """
-
-
-def lost(*words: object) -> dict[str, Any]:
-    """Run a command; return its answer."""
-    command = [sys.executable, "-m", "lost", *map(str, words), "--json"]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def main(text: Path) -> None:

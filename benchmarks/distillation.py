@@ -6,21 +6,18 @@ DATA is a prepared set. WORK keeps every run: what is there already isn't traine
 `lost` in this process, on one thread.
 """
 
-import io
 import json
 import shlex
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from answers import lost
 
 from lost import __version__
-from lost.cli.main import app
 from lost.utils.machine import processor_name
-from lost.utils.threads import use_threads
 
 RANK, RATES, SEEDS = 32, ("1e-3", "3e-3"), (1, 2, 3)
 CONFIG = """\
@@ -44,14 +41,6 @@ WAYS = {
     "weight 0.5, T = 2": {"weight": 0.5, "temperature": 2},
 }
 HERE = ("--backend", "torch", "--device", "cpu")
-
-
-def lost(*words: object) -> dict[str, Any]:
-    """Run a command; return its answer."""
-    answer = io.StringIO()
-    with redirect_stdout(answer):
-        app([*map(str, words), "--json"], standalone_mode=False)
-    return dict(json.loads(answer.getvalue()))
 
 
 class Study:
@@ -91,7 +80,6 @@ class Study:
 
 def main(data: Path, work: Path) -> None:
     """Print one table."""
-    use_threads(1)
     study = Study(data, work)
     rows = {
         (way, rate): [study.healed(way, rate, seed) for seed in SEEDS[: 3 if number < 2 else 2]]

@@ -8,15 +8,13 @@ FOLDER holds already is not trained again. Every step is a command of `lost`.
 """
 
 import json
-import os
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from answers import lost
 
 from lost import __version__
 from lost.data.dataset import TRAIN, VALID, Dataset, Split
@@ -37,15 +35,6 @@ schedule: {{name: constant, steps: {SEEN}, warmup_steps: 50}}
 """
 LOST = ["projection.short_conv_width=3"]
 LINEAR = ["projection.activation=none"]  # whose layers merge as matrices too
-
-
-def lost(*words: object) -> dict[str, Any]:
-    """Run a command on one thread; return its answer."""
-    command = [sys.executable, "-m", "lost", *map(str, words), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(command)}: {done.stderr}")
-    return dict(json.loads(done.stdout))
 
 
 def cut(whole: Dataset, place: Path) -> None:
