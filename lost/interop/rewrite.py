@@ -1,20 +1,21 @@
 """Rewriting of checkpoints: in another type, without the optimizer state, in files of another size."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint
+from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.model.parameters import Parameter
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import PART_BYTES
+from lost.tokenizer import Tokenizer
 
 NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -55,6 +56,35 @@ def rewrite(
     )
     compare(cast(source.parameters(), dtype), written.parameters())
     compare(cast(() if weights_only else source.moments(), dtype), written.moments())
+    return written
+
+
+def write_weights(
+    path: Path,
+    weights: Callable[[], NamedArrays],
+    config: Config,
+    progress: TrainState,
+    tokenizer: Tokenizer,
+    dtype: DType | None,
+    part_bytes: int,
+) -> Checkpoint:
+    """Write weights without moments as the checkpoint `path`, and compare every array with what was meant.
+
+    Args:
+        path: a folder that doesn't exist yet, or is replaced.
+        weights: yields them anew each time, for writing and for comparing.
+        config: theirs, but for the type, which it follows.
+        progress: theirs.
+        tokenizer: theirs.
+        dtype: of the weights; None: unchanged.
+        part_bytes: start a new file once one holds this much.
+
+    Raises:
+        CheckpointError: the written arrays aren't the intended ones.
+        StorageError: the disk refused.
+    """
+    written = checkpoint.write(path, cast(weights(), dtype), (), follow(config, dtype), progress, tokenizer, part_bytes)
+    compare(cast(weights(), dtype), written.parameters())
     return written
 
 

@@ -14,7 +14,7 @@ from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.folder import Imported
-from lost.interop.rewrite import NUMPY, cast, check_destination, compare, follow
+from lost.interop.rewrite import NUMPY, check_destination, write_weights
 from lost.method.compress import LayerFit, Weighting, approximate, fitting_rank, layer_fit, stored
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection
@@ -73,11 +73,9 @@ def write_unchanged(
         StorageError: the disk refused.
     """
     check_destination(path, imported.path, overwrite)
-    config = follow(imported.config, dtype)
-    arrays = cast(imported.parameters(), dtype)
-    written = checkpoint.write(path, arrays, (), config, TrainState(), imported.tokenizer, part_bytes)
-    compare(cast(imported.parameters(), dtype), written.parameters())
-    return written
+    return write_weights(
+        path, imported.parameters, imported.config, TrainState(), imported.tokenizer, dtype, part_bytes
+    )
 
 
 def write_decomposed(

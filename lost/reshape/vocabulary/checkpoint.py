@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from lost import checkpoint
 from lost.checkpoint import Checkpoint
 from lost.config import DType
-from lost.interop.rewrite import cast, check_destination, compare, follow
+from lost.interop.rewrite import check_destination, write_weights
 from lost.model.parameters import EMBEDDING, HEAD
 from lost.reshape.vocabulary.rows import Rows
 from lost.storage.tensors import PART_BYTES
@@ -43,12 +43,10 @@ def write_with(
         StorageError: the disk refused.
     """
     check_destination(path, source.path, overwrite)
-    config = follow(source.config.replace("model", vocab_size=len(rows.old)), dtype)
+    config = source.config.replace("model", vocab_size=len(rows.old))
     progress = replace(source.progress, validation_loss=None)
-    arrays = cast(_arrays(source, rows), dtype)
-    written = checkpoint.write(path, arrays, (), config, progress, tokenizer, part_bytes)
-    compare(cast(_arrays(source, rows), dtype), written.parameters())
-    return written
+    weights = partial(_arrays, source, rows)
+    return write_weights(path, weights, config, progress, tokenizer, dtype, part_bytes)
 
 
 def _arrays(source: Checkpoint, rows: Rows) -> Iterator[tuple[str, np.ndarray]]:
