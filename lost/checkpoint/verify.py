@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from lost.checkpoint.checkpoint import CONFIG, MANIFEST, MODEL, OPTIMIZER, Checkpoint, model_description
 from lost.errors import CheckpointError, LostError
 from lost.model.parameters import index_limits, parameter_table
 from lost.optim import optimizer_of, state_shapes
-from lost.storage.arrays import NamedArrays, wrong_indices
+from lost.storage.arrays import NOT_FINITE, NamedArrays, is_finite, wrong_indices
 from lost.storage.files import digest_error
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.storage.tensors import Header, read_headers, read_tensors
@@ -108,7 +106,7 @@ def _completed(described: dict[str, Any], meant: dict[str, Any]) -> dict[str, An
 
 def _unsound(arrays: NamedArrays, never_negative: Sequence[str] = ()) -> Iterator[str]:
     for name, array in arrays:
-        if not np.isfinite(array).all():
-            yield f"{name} holds numbers that are not finite"
+        if not is_finite(array):
+            yield f"{name} {NOT_FINITE}"
         elif name.rpartition(".")[2] in never_negative and (array < 0).any():
             yield f"{name} holds negative squares"

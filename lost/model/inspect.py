@@ -10,6 +10,7 @@ from lost.errors import CheckpointError
 from lost.model.parameters import projections
 from lost.projections import Projection
 from lost.projections.sltrain import SlTrain
+from lost.storage.arrays import NOT_FINITE, is_finite
 
 _PAIRS = ("lost", "lowrank", "cola")  # kinds whose weight is a product, with few singular values
 
@@ -55,10 +56,9 @@ def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iter
         for suffix, tensor in projection.tensors().items():
             value = parameters[f"{projection.name}.{suffix}"]
             values[suffix] = value if tensor.integer else value.astype(np.float64)
-            if not np.isfinite(value).all():
+            if not is_finite(value):
                 raise CheckpointError(
-                    f"{projection.name}.{suffix} holds numbers that are not finite, of which nothing can be said; use "
-                    "another checkpoint"
+                    f"{projection.name}.{suffix} {NOT_FINITE}, of which nothing can be said; use another checkpoint"
                 )
         yield _report(projection, values)
 

@@ -19,7 +19,7 @@ from lost.errors import CheckpointError
 from lost.interop.rewrite import NUMPY
 from lost.model.parameters import parameter_table
 from lost.projections import Projection
-from lost.storage.arrays import Digest, NamedArrays
+from lost.storage.arrays import NOT_FINITE, Digest, NamedArrays, is_finite
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import tensors_by_name
 
@@ -102,10 +102,9 @@ def finite(part: Part, name: str, array: np.ndarray) -> np.ndarray:
     Raises:
         CheckpointError: an entry isn't finite.
     """
-    if not np.isfinite(array).all():
+    if not is_finite(array):
         raise CheckpointError(
-            f"{part.checkpoint.path}: {name} holds numbers that are not finite; expected weights to average; leave "
-            "this checkpoint out"
+            f"{part.checkpoint.path}: {name} {NOT_FINITE}; expected weights to average; leave this checkpoint out"
         )
     return array.astype(np.float64)
 

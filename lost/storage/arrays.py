@@ -1,4 +1,4 @@
-"""Checks of named arrays before a model loads them: names, shapes, types, and indices in range.
+"""Checks of named arrays before a model loads them: names, shapes, types, indices in range, numbers that are finite.
 
 With an index beyond a layer's width a backend may read memory out of bounds, so none is passed on.
 """
@@ -13,6 +13,7 @@ from lost.errors import CheckpointError
 
 NamedArrays = Iterable[tuple[str, np.ndarray]]
 FLOATS = ("float32", "bfloat16")
+NOT_FINITE = "holds numbers that are not finite"
 _NONE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -44,19 +45,27 @@ def fitting(
 def check_arrays(
     arrays: NamedArrays, shapes: Mapping[str, tuple[int, ...]], below: Mapping[str, int] = _NONE
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield arrays that fit, as `fitting`, and check that none is missing.
+    """Yield arrays that fit, as `fitting`, and check that they are finite and that none is missing.
 
     Raises:
-        CheckpointError: an array is missing, unknown, duplicated, or doesn't fit.
+        CheckpointError: an array is missing, unknown, duplicated, doesn't fit, or has an entry that is not finite: no
+            loss, no token and no step comes of it.
     """
     missing = set(shapes)
     for name, array in fitting(arrays, shapes, below):
+        if not is_finite(array):
+            raise CheckpointError(f"{name} {NOT_FINITE}; expected a model's weights; use another checkpoint")
         missing.discard(name)
         yield name, array
     if missing:
         raise CheckpointError(
             f"{len(missing)} arrays are missing, {min(missing)} among them: incomplete, or of another run"
         )
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Return whether all entries are finite."""
+    return bool(np.isfinite(array).all())
 
 
 def wrong_type(dtype: str, indices: bool) -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from processes import run_python, start_python, wait_for_line
 
+from lost.__main__ import main
 from lost.checkpoint import open_checkpoint, saver
 from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
@@ -311,6 +313,19 @@ def test_an_error_waits_for_the_save_before_it(
     assert (answer.code, "the share is gone" in answer.err) == (2, True)
     assert verify(tmp_path / "run").problems == []
     assert (tmp_path / "run" / "checkpoints" / "step-00000010").exists()
+
+
+def test_ctrl_c_before_the_command_line_is_there_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "lost.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "lost.cli.main", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_second_signal_leaves_at_once(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:

@@ -75,6 +75,29 @@ def test_tokens_an_engine_is_given(config: Callable[..., Config], backend: str, 
         list(engine.generate([0, token], lambda logits: 0, 3))
 
 
+def test_a_checkpoint_with_weights_that_are_not_finite(
+    lost: Lost, run: Path, whole: Path, prepared: Dataset, tmp_path: Path, reseal: Callable[..., None]
+) -> None:
+    """Sealed as a stranger would: nothing is computed with them."""
+    newest = run / "checkpoints" / "step-00000020"
+    arrays = safetensors.numpy.load_file(newest / "model-00001.safetensors")
+    arrays[f"{UP}.up"][0, 0] = np.nan
+    safetensors.numpy.save_file(arrays, newest / "model-00001.safetensors")
+    reseal(newest)
+    for command in (
+        ("eval", newest, "--data", prepared.path),
+        ("generate", newest, "--prompt", "a"),
+        ("inspect", newest),
+        ("verify", newest),
+        ("convert", newest, tmp_path / "out", "--grow", "rank=16"),
+        ("train", whole / "tiny.yaml", "--data", prepared.path, "--init-from", newest, "--out", tmp_path / "tuned"),
+    ):
+        answer = lost(*command)
+        assert (answer.code, f"{UP}.up holds numbers that are not finite" in answer.err + answer.out) == (2, True), (
+            command
+        )
+
+
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_checkpoint_with_places_out_of_range(
     lost: Lost, run: Path, whole: Path, prepared: Dataset, tmp_path: Path, reseal: Callable[..., None], wrong: list[int]
