@@ -4,7 +4,7 @@ What a crash leaves behind and the next start cleans up is no problem, only a re
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -154,18 +154,37 @@ def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: 
 
 
 def _data(config: Config, opened: Sequence[Checkpoint], remarks: list[str]) -> Iterator[str]:
-    """Yield the problems with the prepared set, or that it isn't the one that was trained on."""
+    """Yield the problems with what the run reads, or that the prepared set isn't the one that was trained on."""
     folders = [config.data.path] if config.data.path else [*(config.data.mixture or ())]
-    if missing := [folder for folder in folders if not os.path.isdir(folder)]:
-        remarks.append(f"{', '.join(missing)}, the data of the run, is not on this machine and was not checked")
-    if missing or not folders:
-        return
-    try:
-        dataset = open_dataset(config.data)
-        yield from dataset.problems()
-    except DataError as error:
-        yield str(error)
-        return
-    for each in opened:
-        if each.progress.data != dataset.fingerprint:
-            yield f"{dataset.path} is not the data that {each.path} was trained on"
+    if folders and not _missing(folders, "data", remarks):
+        try:
+            dataset = open_dataset(config.data)
+            yield from dataset.problems()
+        except DataError as error:
+            yield str(error)
+        else:
+            for each in opened:
+                if each.progress.data != dataset.fingerprint:
+                    yield f"{dataset.path} is not the data that {each.path} was trained on"
+    for folder in config.data.also_evaluate.values():
+        yield from _read_too(folder, "a further held-out text", Dataset, remarks)
+    if (teacher := config.teacher.path) and os.path.exists(Path(teacher) / SOFT_TARGETS):
+        yield from _read_too(teacher, "the soft targets", SoftTargetSet, remarks)
+
+
+def _read_too(
+    folder: str, what: str, opens: Callable[[Path], Dataset | SoftTargetSet], remarks: list[str]
+) -> Iterator[str]:
+    if not _missing([folder], what, remarks):
+        try:
+            yield from opens(Path(folder)).problems()
+        except DataError as error:
+            yield str(error)
+
+
+def _missing(folders: Sequence[str], what: str, remarks: list[str]) -> bool:
+    """Return whether a folder is on another machine, and remark on it."""
+    missing = [folder for folder in folders if not os.path.isdir(folder)]
+    if missing:
+        remarks.append(f"{', '.join(missing)}, {what} of the run, is not on this machine and was not checked")
+    return bool(missing)

@@ -175,6 +175,15 @@ def test_examples_are_taught_where_they_are_learned(
     np.testing.assert_allclose(losses(tmp_path / "kept"), losses(tmp_path / "online"), rtol=1e-4, atol=5e-4)
 
 
+def test_a_run_s_soft_targets_are_verified_with_it(teach: Call, run: Call, lost: Call, tmp_path: Path) -> None:
+    assert teach("targets", "--top-k", 4).code == 0
+    assert run("kept", f"teacher.path={tmp_path / 'targets'}").code == 0
+    assert lost("verify", tmp_path / "kept").code == 0
+    (tmp_path / "targets" / "ids-00000.bin").write_bytes(b"")
+    found = lost("verify", tmp_path / "kept")
+    assert (found.code, "ids-00000.bin is 0 bytes long" in found.out) == (2, True), found.out
+
+
 def test_what_is_damaged_or_hostile_is_refused(lost: Call, teach: Call, run: Call, tmp_path: Path) -> None:
     assert teach("targets", "--top-k", 4).code == 0
     folder, said = tmp_path / "targets", f"teacher.path={tmp_path / 'targets'}"

@@ -25,17 +25,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(lost: Lost, tiny_yaml: Path, prepared: Dataset, folder: Path, tmp_path: Path) -> Path:
-    """A copy of a run with checkpoints at 2, 4 and 6, beside a copy of its data."""
+    """A copy of a run with checkpoints at 2, 4 and 6, beside copies of its data and of a further held-out text."""
     if not (folder / "run").exists():
-        shutil.copytree(prepared.path, folder / "data")
-        settings = ("schedule.steps=6", "train.save_every=2", "train.keep_last=9", "train.eval_every=3")
+        for name in ("data", "further"):
+            shutil.copytree(prepared.path, folder / name)
+        settings = ("schedule.steps=6", "train.save_every=2", "train.keep_last=9", "train.eval_every=3",
+                    f"data.also_evaluate.other={folder / 'further'}")  # fmt: skip
         done = lost("train", tiny_yaml, "--data", folder / "data", "--out", folder / "run",
                     *(word for each in settings for word in ("--set", each)))  # fmt: skip
         assert done.code == 0, done.err
-    for name in ("run", "data"):
+    for name in ("run", "data", "further"):
         shutil.copytree(folder / name, tmp_path / name)
     config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace(str(folder / "data"), str(tmp_path / "data")))
+    config.write_text(config.read_text().replace(str(folder), str(tmp_path)))
     return tmp_path / "run"
 
 
@@ -109,6 +111,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
         rename("checkpoints/step-00000004", "checkpoints/step-00000003"), "is the checkpoint of step 4, under another"
     ),
     "a damaged shard": (flip("../data/train-00000.bin"), "train-00000.bin doesn't have the checksum"),
+    "a damaged shard of a further text": (
+        flip("../further/valid-00000.bin"), "valid-00000.bin doesn't have the checksum"
+    ),
     "no such data any more": (remove("../data/dataset.json"), "holds no prepared data"),
 }  # fmt: skip
 
@@ -132,6 +137,7 @@ REMARKS: dict[str, tuple[Change, str]] = {
     "latest one behind": (replace("latest", "0006", "0004"), "training on corrects it"),
     "no latest": (remove("latest"), "latest is missing: training on restores it"),
     "data elsewhere": (rename("../data", "../moved"), "is not on this machine"),
+    "a further text elsewhere": (rename("../further", "../moved"), "a further held-out text of the run, is not on"),
     "an unfinished checkpoint": (
         lambda run: (run / "checkpoints" / ".partial-step-00000008").mkdir(), "step-00000008 was never finished"
     ),
