@@ -36,6 +36,7 @@ def export_folder(
 
     if push:
         push.check()
+    note(f"writing {out}, then opening it with the programs that are installed, to compare ...")
     if to == "gguf":
         result = gguf.export(checkpoint, out, dtype or "float16", overwrite, backend)
     else:
