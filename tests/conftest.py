@@ -7,11 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer.main
 from device import NAME, TORCH
 from hypothesis import HealthCheck, settings
 
@@ -119,6 +121,9 @@ def logits() -> Callable[[Engine, np.ndarray], np.ndarray]:
     return logits_of
 
 
+_built = cache(typer.main.get_command)  # .03 s, which a process pays once, and its tests needn't more often
+
+
 @dataclass(frozen=True)
 class Answer:
     code: int
@@ -132,6 +137,7 @@ def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     from lost.cli.main import main
 
     monkeypatch.setattr("lost.cli.main.leave", sys.exit)  # whose alarm would end the tests' process later
+    monkeypatch.setattr("typer.main.get_command", _built)
 
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["lost", *map(str, arguments)])

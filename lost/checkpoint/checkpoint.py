@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from lost.checkpoint.state import TrainState
 from lost.config import Config
@@ -112,7 +111,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         fields = {name: manifest[name] for name in TrainState.__dataclass_fields__ if name not in _LATER}
         fields |= {name: manifest.get(name) for name in _LATER}
         fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions
-        progress = TypeAdapter(TrainState).validate_python(fields)
+        progress = TrainState.parse(fields)
         config = Config.model_validate(manifest["config"])
         fingerprint = str(manifest["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,6 +1,11 @@
 """State of a run beside its arrays: progress, and the origin of its initial weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from lost.config import EarlyStop
 from lost.config.fields import Finite, Natural
@@ -90,6 +95,15 @@ class TrainState:
     noise: GradientNoise | None = None
     teacher: str | None = None
 
+    @staticmethod
+    def parse(fields: Mapping[str, Any]) -> "TrainState":
+        """Return the state that fields of JSON say.
+
+        Raises:
+            ValueError: they are unknown, of another type, or out of range.
+        """
+        return _parser().validate_python(fields)
+
     def stops_early(self, rule: EarlyStop | None) -> bool:
         """Whether the run's patience is at its end."""
         return rule is not None and self.best is not None and self.best.since >= rule.patience
@@ -108,3 +122,8 @@ class TrainState:
     def has_moments(self) -> bool:
         """Whether the optimizer has a state by now."""
         return self.step > 0 or self.updates > 0
+
+
+@cache
+def _parser() -> "TypeAdapter[TrainState]":
+    return TypeAdapter(TrainState)

@@ -3,11 +3,12 @@
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, cast
 
 from lost.config import Config, ModelConfig, ProjectionConfig
 from lost.errors import ConfigError
-from lost.projections import Projection, Tensor, projection
+from lost.projections import KINDS, Projection, Tensor, projection
 from lost.projections.adapters import Adapter
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -73,8 +74,34 @@ class Architecture(Protocol):
         """How its projections are stored."""
 
 
+@dataclass(frozen=True)
+class _Known:
+    """An architecture, equal to those with the same parameters: a plan, which tries many sizes, asks again and again.
+
+    Attributes:
+        said: all that parameters depend on.
+        config: it.
+    """
+
+    said: tuple[object, ...]
+    config: Architecture = field(compare=False)
+
+    @classmethod
+    def of(cls, config: Architecture, *more: object) -> "_Known":
+        return cls((config.model.model_dump_json(), config.projection.model_dump_json(), *KINDS.items(), *more), config)
+
+
 def layer_projections(config: Architecture, layer: int) -> list[Projection]:
     """Return the seven projections of one block, in the order of a forward pass."""
+    return [*_blocks(_Known.of(config))[layer]]
+
+
+@lru_cache(maxsize=8)
+def _blocks(known: _Known) -> list[list[Projection]]:
+    return [_block(known.config, layer) for layer in range(known.config.model.num_hidden_layers)]
+
+
+def _block(config: Architecture, layer: int) -> list[Projection]:
     model = config.model
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
@@ -100,7 +127,7 @@ def projections(config: Config) -> list[Projection]:
     Raises:
         ConfigError: a rank larger than its matrix, or an override that matches no projection.
     """
-    layers = [each for layer in range(config.model.num_hidden_layers) for each in layer_projections(config, layer)]
+    layers = [each for block in _blocks(_Known.of(config)) for each in block]
     for pattern in config.projection.overrides:
         if not any(fnmatch.fnmatchcase(each.name, pattern) for each in layers):
             raise ConfigError(
@@ -131,6 +158,13 @@ def vocabulary(config: Architecture) -> int:
 
 def parameter_table(config: Config) -> dict[str, Parameter]:
     """Return every parameter by name, in the order of a forward pass."""
+    more = (config.train.param_dtype, config.train.frozen_dtype, config.optimizer.base_width)
+    return dict(_table(_Known.of(config, *more)))
+
+
+@lru_cache(maxsize=8)
+def _table(known: _Known) -> Mapping[str, Parameter]:
+    config = cast(Config, known.config)
     hidden, wider = config.model.hidden_size, widening(config)
     tied = config.model.tie_word_embeddings
     rows = [Parameter(EMBEDDING, (vocabulary(config), hidden), widening=wider if tied else 1.0)]

@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from lost import checkpoint
 from lost.checkpoint import BestLoss, Checkpoint, TrainState
 from lost.checkpoint.mirror import Mirror
@@ -101,7 +99,7 @@ class Run:
         path, fields = json.loads(
             workers.broadcast(json.dumps([start and str(start.path.absolute()), asdict(progress)]))
         )
-        progress = TypeAdapter(TrainState).validate_python(fields)
+        progress = TrainState.parse(fields)
         self.tracker.phase("reading the checkpoint" if path else "computing initial weights")
         parameters: NamedArrays = ()
         moments: NamedArrays = ()
