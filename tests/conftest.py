@@ -39,6 +39,13 @@ if os.environ.get("LOST_TEST_AUTO") == "mlx":  # as on Apple silicon, here and i
     if sys.platform == "linux":
         os.environ["LD_PRELOAD"] = str(BLAS)  # all compute with one BLAS, to the same bits
 
+MEMORY, ENOUGH = Path("/dev/shm"), 8 << 30
+if sys.platform == "linux" and not {"TMPDIR", "PYTEST_DEBUG_TEMPROOT"} & os.environ.keys() and MEMORY.is_dir():
+    # Thousands of files are flushed and removed, a tenth of some tests' time on a disk, and few tests are about that.
+    held = os.statvfs(MEMORY)
+    if held.f_bavail * held.f_frsize > ENOUGH and not held.f_flag & os.ST_NOEXEC:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
 # On a busy machine an example takes long; that says nothing of what is tested.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
