@@ -8,13 +8,14 @@ by a momentum: S2 = sum over i of m_i, m_i = f m_(i-1) + (rate_(i-1) - rate_i). 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize_scalar, nnls
 from scipy.signal import lfilter
 
-from lost.config import Config
+from lost.config import Config, OptimizerConfig, ScheduleConfig
 from lost.errors import ConfigError, UserError
 from lost.optim.schedule import learning_rate
 from lost.planning.horizon import with_steps
@@ -27,6 +28,7 @@ _LEAST = 6  # losses: the law has five constants
 _EARLY = 10  # the first tenth of a run follows no law of its rates
 _FADING = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)  # in the paper .999, of tens of thousands of steps
 _POWERS = np.geomspace(0.02, 4, 60)
+_LONGEST = 10_000_000
 _KEPT = 2 / 3  # of a single run's losses: the others show the error
 Array = np.ndarray
 
@@ -98,14 +100,20 @@ def rescheduled(run: TrainedRun, config: Config) -> Config:
     """Return a run's configuration with the schedule of another one, its length in steps.
 
     Raises:
-        ConfigError: the length is in epochs, which the text would have to tell.
+        ConfigError: the length is in epochs, which the text would have to tell, or beyond all that is trained.
     """
     if config.schedule.epochs:
         raise ConfigError(
             f"schedule.epochs = {config.schedule.epochs}: the text isn't read here; expected a length in steps or "
             "tokens; set schedule.steps"
         )
-    return with_steps(run.config.replace("schedule", **config.schedule.model_dump()))
+    counted = with_steps(run.config.replace("schedule", **config.schedule.model_dump()))
+    if counted.schedule.total_steps > _LONGEST:
+        raise ConfigError(
+            f"schedule.steps = {counted.schedule.total_steps:,}: the rates of so many steps aren't added up here; "
+            f"expected at most {_LONGEST:,}; the law is of no use so far from what was trained"
+        )
+    return counted
 
 
 def _check_one_model(runs: Sequence[TrainedRun]) -> None:
@@ -165,7 +173,12 @@ def _areas(config: Config, steps: Array, fading: float) -> tuple[Array, Array]:
     """Return S1 and S2 after steps, float64 (n)."""
     if not len(steps):
         return np.zeros(0), np.zeros(0)
-    rates = np.array([learning_rate(config.optimizer, config.schedule, step) for step in range(1, steps.max() + 1)])
+    rates = _rates(config.optimizer, config.schedule, int(steps.max()))
     falls = -np.diff(rates, prepend=rates[0])
     falls[: config.schedule.warmup_steps] = 0.0
     return np.cumsum(rates)[steps - 1], np.cumsum(lfilter([1.0], [1.0, -fading], falls))[steps - 1]
+
+
+@lru_cache(maxsize=16)  # each fading is tried with the same rates
+def _rates(optimizer: OptimizerConfig, schedule: ScheduleConfig, last: int) -> Array:
+    return np.array([learning_rate(optimizer, schedule, step) for step in range(1, last + 1)])

@@ -114,6 +114,7 @@ def test_a_length_in_tokens_is_of_the_runs_batches(lost: Callable, tmp_path: Pat
         ([{"name": "cosine", "steps": 120}], {}, (), "3 validations after the warm-up"),
         ([COSINE], {}, ("--predict", "1e6,1e6"), "leave out --compare, --predict and --ends"),
         ([COSINE], {}, ("--predict-schedule", "{}/epochs.yaml"), "schedule.epochs = 2.0"),
+        ([COSINE], {}, ("--predict-schedule", "{}/endless.yaml"), "schedule.steps = 1,000,000,000: the rates"),
         ([COSINE], {}, ("--predict-schedule", "nowhere"), "no configuration 'nowhere'"),
     ],
 )
@@ -121,6 +122,7 @@ def test_refused(
     lost: Callable, tmp_path: Path, schedules: list[dict], sections: dict, arguments: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "epochs.yaml").write_text(dump(under({"steps": None, "epochs": 2})))
+    (tmp_path / "endless.yaml").write_text(dump(under({"steps": 10**9})))
     for number, schedule in enumerate(schedules):
         run(tmp_path / "runs" / str(number), schedule, **(sections if number else {}))
     done = lost("fit", tmp_path / "runs", "--annealing", *(each.format(tmp_path) for each in arguments))
