@@ -103,7 +103,7 @@ def choose_ranks(
         UserError: no ranks meet the budget.
     """
     from lost.model.parameters import projections
-    from lost.reshape.budget import greedy, room, spent
+    from lost.reshape.budget import COUNTED, greedy, room, spent
     from lost.reshape.sizes import sizes
 
     limit = room(imported.config, projections(imported.config), budget.share, budget.of)
@@ -118,20 +118,17 @@ def choose_ranks(
     ranks = {name: choices[name][place].rank for name, place in picks.items()}
     kept = (limit.fixed + spent(choices, picks)) / limit.whole
     dense = [name for name, rank in ranks.items() if rank is None]
-    line = f"{kept:.1%} of the {_NAMES[budget.of]}, of a budget of {budget.share:.1%}"
+    line = f"{kept:.1%} of the {COUNTED[budget.of]}, of a budget of {budget.share:.1%}"
     if dense:
         line += f"; {len(dense)} of {len(ranks)} projections stay dense"
     lines = [line]
     if distances:
         lines.append(
-            f"{distances['found']:.4f} nats a token from the dense model's predictions on the calibration text, "
-            f"{distances['greedy']:.4f} before the search"
+            f"{distances['found']:.3g} nats a token from the dense model's predictions on the calibration text, "
+            f"{distances['greedy']:.3g} before the search"
         )
     value = {"share": budget.share, "of": budget.of, "kept": kept, "dense": dense, "divergence": distances}
     return Chosen(ranks, value, lines)
-
-
-_NAMES = {"parameters": "parameters", "flops": "FLOPs"}
 
 
 def _searched(
@@ -160,7 +157,7 @@ def _searched(
     try:
         for number, (parent, distance) in enumerate(islice(found, budget.generations), 1):
             best = parent
-            note(f"generation {number} of {budget.generations}: {distance:.4f} nats a token from the dense model")
+            note(f"generation {number} of {budget.generations}: {distance:.3g} nats a token from the dense model")
     except KeyboardInterrupt:
         note("the search is stopped, and the best so far is written; interrupt again to write nothing")
     everything = range(divergence.samples)

@@ -12,6 +12,8 @@ from lost.planning.budget import budget
 from lost.projections import Projection, projection
 
 Of = Literal["parameters", "flops"]
+COUNTED: Mapping[Of, str] = {"parameters": "parameters", "flops": "FLOPs"}
+"""In words."""
 Picks = dict[str, int]
 """Which of its choices each layer has, by their place."""
 
@@ -69,12 +71,12 @@ def room(config: Config, layers: Sequence[Projection], share: float, of: Of) -> 
     Args:
         config: of the dense model.
         layers: its projections.
-        share: of the whole model, embedding and head included.
+        share: of the whole model, embedding and head included; one that rounds to all of it leaves a bit out.
         of: what is counted.
     """
     counted = budget(config)
     whole = counted.parameters if of == "parameters" else counted.flops_per_token
-    return Room(of, whole, whole - sum(cost(each, of) for each in layers), int(round(share * whole, 6)))
+    return Room(of, whole, whole - sum(cost(each, of) for each in layers), min(int(round(share * whole, 6)), whole - 1))
 
 
 def worthwhile(choices: Iterable[Choice]) -> list[Choice]:
@@ -102,9 +104,15 @@ def greedy(choices: Choices, room: Room) -> Picks:
     free = room.most - room.fixed - sum(each[0].cost for each in choices.values())
     if free < 0:
         least = room.most - free
+        if least >= room.whole:
+            raise UserError(
+                f"--budget {room.most / room.whole:.4g}: none of the projections takes fewer {COUNTED[room.of]} as a "
+                "LOST layer of this density, even at its lowest rank; expected larger matrices, or a lower --density; "
+                "lower that, or leave --budget out"
+            )
         raise UserError(
             f"--budget {room.most / room.whole:.4g}: at their lowest ranks the layers, with all that isn't decomposed, "
-            f"have {least / room.whole:.4f} of the {'parameters' if room.of == 'parameters' else 'FLOPs'}; expected "
+            f"have {least / room.whole:.4f} of the {COUNTED[room.of]}; expected "
             f"{-(-1000 * least // room.whole) / 1000:.3f} or more, and less than 1; raise it"
         )
     steps: list[tuple[float, str, int]] = []

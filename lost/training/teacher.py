@@ -107,7 +107,8 @@ def _model(source: Source, config: Config, dataset: Dataset) -> Teacher:
     if not same_ids(source.tokenizer(), dataset.tokenizer):
         raise ConfigError(
             f"{where}: its tokenizer is not that of {dataset.path}, so its predictions are of other tokens; expected "
-            f"the same; prepare the data with --tokenizer {source.path}, or name another teacher"
+            f"the same; prepare the data with --tokenizer {source.path}, name another teacher, or none "
+            "(teacher.path=null)"
         )
     entries, wanted = vocabulary(source.config), vocabulary(config)
     if entries != wanted:
@@ -127,9 +128,18 @@ def _model(source: Source, config: Config, dataset: Dataset) -> Teacher:
 
 
 def weights_digest(source: Source) -> str:
-    """Return the SHA-256 of a model's weights, in whichever order they are stored, after reading all of them."""
+    """Return the SHA-256 of a model's weights, in whichever order they are stored, after reading all of them.
+
+    Raises:
+        CheckpointError: one isn't finite, and so predicts nothing.
+    """
     found = {}
     for name, array in source.parameters():
+        if not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{source.path}: {name} holds numbers that are not finite, and so nobody learns from this model; "
+                "expected weights as training writes them; name another teacher, or download the files again"
+            )
         digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         found[name] = digest.hexdigest()
@@ -146,7 +156,7 @@ def _soft_targets(targets: SoftTargetSet, config: Config, dataset: Dataset) -> T
     if told.data != dataset.fingerprint:
         raise ConfigError(
             f"{where}: its soft targets are of other data than {dataset.path}; expected the same; write them for this "
-            "set (`lost teach`), or name the other with --data"
+            "set (`lost teach`), name the other with --data, or learn without (teacher.path=null)"
         )
     for key, held, wanted in (
         ("data.seq_len", told.seq_len, config.data.seq_len),

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
@@ -150,6 +152,17 @@ def test_a_teacher_with_another_tokenizer_is_refused(
     folder = trained(tmp_path / "foreign", tiny_text, Dataset(tmp_path / "other-data"))
     refused = run("run", f"teacher.path={folder}")
     assert (refused.code, "its tokenizer is not that of" in refused.err) == (2, True), refused.err
+
+
+def test_a_teacher_without_numbers_is_refused(lost: Run, run: Run, teachers: dict, tmp_path: Path) -> None:
+    assert lost("convert", teachers["wide"], tmp_path / "export", "--to", "hf", "--json").code == 0
+    arrays = load_file(tmp_path / "export" / "model.safetensors")
+    arrays["model.norm.weight"][3] = np.nan
+    save_file(arrays, tmp_path / "export" / "model.safetensors")
+    refused = run("run", f"teacher.path={tmp_path / 'export'}")
+    assert (refused.code, "model.norm.weight holds numbers that are not finite" in refused.err) == (2, True), (
+        refused.err
+    )
 
 
 def test_a_plan_counts_the_teacher(lost: Run, tiny_yaml: Path, teachers: dict) -> None:

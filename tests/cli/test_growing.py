@@ -108,3 +108,11 @@ def test_moments_that_are_not_there(lost: Lost, run: Path, tmp_path: Path) -> No
     answer = lost("convert", run, tmp_path / "grown", "--grow", "rank=16")
     assert answer.code == 2
     assert "already exists" in answer.err
+
+
+def test_what_has_no_room_is_refused_before_anything_is_computed(lost: Lost, run: Path, tmp_path: Path) -> None:
+    width = open_checkpoint(next(run.glob("checkpoints/*"))).config.model.hidden_size
+    answer = lost("convert", run, tmp_path / "huge", "--grow", f"hidden={width * 20_000}")
+    assert answer.code == 2
+    assert "GiB free" in answer.err
+    assert not (tmp_path / "huge").exists()

@@ -49,7 +49,8 @@ def source(
 
 
 def made(kind: str, config: Callable[..., Config], prepared: Dataset, folder: Path) -> Checkpoint:
-    sections = {"model": {"vocab_size": 320}} | MODELS[kind]
+    """Return one that learned from a teacher, who knows the old tokens alone."""
+    sections = {"model": {"vocab_size": 320}, "teacher": {"path": str(folder / "gone")}} | MODELS[kind]
     settings = config(**sections, data={"seq_len": 8, "path": str(prepared.path)})
     values = initial_values(settings.replace("model", initializer_range=0.3))
     state = TrainState(step=3, validation_loss=2.0)
@@ -81,7 +82,7 @@ def test_pruned_weights_are_those_of_the_kept_tokens(
     assert answer.code == 0, answer.err
     written = open_checkpoint(tmp_path / "out")
     assert list(checkpoint.problems(written)) == []
-    assert (written.progress.step, written.progress.validation_loss) == (3, None)
+    assert (written.progress.step, written.progress.validation_loss, written.config.teacher.path) == (3, None, None)
     before, after = source.tokenizer(), written.tokenizer()
     spelled = {each: number for number, each in before.entries().items()}
     order = [spelled[each] for each in after.entries().values()]

@@ -123,13 +123,37 @@ def test_what_was_interrupted_goes_on(teach: Call, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "cut").exists()
     other = teach("cut", "--top-k", 3)
     assert (other.code, "the beginning of other soft targets" in other.err) == (2, True), other.err
+    damaged = next(tmp_path.glob("*cut*/log_probabilities-00001.bin"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x00")
     again = teach("cut", "--top-k", 4)
     assert (again.code, "going on after window " in again.err) == (0, True), again.err
+    assert f"{damaged.name} " in again.err
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert len(names) > 5
     assert names == sorted(path.name for path in (tmp_path / "cut").iterdir())
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+
+
+def test_what_float16_has_no_number_for(teach: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least likely entries stay finite; a model that predicts no numbers is refused."""
+    own = TorchEngine.predict
+
+    def with_last(value: float) -> Any:
+        def predict(self: TorchEngine, batches: Any, *how: Any) -> Iterator[SoftTargets]:
+            for each in own(self, batches, *how):
+                each.log_probabilities[..., -1] = value
+                yield each
+
+        return predict
+
+    monkeypatch.setattr(TorchEngine, "predict", with_last(-1e6))
+    assert teach("cold", "--top-k", 4).code == 0
+    assert SoftTargetSet(tmp_path / "cold").read(np.array([0])).log_probabilities.min() == -65504
+    monkeypatch.setattr(TorchEngine, "predict", with_last(np.nan))
+    refused = teach("nan", "--top-k", 4)
+    assert (refused.code, "log-probabilities that are not finite" in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "nan").exists()
 
 
 def test_targets_of_another_set_length_or_temperature_are_refused(

@@ -128,6 +128,17 @@ def test_a_budget_that_is_too_small_names_the_nearest() -> None:
     assert greedy(choices, Room("parameters", 206, 10, int(0.35 * 206))) == {"a": 0, "b": 0}
 
 
+def test_a_budget_without_sizes_that_save_says_so() -> None:
+    one = {"a": [Choice(None, 60, 0.0)], "b": [Choice(None, 40, 0.0)]}
+    with pytest.raises(UserError, match="none of the projections takes fewer parameters"):
+        greedy(one, Room("parameters", 200, 100, 199))
+
+
+def test_a_share_that_rounds_to_all_of_the_model_is_less_than_all() -> None:
+    limit = room(CONFIG, projections(CONFIG), np.nextafter(1, 0), "parameters")
+    assert limit.most == limit.whole - 1
+
+
 @pytest.mark.parametrize("of", ["parameters", "flops"])
 def test_what_a_choice_costs_is_what_the_plan_counts(of: str) -> None:
     layers, ranks = projections(CONFIG), equal_ranks(CONFIG, 16)

@@ -10,7 +10,17 @@ import numpy as np
 from lost.data.batch import SoftTargets
 from lost.data.soft_targets.reader import DESCRIPTION, LOG_PROBABILITIES, Description
 from lost.errors import DataError
-from lost.storage.files import flush, partial_folder, publish, read_sealed_json, replace_text, sealed_json, storage
+from lost.storage.files import (
+    Seal,
+    digest_error,
+    flush,
+    partial_folder,
+    publish,
+    read_sealed_json,
+    replace_text,
+    sealed_json,
+    storage,
+)
 from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
 from lost.storage.nofollow import check_folder, remove, write_new
@@ -38,7 +48,8 @@ def write_soft_targets(
         part_bytes: of ids in a file, exceeded by less than a batch.
 
     Raises:
-        DataError: something else is there, or other soft targets and `overwrite` isn't given.
+        DataError: something else is there, or other soft targets and `overwrite` isn't given; or a prediction isn't
+            finite.
         RunBusyError: another job fills it.
         StorageError: the disk refused.
     """
@@ -47,7 +58,7 @@ def write_soft_targets(
     with storage(partial):
         check_folder(partial)
     with storage(out), locked(partial, log):
-        told = _begun(partial, told, overwrite)
+        told = _begun(partial, told, overwrite, log)
         if first := _windows(told):
             log(f"going on after window {first} of {told.windows}")
         for part in _parts(predictions(first), told, part_bytes):
@@ -78,13 +89,14 @@ def _windows(told: Description) -> int:
     return sum(file.tokens for file in told.ids) // told.seq_len
 
 
-def _begun(partial: Path, told: Description, overwrite: bool) -> Description:
-    """Return what is written already, of the same; else empty the folder."""
+def _begun(partial: Path, told: Description, overwrite: bool, log: Callable[[str], None]) -> Description:
+    """Return what is written already, of the same, up to the first file that isn't as it was; else empty the folder."""
     try:
         before = Description.model_validate(read_sealed_json(partial / STATE))
     except (OSError, ValueError):
         before = told
     if before.model_copy(update={"ids": [], "log_probabilities": []}) == told:
+        before = _intact(partial, before, log)
         kept = {STATE, LOCK, *(file.name for file in (*before.ids, *before.log_probabilities))}
     elif overwrite:
         before, kept = told, {LOCK}
@@ -96,6 +108,17 @@ def _begun(partial: Path, told: Description, overwrite: bool) -> Description:
     for path in partial.iterdir():
         if path.name not in kept:
             remove(path)
+    return before
+
+
+def _intact(partial: Path, before: Description, log: Callable[[str], None]) -> Description:
+    """Return the parts before the first damaged one."""
+    for number, pair in enumerate(zip(before.ids, before.log_probabilities, strict=True)):
+        for file in pair:
+            if fault := digest_error(partial / file.name, Seal(size=file.size, sha256=file.sha256)):
+                log(f"{partial / file.name} {fault}; it and what follows is written anew")
+                kept = {"ids": before.ids[:number], "log_probabilities": before.log_probabilities[:number]}
+                return before.model_copy(update=kept)
     return before
 
 
@@ -121,7 +144,7 @@ def _with_part(folder: Path, told: Description, part: SoftTargets) -> Descriptio
     """Write a part's two files; return the description with them."""
     number, entries = len(told.ids), {}
     arrays: dict[str, tuple[np.ndarray, np.dtype[Any]]] = {"ids": (part.ids, np.dtype(told.dtype).newbyteorder("<"))}
-    arrays["log_probabilities"] = (part.log_probabilities, LOG_PROBABILITIES)
+    arrays["log_probabilities"] = (_narrowed(part.log_probabilities), LOG_PROBABILITIES)
     for kind, (array, dtype) in arrays.items():
         name, content = f"{kind}-{number:05d}.bin", array.astype(dtype).tobytes()
         write_new(folder / name, content)
@@ -130,3 +153,17 @@ def _with_part(folder: Path, told: Description, part: SoftTargets) -> Descriptio
         entries[kind] = {"name": name, **counts, "sha256": hashlib.sha256(content).hexdigest()}
     files = told.model_dump(mode="json")
     return Description.model_validate({**files, **{kind: [*files[kind], entries[kind]] for kind in entries}})
+
+
+def _narrowed(log_probabilities: np.ndarray) -> np.ndarray:
+    """Return what float16 can hold: an entry less likely than that, at a low temperature, is as unlikely as it has it.
+
+    Raises:
+        DataError: one isn't finite.
+    """
+    if not np.isfinite(log_probabilities).all():
+        raise DataError(
+            "the model predicts log-probabilities that are not finite; expected numbers; name another model, or raise "
+            "--temperature if it is very low"
+        )
+    return np.maximum(log_probabilities, np.finfo(LOG_PROBABILITIES).min)

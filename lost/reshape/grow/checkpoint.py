@@ -1,5 +1,6 @@
 """A grown checkpoint, from one on disk."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,17 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint
 from lost.errors import UserError
 from lost.interop.rewrite import check_destination
-from lost.model.parameters import index_limits, parameter_table, shapes_of
+from lost.model.parameters import EMBEDDING, index_limits, parameter_table, projections, shapes_of
 from lost.optim import state_shapes
 from lost.optim.skip_step import GuardState
 from lost.reshape.grow.model import grown_moments, grown_parameters
 from lost.reshape.grow.target import Depth, Target, target
 from lost.storage.arrays import check_arrays
+from lost.storage.files import existing
 from lost.storage.tensors import PART_BYTES
+from lost.utils.machine import available_bytes
+
+_FLOAT64_COPIES = 3  # of the largest matrix, while it grows
 
 
 def grow(
@@ -41,7 +46,7 @@ def grow(
         What was written, and what it is of.
 
     Raises:
-        UserError: it can't grow so.
+        UserError: it can't grow so, or there is no room for it.
         CheckpointError: something is at `path`.
         StorageError: the disk refused.
     """
@@ -52,6 +57,7 @@ def grow(
         )
     check_destination(path, source.path, overwrite)
     goal = target(source.config, asked, depth)
+    _check_room(path, goal, keep_moments)
     table, parameters = parameter_table(goal.new), dict(source.parameters())
     arrays = check_arrays(grown_parameters(goal, parameters), shapes_of(table), index_limits(table))
     moments = grown_moments(goal, dict(source.moments()), parameters) if keep_moments else ()
@@ -72,3 +78,27 @@ def grow(
         part_bytes,
     )
     return written, goal
+
+
+def _check_room(path: Path, goal: Target, with_moments: bool) -> None:
+    """Refuse what the disk has no room for, or the memory: it would take hours to find out.
+
+    Raises:
+        UserError: there is none.
+    """
+    table = parameter_table(goal.new)
+    written = checkpoint.array_bytes(goal.new) if with_moments else sum(row.bytes for row in table.values())
+    matrices = (each.in_features * each.out_features for each in projections(goal.new))
+    largest = max(*matrices, table[EMBEDDING].size)
+    held = _FLOAT64_COPIES * 8 * largest + checkpoint.array_bytes(goal.old)
+    folder = existing(path.parent)
+    for what, needed, there, free in (
+        ("writes", written, str(folder), shutil.disk_usage(folder).free),
+        ("computes with", held, "this machine", available_bytes()),
+    ):
+        if needed > free:
+            raise UserError(
+                f"--grow: a model of {goal.new.model.hidden_size} units and {len(goal.blocks)} blocks {what} "
+                f"{needed / 2**30:,.2f} GiB, and {there} has {free / 2**30:,.2f} GiB free; expected room for it; grow "
+                "it less, or make room"
+            )

@@ -27,7 +27,8 @@ def write_with(
 ) -> Checkpoint:
     """Write weights with another tokenizer, and the rows for it; compare every array with what was meant.
 
-    The optimizer's state isn't written, nor a validation loss: losses a token are of the old tokens.
+    The optimizer's state isn't written, nor a validation loss: losses a token are of the old tokens. Nor is a teacher
+    named any more, who predicts these.
 
     Args:
         source: a verified checkpoint.
@@ -43,7 +44,7 @@ def write_with(
         StorageError: the disk refused.
     """
     check_destination(path, source.path, overwrite)
-    config = source.config.replace("model", vocab_size=len(rows.old))
+    config = source.config.replace("model", vocab_size=len(rows.old)).replace("teacher", path=None)
     progress = replace(source.progress, validation_loss=None)
     weights = partial(_arrays, source, rows)
     return write_weights(path, weights, config, progress, tokenizer, dtype, part_bytes)
