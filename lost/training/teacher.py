@@ -16,6 +16,7 @@ from lost.errors import CheckpointError, ConfigError, DataError
 from lost.interop.hub.download import SCHEME, address
 from lost.interop.source import Source, open_source
 from lost.model.parameters import parameter_table, vocabulary
+from lost.storage.arrays import NOT_FINITE, is_finite
 from lost.tokenizer import same_ids
 
 
@@ -135,10 +136,10 @@ def weights_digest(source: Source) -> str:
     """
     found = {}
     for name, array in source.parameters():
-        if not np.isfinite(array).all():
+        if not is_finite(array):
             raise CheckpointError(
-                f"{source.path}: {name} holds numbers that are not finite, and so nobody learns from this model; "
-                "expected weights as training writes them; name another teacher, or download the files again"
+                f"{source.path}: {name} {NOT_FINITE}, and so nobody learns from this model; expected weights as "
+                "training writes them; name another teacher, or download the files again"
             )
         digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
