@@ -217,6 +217,16 @@ class Adapter(Layer):
         return parts[0] + parts[1] @ self.up.astype(parts[1].dtype).T
 
 
+class FixedPair(Adapter):
+    """y = W x + up core down x, of which `core`, a matrix or a vector, is trained."""
+
+    def _widen(self, *parts: mx.array) -> mx.array:
+        """Return their sum, once the second one is multiplied by core and up."""
+        hidden, core = parts[1], self.core.astype(parts[1].dtype)
+        hidden = hidden @ core.T if core.ndim == 2 else hidden * core
+        return parts[0] + hidden @ self.up.astype(hidden.dtype).T
+
+
 @cache
 def _activated(name: str) -> Callable[[mx.array], mx.array]:
     return recomputed(ACTIVATIONS[name])
@@ -270,6 +280,7 @@ def closes(*layers: Layer) -> Reads:
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
     **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
 }
 
 

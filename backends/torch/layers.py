@@ -211,6 +211,18 @@ class Adapter(Layer):
         return parts[0] + F.linear(parts[1], self.up.to(parts[1].dtype))
 
 
+class FixedPair(Adapter):
+    """y = W x + up core down x, of which `core`, a matrix or a vector, is trained."""
+
+    core: Tensor
+
+    def _widen(self, *parts: Tensor) -> Tensor:
+        """Return their sum, once the second one is multiplied by core and up."""
+        hidden, core = parts[1], self.core.to(parts[1].dtype)
+        hidden = F.linear(hidden, core) if core.dim() == 2 else hidden * core
+        return parts[0] + F.linear(hidden, self.up.to(hidden.dtype))
+
+
 def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
     """Return the first halves of layers with the same input, of LOST layers by one product and one gather.
 
@@ -228,6 +240,7 @@ def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
     **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
 }
 
 

@@ -99,8 +99,8 @@ def _check(config: Config) -> None:
     """Refuse what isn't an adapter of a model that PEFT opens."""
     if not adapters(config):
         raise ConfigError(
-            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora, pissa or "
-            "eva; use --to hf or dense, which export the whole model"
+            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora or "
+            "another one of docs/adapters.md; use --to hf or dense, which export the whole model"
         )
     if config.projection.train_rest:
         raise ConfigError(
@@ -151,7 +151,8 @@ def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarr
 def _pair(layer: Adapter, values: Mapping[str, np.ndarray], base: np.ndarray) -> Pair:
     """Return the pair itself; or where the weight was moved, that of the change: a pair was taken away, one added."""
     if layer.keeps_base:
-        return values["down"], values["up"], layer.settings.alpha
+        down, up = layer.pair(values)
+        return down, up, layer.scale * len(down)
     rank = min(2 * layer.settings.rank, layer.in_features, layer.out_features)
     return *leading_pair(layer.merged(values) - base, rank), float(rank)
 

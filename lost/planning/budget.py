@@ -22,6 +22,7 @@ from lost.model.parameters import (
 )
 from lost.optim import KINDS, optimizer_of
 from lost.optim.muon import Muon, at_once, shapes_orthogonalized
+from lost.projections import Projection
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
@@ -218,9 +219,9 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         attention = width * (2 * queries + 2 * (queries if repeated else shared))  # rotated q and k, v, output
         if model.use_qk_norm:
             attention += own_input * (queries + shared) + 4 * (model.num_attention_heads + model.key_value_heads)
-        opened = width * 3 * inner  # gate, up, their product
+        opened = width * (2 + parts[6].keeps_input) * inner  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
-        whole.append(2 * (norm + width * hidden) + width * sum(saved) + attention + opened + scales)
+        whole.append(2 * norm + width * (_read(parts, hidden) + sum(saved)) + attention + opened + scales)
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
         rebuilt.append(max(attention, opened) + width * sum(saved))
     blocks = {
@@ -263,9 +264,11 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
         attention = 3 * queries + 2 * shared + model.num_attention_heads * scores
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
-        opened = 5 if keeps and gate_is_activated(config, parts[4]) else 3  # gate, (its sigmoid and SiLU,) up, product
+        opened = 4 if keeps and gate_is_activated(config, parts[4]) else 2  # gate, (its sigmoid and SiLU,) up
+        opened += parts[6].keeps_input  # their product
         others = max(others, 2 * norm + width * (attention + opened * inner))
-        whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
+        read = _read(parts, hidden) - 2 * hidden  # norms' outputs that nothing saves
+        whole.append(2 * norm + width * (read + sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
     token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
@@ -276,6 +279,11 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
     return tokens * token + cast + max(head, int(tokens * _AHEAD[policy] * others))
+
+
+def _read(parts: Sequence[Projection], hidden: int) -> int:
+    """Count the elements per token of both norms' outputs in a block that projections save."""
+    return sum(hidden for group in (parts[:3], parts[4:6]) if any(each.keeps_input for each in group))
 
 
 def _recast(config: Config, but: Sequence[str] = ()) -> int:

@@ -1,13 +1,14 @@
-"""Adapters: a dense weight that stays as it is, and a low-rank pair beside it that is trained.
+"""Adapters: a dense weight that stays as it is, and little beside it that is trained.
 
-    y = W x + alpha / rank up down x
+    y = W x + scale up down x
 
-They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one.
+They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one. Here are those whose pair is
+trained, at scale alpha / rank; in `fixed_pair` those whose pair is fixed.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -19,15 +20,16 @@ from lost.utils.randomness import generator
 
 
 class Adapter(Projection):
-    """`weight` (out x in), frozen; `down` (rank x in) and `up` (out x rank).
+    """`weight` (out x in), frozen, and beside it what amounts to a pair, down (rank x in) and up (out x rank).
 
     Attributes:
         keeps_base: whether `weight` is the dense model's own.
-        reads_inputs: whether the pair begins by what the layer reads.
+        begins_by: what it is to be told of the run's data: the second moment of what the layer reads, the mean of x x^T
+            (in x in); or the gradient of the mean loss for the weight (out x in).
     """
 
     keeps_base: ClassVar[bool] = True
-    reads_inputs: ClassVar[bool] = False
+    begins_by: ClassVar[Literal["inputs", "gradients"] | None] = None
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -38,14 +40,18 @@ class Adapter(Projection):
         return self.settings.alpha / self.settings.rank
 
     @abstractmethod
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
         """Return the tensors, without the bias, that compute what a dense weight does, all float64.
 
         Args:
             weight: (out x in).
             seed: the run's.
-            moment: the mean of x x^T over the layer's inputs, (in x in), where the kind reads them.
+            measured: what the kind begins by, float64; None: nothing is, in tests and timings.
         """
+
+    def pair(self, values: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return down (rank x in) and up (out x rank), of whose product `scale` times is added to the weight."""
+        return values["down"], values["up"]
 
     def _tensors(self) -> dict[str, Tensor]:
         """The weight and the pair."""
@@ -61,12 +67,14 @@ class Adapter(Projection):
         return self.adapting(self.dense_weight(seed, std), seed)
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
-        """Return W x + alpha / rank up down x."""
-        return x @ values["weight"].T + self.scale * (x @ values["down"].T) @ values["up"].T
+        """Return W x + scale up down x."""
+        down, up = self.pair(values)
+        return x @ values["weight"].T + self.scale * (x @ down.T) @ up.T
 
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return W + alpha / rank up down."""
-        whole: Array = values["weight"] + self.scale * (values["up"] @ values["down"])
+        """Return W + scale up down."""
+        down, up = self.pair(values)
+        whole: Array = values["weight"] + self.scale * (up @ down)
         return whole
 
     def saved_per_token(self) -> int:
@@ -81,7 +89,7 @@ class Adapter(Projection):
 class Lora(Adapter):
     """LoRA (Hu et al., arXiv 2106.09685): `up` starts at zero, `down` uniform within 1/sqrt(in), as in PEFT."""
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
         """Return the weight itself beside a pair whose product is zero."""
         bound, shape = self.in_features**-0.5, (self.settings.rank, self.in_features)
         down = generator(seed, f"{self.name}.down").uniform(-bound, bound, shape)
@@ -93,7 +101,7 @@ class Pissa(Adapter):
 
     keeps_base = False
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
         """Return the triplets, divided evenly between both factors, and the rest."""
         down, up = (factor / self.scale**0.5 for factor in leading_pair(weight, self.settings.rank))
         return {"weight": weight - self.scale * (up @ down), "down": down, "up": up}
@@ -102,11 +110,11 @@ class Pissa(Adapter):
 class Eva(Lora):
     """EVA (Paischer et al., arXiv 2410.07170), one rank for all: `down` starts as the inputs' leading directions."""
 
-    reads_inputs = True
+    begins_by = "inputs"
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
         """Return LoRA's, with the leading eigenvectors of the inputs' second moment as `down`."""
         values = super().adapting(weight, seed)
-        if moment is None:  # nothing is read yet, in tests and timings
+        if measured is None:
             return values
-        return values | {"down": leading_eigenvectors(np.ascontiguousarray(moment), self.settings.rank).T}
+        return values | {"down": leading_eigenvectors(np.ascontiguousarray(measured), self.settings.rank).T}

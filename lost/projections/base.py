@@ -75,6 +75,11 @@ class Projection(ABC):
         return False
 
     @property
+    def keeps_input(self) -> bool:
+        """Whether its input is saved for the backward pass."""
+        return True
+
+    @property
     def starts_at_zero(self) -> bool:
         """Whether its outputs are zero before the first update, whatever it reads."""
         return False
