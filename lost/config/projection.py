@@ -76,6 +76,9 @@ class ProjectionConfig(ProjectionSettings):
     train_rest: bool = False
     """With adapters (lora and others): whether all else is trained too, the embedding, head, norms, biases and other
     kinds of layers; without them it is in any case."""
+    rho: Annotated[Float, Field(ge=1)] = 1.0
+    """With eva: how many times its rank a layer may have, when ranks move to layers whose inputs vary in few
+    directions; their sum stays. What came of it is then in the run's `overrides`. 1: one rank for all."""
     overrides: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
 

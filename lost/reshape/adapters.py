@@ -29,15 +29,15 @@ def adapting(config: Config, arrays: NamedArrays, measure: Measure) -> Iterator[
             continue
         layer = layers[name]
         if layer.begins_by and layer.name not in found:
-            block = _block(layer.name)
+            block = block_of(layer.name)
             alike = (each.name for each in layers.values() if each.begins_by == layer.begins_by)
-            found = {owner: each for owner, each in found.items() if _block(owner) == block}
-            found |= measure(layer.begins_by, [each for each in alike if _block(each) == block])
+            found = {owner: each for owner, each in found.items() if block_of(owner) == block}
+            found |= measure(layer.begins_by, [each for each in alike if block_of(each) == block])
         measured = found[layer.name] if layer.begins_by else None
         for suffix, value in layer.adapting(array.astype(np.float64), config.train.seed, measured).items():
             yield f"{layer.name}.{suffix}", value
 
 
-def _block(name: str) -> str:
+def block_of(name: str) -> str:
     """Return, for example, model.layers.0 for model.layers.0.self_attn.q_proj."""
     return name.rsplit(".", 2)[0]
