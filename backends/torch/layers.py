@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, short_conv, widen_lost
+from lost.backends.torch.kernels.quantized import quantized_linear
 from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.adapters import Adapter as AdapterProjection
@@ -194,17 +195,25 @@ class Adapter(Layer):
     """y = W x + scale up down x, of which the pair is trained."""
 
     weight: Tensor
+    scales: Tensor
+    biases: Tensor
     down: Tensor
     up: Tensor
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         assert isinstance(projection, AdapterProjection)
         super().__init__(projection, dtype)
-        self.scale = projection.scale
+        self.scale, self.bits = projection.scale, projection.settings.bits
 
     def narrow(self, x: Tensor) -> Narrow:
         """Return W x, and scale down x."""
-        return F.linear(x, self.weight.to(x.dtype)), F.linear(x, self.down.to(x.dtype)) * self.scale
+        return self._whole(x), F.linear(x, self.down.to(x.dtype)) * self.scale
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """Return W x."""
+        if self.bits is None:
+            return F.linear(x, self.weight.to(x.dtype))
+        return quantized_linear(x, self.weight, self.scales, self.biases, self.bits)
 
     def _widen(self, *parts: Tensor) -> Tensor:
         """Return their sum, once the second one is multiplied by up."""

@@ -64,6 +64,9 @@ class ProjectionSettings(Section):
     """What a LOST layer's kept channels start from: the dense weight's columns, or what the low rank leaves of them."""
     align: Count = 32
     """rank + channels is rounded up to a multiple of this (faster, and quantizable); 1 disables it."""
+    bits: Literal[4, 8] | None = None
+    """Of adapters: bits of an entry of the frozen weight, in groups of 64 with a scale and a bias; rounded where a run
+    begins. null: as `train.frozen_dtype` says."""
     alpha: Positive = 16.0
     """Of sltrain, lora, pissa and eva: the weight of their low-rank part is this divided by the rank."""
 

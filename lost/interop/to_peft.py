@@ -107,6 +107,12 @@ def _check(config: Config) -> None:
             "--to peft: more than the adapters was trained (projection.train_rest = true); expected false; use --to hf "
             "or dense, which export the whole model"
         )
+    if packed := [each.name for each in adapters(config) if each.settings.bits and not each.keeps_base]:
+        raise ConfigError(
+            f"--to peft: the base weight of {packed[0]} has moved (pissa), and is rounded to few bits, so no pair is "
+            "the difference from the base model; expected another kind, or no bits; use --to hf or dense, "
+            "which export the whole model"
+        )
     if not is_plain(base_config(config)):
         raise ConfigError(
             "--to peft: PEFT names the layers of a plain Llama or Qwen3, and the base model has others; expected "
@@ -140,8 +146,8 @@ def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarr
     for name, array in source.parameters():
         owner, _, suffix = name.rpartition(".")
         if owner in layers:
-            held[owner][suffix] = array.astype(np.float64)
-    weights = {name: values["weight"] for name, values in held.items()}
+            held[owner][suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
+    weights = {name: layers[name].frozen_weight(values) for name, values in held.items()}
     for name, array in base.parameters() if base and moved else ():
         if name.endswith(".weight") and (owner := name.removesuffix(".weight")) in moved:
             weights[owner] = array.astype(np.float64)

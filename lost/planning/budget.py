@@ -11,6 +11,7 @@ from typing import Any
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
+from lost.model.adapted import unquantized
 from lost.model.parameters import (
     EMBEDDING,
     HEAD,
@@ -105,7 +106,8 @@ def budget(
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
-    floats = sum(row.size for row in table.values() if not row.integer)
+    counted = parameter_table(unquantized(config))  # few bits are of as many parameters
+    floats = sum(row.size for row in counted.values() if not row.integer)
     weights = sum(row.bytes for row in table.values() if not row.integer)
     integers = sum(row.size for row in table.values() if row.integer)
     inside = projections(config)
@@ -113,8 +115,8 @@ def budget(
     head = vocabulary(config) * model.hidden_size
     attention = 2 * config.data.seq_len * model.attention_width * model.num_hidden_layers
     forward = sum(each.multiply_adds() for each in inside) + head + attention
-    output = table.get(HEAD) or table[EMBEDDING]
-    products = [row for row in table.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
+    output = counted.get(HEAD) or counted[EMBEDDING]
+    products = [row for row in counted.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
     still = sum(row.size for row in products if row.frozen)
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
@@ -125,6 +127,8 @@ def budget(
     # PyTorch's head makes its gradient beside the sum so far.
     summed = not output.frozen and at_once < (local_batch or config.train.batch_size)
     beside = head * width if backend == "torch" and summed else 0
+    if backend == "torch":  # which unpacks a weight of few bits to integers, and from them to float32
+        beside += 8 * max((each.in_features * each.out_features for each in inside if _is_packed(each)), default=0)
     # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
     update = int(1.4 * trained * width) if backend == "mlx" else _torch_update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
@@ -140,7 +144,12 @@ def budget(
     return Budget(
         parameters=floats,
         trained=trained,
-        projections=sum(tensor.size for each in inside for tensor in each.tensors().values() if not tensor.integer),
+        projections=sum(
+            tensor.size
+            for each in projections(unquantized(config))
+            for tensor in each.tensors().values()
+            if not tensor.integer
+        ),
         embeddings=head * (1 if model.tie_word_embeddings else 2),
         flops_per_token=6 * forward - 2 * still,
         memory=Memory(
@@ -150,6 +159,10 @@ def budget(
             activations=max(activations(config, device, at_once) + beside, update),
         ),
     )
+
+
+def _is_packed(projection: Projection) -> bool:
+    return any(tensor.bits for tensor in projection.tensors().values())
 
 
 def logits_at_once(backend: str, device: str) -> int:

@@ -6,6 +6,7 @@ Each begins with a `core` of zeros, so with the base model's outputs to the bit;
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class FixedPair(Adapter):
         """No: of what is trained, none reads it."""
         return False
 
-    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
+    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
         """Return the weight itself beside a pair with zeros in between."""
         down, up = self._pair_of(weight, measured)
         return {"weight": weight, "down": down, "up": up, "core": np.zeros(self._core_shape)}
@@ -48,8 +49,8 @@ class FixedPair(Adapter):
 
     def _tensors(self) -> dict[str, Tensor]:
         """The weight, the pair, and what is between."""
-        sides = {name: Tensor(each.shape, frozen=True) for name, each in super()._tensors().items() if name != "weight"}
-        return {"weight": super()._tensors()["weight"], **sides, "core": Tensor(self._core_shape)}
+        frozen = {name: replace(each, frozen=True) for name, each in super()._tensors().items()}
+        return {**frozen, "core": Tensor(self._core_shape)}
 
 
 class LoraXs(FixedPair):

@@ -22,6 +22,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text
     for name, sets in {
         "dense": ["projection.kind=dense"],
         "rich": ["projection.kind=dense", "model.num_key_value_heads=2", *richer],
+        "wide": ["projection.kind=dense", "model.hidden_size=64", "model.intermediate_size=128"],
         "lost": ["projection.kind=lost"],
         "mixed": ["projection.kind=dense", "projection.overrides={'*.mlp.*': {kind: lost, rank: 8}}"],
     }.items():
