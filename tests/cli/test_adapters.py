@@ -256,11 +256,13 @@ def test_not_for_peft(
 def test_two_processes_train_the_same_run(
     adapt: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
-    sets = ("train.frozen_dtype=bfloat16",)
-    one = adapt("lora", "one", 3, *sets)
+    """Of several kinds, whose frozen weights are in 4 bits; the first process measures what some of them begin by."""
+    kinds = "{'*.o_proj': {kind: lora_sb}, '*.mlp.*': {kind: svfit}, '*.[qk]_proj': {kind: eva}}"
+    sets = ("train.frozen_dtype=bfloat16", "projection.bits=4", "projection.rho=2", f"projection.overrides={kinds}")
+    one = adapt("lora", "one", 3, *sets, base="wide")
     words = ("projection.kind=lora", f"projection.rank={RANK}", "schedule.steps=9", "train.stop_after=3", *sets)
     given = [word for each in (*words, "train.save_every=1", "train.keep_last=9") for word in ("--set", each)]
-    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["dense"]), "--data", str(prepared.path), "--out",
+    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["wide"]), "--data", str(prepared.path), "--out",
                     str(tmp_path / "two"), "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, array in at(tmp_path / "two", 3).parameters():
