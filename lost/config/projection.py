@@ -25,8 +25,8 @@ class ProjectionSettings(Section):
 
     `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank` and `short_conv_width`;
     `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`;
-    `lora`, `pissa` and `eva`, which adapt a dense model, `rank` and `alpha`; `lora_xs`, `lora_sb` and `svfit`, which do
-    too, `rank`.
+    `lora`, `pissa` and `eva`, which adapt a dense model, `rank`, `alpha` and `bits`; `lora_xs`, `lora_sb` and `svfit`,
+    which do too, `rank` and `bits`.
     """
 
     kind: ProjectionKind = "lost"
