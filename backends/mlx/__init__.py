@@ -15,6 +15,7 @@ from lost.backends.mlx.calibration import (  # noqa: E402
     likeliest,
     log_probabilities,
     squared_gradients,
+    weight_gradients,
 )
 from lost.backends.mlx.devices import available, capacity, resolve, wire  # noqa: E402
 from lost.backends.mlx.distributed.group import join  # noqa: E402
@@ -36,5 +37,6 @@ __all__ = [
     "resolve",
     "squared_gradients",
     "tracing",
+    "weight_gradients",
     "wire",
 ]

@@ -20,6 +20,21 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     return record_inputs({name: modules[name] for name in names}, lambda: engine.evaluate(batches), _Sum)
 
 
+def weight_gradients(engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the gradient of the mean loss for the weight of each named dense projection, (out, in) float32."""
+    assert isinstance(engine, MlxEngine)
+    modules, totals, count = dict(engine.model.named_modules()), None, 0
+    engine.model.freeze()
+    for name in names:
+        modules[name].unfreeze(keys=["weight"], recurse=False)
+    for batch in batches:
+        _, totals = engine._micro_step(*engine._on_device(batch), mx.array(1.0), totals)
+        mx.eval(totals)
+        count += batch.predictions
+    found = dict(tree_flatten(totals))
+    return {name: to_array(found[f"{name}.weight"].astype(mx.float32)) / count for name in names}
+
+
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
     assert isinstance(engine, MlxEngine)

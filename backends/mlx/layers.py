@@ -19,6 +19,7 @@ from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
 from lost.engine.registry import implementation
+from lost.method.quantized import GROUP
 from lost.projections import Projection
 from lost.projections.adapters import Adapter as AdapterProjection
 from lost.projections.sltrain import SlTrain as SlTrainProjection
@@ -54,7 +55,7 @@ class Layer(nn.Module, ABC):
     """A layer with the tensors that its projection lists, zero until `Engine.load`; frozen ones are never trained."""
 
     opens: tuple[str, ...]
-    """The tensors that the first half reads, but for integers; the second reads the others."""
+    """The tensors that the first half reads, where the layer has them; the second reads the others."""
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         super().__init__()
@@ -201,20 +202,37 @@ class Lost(Layer):
 class Adapter(Layer):
     """y = W x + scale up down x, of which the pair is trained."""
 
-    opens = ("weight", "down")
+    opens = ("weight", "scales", "biases", "down")
 
     def __init__(self, projection: Projection, dtype: mx.Dtype) -> None:
         assert isinstance(projection, AdapterProjection)
         super().__init__(projection, dtype)
-        self.scale = projection.scale
+        self.scale, self.bits = projection.scale, projection.settings.bits
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return W x, and scale down x."""
-        return x @ self.weight.astype(x.dtype).T, x @ self.down.astype(x.dtype).T * self.scale
+        return self._whole(x), x @ self.down.astype(x.dtype).T * self.scale
+
+    def _whole(self, x: mx.array) -> mx.array:
+        """Return W x."""
+        if self.bits is None:
+            return x @ self.weight.astype(x.dtype).T
+        scales, biases, words = self.scales.astype(x.dtype), self.biases.astype(x.dtype), self.weight.view(mx.uint32)
+        return mx.quantized_matmul(x, words, scales, biases, transpose=True, group_size=GROUP, bits=self.bits)
 
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return their sum, once the second one is multiplied by up."""
         return parts[0] + parts[1] @ self.up.astype(parts[1].dtype).T
+
+
+class FixedPair(Adapter):
+    """y = W x + up core down x, of which `core`, a matrix or a vector, is trained."""
+
+    def _widen(self, *parts: mx.array) -> mx.array:
+        """Return their sum, once the second one is multiplied by core and up."""
+        hidden, core = parts[1], self.core.astype(parts[1].dtype)
+        hidden = hidden @ core.T if core.ndim == 2 else hidden * core
+        return parts[0] + hidden @ self.up.astype(hidden.dtype).T
 
 
 @cache
@@ -259,7 +277,7 @@ def _ends(arrays: Sequence[mx.array]) -> list[int]:
 
 def opens(*layers: Layer) -> Reads:
     """Return the tensors that the first halves of layers read."""
-    return [(each, each.opens) for each in layers]
+    return [(each, [name for name in each.opens if name in each and each[name].dtype != mx.int32]) for each in layers]
 
 
 def closes(*layers: Layer) -> Reads:
@@ -270,6 +288,7 @@ def closes(*layers: Layer) -> Reads:
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
     **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
 }
 
 

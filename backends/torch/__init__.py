@@ -12,6 +12,7 @@ from lost.backends.torch.calibration import (
     likeliest,
     log_probabilities,
     squared_gradients,
+    weight_gradients,
 )
 from lost.backends.torch.devices import available, capacity, check_generation, resolve, wire
 from lost.backends.torch.distributed.group import join
@@ -32,5 +33,6 @@ __all__ = [
     "resolve",
     "squared_gradients",
     "tracing",
+    "weight_gradients",
     "wire",
 ]

@@ -20,6 +20,19 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
     return record_inputs(layers, lambda: engine.evaluate(batches), _Sum)
 
 
+def weight_gradients(engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the gradient of the mean loss for the weight of each named dense projection, (out, in) float32."""
+    assert isinstance(engine, TorchEngine)
+    engine.model.requires_grad_(False)
+    weights = [engine.model.get_parameter(f"{name}.weight").requires_grad_() for name in names]
+    totals, count = [torch.zeros_like(each, dtype=torch.float32) for each in weights], 0
+    for batch in batches:
+        found = torch.autograd.grad(engine.model(*engine._on_device(batch)), weights)
+        torch._foreach_add_(totals, [each.float() for each in found])
+        count += batch.predictions
+    return {name: to_array(each) / count for name, each in zip(names, totals, strict=True)}
+
+
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
     assert isinstance(engine, TorchEngine)

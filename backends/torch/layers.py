@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lost.backends.torch.kernels.lost import ACTIVATIONS, narrow_lost, short_conv, widen_lost
+from lost.backends.torch.kernels.quantized import quantized_linear
 from lost.engine.registry import implementation
 from lost.projections import Projection
 from lost.projections.adapters import Adapter as AdapterProjection
@@ -194,21 +195,41 @@ class Adapter(Layer):
     """y = W x + scale up down x, of which the pair is trained."""
 
     weight: Tensor
+    scales: Tensor
+    biases: Tensor
     down: Tensor
     up: Tensor
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         assert isinstance(projection, AdapterProjection)
         super().__init__(projection, dtype)
-        self.scale = projection.scale
+        self.scale, self.bits = projection.scale, projection.settings.bits
 
     def narrow(self, x: Tensor) -> Narrow:
         """Return W x, and scale down x."""
-        return F.linear(x, self.weight.to(x.dtype)), F.linear(x, self.down.to(x.dtype)) * self.scale
+        return self._whole(x), F.linear(x, self.down.to(x.dtype)) * self.scale
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """Return W x."""
+        if self.bits is None:
+            return F.linear(x, self.weight.to(x.dtype))
+        return quantized_linear(x, self.weight, self.scales, self.biases, self.bits)
 
     def _widen(self, *parts: Tensor) -> Tensor:
         """Return their sum, once the second one is multiplied by up."""
         return parts[0] + F.linear(parts[1], self.up.to(parts[1].dtype))
+
+
+class FixedPair(Adapter):
+    """y = W x + up core down x, of which `core`, a matrix or a vector, is trained."""
+
+    core: Tensor
+
+    def _widen(self, *parts: Tensor) -> Tensor:
+        """Return their sum, once the second one is multiplied by core and up."""
+        hidden, core = parts[1], self.core.to(parts[1].dtype)
+        hidden = F.linear(hidden, core) if core.dim() == 2 else hidden * core
+        return parts[0] + F.linear(hidden, self.up.to(hidden.dtype))
 
 
 def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
@@ -228,6 +249,7 @@ def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
 KINDS: dict[str, type[Layer]] = {
     **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
     **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
+    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
 }
 
 

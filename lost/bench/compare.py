@@ -167,7 +167,7 @@ def _layer(
         raw = config.projection.model_dump(include=set(ProjectionSettings.model_fields)) | measured
         part = projection("layer", shape.in_features, shape.out_features, ProjectionSettings.model_validate(raw))
         random = np.random.default_rng(0)
-        values = {suffix: _values(random, each.shape, each.below) for suffix, each in part.tensors().items()}
+        values = {suffix: _values(random, each.shape, each.below, each.bits) for suffix, each in part.tensors().items()}
         built[kind] = part
         passes[kind] = target.bench.layer(part, values, shape.tokens, config.train, target.device)
     once = time_interleaved({kind: partial(each.run, 1) for kind, each in passes.items()}, rounds=2, warm_up=2)
@@ -285,16 +285,21 @@ def random_parameters(config: Config) -> Iterator[tuple[str, np.ndarray]]:
     }
     for name, row in parameter_table(config).items():
         if name in tensors or len(row.shape) > 1:
-            yield name, _values(random, row.shape, tensors[name].below if name in tensors else 0)
+            yield name, _values(random, row.shape, row.below, row.bits)
         else:
             yield name, np.ones(row.shape, np.float32)  # a norm
 
 
-def _values(random: np.random.Generator, shape: tuple[int, ...], below: int) -> np.ndarray:
-    """Return normal values or, with `below`, sorted indices less than it, one in each of as many equal intervals."""
+def _values(random: np.random.Generator, shape: tuple[int, ...], below: int, bits: int = 0) -> np.ndarray:
+    """Return normal values; with `bits`, words of any; with `below`, sorted indices less than it.
+
+    The indices are one in each of as many equal intervals.
+    """
     if below:
         edges = np.arange(shape[0] + 1) * below // shape[0]
         return random.integers(edges[:-1], edges[1:]).astype(np.int32)
+    if bits:
+        return random.integers(-(2**31), 2**31, shape).astype(np.int32)
     values = random.standard_normal(shape, np.float32)
     values *= _STD
     return values

@@ -25,13 +25,14 @@ class ProjectionSettings(Section):
 
     `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank` and `short_conv_width`;
     `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`;
-    `lora`, `pissa` and `eva`, which adapt a dense model, `rank` and `alpha`.
+    `lora`, `pissa` and `eva`, which adapt a dense model, `rank`, `alpha` and `bits`; `lora_xs`, `lora_sb` and `svfit`,
+    which do too, `rank` and `bits`.
     """
 
     kind: ProjectionKind = "lost"
     """lost (arXiv 2508.02668), cola (2502.10940), sltrain (2406.02214), lowrank or dense; lora (2106.09685), pissa
-    (2404.02948) and eva (2410.07170) adapt a dense model, with --init-from; or an extension's. See projections.md,
-    adapters.md."""
+    (2404.02948), eva (2410.07170), lora_xs (2405.17604), lora_sb (2411.19557) and svfit (2409.05926) adapt a dense
+    model, with --init-from; or an extension's. See projections.md, adapters.md."""
     rank: Count = 128
     """Columns of the low-rank pair: at most the matrix's shorter side. More of them cost parameters and time, and
     fit better; a quarter to a half of `model.hidden_size` is usual."""
@@ -63,8 +64,11 @@ class ProjectionSettings(Section):
     """What a LOST layer's kept channels start from: the dense weight's columns, or what the low rank leaves of them."""
     align: Count = 32
     """rank + channels is rounded up to a multiple of this (faster, and quantizable); 1 disables it."""
+    bits: Literal[4, 8] | None = None
+    """Of adapters: bits of an entry of the frozen weight, in groups of 64 with a scale and a bias; rounded where a run
+    begins. null: as `train.frozen_dtype` says."""
     alpha: Positive = 16.0
-    """Of sltrain and adapters: the weight of their low-rank part is this divided by the rank."""
+    """Of sltrain, lora, pissa and eva: the weight of their low-rank part is this divided by the rank."""
 
 
 class ProjectionConfig(ProjectionSettings):
@@ -73,8 +77,11 @@ class ProjectionConfig(ProjectionSettings):
     keep_gate_activation: bool = True
     """Whether SwiGLU keeps its own SiLU if the gate projection has an activation inside."""
     train_rest: bool = False
-    """With adapters (lora, pissa, eva): whether all else is trained too, the embedding, head, norms, biases and other
+    """With adapters (lora and others): whether all else is trained too, the embedding, head, norms, biases and other
     kinds of layers; without them it is in any case."""
+    rho: Annotated[Float, Field(ge=1)] = 1.0
+    """With eva: how many times its rank a layer may have, when ranks move to layers whose inputs vary in few
+    directions; their sum stays. What came of it is then in the run's `overrides`. 1: one rank for all."""
     overrides: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - pydantic copies it
     """`{"*.down_proj": {"rank": 64}}`: settings for the projections whose name matches; the last match wins."""
 

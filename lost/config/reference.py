@@ -113,7 +113,7 @@ def _values(entry: dict[str, Any]) -> str:
     if "const" in entry:
         return str(entry["const"])
     if "enum" in entry:
-        return ", ".join(entry["enum"])
+        return ", ".join(map(str, entry["enum"]))
     if "prefixItems" in entry:
         return f"[{'; '.join(_values(each) for each in entry['prefixItems'])}]"
     if entry["type"] == "array":

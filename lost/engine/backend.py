@@ -75,6 +75,12 @@ class Backend(Protocol):
     def input_moments(self, engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the mean of x x^T over the inputs x (in,) of each named projection, (in, in) float64."""
 
+    def weight_gradients(self, engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the gradient of the mean loss for the weight of each named dense projection, (out, in) float32.
+
+        No other gradients are computed, and the engine doesn't train from then on.
+        """
+
     def squared_gradients(self, engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
         """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
 

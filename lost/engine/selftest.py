@@ -29,7 +29,7 @@ ALLOWED = {
     "bfloat16": {"logits": 0.05, "evaluation": 0.02, "gradients": 0.25, "losses": 0.03, "weights": 0.1},
 }
 STEPS = 3
-ALIKE = {"lora", "eva"}  # whose layers compute as pissa's do
+ALIKE = {"lora", "eva", "lora_xs"}  # whose layers compute as those of pissa and lora_sb do
 _MODEL = {
     "hidden_size": 8,
     "intermediate_size": 12,

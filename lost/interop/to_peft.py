@@ -99,13 +99,19 @@ def _check(config: Config) -> None:
     """Refuse what isn't an adapter of a model that PEFT opens."""
     if not adapters(config):
         raise ConfigError(
-            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora, pissa or "
-            "eva; use --to hf or dense, which export the whole model"
+            f"--to peft: the run has no adapters (projection.kind = {config.projection.kind}); expected lora or "
+            "another one of docs/adapters.md; use --to hf or dense, which export the whole model"
         )
     if config.projection.train_rest:
         raise ConfigError(
             "--to peft: more than the adapters was trained (projection.train_rest = true); expected false; use --to hf "
             "or dense, which export the whole model"
+        )
+    if packed := [each.name for each in adapters(config) if each.settings.bits and not each.keeps_base]:
+        raise ConfigError(
+            f"--to peft: the base weight of {packed[0]} has moved (pissa), and is rounded to few bits, so no pair is "
+            "the difference from the base model; expected another kind, or no bits; use --to hf or dense, "
+            "which export the whole model"
         )
     if not is_plain(base_config(config)):
         raise ConfigError(
@@ -140,8 +146,8 @@ def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarr
     for name, array in source.parameters():
         owner, _, suffix = name.rpartition(".")
         if owner in layers:
-            held[owner][suffix] = array.astype(np.float64)
-    weights = {name: values["weight"] for name, values in held.items()}
+            held[owner][suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
+    weights = {name: layers[name].frozen_weight(values) for name, values in held.items()}
     for name, array in base.parameters() if base and moved else ():
         if name.endswith(".weight") and (owner := name.removesuffix(".weight")) in moved:
             weights[owner] = array.astype(np.float64)
@@ -151,7 +157,8 @@ def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarr
 def _pair(layer: Adapter, values: Mapping[str, np.ndarray], base: np.ndarray) -> Pair:
     """Return the pair itself; or where the weight was moved, that of the change: a pair was taken away, one added."""
     if layer.keeps_base:
-        return values["down"], values["up"], layer.settings.alpha
+        down, up = layer.pair(values)
+        return down, up, layer.scale * len(down)
     rank = min(2 * layer.settings.rank, layer.in_features, layer.out_features)
     return *leading_pair(layer.merged(values) - base, rank), float(rank)
 

@@ -98,6 +98,17 @@ def leading_pair(weight: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]
     return down, basis
 
 
+def leading_directions(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return V_r^T (rank x in), U_r (out x rank) and S_r (rank,) of a float64 matrix (out x in).
+
+    Directions beyond the matrix's own rank are zero.
+    """
+    down, up = leading_pair(matrix, rank)
+    rows, columns = np.linalg.norm(down, axis=1), np.linalg.norm(up, axis=0)
+    inverse = np.divide(1.0, rows, out=np.zeros(rank), where=rows > 0)
+    return down * inverse[:, None], up * np.divide(1.0, columns, out=np.zeros(rank), where=columns > 0), rows * columns
+
+
 def compose(factors: Factors, gamma: float) -> np.ndarray:
     """Return the dense weight (out x in) that a LOST layer without activation applies: the inverse of `decompose`.
 

@@ -14,6 +14,12 @@ def adapters(config: Architecture) -> list[Adapter]:
     return [each for layer in layers for each in layer_projections(config, layer) if isinstance(each, Adapter)]
 
 
+def unquantized(config: Config) -> Config:
+    """Return the configuration with every weight as a matrix, which few bits would be of."""
+    overrides = {pattern: {**own, "bits": None} for pattern, own in config.projection.overrides.items()}
+    return config.replace("projection", bits=None, overrides=overrides)
+
+
 def base_config(config: Config) -> Config:
     """Return the configuration of the model that is adapted: a dense layer in each adapter's place."""
 

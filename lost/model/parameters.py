@@ -30,13 +30,15 @@ class Parameter:
     """How many times as many inputs it adds up as in the model that `optimizer.base_width` means."""
     frozen: bool = field(default=False, compare=False)
     """Whether it stays as it was when training began."""
+    bits: int = 0
+    """Of its numbers, if each int32 holds several: as in `Tensor`."""
     dtype: str = field(default="float32", compare=False)
     """Type that it is stored in: float32, bfloat16 or int32."""
 
     @property
     def integer(self) -> bool:
-        """Whether it holds indices."""
-        return self.below > 0
+        """Whether it is int32: it holds indices, or numbers of few bits."""
+        return self.below > 0 or self.bits > 0
 
     @property
     def trained(self) -> bool:
@@ -214,7 +216,7 @@ def widening(config: Config) -> float:
 def _parameter(name: str, suffix: str, tensor: Tensor, wider: float) -> Parameter:
     is_matrix = len(tensor.shape) > 1 or tensor.of_matrix
     widening = wider if is_matrix else 1.0
-    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts, widening, tensor.frozen)
+    return Parameter(f"{name}.{suffix}", tensor.shape, tensor.below, tensor.parts, widening, tensor.frozen, tensor.bits)
 
 
 def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
@@ -223,5 +225,5 @@ def shapes_of(table: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
 
 
 def index_limits(table: Mapping[str, Parameter]) -> dict[str, int]:
-    """Return the limit of indices of each parameter that holds any, by name."""
+    """Return the limit of indices of each int32 parameter, by name; 0: its numbers are no indices."""
     return {name: row.below for name, row in table.items() if row.integer}

@@ -11,6 +11,7 @@ from typing import Any
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
+from lost.model.adapted import unquantized
 from lost.model.parameters import (
     EMBEDDING,
     HEAD,
@@ -22,6 +23,7 @@ from lost.model.parameters import (
 )
 from lost.optim import KINDS, optimizer_of
 from lost.optim.muon import Muon, at_once, shapes_orthogonalized
+from lost.projections import Projection
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Logits in a chunk of the head's loss. PyTorch on a CPU is within 7 % of its fastest at 64 MiB of float32, in both
@@ -104,7 +106,8 @@ def budget(
     """
     table = parameter_table(config)
     trained = sum(row.size for row in table.values() if row.trained)
-    floats = sum(row.size for row in table.values() if not row.integer)
+    counted = parameter_table(unquantized(config))  # few bits are of as many parameters
+    floats = sum(row.size for row in counted.values() if not row.integer)
     weights = sum(row.bytes for row in table.values() if not row.integer)
     integers = sum(row.size for row in table.values() if row.integer)
     inside = projections(config)
@@ -112,8 +115,8 @@ def budget(
     head = vocabulary(config) * model.hidden_size
     attention = 2 * config.data.seq_len * model.attention_width * model.num_hidden_layers
     forward = sum(each.multiply_adds() for each in inside) + head + attention
-    output = table.get(HEAD) or table[EMBEDDING]
-    products = [row for row in table.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
+    output = counted.get(HEAD) or counted[EMBEDDING]
+    products = [row for row in counted.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
     still = sum(row.size for row in products if row.frozen)
     width = _BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
@@ -124,6 +127,8 @@ def budget(
     # PyTorch's head makes its gradient beside the sum so far.
     summed = not output.frozen and at_once < (local_batch or config.train.batch_size)
     beside = head * width if backend == "torch" and summed else 0
+    if backend == "torch":  # which unpacks a weight of few bits to integers, and from them to float32
+        beside += 8 * max((each.in_features * each.out_features for each in inside if _is_packed(each)), default=0)
     # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
     update = int(1.4 * trained * width) if backend == "mlx" else _torch_update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
@@ -139,7 +144,12 @@ def budget(
     return Budget(
         parameters=floats,
         trained=trained,
-        projections=sum(tensor.size for each in inside for tensor in each.tensors().values() if not tensor.integer),
+        projections=sum(
+            tensor.size
+            for each in projections(unquantized(config))
+            for tensor in each.tensors().values()
+            if not tensor.integer
+        ),
         embeddings=head * (1 if model.tie_word_embeddings else 2),
         flops_per_token=6 * forward - 2 * still,
         memory=Memory(
@@ -149,6 +159,10 @@ def budget(
             activations=max(activations(config, device, at_once) + beside, update),
         ),
     )
+
+
+def _is_packed(projection: Projection) -> bool:
+    return any(tensor.bits for tensor in projection.tensors().values())
 
 
 def logits_at_once(backend: str, device: str) -> int:
@@ -218,9 +232,9 @@ def _torch_activations(config: Config, device: str, micro_batch: int) -> int:
         attention = width * (2 * queries + 2 * (queries if repeated else shared))  # rotated q and k, v, output
         if model.use_qk_norm:
             attention += own_input * (queries + shared) + 4 * (model.num_attention_heads + model.key_value_heads)
-        opened = width * 3 * inner  # gate, up, their product
+        opened = width * (2 + parts[6].keeps_input) * inner  # gate, up, their product
         scales = 4 * model.num_attention_heads  # of the softmax
-        whole.append(2 * (norm + width * hidden) + width * sum(saved) + attention + opened + scales)
+        whole.append(2 * norm + width * (_read(parts, hidden) + sum(saved)) + attention + opened + scales)
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
         rebuilt.append(max(attention, opened) + width * sum(saved))
     blocks = {
@@ -263,9 +277,11 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
         attention = 3 * queries + 2 * shared + model.num_attention_heads * scores
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
-        opened = 5 if keeps and gate_is_activated(config, parts[4]) else 3  # gate, (its sigmoid and SiLU,) up, product
+        opened = 4 if keeps and gate_is_activated(config, parts[4]) else 2  # gate, (its sigmoid and SiLU,) up
+        opened += parts[6].keeps_input  # their product
         others = max(others, 2 * norm + width * (attention + opened * inner))
-        whole.append(2 * norm + width * (sum(saved) + attention + opened * inner))
+        read = _read(parts, hidden) - 2 * hidden  # norms' outputs that nothing saves
+        whole.append(2 * norm + width * (read + sum(saved) + attention + opened * inner))
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         narrow.append(width * (2 * hidden + first + saved[3] + saved[6]))  # second halves aren't checkpointed
     token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
@@ -276,6 +292,11 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
     return tokens * token + cast + max(head, int(tokens * _AHEAD[policy] * others))
+
+
+def _read(parts: Sequence[Projection], hidden: int) -> int:
+    """Count the elements per token of both norms' outputs in a block that projections save."""
+    return sum(hidden for group in (parts[:3], parts[4:6]) if any(each.keeps_input for each in group))
 
 
 def _recast(config: Config, but: Sequence[str] = ()) -> int:

@@ -8,12 +8,14 @@ from lost.projections.adapters import Eva, Lora, Pissa
 from lost.projections.base import Projection, Tensor
 from lost.projections.cola import Cola
 from lost.projections.dense import Dense
+from lost.projections.fixed_pair import LoraSb, LoraXs, SvFit
 from lost.projections.lost import Lost
 from lost.projections.lowrank import LowRank
 from lost.projections.sltrain import SlTrain
 
 KINDS = cast(Registry[type[Projection]], PROJECTIONS)
-KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost, lora=Lora, pissa=Pissa, eva=Eva)
+KINDS.update(dense=Dense, lowrank=LowRank, cola=Cola, sltrain=SlTrain, lost=Lost)
+KINDS.update(lora=Lora, pissa=Pissa, eva=Eva, lora_xs=LoraXs, lora_sb=LoraSb, svfit=SvFit)
 
 
 def projection(

@@ -1,73 +1,113 @@
-"""Adapters: a dense weight that stays as it is, and a low-rank pair beside it that is trained.
+"""Adapters: a dense weight that stays as it is, and little beside it that is trained.
 
-    y = W x + alpha / rank up down x
+    y = W x + scale up down x
 
-They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one.
+They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one. Here are those whose pair is
+trained, at scale alpha / rank; in `fixed_pair` those whose pair is fixed.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from lost.errors import ConfigError
 from lost.method.decompose import leading_pair
 from lost.method.eigen import leading_eigenvectors
+from lost.method.quantized import GROUP, quantized, unpacked
 from lost.projections.base import Array, Projection, Tensor
 from lost.projections.lowrank import check_rank
 from lost.utils.randomness import generator
 
 
 class Adapter(Projection):
-    """`weight` (out x in), frozen; `down` (rank x in) and `up` (out x rank).
+    """`weight` (out x in), frozen, and beside it what amounts to a pair, down (rank x in) and up (out x rank).
 
     Attributes:
         keeps_base: whether `weight` is the dense model's own.
-        reads_inputs: whether the pair begins by what the layer reads.
+        begins_by: what it is to be told of the run's data: the second moment of what the layer reads, the mean of x x^T
+            (in x in); or the gradient of the mean loss for the weight (out x in).
     """
 
     keeps_base: ClassVar[bool] = True
-    reads_inputs: ClassVar[bool] = False
+    begins_by: ClassVar[Literal["inputs", "gradients"] | None] = None
 
     def __post_init__(self) -> None:
         check_rank(self)
+        if self.settings.bits and self.in_features % GROUP:
+            raise ConfigError(
+                f"projection.bits = {self.settings.bits}: {self.name} has {self.in_features} inputs, and each "
+                f"{GROUP} have a scale; expected a multiple of that; give this projection bits: null, in "
+                "projection.overrides"
+            )
 
     @property
     def scale(self) -> float:
         """Weight of the low-rank pair."""
         return self.settings.alpha / self.settings.rank
 
-    @abstractmethod
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
-        """Return the tensors, without the bias, that compute what a dense weight does, all float64.
+    def adapting(self, weight: Array, seed: int, measured: Array | None = None) -> dict[str, Array]:
+        """Return the tensors, without the bias, that compute what a dense weight does, float64 but for words of bits.
 
         Args:
             weight: (out x in).
             seed: the run's.
-            moment: the mean of x x^T over the layer's inputs, (in x in), where the kind reads them.
+            measured: what the kind begins by, float64; None: nothing is, in tests and timings.
         """
+        values, bits = self._adapting(weight, seed, measured), self.settings.bits
+        if bits is None:
+            return values
+        return values | dict(zip(("weight", "scales", "biases"), quantized(values["weight"], bits), strict=True))
+
+    @abstractmethod
+    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
+        """Return the tensors, the weight as a matrix."""
+
+    def frozen_weight(self, values: Mapping[str, Array]) -> Array:
+        """Return the weight (out x in), unpacked where it has few bits."""
+        bits = self.settings.bits
+        if bits is None:
+            return values["weight"]
+        return unpacked(values["weight"], values["scales"], values["biases"], bits)
+
+    def pair(self, values: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Return down (rank x in) and up (out x rank), of whose product `scale` times is added to the weight."""
+        return values["down"], values["up"]
 
     def _tensors(self) -> dict[str, Tensor]:
         """The weight and the pair."""
         rank = self.settings.rank
-        return {
-            "weight": Tensor((self.out_features, self.in_features), frozen=True),
-            "down": Tensor((rank, self.in_features)),
-            "up": Tensor((self.out_features, rank)),
-        }
+        pair = {"down": Tensor((rank, self.in_features)), "up": Tensor((self.out_features, rank))}
+        return {**self._frozen(), **pair}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """The weight as it is stored."""
+        rows, columns, bits = self.out_features, self.in_features, self.settings.bits
+        if bits is None:
+            return {"weight": Tensor((rows, columns), frozen=True)}
+        groups = Tensor((rows, columns // GROUP), frozen=True)
+        return {"weight": Tensor((rows, columns * bits // 32), bits=bits), "scales": groups, "biases": groups}
 
     def _initial(self, seed: int, std: float) -> dict[str, Array]:
         """Adapt the weight that `dense` would start from: for tests and timings; runs adapt a model's."""
         return self.adapting(self.dense_weight(seed, std), seed)
 
     def _forward(self, x: Array, values: Mapping[str, Array]) -> Array:
-        """Return W x + alpha / rank up down x."""
-        return x @ values["weight"].T + self.scale * (x @ values["down"].T) @ values["up"].T
+        """Return W x + scale up down x."""
+        down, up = self.pair(values)
+        return x @ self.frozen_weight(values).T + self.scale * (x @ down.T) @ up.T
 
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return W + alpha / rank up down."""
-        whole: Array = values["weight"] + self.scale * (values["up"] @ values["down"])
+        """Return W + scale up down."""
+        down, up = self.pair(values)
+        whole: Array = self.frozen_weight(values) + self.scale * (up @ down)
         return whole
+
+    def multiply_adds(self) -> int:
+        """Those of the weight, whatever it is stored in, and what is beside it."""
+        beside = sum(each.size for name, each in self._tensors().items() if name not in self._frozen())
+        return self.out_features * self.in_features + beside
 
     def saved_per_token(self) -> int:
         """The bottleneck."""
@@ -81,7 +121,7 @@ class Adapter(Projection):
 class Lora(Adapter):
     """LoRA (Hu et al., arXiv 2106.09685): `up` starts at zero, `down` uniform within 1/sqrt(in), as in PEFT."""
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
         """Return the weight itself beside a pair whose product is zero."""
         bound, shape = self.in_features**-0.5, (self.settings.rank, self.in_features)
         down = generator(seed, f"{self.name}.down").uniform(-bound, bound, shape)
@@ -93,7 +133,7 @@ class Pissa(Adapter):
 
     keeps_base = False
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
         """Return the triplets, divided evenly between both factors, and the rest."""
         down, up = (factor / self.scale**0.5 for factor in leading_pair(weight, self.settings.rank))
         return {"weight": weight - self.scale * (up @ down), "down": down, "up": up}
@@ -102,11 +142,11 @@ class Pissa(Adapter):
 class Eva(Lora):
     """EVA (Paischer et al., arXiv 2410.07170), one rank for all: `down` starts as the inputs' leading directions."""
 
-    reads_inputs = True
+    begins_by = "inputs"
 
-    def adapting(self, weight: Array, seed: int, moment: Array | None = None) -> dict[str, Array]:
+    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
         """Return LoRA's, with the leading eigenvectors of the inputs' second moment as `down`."""
-        values = super().adapting(weight, seed)
-        if moment is None:  # nothing is read yet, in tests and timings
+        values = super()._adapting(weight, seed, None)
+        if measured is None:
             return values
-        return values | {"down": leading_eigenvectors(np.ascontiguousarray(moment), self.settings.rank).T}
+        return values | {"down": leading_eigenvectors(np.ascontiguousarray(measured), self.settings.rank).T}

@@ -21,7 +21,8 @@ class Tensor:
 
     With `below`, it holds sorted, distinct indices from 0 up to that limit: int32, never trained, without moments. With
     `parts`, its columns are in groups of these widths, which differ in meaning. With `of_matrix`, it holds entries of a
-    matrix in a shape of their own. If it is `frozen`, it stays as it was when training began.
+    matrix in a shape of their own. If it is `frozen`, it stays as it was when training began. With `bits`, each int32
+    holds 32 / bits numbers of a frozen matrix (`lost.method.quantized`).
     """
 
     shape: tuple[int, ...]
@@ -29,6 +30,7 @@ class Tensor:
     parts: tuple[int, ...] = ()
     of_matrix: bool = False
     frozen: bool = False
+    bits: int = 0
 
     @property
     def size(self) -> int:
@@ -37,8 +39,8 @@ class Tensor:
 
     @property
     def integer(self) -> bool:
-        """Whether it holds indices."""
-        return self.below > 0
+        """Whether it is int32: it holds indices, or numbers of few bits."""
+        return self.below > 0 or self.bits > 0
 
     @property
     def trained(self) -> bool:
@@ -73,6 +75,11 @@ class Projection(ABC):
     def has_activation(self) -> bool:
         """Whether the map is nonlinear."""
         return False
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether its input is saved for the backward pass."""
+        return True
 
     @property
     def starts_at_zero(self) -> bool:

@@ -221,7 +221,7 @@ def test_plan_estimates_what_autograd_saves(
     loss = (4 + cast) * 128 * 19 + 2 * width * 128 * 64 + (4 + cast) * 19 * 64
     estimate = budget(settings).memory.activations - loss
     if policy == "none":  # before the first adapter nothing is kept
-        assert held == pytest.approx(estimate, rel=0.04 if isinstance(projections(settings)[0], Adapter) else 0.03)
+        assert held == pytest.approx(estimate, rel=0.05 if isinstance(projections(settings)[0], Adapter) else 0.03)
     else:
         deeper = budget(settings.replace("model", num_hidden_layers=4)).memory.activations - loss
         assert held < estimate

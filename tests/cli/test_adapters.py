@@ -6,72 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from adaptations import RANK, TOKENS, arrays, at, run_data, scores
 from processes import torchrun
 
-from lost.checkpoint import Checkpoint, open_checkpoint
 from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
-from lost.engine import BACKENDS, create_engine
-from lost.model.load import dump, load_config
+from lost.engine import BACKENDS
 from lost.model.parameters import parameter_table
-from lost.tracking import Tracker
-from lost.training.trainer import train
 
 KINDS = ("lora", "pissa")
-TOKENS = np.random.default_rng(0).integers(0, 320, (2, 12)).astype(np.int32)
-RANK = 4
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory, prepared: Dataset, tiny_text: str) -> dict[str, Path]:
-    """Runs of two steps: a dense one, one whose head is its embedding and that has norms and biases, two with LOST."""
-    folder, runs = tmp_path_factory.mktemp("bases"), {}
-    (folder / "tiny.yaml").write_text(tiny_text)
-    richer = ["model.use_qk_norm=true", "model.attention_bias=qkv", "model.tie_word_embeddings=true"]
-    for name, sets in {
-        "dense": ["projection.kind=dense"],
-        "rich": ["projection.kind=dense", "model.num_key_value_heads=2", *richer],
-        "lost": ["projection.kind=lost"],
-        "mixed": ["projection.kind=dense", "projection.overrides={'*.mlp.*': {kind: lost, rank: 8}}"],
-    }.items():
-        words = [*sets, "schedule.steps=2", "train.log_every=0", f"data.path={prepared.path}", "model.vocab_size=320"]
-        config = load_config(folder / "tiny.yaml", words)
-        runs[name] = folder / name
-        runs[name].mkdir()
-        (runs[name] / "config.yaml").write_text(dump(config))
-        train(config, runs[name], prepared, create_engine(config, "torch", "cpu"), Tracker())
-    return runs
-
-
-@pytest.fixture
-def adapt(lost: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path) -> Callable[..., Path]:
-    """Begin or go on with an adaptation; returns its folder."""
-
-    def call(kind: str, out: str, stop: int, *sets: str, base: str = "dense", backend: str = "torch") -> Path:
-        words = (f"projection.kind={kind}", f"projection.rank={RANK}", "schedule.steps=9", f"train.stop_after={stop}")
-        given = [
-            word for each in (*words, "train.save_every=1", "train.keep_last=9", *sets) for word in ("--set", each)
-        ]
-        answer = lost("train", "--init-from", bases[base], "--data", prepared.path, "--out", tmp_path / out,
-                      "--backend", backend, "--device", "cpu", *given)  # fmt: skip
-        assert answer.code == 0, answer.err
-        return tmp_path / out
-
-    return call
-
-
-def at(run: Path, step: int) -> Checkpoint:
-    return open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
-
-
-def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
-    return {name: each.tobytes() for name, each in (*checkpoint.parameters(), *checkpoint.moments())}
-
-
-def scores(checkpoint: Checkpoint, backend: str, logits: Callable) -> np.ndarray:
-    engine = create_engine(checkpoint.config, backend, "cpu")
-    engine.load(checkpoint.parameters())
-    return logits(engine, TOKENS)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -212,10 +155,6 @@ def test_merged_for_others(adapt: Callable, lost: Callable, tmp_path: Path, kind
     assert json.loads(merged.out)["loss"] == pytest.approx(json.loads(own.out)["loss"], abs=1e-5)
 
 
-def run_data(run: Path) -> str:
-    return str(load_config(run / "config.yaml").data.path)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_taken_out_for_peft(
     adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path, kind: str
@@ -317,11 +256,13 @@ def test_not_for_peft(
 def test_two_processes_train_the_same_run(
     adapt: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
-    sets = ("train.frozen_dtype=bfloat16",)
-    one = adapt("lora", "one", 3, *sets)
+    """Of several kinds, whose frozen weights are in 4 bits; the first process measures what some of them begin by."""
+    kinds = "{'*.o_proj': {kind: lora_sb}, '*.mlp.*': {kind: svfit}, '*.[qk]_proj': {kind: eva}}"
+    sets = ("train.frozen_dtype=bfloat16", "projection.bits=4", "projection.rho=2", f"projection.overrides={kinds}")
+    one = adapt("lora", "one", 3, *sets, base="wide")
     words = ("projection.kind=lora", f"projection.rank={RANK}", "schedule.steps=9", "train.stop_after=3", *sets)
     given = [word for each in (*words, "train.save_every=1", "train.keep_last=9") for word in ("--set", each)]
-    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["dense"]), "--data", str(prepared.path), "--out",
+    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["wide"]), "--data", str(prepared.path), "--out",
                     str(tmp_path / "two"), "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, array in at(tmp_path / "two", 3).parameters():

@@ -1,9 +1,4 @@
-"""Exports with matrices in few bits: mlx-lm quantises, and what its numbers mean is computed here, in numpy.
-
-    entry = scale * number + bias
-
-Each row is in groups with a scale and a bias; a word holds 32 / bits numbers, the first in its lowest bits.
-"""
+"""Exports with matrices in few bits: mlx-lm quantises, and numpy computes what its numbers mean (`lost.method`)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +11,7 @@ from lost.config import Config
 from lost.errors import UserError
 from lost.interop.layout import exported_name, is_plain
 from lost.interop.to_hf.check import READERS
+from lost.method.quantized import unpacked
 from lost.model.parameters import parameter_table
 from lost.utils.extras import need
 
@@ -97,15 +93,6 @@ def dequantized(
             yield name, unpacked(words, scales, biases, how.bits)
         else:
             yield name, arrays[stored]
-
-
-def unpacked(words: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int) -> np.ndarray:
-    """Return the matrix (out x in), float32, of words (out x in bits / 32) uint32, scales and biases (out x groups)."""
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    numbers = (words[..., None] >> shifts) & np.uint32((1 << bits) - 1)
-    grouped = numbers.reshape(*scales.shape, -1).astype(np.float32)
-    whole = scales[..., None].astype(np.float32) * grouped + biases[..., None].astype(np.float32)
-    return whole.reshape(len(words), -1)
 
 
 def described(arrays: Mapping[str, np.ndarray], how: Quantization) -> Quantized:

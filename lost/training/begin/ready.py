@@ -26,6 +26,7 @@ from lost.storage.remote import Remote
 from lost.tracking import KINDS as TRACKERS
 from lost.training.origin.branch import check_branch, check_tokenizer, keeps_place
 from lost.training.origin.init_from import beginning, check_fit
+from lost.training.origin.ranks import with_moved_ranks
 from lost.training.profile import Tracing
 from lost.training.run import open_data
 from lost.training.run_dir import (
@@ -216,6 +217,9 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         config, name, device, room_of_all - beside, workers.world_size, before.micro_batch if before else None
     )
     _check_micro_batches(config, workers)
+    begins, held_by = source if measures else None, None if asked.fresh else folder
+    config = with_moved_ranks(config, held_by, begins, dataset, name, device, workers, say)
+    written = written.replace("projection", overrides=config.projection.overrides)
     check_room(config, name, device, room, workers.world_size, beside)
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30))

@@ -13,7 +13,7 @@ from lost.tracking import Tracker, Trackers
 from lost.tracking.log import logged
 from lost.training.begin.ready import Ready
 from lost.training.origin.branch import keeps_place
-from lost.training.origin.calibration import input_moments
+from lost.training.origin.calibration import measure_of
 from lost.training.origin.init_from import begin_with
 from lost.training.run_dir import (
     check_shared_dir,
@@ -84,8 +84,8 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     if run.source and not point:
         for text in (*run.source.remarks, _how_it_begins(run)):
             tracker.message(text)
-        moments = input_moments(run.source, run.config, run.dataset, run.backend, run.device)
-        point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches, moments, run.teaches)
+        measure = measure_of(run.source, run.config, run.dataset, run.backend, run.device)
+        point = begin_with(run.source, run.config, run.folder, run.dataset, run.branches, measure, run.teaches)
     write_config(run.written, run.folder)
     if not point:
         for text in run.remarks():

@@ -1,6 +1,6 @@
-"""What the layers of a model read of a run's own data, where adapters begin by it."""
+"""What a run's own data shows of a model's layers, where adapters begin by it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -11,14 +11,13 @@ from lost.data.mixture import training_stream
 from lost.engine import Engine, backend_module, inference_config
 from lost.interop.source import Source
 from lost.model.adapted import base_config
+from lost.reshape.adapters import Measure
 
 _TOKENS = 1 << 14  # of the training text, from its first sample on
 
 
-def input_moments(
-    source: Source, config: Config, dataset: Dataset, backend: str, device: str
-) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
-    """Return what maps names of projections to the second moments of their inputs, (in, in) float64, by a pass a call.
+def measure_of(source: Source, config: Config, dataset: Dataset, backend: str, device: str) -> Measure:
+    """Return what measures the second moments of layers' inputs, or the gradients for their weights, by a pass a call.
 
     Args:
         source: of the weights of the model that is adapted; it is loaded when it is needed.
@@ -35,9 +34,12 @@ def input_moments(
         made.load(source.parameters())
         return made
 
-    def measure(names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    def measure(what: str, names: Sequence[str]) -> Mapping[str, np.ndarray]:
         stream, count = training_stream(dataset, length, config.train.seed), -(-_TOKENS // length)
         batches = (stream.batch(first, min(size, count - first)) for first in range(0, count, size))
-        return module.input_moments(engine(), batches, names)
+        if what == "inputs":
+            return module.input_moments(engine(), batches, names)
+        found = module.weight_gradients(engine(), batches, names)
+        return {name: each.astype(np.float64) for name, each in found.items()}
 
     return measure

@@ -21,7 +21,7 @@ from lost.interop.to_hf.description import model_config
 from lost.model.adapted import adapters, base_config
 from lost.model.load import load_config
 from lost.model.parameters import index_limits, parameter_table, projections, shapes_of
-from lost.reshape.adapters import InputMoments, adapting
+from lost.reshape.adapters import Measure, adapting
 from lost.storage.arrays import Digest, check_arrays
 from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
@@ -147,7 +147,7 @@ def begin_with(
     folder: Path,
     dataset: Dataset,
     branches: bool,
-    input_moments: InputMoments,
+    measure: Measure,
     teacher: str | None = None,
 ) -> Checkpoint:
     """Write the weights as the first checkpoint of a run, and return it.
@@ -158,7 +158,7 @@ def begin_with(
         folder: the run folder, without checkpoints.
         dataset: what it is trained on.
         branches: whether moments come along, and on the same data counts and the step.
-        input_moments: of the layers of the source's model, for adapters that begin by them.
+        measure: of the layers of the source's model, for adapters that begin by what the data shows.
         teacher: the identity of what it learns from beside the data; None: nothing.
 
     Raises:
@@ -172,7 +172,7 @@ def begin_with(
     digest = Digest()
     arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
     if not adapters(source.config):
-        arrays = adapting(config, arrays, input_moments)
+        arrays = adapting(config, arrays, measure)
     arrays = as_stored(arrays, parameter_table(config))
     with atomic_dir(path, replace=True) as partial:
         files = write_tensors(partial, checkpoint.MODEL, arrays)

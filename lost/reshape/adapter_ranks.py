@@ -1,0 +1,52 @@
+"""Ranks of adapters by layer: of one sum, each has what its inputs' directions explain (EVA, arXiv 2410.07170)."""
+
+import numpy as np
+
+from lost.config import Config
+from lost.method.eigen import leading_eigenvectors
+from lost.model.adapted import adapters
+from lost.projections.adapters import Eva
+from lost.reshape.adapters import Measure, block_of
+
+
+def unmoved(config: Config) -> list[Eva]:
+    """Return the layers between which ranks are to be moved: none once each has an override of its own."""
+    moves = config.projection.rho > 1
+    layers = [each for each in adapters(config) if moves and isinstance(each, Eva)]
+    return [] if all(each.name in config.projection.overrides for each in layers) else layers
+
+
+def with_ranks(config: Config, measure: Measure) -> Config:
+    """Return the configuration with an override for each layer of EVA: its rank, with alpha in proportion.
+
+    Directions of all layers' inputs are sorted by the share that each has in its layer's second moment, and as many are
+    taken as all ranks add up to (section 3.3). A layer of which none is taken stays as it is.
+
+    Args:
+        config: with layers that are `unmoved`; of each at most `rho` times its rank are taken.
+        measure: of the run's own data.
+    """
+    layers = unmoved(config)
+    shares = _shares(config, layers, measure)
+    order = [(-share, number) for number, each in enumerate(layers) for share in shares[each.name]]
+    taken = [number for _, number in sorted(order)[: sum(each.settings.rank for each in layers)]]
+    overrides = dict(config.projection.overrides)
+    for number, layer in enumerate(layers):
+        rank = taken.count(number)
+        own = {"kind": "eva", "rank": rank, "alpha": layer.scale * rank} if rank else {"kind": "dense"}
+        overrides[layer.name] = own
+    return config.replace("projection", overrides=overrides)
+
+
+def _shares(config: Config, layers: list[Eva], measure: Measure) -> dict[str, np.ndarray]:
+    """Return, for each layer, the shares of as many leading directions as it may have."""
+    shares: dict[str, np.ndarray] = {}
+    for block in dict.fromkeys(block_of(each.name) for each in layers):  # one at a time: moments are large
+        beside = [each for each in layers if block_of(each.name) == block]
+        moments = measure("inputs", [each.name for each in beside])
+        for layer in beside:
+            most = int(config.projection.rho * layer.settings.rank)
+            count, moment = min(most, layer.in_features, layer.out_features), moments[layer.name]
+            vectors = leading_eigenvectors(moment.copy(order="C"), count)
+            shares[layer.name] = np.einsum("ik,ij,jk->k", vectors, moment, vectors, optimize=True) / np.trace(moment)
+    return shares

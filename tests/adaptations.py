@@ -1,0 +1,31 @@
+"""What tests read of runs that adapt a model: their checkpoints, arrays and logits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lost.checkpoint import Checkpoint, open_checkpoint
+from lost.engine import create_engine
+from lost.model.load import load_config
+
+TOKENS = np.random.default_rng(0).integers(0, 320, (2, 12)).astype(np.int32)
+RANK = 4
+
+
+def at(run: Path, step: int) -> Checkpoint:
+    return open_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+
+
+def arrays(checkpoint: Checkpoint) -> dict[str, bytes]:
+    return {name: each.tobytes() for name, each in (*checkpoint.parameters(), *checkpoint.moments())}
+
+
+def scores(checkpoint: Checkpoint, backend: str, logits: Callable) -> np.ndarray:
+    engine = create_engine(checkpoint.config, backend, "cpu")
+    engine.load(checkpoint.parameters())
+    return logits(engine, TOKENS)
+
+
+def run_data(run: Path) -> str:
+    return str(load_config(run / "config.yaml").data.path)

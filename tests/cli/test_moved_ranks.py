@@ -1,0 +1,91 @@
+"""Ranks that EVA moves between layers: by what inputs' directions explain, kept by a run and by what is made of it."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adaptations import RANK, TOKENS, arrays, at, scores
+
+from lost.config import Config
+from lost.data.dataset import Dataset
+from lost.model.adapted import adapters
+from lost.reshape.adapter_ranks import unmoved, with_ranks
+
+RHO = "projection.rho=2"
+
+
+def test_directions_that_explain_most_of_their_layer_are_taken(config: Callable[..., Config]) -> None:
+    """By hand: of each block, one layer reads few directions, and others all alike."""
+    settings = config(projection={"kind": "eva", "rank": 2, "alpha": 6, "rho": 1.5, "overrides": {}})
+    asked: list[list[str]] = []
+
+    def measure(what: str, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        assert what == "inputs"
+        asked.append(list(names))
+        widths = {each.name: each.in_features for each in adapters(settings)}
+        few = {name: np.concatenate([[5.0, 4.0, 3.0, 2.0], np.zeros(widths[name] - 4)]) for name in names}
+        return {name: np.diag(few[name] if "q_proj" in name else np.ones(widths[name])) for name in names}
+
+    assert len(unmoved(settings)) == 14
+    moved = with_ranks(settings, measure)
+    assert unmoved(moved) == []
+    assert [len(names) for names in asked] == [7, 7]  # a block at a time
+    found = {each.name: each.settings for each in adapters(moved)}
+    assert sum(each.rank for each in found.values()) == 2 * 14
+    assert all(found[f"model.layers.{n}.self_attn.q_proj"].rank == 3 for n in range(2))  # 1.5 x 2, though 4 explain
+    assert {each.alpha / each.rank for each in found.values()} == {3.0}
+    assert len(found) < 14  # of the others, those whose inputs have more directions have none
+
+
+def test_a_run_keeps_its_ranks(
+    adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path
+) -> None:
+    """On resuming, by the same command; and in PEFT, by its own code."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    straight = adapt("eva", "straight", 3, RHO)
+    for stop in (1, 3):
+        resumed = adapt("eva", "resumed", stop, RHO)
+    assert arrays(at(resumed, 3)) == arrays(at(straight, 3))
+    begun, last = at(resumed, 0), at(resumed, 3)
+    assert np.array_equal(scores(begun, "torch", logits), scores(at(bases["dense"], 2), "torch", logits))
+    ranks = {each.name: each.settings.rank for each in adapters(last.config)}
+    assert sum(ranks.values()) == RANK * 14
+    assert len(set(ranks.values())) > 1
+    assert max(ranks.values()) <= 2 * RANK
+    values = dict(last.parameters())
+    assert {name: len(values[f"{name}.down"]) for name in ranks} == ranks
+
+    assert lost("convert", bases["dense"], tmp_path / "base", "--to", "hf").code == 0
+    answer = lost("convert", resumed, tmp_path / "adapter", "--to", "peft", "--json")
+    assert answer.code == 0, answer.err
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    usual = described["r"], described["lora_alpha"]
+    written = {
+        name: (described["rank_pattern"].get(name, usual[0]), described["alpha_pattern"].get(name, usual[1]))
+        for name in described["target_modules"]
+    }
+    assert written == {name: (rank, 16 / RANK * rank) for name, rank in ranks.items()}
+    model = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
+    ).eval()
+    with torch.no_grad():
+        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
+    np.testing.assert_allclose(found, scores(last, "torch", logits), atol=2e-5)
+
+
+def test_refused(adapt: Callable, lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
+    run = adapt("eva", "run", 1)
+    for words, expected in (
+        (["projection.rho=0.5"], "projection.rho = 0.5"),
+        ([RHO], "are adapted already, each layer at its rank"),
+    ):
+        given = [word for each in words for word in ("--set", each)]
+        answer = lost("train", "--init-from", run, "--data", prepared.path, "--out", tmp_path / "second", *given)
+        assert answer.code == 2
+        assert expected in " ".join(answer.err.split())
+        assert not (tmp_path / "second").exists()
