@@ -19,6 +19,7 @@ from lost.utils.randomness import normal
 _OF_THE_START = {"model": {"initializer_range"}, "projection": {"init_std", "start", "select", "values"}}
 _RELATED = 0.1  # of models with other seeds the cosine is 0, of a run's steps far more
 _INPUTS = 32
+_MOST_SHOWN = 8  # differences in a section
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,16 @@ def _same_model(one: Config, other: Config) -> bool:
 
 
 def _differences(section: str, one: Config, other: Config) -> list[str]:
-    """Return in which keys two configurations differ, those of the start left out."""
+    """Return in which keys two configurations differ, those of the start left out; of overrides, one by one."""
 
     def flat(config: Config) -> dict[str, Any]:
-        return getattr(config, section).model_dump(mode="json", exclude=_OF_THE_START[section])
+        values: dict[str, Any] = getattr(config, section).model_dump(mode="json", exclude=_OF_THE_START[section])
+        return values | {f"overrides[{name!r}]": each for name, each in values.pop("overrides", {}).items()}
 
     first, second = flat(one), flat(other)
-    return [f"{section}.{key} = {second[key]!r}, not {first[key]!r}" for key in first if first[key] != second[key]]
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    shown = [f"{section}.{key} = {second.get(key)!r}, not {first.get(key)!r}" for key in keys[:_MOST_SHOWN]]
+    return [*shown, f"{section}: {len(keys) - _MOST_SHOWN} more"] if len(keys) > _MOST_SHOWN else shown
 
 
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:

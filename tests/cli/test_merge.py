@@ -146,17 +146,20 @@ def test_strangers_are_refused(
     hf.mkdir()
     (hf / "config.json").write_text("{}")
     seeded = {"train": {"seed": 1}}
+    own = {"*.q_proj": {"rank": 2}}
+    ranks = [source(f"own{rank}", projection={"overrides": {**own, "*.k_proj": {"rank": rank}}}) for rank in (2, 3)]
     for named, words in (
         ((first, source("wide", model={"intermediate_size": 32})), "model.intermediate_size = 32, not 24"),
         ((first, source("rank", projection={"rank": 3})), "projection.rank = 3, not 4"),
         ((first, source("rank2", projection={"rank": 3})), "with --as-dense RANK"),
+        (tuple(ranks), "own2: projection.overrides['*.k_proj'] = {'rank': 3}, not {'rank': 2}. Expected"),
         ((first, source("gamma", projection={"gamma": 0.6})), "projection.gamma = 0.6, not 0.7"),
         ((first, source("seed", **seeded)), "model.layers.0.self_attn.q_proj.channels"),
         ((cola, source("cola2", projection={"kind": "cola"}, **seeded)), "didn't begin as"),
         ((first, source("tokens", data=tokens_of_its_own())), "another tokenizer than"),
         ((first,), "one model; expected two or more"),
         ((first, tmp_path / "nowhere"), "doesn't exist"),
-        ((first, hf), "holds no usable checkpoint"),
+        ((first, hf), f"by `lost convert {hf} CHECKPOINT --from hf`"),
         ((first, first, "--weights", ".5,.3"), "they add up to 0.8; expected 2 positive numbers that add up to 1"),
         ((first, first, "--weights", "1"), "--weights 1: expected 2 positive numbers"),
         ((first, first, "--weights", "2,-1"), "--weights 2,-1: expected 2 positive numbers"),

@@ -262,6 +262,7 @@ def test_moments_of_other_optimizers(config: MakeConfig) -> None:
         (["hidden=24"], "expected a multiple, such as 32"),
         (["intermediate=23"], "it is 24 already"),
         (["layers=20000"], "less than or equal to 10000"),
+        (["layers=6,rank=6"], "give each its own --grow"),
         (["rank=17"], "no layer allows more than 16"),
     ],
 )

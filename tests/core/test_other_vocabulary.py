@@ -263,6 +263,10 @@ def test_rows_are_copied_to_the_bit_or_means(dtype: type) -> None:
     assert made[2].tobytes() == wide.mean(0).astype(dtype).tobytes()
 
 
+def test_a_row_that_two_tokens_have_is_kept_once() -> None:
+    assert Rows([[3], [3], [1, 2], [], [4], [5]], 5).copied == 2
+
+
 def test_a_padded_table_stays_padded_with_rows_that_no_token_had() -> None:
     old, new = pieces(500), pieces(459)
     padded = corresponding(old, new, 512)

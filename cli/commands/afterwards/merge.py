@@ -59,6 +59,7 @@ def merge(
     from lost.cli.render.output import answer, note
     from lost.errors import UserError
     from lost.interop.rewrite import check_destination
+    from lost.interop.source import is_folder_of_another
     from lost.reshape.as_dense import averaged_as_dense, decomposed_target
     from lost.reshape.likeness import check_alike, layer_gaps
     from lost.reshape.merge import Part, averaged, write_merged
@@ -79,6 +80,11 @@ def merge(
     shares = _shares(weights, len(sources))
     parts = []
     for path, share in zip(sources, shares, strict=True):
+        if is_folder_of_another(path):
+            raise UserError(
+                f"{path} is an export, or a model of another library; expected a run or a checkpoint; make one of it "
+                f"by `lost convert {path} CHECKPOINT --from hf`, and merge that"
+            )
         found, rejected = find_checkpoint(checkpoint_named(path))
         for reason in rejected:
             note(f"skipped: {reason}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint
+from lost.config import Config
 from lost.errors import UserError
 from lost.interop.rewrite import check_destination
 from lost.model.parameters import EMBEDDING, index_limits, parameter_table, projections, shapes_of
@@ -86,11 +87,10 @@ def _check_room(path: Path, goal: Target, with_moments: bool) -> None:
     Raises:
         UserError: there is none.
     """
-    table = parameter_table(goal.new)
-    written = checkpoint.array_bytes(goal.new) if with_moments else sum(row.bytes for row in table.values())
+    stored, written = (_bytes(config, with_moments) for config in (goal.old, goal.new))
     matrices = (each.in_features * each.out_features for each in projections(goal.new))
-    largest = max(*matrices, table[EMBEDDING].size)
-    held = _FLOAT64_COPIES * 8 * largest + checkpoint.array_bytes(goal.old)
+    largest = max(*matrices, parameter_table(goal.new)[EMBEDDING].size)
+    held = _FLOAT64_COPIES * 8 * largest + stored
     folder = existing(path.parent)
     for what, needed, there, free in (
         ("writes", written, str(folder), shutil.disk_usage(folder).free),
@@ -102,3 +102,10 @@ def _check_room(path: Path, goal: Target, with_moments: bool) -> None:
                 f"{needed / 2**30:,.2f} GiB, and {there} has {free / 2**30:,.2f} GiB free; expected room for it; grow "
                 "it less, or make room"
             )
+
+
+def _bytes(config: Config, with_moments: bool) -> int:
+    """Return the bytes of a model's arrays on disk."""
+    if with_moments:
+        return checkpoint.array_bytes(config)
+    return sum(row.bytes for row in parameter_table(config).values())

@@ -31,6 +31,8 @@ def sizes(assignments: Sequence[str]) -> dict[str, int | float]:
     asked: dict[str, int | float] = {}
     for text in assignments:
         key, _, value = text.partition("=")
+        if "," in value:
+            raise UserError(f"--grow {text}: expected one KEY=VALUE; give each its own --grow")
         if key not in KEYS:
             hint = did_you_mean(key, KEYS) or (
                 "kept channels are a share of the inputs: density; " if key == "channels" else ""

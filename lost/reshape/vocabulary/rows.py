@@ -29,8 +29,8 @@ class Rows:
 
     @property
     def copied(self) -> int:
-        """How many tokens have an old row as it was."""
-        return sum(len(each) == 1 for each in self.old[: self.tokens])
+        """How many old rows are kept as they were: each once, though a letter and its byte may both begin with one."""
+        return len({each[0] for each in self.old[: self.tokens] if len(each) == 1})
 
     def of(self, table: np.ndarray) -> np.ndarray:
         """Return the new table (n, hidden) of an old one (m, hidden), in its type; means are taken in float64."""
