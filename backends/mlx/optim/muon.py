@@ -86,7 +86,7 @@ def orthogonalized(stacks: Sequence[mx.array]) -> list[mx.array]:
     """
     tall = [each if each.shape[1] >= each.shape[2] else each.swapaxes(1, 2) for each in stacks]
     batches: list[list[int]] = []
-    for at in sorted(range(len(tall)), key=lambda at: tall[at].shape[:0:-1], reverse=True):
+    for at in sorted(range(len(tall)), key=lambda at: tall[at].shape[1:], reverse=True):
         _, rows, columns = tall[at].shape
         for batch in [] if checkpointing.on_cpu() else batches:
             first, members = tall[batch[0]].shape, sum(len(tall[each]) for each in (*batch, at))
