@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
@@ -40,8 +39,7 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
     assert isinstance(engine, MlxEngine)
     totals: dict[str, mx.array] = {}
     for number, batch in enumerate(batches, 1):
-        _, gradients = engine._micro_step(*engine._on_device(batch), mx.array(1 / batch.predictions), None)
-        squares = {name: each.astype(mx.float32).square() for name, each in dict(tree_flatten(gradients)).items()}
+        squares = {name: each.astype(mx.float32).square() for name, each in engine.gradients(batch).items()}
         for name, each in squares.items():
             before = totals.get(name, mx.zeros_like(each))
             totals[name] = before + (each - before) / number  # moves the mean

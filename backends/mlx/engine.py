@@ -5,7 +5,6 @@ from functools import partial
 from math import inf, isqrt
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
@@ -13,18 +12,20 @@ from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_array, to_mlx
 from lost.backends.mlx.distillation.loss import taught_loss
 from lost.backends.mlx.distillation.teacher import Teacher, likeliest, taught
-from lost.backends.mlx.distributed.group import MlxGroup, Tree
+from lost.backends.mlx.distributed.group import MlxGroup
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
-from lost.backends.mlx.optim.base import Named, Update
+from lost.backends.mlx.optim.base import Named, Single, StackedUpdate
+from lost.backends.mlx.optim.stacks import Names, Stacks, joined, kinds, parted, split
 from lost.config import Config
 from lost.data.batch import Batch, SoftTargets, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
 from lost.engine import StepResult
 from lost.engine.registry import implementation
 from lost.errors import BackendError, GradientMemoryError
-from lost.model.parameters import index_limits, parameter_table, vocabulary
+from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, vocabulary
 from lost.optim import optimizer_of, state_shapes
+from lost.optim.muon import AT_ONCE
 from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
 from lost.storage.arrays import NamedArrays, check_arrays
@@ -61,28 +62,35 @@ class MlxEngine:
         memory = budget(config, self.backend, self.device, micro_batch, local_batch).memory
         devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
         self._table, self._entries = parameter_table(config), vocabulary(config)
-        self._trained = [name for name, row in self._table.items() if row.trained]
         train = config.train
-        self.model = Model(config, DTYPES[train.compute_dtype], DTYPES[train.param_dtype])
+        kept = DTYPES[train.param_dtype]
+        self.model = Model(config, DTYPES[train.compute_dtype], kept)
         self.model.model.keep(train.checkpoint_activations)
         self.model.hold(name for name, row in self._table.items() if row.frozen)
-        trained = dict(tree_flatten(self.model.trainable_parameters()))
-        self._optimizer: Update = implementation(
-            "optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend
-        )(config.optimizer, {name: trained[name] for name in self._trained}, self._table)
+        update = implementation("optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend)
+        self.compiled = self.device == "gpu" if train.compile is None else train.compile
+        stacks = getattr(update, "stacks", None)
+        most = AT_ONCE if stacks == "always" or (stacks and self.compiled) else 1
+        self._names = kinds(config.optimizer, [row for row in self._table.values() if row.trained], most)
+        self._stacks = {each: mx.zeros((len(each), *self._table[each[0]].shape), kept) for each in self._names}
+        self._optimizer: StackedUpdate = (update if stacks else partial(Single, update))(
+            config.optimizer, self._stacks, self._table
+        )
         self._begun, self.guard = False, SkipRule(train)
         self._suspects: list[str] = []
-        self.compiled = self.device == "gpu" if train.compile is None else train.compile
         self._teacher: Teacher | None = None
-        self._micro_step: Callable[..., tuple[mx.array, Tree]] = partial(_micro_step, self.model, config)
-        self._update: Callable[[mx.array, mx.array, Named], None] = self._move
-        self._norm = _norm
+        self._micro_step: Callable[..., tuple[mx.array, Stacks]] = partial(
+            _micro_step, self.model, config, self._stacks
+        )
+        self._update: Callable[[mx.array, mx.array, Stacks], None] = self._move
+        self._joint: Callable[[Stacks], tuple[mx.array, Stacks]] = partial(
+            _joint, {names: each.ndim for names, each in self._stacks.items()}
+        )
         if self.compiled:
-            weights = self.model.state
-            self._micro_step = mx.compile(self._micro_step, inputs=weights, outputs=weights)
-            self._norm = mx.compile(_norm)
+            self._micro_step = mx.compile(self._micro_step, inputs=[self.model.state, self._stacks])
+            self._joint = mx.compile(self._joint)
         if self.compiled and self._optimizer.compiles:
-            held = [self.model.state, self._optimizer.held()]
+            held = [self._stacks, self._optimizer.held()]
             self._update = mx.compile(self._update, inputs=held, outputs=held)
 
     @property
@@ -95,6 +103,16 @@ class MlxEngine:
         types = {**DTYPES, "int32": mx.int32}
         empty = {name: mx.zeros(row.shape, types[row.dtype]) for name, row in self._table.items()}
         self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
+        del empty
+        values = dict(tree_flatten(self.model.parameters()))
+        for names in self._names:
+            self._stacks[names] = mx.stack([values.pop(name) for name in names])
+            self._show(names)
+            mx.eval(self._stacks[names])
+
+    def _show(self, *some: Names) -> None:
+        """Have the model see stacks, as they are now: its own arrays are views of them."""
+        self.model.update(tree_unflatten(list(parted({names: self._stacks[names] for names in some}))))
 
     def teach(self, teacher: Config, parameters: NamedArrays) -> None:
         """Take a teacher, whole in this process."""
@@ -117,6 +135,8 @@ class MlxEngine:
         dtype = DTYPES[self._config.train.param_dtype]
         empty = {name: mx.zeros(shape, dtype) for name, shape in state_shapes(self._config).items()}
         self._optimizer.load(dict(self._filled(empty, moments)), updates)
+        del empty
+        mx.eval(self._optimizer.held())
         self._begun = True
 
     def optimizer_state(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -149,20 +169,30 @@ class MlxEngine:
                 mx.async_eval(total, gradients)
             mx.eval(total, gradients)
         if isinstance(self.workers, MlxGroup):
-            gradients, total = self.workers.reduce(gradients, total)
-        flat = dict(tree_flatten(gradients))
-        norm = self._norm(flat)
+            gradients, total = self._reduced(self.workers, gradients, total)
+        norm, whole = self._joint(gradients)
+        del gradients
         self._begun = True
         loss, *divergence = (to_array(total.flatten()) / predictions).tolist()
         length = _number(norm)
         result = StepResult(lambda: (loss, length), (lambda: divergence[0]) if divergence else None)
         if self.guard.should_skip(loss, length):
-            self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in flat.items()})
+            self._suspects = worst({name: _number(mx.linalg.norm(each)) for name, each in parted(whole)})
             return result
-        self._update(mx.array(lr), norm, flat)
-        del gradients, flat  # so that what is computed from them takes their memory
-        mx.eval(self.model.state, self._optimizer.held())
+        self._update(mx.array(lr), norm, whole)
+        self._show(*self._names)
+        del whole  # so that what is computed from them takes their memory
+        mx.eval(self._stacks, self._optimizer.held())
         return result
+
+    def _reduced(self, workers: MlxGroup, gradients: Stacks, total: mx.array) -> tuple[Stacks, mx.array]:
+        mean, total = workers.reduce(list(gradients.values()), total)
+        return dict(zip(gradients, mean, strict=True)), total
+
+    def gradients(self, batch: Batch) -> Named:
+        """Return the gradient of a batch's mean loss, by parameter."""
+        _, parts = self._micro_step(*self._on_device(batch), mx.array(1 / batch.predictions), None)
+        return dict(parted(self._joint(parts)[1]))
 
     def gradient_squares(self, micro_batches: Iterable[Batch], predictions: int) -> tuple[list[float], float]:
         """Return squared norms of each micro-batch's gradient, reduced over the workers, and of their sum."""
@@ -171,29 +201,28 @@ class MlxEngine:
             tokens, *labels = self._on_device(batch)
             sums, gradients = self._micro_step(tokens, *labels, scale, None, *self._taught(batch, tokens))
             if isinstance(self.workers, MlxGroup):
-                gradients, _ = self.workers.reduce(gradients, sums)
+                gradients, _ = self._reduced(self.workers, gradients, sums)
             squares.append(self._square(gradients))
             total = gradients if total is None else tree_map(mx.add, total, gradients)
             mx.eval(total)
         return squares, self._square(total)
 
-    def _square(self, gradients: Tree) -> float:
-        return _number(self._norm(dict(tree_flatten(gradients)))) ** 2
+    def _square(self, gradients: Stacks) -> float:
+        return _number(self._joint(gradients)[0]) ** 2
 
     def suspects(self) -> list[str]:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects
 
-    def _move(self, lr: mx.array, norm: mx.array, gradients: Named) -> None:
+    def _move(self, lr: mx.array, norm: mx.array, gradients: Stacks) -> None:
         """Move every parameter by its gradient, all of them clipped to a joint norm.
 
         All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
         """
-        parameters = _cast(dict(tree_flatten(self.model.trainable_parameters())), mx.float32)
         scale = mx.minimum((self._config.train.grad_clip or float("inf")) / (norm + 1e-6), 1.0)
         clipped = {name: gradient.astype(mx.float32) * scale for name, gradient in gradients.items()}
-        moved = self._optimizer.step(lr, parameters, clipped)
-        self.model.update(tree_unflatten(list(_cast(moved, DTYPES[self._config.train.param_dtype]).items())))
+        moved = self._optimizer.step(lr, _cast(self._stacks, mx.float32), clipped)
+        self._stacks.update(_cast(moved, DTYPES[self._config.train.param_dtype]))
 
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each target's nll, and whether it is the likeliest."""
@@ -285,20 +314,22 @@ def _generate_step() -> Callable[..., Iterator[tuple[mx.array, mx.array]]]:
 def _micro_step(
     model: Model,
     config: Config,
+    stacks: Stacks,
     tokens: mx.array,
     targets: mx.array,
     mask: mx.array,
     scale: mx.array,
-    before: Tree | None,
+    before: Stacks | None,
     *teaching: mx.array,
-) -> tuple[mx.array, Tree]:
+) -> tuple[mx.array, Stacks]:
     """Return the summed negative log-likelihood, and the gradients of `scale` times it added to those before.
 
     With what a teacher predicts, both sums of `taught_loss`, and the gradients of the first.
     """
-    z_loss = config.train.z_loss
+    z_loss, read = config.train.z_loss, _read(model, stacks)
 
-    def scaled_loss() -> tuple[mx.array, mx.array]:
+    def scaled_loss(parts: Stacks) -> tuple[mx.array, mx.array]:
+        model.take(parts, read)
         states = model.model(tokens).flatten(0, 1)
         if not teaching:
             trains_head = bool(model.head_owner.trainable_parameters())
@@ -307,27 +338,49 @@ def _micro_step(
         sums = taught_loss(states, model.head, targets, mask, teaching, config.teacher, z_loss)
         return sums[0] * scale, sums
 
-    (_, sums), gradients = nn.value_and_grad(model, scaled_loss)()
+    shown, dtype = model.trainable_parameters(), DTYPES[config.train.param_dtype]
+    # In the order of a forward pass: in which gradients are asked for decides what is held meanwhile.
+    order = [name for name, _ in tree_flatten(shown)]
+    parts = model.in_summands(split(read, model.together(), order), tokens.size)
+    (_, sums), gradients = mx.value_and_grad(scaled_loss)(parts)
+    model.update(shown)
+    model.release()
+    gradients = _cast(gradients, dtype)
     if before is not None:
         gradients = tree_map(mx.add, before, gradients)
     return sums, gradients
 
 
-def _norm(gradients: Named) -> mx.array:
-    """Return the joint L2 norm of gradients.
+def _read(model: Model, stacks: Stacks) -> Stacks:
+    """Return stacks in the types that they are computed in: matrices inside the blocks are cast in one kernel a stack.
+
+    Layers would cast them one by one; where they are computed anew, that is left to them, so that no cast is kept.
+    """
+    if model.model.checkpointing != "none":
+        return stacks
+    return {
+        names: stack.astype(model.model.dtype) if stack.ndim == 3 and not {EMBEDDING, HEAD} & {*names} else stack
+        for names, stack in stacks.items()
+    }
+
+
+def _joint(axes: Mapping[Names, int], parts: Stacks) -> tuple[mx.array, Stacks]:
+    """Return the joint L2 norm of gradients, and their stacks.
 
     Summed row by row, then the rows' sums in a square, its columns first: one sum over all entries, as
     `mlx.optimizers.clip_grad_norm` takes it, is off by 2e-3 for an embedding of 2M entries on a CPU, which is enough
     for two backends to part.
     """
+    gradients = joined(parts, axes)
     rows = mx.concatenate(
         [gradient.astype(mx.float32).square().sum(axis=-1).flatten() for gradient in gradients.values()]
     )
     side = isqrt(rows.size - 1) + 1
-    return mx.sqrt(mx.pad(rows, (0, side * side - rows.size)).reshape(side, side).sum(axis=0).sum())
+    square = mx.pad(rows, (0, side * side - rows.size)).reshape(side, side)
+    return mx.sqrt(square.sum(axis=0).sum()), gradients
 
 
-def _cast(arrays: Named, dtype: mx.Dtype) -> Named:
+def _cast(arrays: Stacks, dtype: mx.Dtype) -> Stacks:
     return {name: array.astype(dtype) for name, array in arrays.items()}
 
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from lost.backends.mlx.kernels import metal
+from lost.backends.mlx.kernels import group
 from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
@@ -81,7 +81,9 @@ class Layer(nn.Module, ABC):
         """
         if "conv" in self:
             parts = (self._convolved(parts[0], before), *parts[1:])
-        y = self._widen(*parts)
+        return self._biased(self._widen(*parts))
+
+    def _biased(self, y: mx.array) -> mx.array:
         return y + self.bias.astype(y.dtype) if "bias" in self else y
 
     @abstractmethod
@@ -172,29 +174,25 @@ class Lost(Layer):
             self.gamma = settings.gamma
         self.activation, self.activation_at = settings.activation, settings.activation_at
         self._is_hidden = mx.array(np.arange(self.up.shape[1]) < len(self.down))
-        self._fused = False
 
-    def fuse(self, fused: bool) -> None:
-        """Have `metal` take what is between the products, if it knows this layer's activation."""
-        known = self.activation == "silu" and self.activation_at == "low_rank" and "gamma" not in self.parameters()
-        own = (type(self).narrow, type(self)._widen) == (Lost.narrow, Lost._widen)
-        self._fused = fused and known and own
+    @property
+    def known(self) -> bool:
+        """Whether the kernels of `group` know this layer's mathematics."""
+        plain = self.activation == "silu" and self.activation_at == "low_rank" and "gamma" not in self.parameters()
+        return plain and (type(self).narrow, type(self)._widen) == (Lost.narrow, Lost._widen)
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return down x, and x[channels]."""
-        return x @ self.down.astype(x.dtype).T, self.beside(x)
+        return x @ self.down.astype(x.dtype).T, kept(x, self.channels)
 
-    def beside(self, x: mx.array) -> mx.array:
-        """Return x[channels], or x itself where a kernel picks them."""
-        return x if self._fused else kept(x, self.channels)
+    def widen(self, *parts: mx.array, before: Any = None) -> mx.array:
+        """Return the second half; with the bias alone, where kernels of a group have made all else."""
+        return super().widen(*parts, before=before) if len(parts) > 1 else self._biased(parts[0])
 
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return up [gamma act(down x) ; (1 - gamma) x[channels]], or with the activation elsewhere."""
-        if self._fused:
-            inner = metal.mixed(parts[0], parts[1], self.channels, self.gamma)
-        else:
-            inputs = mx.concatenate(list(parts), axis=-1)
-            inner = _mixed(self.activation, self.activation_at)(inputs, self._is_hidden, self.gamma)
+        inputs = mx.concatenate(list(parts), axis=-1)
+        inner = _mixed(self.activation, self.activation_at)(inputs, self._is_hidden, self.gamma)
         y = inner @ self.up.astype(inner.dtype).T
         return ACTIVATIONS[self.activation](y) if self.activation_at == "output" else y
 
@@ -255,19 +253,61 @@ def _mixed(activation: str, activation_at: str) -> Callable[[mx.array, mx.array,
     return recomputed(mixed)
 
 
-def narrow(layers: Sequence[Layer], x: mx.array) -> list[Narrow]:
-    """Return the first halves of layers with the same input, of LOST layers by one product.
+class Group:
+    """Layers that read the same, one or more. LOST layers have one product for all first halves.
 
-    Args:
-        layers: one or more.
-        x: (..., in).
+    On Metal, kernels take LOST layers whole, if these have one shape inside.
+
+    Attributes:
+        layers: they themselves.
+        fused: whether kernels take them.
+        stacks: whether their outputs are wanted in one array, if they have one shape.
+        given: of a step, tensors of all layers in one array, by suffix, `conv` as `metal` takes it; others are put
+            together here.
     """
-    lost = [each for each in layers if isinstance(each, Lost) and type(each).narrow is Lost.narrow]
-    if len(lost) < len(layers) or len(lost) == 1:
-        return [each.narrow(x) for each in layers]
-    downs = [each.down for each in lost]
-    hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, _ends(downs), axis=-1)
-    return [(part, each.beside(x)) for part, each in zip(hidden, lost, strict=True)]
+
+    def __init__(self, *layers: Layer, stacks: bool = False) -> None:
+        self.layers, self.fused, self.given = layers, False, dict[str, mx.array]()
+        self.stacks = stacks and not any("bias" in each for each in layers)
+        self._lost = [each for each in layers if isinstance(each, Lost) and type(each).narrow is Lost.narrow]
+
+    def fuse(self, fused: bool) -> None:
+        """Have kernels take the layers, if they can."""
+        shapes = {(each.down.shape, each.channels.shape, each.earlier, each.known) for each in self._lost}
+        self.fused = fused and len(self._lost) == len(self.layers) and len(shapes) == 1 and self._lost[0].known
+
+    def narrow(self, x: mx.array, whole: bool = False) -> list[Narrow]:
+        """Return the first halves.
+
+        Args:
+            x: (..., in).
+            whole: whether kernels may make all of the layers' outputs but biases: no cache holds earlier tokens.
+        """
+        lost = self._lost
+        if self.fused and whole:
+            ups = [each.up.astype(x.dtype) for each in lost]
+            return [(each,) for each in group.outputs(*self._reads(x), ups, self.given.get("ups"))]
+        if len(lost) < len(self.layers) or len(lost) == 1:
+            return [each.narrow(x) for each in self.layers]
+        downs = [each.down for each in lost]
+        hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, _ends(downs), axis=-1)
+        return [(part, kept(x, each.channels)) for part, each in zip(hidden, lost, strict=True)]
+
+    def stacked(self, x: mx.array) -> mx.array | None:
+        """Return the outputs in one array, (n, ..., out), where a step has all `up`s as one."""
+        return group.stacked(*self._reads(x), self.given["up"]) if "up" in self.given else None
+
+    def _reads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None, list[mx.array], float]:
+        """Return what kernels read, but the `up`s."""
+        first, taps = self._lost[0], None
+        if first.earlier:
+            taps = self._joined("conv")
+            taps = taps if taps.ndim == 3 else taps.reshape(len(self._lost), -1)
+        down = self._joined("down").reshape(-1, x.shape[-1]).astype(x.dtype)
+        return x, down, taps, [each.channels for each in self._lost], first.gamma
+
+    def _joined(self, suffix: str) -> mx.array:
+        return self.given[suffix] if suffix in self.given else mx.concatenate([each[suffix] for each in self.layers])
 
 
 def _ends(arrays: Sequence[mx.array]) -> list[int]:

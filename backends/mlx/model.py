@@ -4,18 +4,20 @@ Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics 
 is tested; its caches (`mlx_lm.models.cache`) serve here too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_unflatten
 
-from lost.backends.mlx.kernels import metal
+from lost.backends.mlx.kernels import gated, group, metal
 from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
 from lost.backends.mlx.kernels.gather import embedded
-from lost.backends.mlx.layers import Lost, Narrow, closes, layer, narrow, opens
+from lost.backends.mlx.layers import Group, Narrow, closes, layer, opens
+from lost.backends.mlx.optim.stacks import Names, Stacks, view
 from lost.config import ModelConfig, ProjectionConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
@@ -87,14 +89,15 @@ class Attention(nn.Module):
         q, k, v, o = layer_projections(config, number)[:4]
         self.q_proj, self.k_proj = layer(q, dtype), layer(k, dtype)
         self.v_proj, self.o_proj = layer(v, dtype), layer(o, dtype)
+        self.groups = (Group(self.q_proj, self.k_proj, self.v_proj), Group(self.o_proj))
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         if model.use_qk_norm:
             self.q_norm, self.k_norm = (Norm(self.width, model.rms_norm_eps, dtype) for _ in "qk")
 
-    def open(self, x: mx.array) -> list[Narrow]:
+    def open(self, x: mx.array, whole: bool) -> list[Narrow]:
         """Map (b, s, h) to the first halves of q, k and v."""
-        return narrow((self.q_proj, self.k_proj, self.v_proj), x)
+        return self.groups[0].narrow(x, whole)
 
     def mix(self, q: Narrow, k: Narrow, v: Narrow, mask: mx.array | str | None, cache: Any, before: Any) -> Narrow:
         """Map the first halves of q, k and v to that of the output.
@@ -109,7 +112,7 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         y = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=self.width**-0.5, mask=mask)
-        return self.o_proj.narrow(y.transpose(0, 2, 1, 3).flatten(2))
+        return self.groups[1].narrow(y.transpose(0, 2, 1, 3).flatten(2), before is None)[0]
 
     def _split(self, x: mx.array, heads: int) -> mx.array:
         """Map (b, s, heads * d) to (b, heads, s, d)."""
@@ -124,16 +127,20 @@ class FeedForward(nn.Module):
         gate, up, down = layer_projections(config, number)[4:]
         self.activated = gate_is_activated(config, gate)
         self.gate_proj, self.up_proj, self.down_proj = layer(gate, dtype), layer(up, dtype), layer(down, dtype)
+        self.groups = (Group(self.gate_proj, self.up_proj, stacks=True), Group(self.down_proj))
 
-    def open(self, x: mx.array) -> list[Narrow]:
-        """Map (b, s, h) to the first halves of gate and up."""
-        return narrow((self.gate_proj, self.up_proj), x)
+    def open(self, x: mx.array, whole: bool) -> list[Narrow]:
+        """Map (b, s, h) to the first halves of gate and up; to both outputs as one, and nothing, if a step has so."""
+        both = self.groups[0].stacked(x) if whole else None
+        return self.groups[0].narrow(x, whole) if both is None else [(both,), ()]
 
     def mix(self, gate: Narrow, up: Narrow, before: Any) -> Narrow:
         """Map the first halves of gate and up to that of the output."""
+        if not up:
+            return self.groups[1].narrow(gated.product(gate[0], self.activated), before is None)[0]
         product = _gated if self.activated else mx.multiply
         opened, passed = self.gate_proj.widen(*gate, before=before), self.up_proj.widen(*up, before=before)
-        return self.down_proj.narrow(product(opened, passed))
+        return self.groups[1].narrow(product(opened, passed), before is None)[0]
 
 
 @recomputed
@@ -173,11 +180,12 @@ class Block(nn.Module):
         gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
         first, second = self.input_layernorm, self.post_attention_layernorm
         norms = [(each, list(each.parameters())) for each in (attention.q_norm, attention.k_norm)]
-        halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x)), x)
         keys, before = (cache[0], cache[1]) if self.convolutions and cache is not None else (cache, None)
+        whole = before is None
+        halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x), whole), x)
         mixed = run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, keys, before)
         x = x + o.widen(*mixed, before=before)
-        halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x)), x)
+        halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x), whole), x)
         x = x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves, before), before=before)
         if before is not None:
             before.advance(x.shape[1])
@@ -202,10 +210,16 @@ class Trunk(nn.Module):
         Between narrow halves nothing is fused: what is kept there is to be narrow.
         """
         self.checkpointing = policy
-        fused = policy != "narrow" and metal.works(self.dtype)
-        for each in self.modules():
-            if isinstance(each, Lost):
-                each.fuse(fused)
+        fused = policy != "narrow" and group.works(self.dtype)
+        for _, each in self.groups():
+            each.fuse(fused)
+
+    def groups(self) -> Iterator[tuple[list[str], Group]]:
+        """Yield the groups of layers that read the same, and the layers' names."""
+        for number, block in enumerate(self.layers):
+            for part, names in (("self_attn", ("qkv", "o")), ("mlp", (("gate", "up"), ("down",)))):
+                for some, each in zip(names, block[part].groups, strict=True):
+                    yield [f"model.layers.{number}.{part}.{name}_proj" for name in some], each
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[Any] | None = None, outputs: list[mx.array] | None = None
@@ -226,6 +240,10 @@ class Trunk(nn.Module):
             if outputs is not None:
                 outputs.append(x)
         return self.norm(x)
+
+
+def _of(names: Sequence[str], suffix: str) -> Names:
+    return tuple(f"{name}.{suffix}" for name in names)
 
 
 class Model(nn.Module):
@@ -260,6 +278,57 @@ class Model(nn.Module):
         for name in names:
             owner, _, suffix = name.rpartition(".")
             modules[owner].freeze(keys=[suffix], recurse=False)
+
+    def together(self) -> list[Names]:
+        """Return tensors that a step reads as one array: they have gradients as one, too."""
+        if self.model.checkpointing != "none":  # what is computed anew must be a module's own
+            return []
+        return [
+            _of(names, suffix)
+            for names, each in self.model.groups()
+            for suffix in ("down", "conv", *(["up"] if each.stacks else []))
+            if each.fused and len(names) > 1 and suffix in each.layers[0]
+        ]
+
+    def in_summands(self, parts: Stacks, tokens: int) -> Stacks:
+        """Return parts with the taps of convolutions as kernels want them: their gradients are summed in an update.
+
+        All of a stack's are, or none.
+        """
+        if self.model.checkpointing != "none":
+            return parts
+        groups = [(_of(names, "conv"), each) for names, each in self.model.groups() if each.layers[0].earlier]
+        if not all(each.fused and names in parts for names, each in groups):
+            return parts
+        spread = {names for names, _ in groups}
+        count = metal.tap_parts(tokens)
+        return {
+            names: mx.broadcast_to(part.reshape(len(names), -1), (count, len(names), part.size // len(names)))
+            if names in spread
+            else part
+            for names, part in parts.items()
+        }
+
+    def take(self, parts: Stacks, stacks: Stacks) -> None:
+        """Compute with these, until `release`.
+
+        Args:
+            parts: tensors, alone or several of `together` (n, *shape).
+            stacks: all of them, of which those are views: here are no gradients.
+        """
+        rest = dict(parts)
+        for names, each in self.model.groups() if self.model.checkpointing == "none" else ():
+            if each.fused:
+                wanted = {suffix: _of(names, suffix) for suffix in ("down", "conv", *(["up"] if each.stacks else []))}
+                each.given = {suffix: rest.pop(some) for suffix, some in wanted.items() if some in rest}
+                ups = view(stacks, _of(names, "up")) if len(names) > 1 and not each.stacks else None
+                each.given |= {} if ups is None else {"ups": ups}
+        self.update(tree_unflatten([(name, part) for (name,), part in rest.items()]))
+
+    def release(self) -> None:
+        """Forget what `take` was given but for single tensors."""
+        for _, each in self.model.groups():
+            each.given = {}
 
     @property
     def layers(self) -> list[Block]:

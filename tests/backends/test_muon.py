@@ -12,6 +12,7 @@ from device import device_of
 
 from lost.backends.mlx.optim import muon as on_mlx
 from lost.backends.mlx.optim.spectron import Spectron as MlxSpectron
+from lost.backends.mlx.optim.stacks import kinds, parted, stacked
 from lost.backends.torch.bench import peak_memory
 from lost.backends.torch.distributed.single_device import SingleDevice
 from lost.backends.torch.engine import TorchEngine
@@ -112,11 +113,15 @@ def updated_by_torch(settings: OptimizerConfig, weights: Arrays, gradients: list
 
 def updated_by_mlx(settings: OptimizerConfig, weights: Arrays, gradients: list[Arrays]) -> Arrays:
     arrays = {name: mx.array(value.astype(np.float32)) for name, value in weights.items()}
-    update = UPDATES["mlx"][settings.name](settings, arrays, TABLE)
+    names = kinds(settings, ROWS)
+    assert ("a.down", "b.down") in names
+    stacks = stacked(arrays, names)
+    update = UPDATES["mlx"][settings.name](settings, stacks, TABLE)
     for each in gradients:
-        arrays = update.step(settings.lr, arrays, {name: mx.array(x.astype(np.float32)) for name, x in each.items()})
-        mx.eval(arrays, update.held())
-    return {name: np.array(array) for name, array in arrays.items()}
+        given = stacked({name: mx.array(x.astype(np.float32)) for name, x in each.items()}, names)
+        stacks = update.step(settings.lr, stacks, given)
+        mx.eval(stacks, update.held())
+    return {name: np.array(array) for name, array in parted(stacks)}
 
 
 def test_spectron_bounds_the_product() -> None:

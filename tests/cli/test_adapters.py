@@ -121,7 +121,7 @@ def test_frozen_weights_in_half_the_bytes(adapt: Callable, lost: Callable, backe
 
 
 def test_counted_as_they_are(lost: Callable, tiny_yaml: Path) -> None:
-    words = ("--set", "projection.rank=4", "--set", "model.vocab_size=320", "--json")
+    words = ("--set", "projection.rank=4", "--set", "model.vocab_size=320", "--json", "--backend", "torch")
     dense, lora, half = (
         json.loads(lost("plan", tiny_yaml, *(word for each in sets for word in ("--set", each)), *words).out)
         for sets in (

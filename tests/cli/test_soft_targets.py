@@ -106,8 +106,9 @@ def test_the_likeliest_are_kept(teach: Call, tmp_path: Path, prepared: Dataset) 
 
 
 def test_what_was_interrupted_goes_on(teach: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by = ("--backend", "torch")
     monkeypatch.setattr(writer.write_soft_targets, "__defaults__", (1 << 10,))
-    assert teach("whole", "--top-k", 4).code == 0
+    assert teach("whole", "--top-k", 4, *by).code == 0
     own, asked = TorchEngine.predict, []
 
     def short(self: TorchEngine, batches: Any, *how: Any) -> Iterator[SoftTargets]:
@@ -119,13 +120,13 @@ def test_what_was_interrupted_goes_on(teach: Call, tmp_path: Path, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(TorchEngine, "predict", short)
-        assert teach("cut", "--top-k", 4).code == 2
+        assert teach("cut", "--top-k", 4, *by).code == 2
     assert not (tmp_path / "cut").exists()
-    other = teach("cut", "--top-k", 3)
+    other = teach("cut", "--top-k", 3, *by)
     assert (other.code, "the beginning of other soft targets" in other.err) == (2, True), other.err
     damaged = next(tmp_path.glob("*cut*/log_probabilities-00001.bin"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x00")
-    again = teach("cut", "--top-k", 4)
+    again = teach("cut", "--top-k", 4, *by)
     assert (again.code, "going on after window " in again.err) == (0, True), again.err
     assert f"{damaged.name} " in again.err
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())

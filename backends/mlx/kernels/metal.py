@@ -1,142 +1,223 @@
-"""[gamma silu(hidden) ; (1 - gamma) x[channels]] and its gradients, each by one kernel on Metal in place of several.
+"""What is between the products of LOST layers that read the same, and its gradients: one kernel of Metal each way.
 
-Never run on Metal: no Mac was there. So `works` first compares the kernels with the plain form, and where they can't be
+For each layer [gamma silu(hidden) ; (1 - gamma) x[channels]], where hidden may look back at earlier tokens. Never run
+on Metal: no Mac was there. So `works` (of `group`) first compares with the plain form, and where the kernels can't be
 compiled or differ, the plain form it is. Their bodies are C++ but for a few names, and as such they are tested.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
-# Inputs may be views of a wider product: they are read by their strides.
-FORWARD = """
+# Of a bottleneck's feature: what the activation reads.
+_VALUE = """
+        float value = float(hidden[row * (LAYERS * RANK) + feature]);
+        for (uint back = 1; back <= EARLIER && back <= row % length; ++back) {
+            value += TAP * float(hidden[(row - back) * (LAYERS * RANK) + feature]);
+        }
+"""
+_FORWARD = """
+    uint length = hidden_shape[1];
+    uint rows = hidden_shape[0] * length;
     uint place = thread_position_in_grid.x;
-    uint row = place / WIDTH;
     uint column = place % WIDTH;
+    uint row = place / WIDTH % rows;
+    uint layer = place / WIDTH / rows;
     if (column < RANK) {
-        float value = float(hidden[elem_to_loc(row * RANK + column, hidden_shape, hidden_strides, hidden_ndim)]);
+        uint feature = layer * RANK + column;
+VALUE
         inner[place] = T(gamma * value / (1.0f + metal::exp(-value)));
     } else {
-        uint channel = uint(channels[column - RANK]);
-        inner[place] = T((1.0f - gamma) * float(x[elem_to_loc(row * INPUT + channel, x_shape, x_strides, x_ndim)]));
+        uint from = column - RANK;
+        uint channel = uint(CHANNEL);
+        inner[place] = T((1.0f - gamma) * float(x[row * INPUT + channel]));
     }
 """
-# Channels ascend, so that each of x finds by bisection whether it is kept: no two threads write to one place.
-BACKWARD = """
+# The first threads take a feature each, for a run of tokens, so that a tap's gradient is added up in one place; the
+# others an entry of x each. Channels ascend: each of x finds by bisection whether it is kept.
+_BACKWARD = """
+    uint length = hidden_shape[1];
+    uint rows = hidden_shape[0] * length;
     uint place = thread_position_in_grid.x;
-    uint row = place / (RANK + INPUT);
-    uint column = place % (RANK + INPUT);
-    if (column < RANK) {
-        float value = float(hidden[elem_to_loc(row * RANK + column, hidden_shape, hidden_strides, hidden_ndim)]);
-        float gate = 1.0f / (1.0f + metal::exp(-value));
-        float slope = gamma * gate * (1.0f + value * (1.0f - gate));
-        uint from = row * WIDTH + column;
-        float outer = float(gradient[elem_to_loc(from, gradient_shape, gradient_strides, gradient_ndim)]);
-        hidden_gradient[row * RANK + column] = T(slope * outer);
-    } else {
-        uint channel = column - RANK;
-        uint low = 0;
-        uint high = WIDTH - RANK;
-        while (low < high) {
-            uint middle = (low + high) / 2;
-            if (uint(channels[middle]) < channel) {
-                low = middle + 1;
-            } else {
-                high = middle;
+    uint runs = (rows + RUN - 1) / RUN;
+    if (place < runs * (LAYERS * RANK)) {
+        uint feature = place % (LAYERS * RANK);
+        uint run = place / (LAYERS * RANK);
+        uint layer = feature / RANK;
+        uint column = feature % RANK;
+        float ahead[EARLIER + 1] = {};
+        float sums[EARLIER + 1] = {};
+        for (uint step = 0; step < RUN + EARLIER; ++step) {
+            uint row = run * RUN + step;
+            float slope = 0.0f;
+            if (row < rows) {
+VALUE
+                float gate = 1.0f / (1.0f + metal::exp(-value));
+                slope = gamma * gate * (1.0f + value * (1.0f - gate)) * float(OUTER);
+                for (uint back = 1; step < RUN && back <= EARLIER && back <= row % length; ++back) {
+                    sums[back] += slope * float(hidden[(row - back) * (LAYERS * RANK) + feature]);
+                }
+            }
+            for (uint next = 0; next < EARLIER; ++next) {
+                ahead[next] = ahead[next + 1];
+            }
+            ahead[EARLIER] = slope;
+            if (step >= EARLIER && row - EARLIER < rows) {
+                row -= EARLIER;
+                float total = ahead[0];
+                for (uint back = 1; back <= EARLIER && row % length + back < length; ++back) {
+                    total += TAP * ahead[back];
+                }
+                hidden_gradient[row * (LAYERS * RANK) + feature] = T(total);
             }
         }
-        float outer = 0.0f;
-        if (low < WIDTH - RANK && uint(channels[low]) == channel) {
-            uint from = row * WIDTH + RANK + low;
-            outer = float(gradient[elem_to_loc(from, gradient_shape, gradient_strides, gradient_ndim)]);
-        }
-        x_gradient[row * INPUT + channel] = T((1.0f - gamma) * outer);
+TAPS
+    } else {
+        place -= runs * (LAYERS * RANK);
+        uint row = place / INPUT;
+        uint channel = place % INPUT;
+        float total = 0.0f;
+KEPT
+        x_gradient[place] = T((1.0f - gamma) * total);
     }
 """
+_TAP = "float(taps[(layer * EARLIER + back - 1) * RANK + column])"
+_TAPS = """
+        for (uint back = 1; back <= EARLIER; ++back) {
+            taps_gradient[((run * LAYERS + layer) * EARLIER + back - 1) * RANK + column] = sums[back];
+        }
+"""
+_KEPT = """
+        {
+            uint low = 0;
+            uint high = WIDTH - RANK;
+            while (low < high) {
+                uint middle = (low + high) / 2;
+                if (uint(channelsNUMBER[middle]) < channel) {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            if (low < WIDTH - RANK && uint(channelsNUMBER[low]) == channel) {
+                total += float(gradientNUMBER[row * WIDTH + RANK + low]);
+            }
+        }
+"""
 _GROUP = 256  # threads
+_PARTS = 64  # a tap's gradient has at most: what is kept of it until an update
 
 
-def mixed(hidden: mx.array, x: mx.array, channels: mx.array, gamma: float) -> mx.array:
-    """Return [gamma silu(hidden) ; (1 - gamma) x[channels]], (..., r + k).
+def tokens_of_a_thread(tokens: int) -> int:
+    """Return how many of them a thread of the backward pass takes, where it looks back."""
+    return max(16, -(-tokens // _PARTS))
+
+
+def tap_parts(tokens: int) -> int:
+    """Return in how many parts the gradient of a tap comes."""
+    return -(-tokens // tokens_of_a_thread(tokens))
+
+
+def forward(
+    hidden: mx.array, x: mx.array, channels: Sequence[mx.array], gamma: mx.array, taps: mx.array | None
+) -> mx.array:
+    """Return [gamma silu(hidden) ; (1 - gamma) x[channels]] of n layers, (n, b, s, r + k).
 
     Args:
-        hidden: (..., r), the bottleneck.
-        x: (..., in), of the same type.
-        channels: (k,) int32, ascending.
-        gamma: a constant.
+        hidden: (b, s, n r), the bottlenecks, a layer's after another's.
+        x: (b, s, in), of the same type.
+        channels: of each layer, (k,) int32, ascending.
+        gamma: a scalar.
+        taps: (p, n, e r), those of the token before first, p = `tap_parts` times the same; none where nothing looks
+            back.
     """
-    return _mixed(hidden, x, channels, mx.array(gamma))  # type: ignore[return-value]
+    width = hidden.shape[-1] // len(channels) + channels[0].size
+    shape = (len(channels), *hidden.shape[:-1], width)
+    return _launch("forward", hidden, x, channels, gamma, taps, [], [(shape, hidden.dtype)], prod(shape))[0]
 
 
-@cache
-def works(dtype: mx.Dtype) -> bool:
-    """Return whether the kernels are there, and agree with the plain form on a few numbers of this type."""
-    if not _here():
-        return False
-    sizes = {"hidden": (2, 3, 5), "x": (2, 3, 12), "outer": (2, 3, 8)}
-    hidden, x, outer = (
-        mx.random.normal(size, key=mx.random.key(number)).astype(dtype) for number, size in enumerate(sizes.values())
-    )
-    channels = mx.array([1, 7, 11], mx.int32)
+def backward(
+    hidden: mx.array,
+    x: mx.array,
+    channels: Sequence[mx.array],
+    gamma: mx.array,
+    taps: mx.array | None,
+    gradients: Sequence[mx.array],
+) -> list[mx.array]:
+    """Return the gradients of hidden and x, and of the taps, float32, which add up to that of each.
 
-    def plain(hidden: mx.array, x: mx.array) -> mx.array:
-        return mx.concatenate([0.7 * nn.silu(hidden), 0.3 * x[..., channels]], axis=-1)
+    Args:
+        hidden: as in `forward`.
+        x: as in `forward`.
+        channels: as in `forward`.
+        gamma: as in `forward`.
+        taps: as in `forward`.
+        gradients: of each layer's result, (b, s, r + k).
+    """
+    tokens = prod(hidden.shape[:-1])
+    runs = tokens if taps is None else tap_parts(tokens)
+    results = [(hidden.shape, hidden.dtype), (x.shape, x.dtype)]
+    results += [] if taps is None else [(taps.shape, mx.float32)]
+    return _launch("backward", hidden, x, channels, gamma, taps, gradients, results, runs * hidden.shape[-1] + x.size)
 
-    def results(way: Any) -> list[mx.array]:
-        return [way(hidden, x), *mx.grad(lambda *given: (way(*given) * outer).sum(), argnums=(0, 1))(hidden, x)]
 
-    try:
-        pairs = zip(results(lambda hidden, x: mixed(hidden, x, channels, 0.7)), results(plain), strict=True)
-        far = 1e-5 if dtype == mx.float32 else 2e-2
-        return all(bool(mx.allclose(_wide(a), _wide(b), rtol=far, atol=far)) for a, b in pairs)
-    except (RuntimeError, ValueError):  # whatever a compiler or a driver makes of them
-        return False
-
-
-def _here() -> bool:
+def here() -> bool:
+    """Return whether arrays are computed by Metal."""
     return mx.metal.is_available() and mx.default_device().type.name != "cpu"
 
 
-def _wide(x: mx.array) -> mx.array:
-    return x.astype(mx.float32)
-
-
-@mx.custom_function
-def _mixed(hidden: mx.array, x: mx.array, channels: mx.array, gamma: mx.array) -> mx.array:
-    shape = (*hidden.shape[:-1], hidden.shape[-1] + channels.size)
-    return _launch("forward", [hidden, x, channels, gamma], [shape])[0]
-
-
-@_mixed.vjp
-def _gradients(
-    primals: tuple[mx.array, ...], gradient: mx.array, output: mx.array
-) -> tuple[mx.array, mx.array, mx.array, mx.array]:
-    hidden, x, channels, gamma = primals
-    found = _launch("backward", [hidden, x, channels, gamma, gradient], [hidden.shape, x.shape])
-    return found[0], found[1], mx.zeros_like(channels), mx.zeros_like(gamma)
-
-
-def _launch(name: str, inputs: list[mx.array], shapes: list[tuple[int, ...]]) -> list[mx.array]:
-    """Start a thread for each entry of the results, and return these."""
-    hidden, x, channels, *_ = inputs
-    rank, threads = hidden.shape[-1], sum(map(prod, shapes))
-    sizes = {"RANK": rank, "INPUT": x.shape[-1], "WIDTH": rank + channels.size}
-    return _kernel(name)(
-        inputs=inputs,
+def _launch(
+    name: str,
+    hidden: mx.array,
+    x: mx.array,
+    channels: Sequence[mx.array],
+    gamma: mx.array,
+    taps: mx.array | None,
+    gradients: Sequence[mx.array],
+    results: Sequence[tuple[tuple[int, ...], mx.Dtype]],
+    threads: int,
+) -> list[mx.array]:
+    layers, extra = len(channels), [] if taps is None else [taps[:1].squeeze(0)]
+    rank, earlier = hidden.shape[-1] // layers, 0 if taps is None else extra[0].size // hidden.shape[-1]
+    sizes = {
+        "RANK": rank, "INPUT": x.shape[-1], "WIDTH": rank + channels[0].size, "LAYERS": layers, "EARLIER": earlier,
+        "RUN": 1 if taps is None else tokens_of_a_thread(prod(hidden.shape[:-1])),
+    }  # fmt: skip
+    return _kernel(name, layers, taps is not None)(
+        inputs=[hidden, *([x] if name == "forward" else []), gamma, *channels, *extra, *gradients],
         template=[("T", hidden.dtype), *sizes.items()],
         grid=(threads, 1, 1),
         threadgroup=(min(_GROUP, threads), 1, 1),
-        output_shapes=shapes,
-        output_dtypes=[hidden.dtype] * len(shapes),
+        output_shapes=[shape for shape, _ in results],
+        output_dtypes=[dtype for _, dtype in results],
     )
 
 
+def described(name: str, layers: int, looks_back: bool) -> tuple[list[str], list[str], str]:
+    """Return the names of a kernel's inputs and outputs, and its body."""
+    channels, taps = [f"channels{number}" for number in range(layers)], ["taps"] if looks_back else []
+    value = _VALUE if looks_back else _VALUE[: _VALUE.index("        for")]
+    if name == "forward":
+        body = _FORWARD.replace("VALUE", value).replace("CHANNEL", _chosen([f"{each}[from]" for each in channels]))
+        return ["hidden", "x", "gamma", *channels, *taps], ["inner"], body.replace("TAP", _TAP)
+    gradients = [f"gradient{number}" for number in range(layers)]
+    body = _BACKWARD.replace("VALUE", value).replace("TAPS", _TAPS if looks_back else "")
+    body = body.replace("OUTER", _chosen([f"{each}[row * WIDTH + column]" for each in gradients]))
+    body = body.replace("KEPT", "".join(_KEPT.replace("NUMBER", str(number)) for number in range(layers)))
+    outputs = ["hidden_gradient", "x_gradient", *(["taps_gradient"] if looks_back else [])]
+    return ["hidden", "gamma", *channels, *taps, *gradients], outputs, body.replace("TAP", _TAP if looks_back else "0")
+
+
+def _chosen(values: Sequence[str]) -> str:
+    """Return the C++ for the value of a thread's layer."""
+    *others, last = values
+    return "".join(f"layer == {number} ? {value} : " for number, value in enumerate(others)) + last
+
+
 @cache
-def _kernel(name: str) -> Any:
-    inputs, outputs, body = ["hidden", "x", "channels", "gamma"], ["inner"], FORWARD
-    if name == "backward":
-        inputs, outputs, body = [*inputs, "gradient"], ["hidden_gradient", "x_gradient"], BACKWARD
-    return mx.fast.metal_kernel(f"lost_mixed_{name}", inputs, outputs, body, ensure_row_contiguous=False)
+def _kernel(name: str, layers: int, looks_back: bool) -> Any:
+    inputs, outputs, body = described(name, layers, looks_back)
+    return mx.fast.metal_kernel(f"lost_{name}_{layers}_{'back' if looks_back else 'alone'}", inputs, outputs, body)

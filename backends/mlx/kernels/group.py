@@ -1,0 +1,213 @@
+"""LOST layers that read the same, as few kernels of Metal, with a backward pass of their own.
+
+A layer's gradient of its input is added up by the product that ends it; `up`s of one shape are one batched product.
+"""
+
+from collections.abc import Sequence
+from functools import cache, partial
+from math import prod
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lost.backends.mlx.kernels import metal
+from lost.backends.mlx.kernels.convolution import short_conv
+from lost.backends.mlx.kernels.gated import product
+
+
+def outputs(
+    x: mx.array,
+    down: mx.array,
+    taps: mx.array | None,
+    channels: Sequence[mx.array],
+    gamma: float,
+    ups: Sequence[mx.array],
+    together: mx.array | None = None,
+) -> list[mx.array]:
+    """Return up [gamma silu(down x) ; (1 - gamma) x[channels]] of n layers, each (b, s, out).
+
+    Args:
+        x: (b, s, in), the type that products are computed in; that of `down` and `ups` too.
+        down: (n r, in), a layer's after another's.
+        taps: (n, e r), of bottlenecks that look back at e tokens, those of the token before first; or as `metal` takes
+            and returns them, with a gradient in parts.
+        channels: of each layer, (k,) int32, ascending.
+        gamma: a constant.
+        ups: of each layer, (out, r + k).
+        together: (n, out, r + k), the same where they have one shape; without a gradient.
+    """
+    taps = _in_parts(taps, x)
+    extra = ([] if taps is None else [taps]) + ([] if together is None else [together])
+    found = _function(len(ups), taps is not None, together is not None)(
+        x, down, mx.array(gamma), *channels, *ups, *extra
+    )
+    return list(found[: len(ups)])
+
+
+def stacked(
+    x: mx.array, down: mx.array, taps: mx.array | None, channels: Sequence[mx.array], gamma: float, ups: mx.array
+) -> mx.array:
+    """Return the results of n layers in one array, (n, b, s, out), whose gradient is one too.
+
+    Args:
+        x: as in `outputs`, as are all but `ups`.
+        down: (n r, in).
+        taps: of bottlenecks that look back.
+        channels: of each layer.
+        gamma: a constant.
+        ups: (n, out, r + k).
+    """
+    extra = [] if taps is None else [_in_parts(taps, x)]
+    given = [x, down, mx.array(gamma), *channels, ups, *extra]
+    return _stacked(len(channels), taps is not None)(*given)[0]
+
+
+def _in_parts(taps: mx.array | None, x: mx.array) -> mx.array | None:
+    if taps is None or taps.ndim == 3:
+        return taps
+    return mx.broadcast_to(taps, (metal.tap_parts(prod(x.shape[:-1])), *taps.shape))
+
+
+@cache
+def works(dtype: mx.Dtype) -> bool:
+    """Return whether the kernels are there, and agree with the plain form on a few numbers of this type."""
+    if not metal.here():
+        return False
+    try:
+        return all(_agrees(dtype, earlier) for earlier in (0, 2))
+    except (RuntimeError, ValueError):  # whatever a compiler or a driver makes of them
+        return False
+
+
+def _agrees(dtype: mx.Dtype, earlier: int) -> bool:
+    rank, inputs, layers = 5, 12, 2
+    channels = [mx.array(each, mx.int32) for each in ([1, 7, 11], [0, 7, 10])]
+    sizes = [(2, 19, inputs), (layers * rank, inputs), (layers, earlier * rank), *[(7, rank + 3)] * layers]
+    x, down, taps, *ups = (mx.random.normal(size, key=mx.random.key(at)) for at, size in enumerate(sizes))
+    given = [x.astype(dtype), down.astype(dtype), taps, *(each.astype(dtype) for each in ups)]
+    outer = mx.random.normal((layers, 2, 19, 7), key=mx.random.key(9))
+
+    def ours(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
+        return outputs(x, down, taps if earlier else None, channels, 0.7, ups, mx.stack(list(ups)))
+
+    def ours_stacked(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
+        both = stacked(x, down, taps if earlier else None, channels, 0.7, mx.stack(list(ups)))
+        return [product(both, activated=earlier > 0)] * layers
+
+    def plain_product(*given: mx.array) -> list[mx.array]:
+        gate, passed = plain(*given)
+        return [(nn.silu(gate) if earlier else gate) * passed] * layers
+
+    def plain(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
+        found = []
+        for hidden, tap, kept, up in zip(mx.split(x @ down.T, layers, axis=-1), taps, channels, ups, strict=True):
+            if earlier:
+                hidden = mx.pad(hidden, [(0, 0), (earlier, 0), (0, 0)])
+                hidden = short_conv(hidden, tap.reshape(earlier, rank)).astype(dtype)
+            found.append(mx.concatenate([0.7 * nn.silu(hidden), 0.3 * x[..., kept]], axis=-1) @ up.T)
+        return found
+
+    def results(way: Any) -> list[mx.array]:
+        def loss(*given: mx.array) -> mx.array:
+            return sum(((y * by).sum() for y, by in zip(way(*given), outer, strict=True)), mx.array(0.0))
+
+        return [*way(*given), *mx.grad(loss, argnums=[at for at, each in enumerate(given) if each.size])(*given)]
+
+    far = 1e-5 if dtype == mx.float32 else 3e-2
+    return all(
+        bool(mx.linalg.norm(_wide(a) - _wide(b)) <= far * mx.linalg.norm(_wide(b)))
+        for way, other in ((ours, plain), (ours_stacked, plain_product))
+        for a, b in zip(results(way), results(other), strict=True)
+    )
+
+
+def _wide(x: mx.array) -> mx.array:
+    return x.astype(mx.float32)
+
+
+@cache
+def _function(layers: int, looks_back: bool, together: bool) -> Any:
+    function = mx.custom_function(partial(_forward, layers, looks_back, together))
+    function.vjp(partial(_gradients, layers, looks_back))
+    return function
+
+
+def _forward(layers: int, looks_back: bool, together: bool, *given: mx.array) -> list[mx.array]:
+    """Return the results, and what the backward pass reads."""
+    x, down, gamma, *rest = given
+    channels, ups, extra = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
+    hidden = x @ down.T
+    inner = metal.forward(hidden, x, channels, gamma, extra[0] if looks_back else None)
+    if together:
+        tokens = x.shape[:-1]
+        y = inner.flatten(1, -2) @ extra[-1].swapaxes(-1, -2)
+        results = [each.reshape(*tokens, -1) for each in mx.split(y, layers)]
+    else:
+        results = [each.squeeze(0) @ up.T for each, up in zip(mx.split(inner, layers), ups, strict=True)]
+    return [*results, hidden, inner]
+
+
+def _gradients(
+    layers: int,
+    looks_back: bool,
+    primals: Sequence[mx.array],
+    cotangents: Sequence[mx.array],
+    outputs: Sequence[mx.array],
+) -> list[mx.array]:
+    x, down, gamma, *rest = primals
+    channels, ups, extra = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
+    hidden, inner = outputs[layers:]
+    outer = cotangents[:layers]
+    taps = extra[0] if looks_back else None
+    found = metal.backward(hidden, x, channels, gamma, taps, [each @ up for each, up in zip(outer, ups, strict=True)])
+    hidden_gradient, x_gradient = found[:2]
+    return [
+        mx.addmm(x_gradient, hidden_gradient, down),
+        hidden_gradient.flatten(0, -2).T @ x.flatten(0, -2),
+        mx.zeros_like(gamma),
+        *map(mx.zeros_like, channels),
+        *(each.flatten(0, -2).T @ of.flatten(0, -2) for each, of in zip(outer, mx.split(inner, layers), strict=True)),
+        *found[2:],
+        *map(mx.zeros_like, extra[looks_back:]),
+    ]
+
+
+@cache
+def _stacked(layers: int, looks_back: bool) -> Any:
+    function = mx.custom_function(partial(_stacked_forward, layers, looks_back))
+    function.vjp(partial(_stacked_gradients, layers, looks_back))
+    return function
+
+
+def _stacked_forward(layers: int, looks_back: bool, *given: mx.array) -> list[mx.array]:
+    x, down, gamma, *rest = given
+    channels, ups, taps = rest[:layers], rest[layers], rest[-1] if looks_back else None
+    hidden = x @ down.T
+    inner = metal.forward(hidden, x, channels, gamma, taps)
+    y = inner.flatten(1, -2) @ ups.swapaxes(-1, -2)
+    return [y.reshape(*inner.shape[:-1], -1), hidden, inner]
+
+
+def _stacked_gradients(
+    layers: int,
+    looks_back: bool,
+    primals: Sequence[mx.array],
+    cotangents: Sequence[mx.array],
+    outputs: Sequence[mx.array],
+) -> list[mx.array]:
+    x, down, gamma, *rest = primals
+    channels, ups, taps = rest[:layers], rest[layers], rest[-1] if looks_back else None
+    _, hidden, inner = outputs
+    outer = cotangents[0].flatten(1, -2)
+    parts = [each.reshape(inner.shape[1:]) for each in mx.split(outer @ ups, layers)]
+    found = metal.backward(hidden, x, channels, gamma, taps, parts)
+    hidden_gradient, x_gradient = found[:2]
+    return [
+        mx.addmm(x_gradient, hidden_gradient, down),
+        hidden_gradient.flatten(0, -2).T @ x.flatten(0, -2),
+        mx.zeros_like(gamma),
+        *map(mx.zeros_like, channels),
+        outer.swapaxes(-1, -2) @ inner.flatten(1, -2),
+        *found[2:],
+    ]
