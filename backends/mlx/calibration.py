@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten, tree_map
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.kernels.loss import head_loss
 from lost.data.batch import Batch
 from lost.engine import Engine
 from lost.method.calibration import record_inputs
@@ -22,16 +25,23 @@ def input_moments(engine: Engine, batches: Iterable[Batch], names: Sequence[str]
 def weight_gradients(engine: Engine, batches: Iterable[Batch], names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the gradient of the mean loss for the weight of each named dense projection, (out, in) float32."""
     assert isinstance(engine, MlxEngine)
-    modules, totals, count = dict(engine.model.named_modules()), None, 0
-    engine.model.freeze()
+    model, z_loss = engine.model, engine._config.train.z_loss
+    modules, totals, count = dict(model.named_modules()), None, 0
+    model.freeze()
     for name in names:
         modules[name].unfreeze(keys=["weight"], recurse=False)
+
+    def summed(tokens: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
+        return head_loss(model.model(tokens).flatten(0, 1), model.head, targets, mask, z_loss, trains_head=False)
+
+    gradient = nn.value_and_grad(model, summed)
     for batch in batches:
-        _, totals = engine._micro_step(*engine._on_device(batch), mx.array(1.0), totals)
+        _, found = gradient(*engine._on_device(batch))
+        totals = found if totals is None else tree_map(mx.add, totals, found)
         mx.eval(totals)
         count += batch.predictions
-    found = dict(tree_flatten(totals))
-    return {name: to_array(found[f"{name}.weight"].astype(mx.float32)) / count for name in names}
+    flat = dict(tree_flatten(totals))
+    return {name: to_array(flat[f"{name}.weight"].astype(mx.float32)) / count for name in names}
 
 
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:

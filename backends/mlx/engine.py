@@ -168,6 +168,7 @@ class MlxEngine:
                 total = total + sums
                 mx.async_eval(total, gradients)
             mx.eval(total, gradients)
+        assert gradients is not None
         if isinstance(self.workers, MlxGroup):
             gradients, total = self._reduced(self.workers, gradients, total)
         norm, whole = self._joint(gradients)
@@ -205,6 +206,7 @@ class MlxEngine:
             squares.append(self._square(gradients))
             total = gradients if total is None else tree_map(mx.add, total, gradients)
             mx.eval(total)
+        assert total is not None
         return squares, self._square(total)
 
     def _square(self, gradients: Stacks) -> float:
@@ -340,7 +342,7 @@ def _micro_step(
 
     shown, dtype = model.trainable_parameters(), DTYPES[config.train.param_dtype]
     # In the order of a forward pass: in which gradients are asked for decides what is held meanwhile.
-    order = [name for name, _ in tree_flatten(shown)]
+    order = list(dict(tree_flatten(shown)))
     parts = model.in_summands(split(read, model.together(), order), tokens.size)
     (_, sums), gradients = mx.value_and_grad(scaled_loss)(parts)
     model.update(shown)

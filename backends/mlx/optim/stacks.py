@@ -24,7 +24,8 @@ def kinds(settings: OptimizerConfig, rows: Iterable[Parameter], most: int = AT_O
         rows: the trained parameters, in the order of a forward pass.
         most: entries of a stack, unless one parameter has more: an update takes memory by them.
     """
-    optimizer, found = KINDS[settings.name](settings), {}
+    optimizer = KINDS[settings.name](settings)
+    found: dict[tuple[object, ...], list[Parameter]] = {}
     for row in rows:
         alone = row.name if row.name in (EMBEDDING, HEAD) else None
         found.setdefault((row.shape, row.parts, optimizer.group(row), alone), []).append(row)
