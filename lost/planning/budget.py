@@ -287,7 +287,8 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     token = norm + sum({"none": whole, "narrow": narrow, "full": [width * hidden for _ in whole]}[policy])
     cast = 0
     if config.train.compute_dtype != config.train.param_dtype:
-        cast = width * (_recast(config) + vocabulary(config) * hidden)
+        # Matrices in the type that they are computed in, and their gradients before they are cast; the head.
+        cast = width * (2 * _recast(config) + vocabulary(config) * hidden)
     tokens = micro_batch * config.data.seq_len
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
