@@ -43,7 +43,7 @@ class Muon:
                 self._groups.setdefault(shape, []).append((name, columns))
         optimizer = KINDS[settings.name](settings)
         self._shares = {shape: optimizer.group(table[group[0][0]]) for shape, group in self._groups.items()}
-        self._momenta = {shape: torch.zeros_like(self._stacked(group)) for shape, group in self._groups.items()}
+        self._momenta = {shape: self._zeros(group) for shape, group in self._groups.items()}
 
     @torch.no_grad()
     def step(self, lr: float, skip: Tensor) -> None:
@@ -114,6 +114,12 @@ class Muon:
             for (name, columns), momentum in zip(group, self._momenta[shape], strict=True):
                 parts[name].append((columns, momentum))
         return {name: sorted(each, key=lambda part: part[0].start) for name, each in parts.items()}
+
+    def _zeros(self, group: list[tuple[str, slice]]) -> Tensor:
+        """Return zeros as `_stacked` would stack the matrices, without doing so."""
+        name, columns = group[0]
+        one = self._matrices[name][:, columns]
+        return one.new_zeros((len(group), *one.shape))
 
     def _stacked(self, group: list[tuple[str, slice]], gradients: bool = False) -> Tensor:
         """Return the matrices of a group, or their gradients, as one tensor (n, rows held here, columns)."""
