@@ -75,50 +75,48 @@ def test_tokens_an_engine_is_given(config: Callable[..., Config], backend: str, 
         list(engine.generate([0, token], lambda logits: 0, 3))
 
 
-def test_a_checkpoint_with_weights_that_are_not_finite(
+@pytest.fixture
+def refused(
     lost: Lost, run: Path, whole: Path, prepared: Dataset, tmp_path: Path, reseal: Callable[..., None]
-) -> None:
-    """Sealed as a stranger would: nothing is computed with them."""
-    newest = run / "checkpoints" / "step-00000020"
-    arrays = safetensors.numpy.load_file(newest / "model-00001.safetensors")
-    arrays[f"{UP}.up"][0, 0] = np.nan
-    safetensors.numpy.save_file(arrays, newest / "model-00001.safetensors")
-    reseal(newest)
-    for command in (
-        ("eval", newest, "--data", prepared.path),
-        ("generate", newest, "--prompt", "a"),
-        ("inspect", newest),
-        ("verify", newest),
-        ("convert", newest, tmp_path / "out", "--grow", "rank=16"),
-        ("train", whole / "tiny.yaml", "--data", prepared.path, "--init-from", newest, "--out", tmp_path / "tuned"),
-    ):
-        answer = lost(*command)
-        assert (answer.code, f"{UP}.up holds numbers that are not finite" in answer.err + answer.out) == (2, True), (
-            command
-        )
+) -> Callable[..., None]:
+    """Change an array of the newest checkpoint, sealed as a stranger would: every command that reads it refuses it."""
+
+    def check(name: str, change: Callable[[np.ndarray], np.ndarray], words: str, *convert: str) -> None:
+        newest = run / "checkpoints" / "step-00000020"
+        arrays = safetensors.numpy.load_file(newest / "model-00001.safetensors")
+        arrays[name] = change(arrays[name])
+        safetensors.numpy.save_file(arrays, newest / "model-00001.safetensors")
+        reseal(newest)
+        tuned = ("--init-from", newest, "--out", tmp_path / "tuned")
+        for command in (
+            ("eval", newest, "--data", prepared.path),
+            ("generate", newest, "--prompt", "a"),
+            ("inspect", newest),
+            ("verify", newest),
+            ("convert", newest, tmp_path / "out", *convert),
+            ("train", whole / "tiny.yaml", "--data", prepared.path, *tuned),
+        ):
+            answer = lost(*command)
+            assert (answer.code, f"{name} {words}" in answer.err + answer.out) == (2, True), (command, answer.err)
+
+    return check
+
+
+def test_a_checkpoint_with_weights_that_are_not_finite(refused: Callable[..., None]) -> None:
+    def change(array: np.ndarray) -> np.ndarray:
+        array[0, 0] = np.nan
+        return array
+
+    refused(f"{UP}.up", change, "holds numbers that are not finite", "--grow", "rank=16")
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_checkpoint_with_places_out_of_range(
-    lost: Lost, run: Path, whole: Path, prepared: Dataset, tmp_path: Path, reseal: Callable[..., None], wrong: list[int]
+    lost: Lost, run: Path, whole: Path, prepared: Dataset, refused: Callable[..., None], wrong: list[int]
 ) -> None:
-    """Sealed as a stranger would: every command that reads it refuses it, and a run goes on from the one before."""
+    """A run goes on from the one before."""
     newest = run / "checkpoints" / "step-00000020"
-    arrays = safetensors.numpy.load_file(newest / "model-00001.safetensors")
-    arrays[f"{UP}.channels"] = spoilt(arrays[f"{UP}.channels"], wrong)
-    safetensors.numpy.save_file(arrays, newest / "model-00001.safetensors")
-    reseal(newest)
-    for command in (
-        ("eval", newest, "--data", prepared.path),
-        ("generate", newest, "--prompt", "a"),
-        ("inspect", newest),
-        ("verify", newest),
-        ("convert", newest, tmp_path / "out"),
-        ("train", whole / "tiny.yaml", "--data", prepared.path, "--init-from", newest, "--out", tmp_path / "tuned"),
-    ):
-        answer = lost(*command)
-        assert answer.code == 2, command
-        assert f"{UP}.channels doesn't hold ascending numbers below 32" in answer.err + answer.out, command
+    refused(f"{UP}.channels", lambda array: spoilt(array, wrong), "doesn't hold ascending numbers below 32")
     with pytest.raises(CheckpointError, match="ascending"):  # whoever doesn't verify it first
         list(open_checkpoint(newest).parameters())
     again = lost("train", whole / "tiny.yaml", "--data", prepared.path, "--out", run)

@@ -161,15 +161,28 @@ def _gradients(
     outer = cotangents[:layers]
     taps = extra[0] if looks_back else None
     found = metal.backward(hidden, x, channels, gamma, taps, [each @ up for each, up in zip(outer, ups, strict=True)])
-    hidden_gradient, x_gradient = found[:2]
+    return [
+        *_read_by_all(x, down, gamma, channels, *found[:2]),
+        *(each.flatten(0, -2).T @ of.flatten(0, -2) for each, of in zip(outer, mx.split(inner, layers), strict=True)),
+        *found[2:],
+        *map(mx.zeros_like, extra[looks_back:]),
+    ]
+
+
+def _read_by_all(
+    x: mx.array,
+    down: mx.array,
+    gamma: mx.array,
+    channels: Sequence[mx.array],
+    hidden_gradient: mx.array,
+    x_gradient: mx.array,
+) -> list[mx.array]:
+    """Return the gradients of x and down, and none for gamma and channels; x's is added up by the product."""
     return [
         mx.addmm(x_gradient, hidden_gradient, down),
         hidden_gradient.flatten(0, -2).T @ x.flatten(0, -2),
         mx.zeros_like(gamma),
         *map(mx.zeros_like, channels),
-        *(each.flatten(0, -2).T @ of.flatten(0, -2) for each, of in zip(outer, mx.split(inner, layers), strict=True)),
-        *found[2:],
-        *map(mx.zeros_like, extra[looks_back:]),
     ]
 
 
@@ -202,12 +215,8 @@ def _stacked_gradients(
     outer = cotangents[0].flatten(1, -2)
     parts = [each.reshape(inner.shape[1:]) for each in mx.split(outer @ ups, layers)]
     found = metal.backward(hidden, x, channels, gamma, taps, parts)
-    hidden_gradient, x_gradient = found[:2]
     return [
-        mx.addmm(x_gradient, hidden_gradient, down),
-        hidden_gradient.flatten(0, -2).T @ x.flatten(0, -2),
-        mx.zeros_like(gamma),
-        *map(mx.zeros_like, channels),
+        *_read_by_all(x, down, gamma, channels, *found[:2]),
         outer.swapaxes(-1, -2) @ inner.flatten(1, -2),
         *found[2:],
     ]
