@@ -1,5 +1,8 @@
 """Conversion between numpy arrays, which cross the seam to the core, and MLX arrays; bfloat16 bit by bit."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import ml_dtypes
 import mlx.core as mx
 import numpy as np
@@ -19,3 +22,8 @@ def to_array(value: mx.array) -> np.ndarray:
     if value.dtype == mx.bfloat16:
         return np.asarray(value.view(mx.uint16)).view(ml_dtypes.bfloat16)
     return np.asarray(value)
+
+
+def ends(arrays: Sequence[mx.array]) -> list[int]:
+    """Return where all arrays but the last end when they are concatenated: what `mx.split` takes them apart by."""
+    return list(accumulate(len(each) for each in arrays[:-1]))

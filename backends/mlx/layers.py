@@ -5,15 +5,15 @@ Activation checkpointing cuts between them. Weights are stored in `param_dtype` 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from lost.backends.mlx.arrays import ends
 from lost.backends.mlx.kernels import group
 from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.convolution import short_conv
@@ -271,6 +271,11 @@ class Group:
         self.stacks = stacks and not any("bias" in each for each in layers)
         self._lost = [each for each in layers if isinstance(each, Lost) and type(each).narrow is Lost.narrow]
 
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """What kernels want of all layers in one array."""
+        return ("down", "conv", "up") if self.stacks else ("down", "conv")
+
     def fuse(self, fused: bool) -> None:
         """Have kernels take the layers, if they can."""
         shapes = {(each.down.shape, each.channels.shape, each.earlier, each.known) for each in self._lost}
@@ -290,7 +295,7 @@ class Group:
         if len(lost) < len(self.layers) or len(lost) == 1:
             return [each.narrow(x) for each in self.layers]
         downs = [each.down for each in lost]
-        hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, _ends(downs), axis=-1)
+        hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, ends(downs), axis=-1)
         return [(part, kept(x, each.channels)) for part, each in zip(hidden, lost, strict=True)]
 
     def stacked(self, x: mx.array) -> mx.array | None:
@@ -308,11 +313,6 @@ class Group:
 
     def _joined(self, suffix: str) -> mx.array:
         return self.given[suffix] if suffix in self.given else mx.concatenate([each[suffix] for each in self.layers])
-
-
-def _ends(arrays: Sequence[mx.array]) -> list[int]:
-    """Return the ends of all arrays but the last, when concatenated."""
-    return list(accumulate(len(each) for each in arrays[:-1]))
 
 
 def opens(*layers: Layer) -> Reads:

@@ -286,7 +286,7 @@ class Model(nn.Module):
         return [
             _of(names, suffix)
             for names, each in self.model.groups()
-            for suffix in ("down", "conv", *(["up"] if each.stacks else []))
+            for suffix in each.suffixes
             if each.fused and len(names) > 1 and suffix in each.layers[0]
         ]
 
@@ -319,7 +319,7 @@ class Model(nn.Module):
         rest = dict(parts)
         for names, each in self.model.groups() if self.model.checkpointing == "none" else ():
             if each.fused:
-                wanted = {suffix: _of(names, suffix) for suffix in ("down", "conv", *(["up"] if each.stacks else []))}
+                wanted = {suffix: _of(names, suffix) for suffix in each.suffixes}
                 each.given = {suffix: rest.pop(some) for suffix, some in wanted.items() if some in rest}
                 ups = view(stacks, _of(names, "up")) if len(names) > 1 and not each.stacks else None
                 each.given |= {} if ups is None else {"ups": ups}

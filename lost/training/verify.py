@@ -156,7 +156,7 @@ def _latest(folder: Path, whole: Sequence[Path], held: Sequence[Path], remarks: 
 def _data(config: Config, opened: Sequence[Checkpoint], remarks: list[str]) -> Iterator[str]:
     """Yield the problems with what the run reads, or that the prepared set isn't the one that was trained on."""
     folders = [config.data.path] if config.data.path else [*(config.data.mixture or ())]
-    if folders and not _missing(folders, "data", remarks):
+    if folders and not _missing(folders, "the data", remarks):
         try:
             dataset = open_dataset(config.data)
             yield from dataset.problems()

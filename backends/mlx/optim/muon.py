@@ -1,11 +1,10 @@
 """Muon: matrices of one kind are orthogonalized in one batched product; the rest is AdamW's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
 
 import mlx.core as mx
 
-from lost.backends.mlx.arrays import DTYPES
+from lost.backends.mlx.arrays import DTYPES, ends
 from lost.backends.mlx.kernels import checkpointing
 from lost.backends.mlx.optim.adamw import AdamW
 from lost.backends.mlx.optim.stacks import Names, Stacks, parted, stacked
@@ -100,14 +99,10 @@ def orthogonalized(stacks: Sequence[mx.array]) -> list[mx.array]:
         width = tall[batch[0]].shape[2]
         filled = [mx.pad(tall[at], [(0, 0), (0, 0), (0, width - tall[at].shape[2])]) for at in batch]
         results = newton_schulz(mx.concatenate(filled) if len(filled) > 1 else filled[0])
-        for at, result in zip(batch, mx.split(results, _ends([tall[at] for at in batch])), strict=True):
+        for at, result in zip(batch, mx.split(results, ends([tall[at] for at in batch])), strict=True):
             own = result[..., : tall[at].shape[2]]
             found[at] = own if own.shape == stacks[at].shape else own.swapaxes(1, 2)
     return found
-
-
-def _ends(arrays: Sequence[mx.array]) -> list[int]:
-    return list(accumulate(len(each) for each in arrays[:-1]))
 
 
 def newton_schulz(x: mx.array) -> mx.array:

@@ -19,7 +19,7 @@ class Spectron(Muon):
         self._left = {names: [mx.ones(parameters[names].shape[:2])] for names in self._momenta}
         places = {name: place for place, name in enumerate(name for names in self._momenta for name in names)}
         self._factors = {
-            names: [[places.get(each, len(places)) for each in factors(name) or (name[:0],) * 2] for name in names]
+            names: [[places.get(each, len(places)) for each in factors(name) or ("", "")] for name in names]
             for names in self._momenta
         }
 

@@ -10,6 +10,7 @@ import numpy as np
 from lost.data.batch import SoftTargets
 from lost.data.soft_targets.reader import DESCRIPTION, LOG_PROBABILITIES, Description
 from lost.errors import DataError
+from lost.storage.arrays import is_finite
 from lost.storage.files import (
     Seal,
     digest_error,
@@ -161,7 +162,7 @@ def _narrowed(log_probabilities: np.ndarray) -> np.ndarray:
     Raises:
         DataError: one isn't finite.
     """
-    if not np.isfinite(log_probabilities).all():
+    if not is_finite(log_probabilities):
         raise DataError(
             "the model predicts log-probabilities that are not finite; expected numbers; name another model, or raise "
             "--temperature if it is very low"
