@@ -3,15 +3,35 @@
 from typing import Any
 
 from lost.config import Config
+from lost.errors import ConfigError
 from lost.model.parameters import Architecture, layer_projections
 from lost.projections import KINDS
-from lost.projections.adapters import Adapter
+from lost.projections.adapters import Adapter, Eva
 
 
 def adapters(config: Architecture) -> list[Adapter]:
     """Return the projections that adapt a dense weight."""
     layers = range(config.model.num_hidden_layers)
     return [each for layer in layers for each in layer_projections(config, layer) if isinstance(each, Adapter)]
+
+
+def check_used(config: Config) -> None:
+    """Refuse settings of adapters that no layer reads, and so do nothing.
+
+    Raises:
+        ConfigError: bits without a frozen weight, or ranks that are to move without EVA.
+    """
+    layers, own = adapters(config), config.projection
+    if own.bits and not layers:
+        raise ConfigError(
+            f"projection.bits = {own.bits}: no layer adapts a frozen weight (projection.kind = {own.kind}), so none "
+            "would have so few bits; expected a kind that does, such as lora; choose one, or leave bits out"
+        )
+    if own.rho > 1 and not any(isinstance(each, Eva) for each in layers):
+        raise ConfigError(
+            f"projection.rho = {own.rho:g}: ranks move between layers of eva alone (projection.kind = {own.kind}); "
+            "expected that kind; choose it, or leave rho out"
+        )
 
 
 def unquantized(config: Config) -> Config:

@@ -114,6 +114,9 @@ def test_refused(adapt: Callable, bases: dict[str, Path], lost: Callable, prepar
         assert answer.code == 2
         assert expected in " ".join(answer.err.split())
         assert not (tmp_path / "x").exists()
+    alone = lost("train", "--init-from", bases["dense"], "--data", prepared.path, "--out", tmp_path / "x",
+                 "--set", "projection.kind=dense", "--set", "projection.bits=4")  # fmt: skip
+    assert (alone.code, "no layer adapts a frozen weight" in " ".join(alone.err.split())) == (2, True), alone.err
     run = adapt("pissa", "run", 1, "projection.bits=8", base="wide")
     answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
     assert answer.code == 2

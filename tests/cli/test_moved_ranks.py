@@ -78,14 +78,15 @@ def test_a_run_keeps_its_ranks(
     np.testing.assert_allclose(found, scores(last, "torch", logits), atol=2e-5)
 
 
-def test_refused(adapt: Callable, lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
+def test_refused(adapt: Callable, bases: dict[str, Path], lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
     run = adapt("eva", "run", 1)
-    for words, expected in (
-        (["projection.rho=0.5"], "projection.rho = 0.5"),
-        ([RHO], "are adapted already, each layer at its rank"),
+    for begin, words, expected in (
+        (run, ["projection.rho=0.5"], "projection.rho = 0.5"),
+        (run, [RHO], "are adapted already, each layer at its rank"),
+        (bases["dense"], [RHO, "projection.kind=lora"], "ranks move between layers of eva alone"),
     ):
         given = [word for each in words for word in ("--set", each)]
-        answer = lost("train", "--init-from", run, "--data", prepared.path, "--out", tmp_path / "second", *given)
+        answer = lost("train", "--init-from", begin, "--data", prepared.path, "--out", tmp_path / "second", *given)
         assert answer.code == 2
         assert expected in " ".join(answer.err.split())
         assert not (tmp_path / "second").exists()

@@ -15,6 +15,7 @@ from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
 from lost.generation.samples import beginnings
 from lost.interop.source import Source
+from lost.model.adapted import check_used
 from lost.model.init import check_trains
 from lost.model.load import load_config
 from lost.planning.alignment import unaligned
@@ -197,6 +198,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     if workers.rank == 0:
         for each, settings in config.tracking.items():
             TRACKERS[each](folder, config, settings)  # are they right, and is its library there
+    check_used(config)
     room = module.capacity(device)
     before = source.config.train if source and branches else _before(None if asked.fresh else folder, workers)
     if not before and not source:
