@@ -12,6 +12,7 @@ import statistics
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -41,15 +42,20 @@ TUNE = {
     "optimizer": {"name": "adamw"},
     "schedule": {"name": "cosine", "steps": STEPS, "warmup_steps": 10},
 }
-RATES = {
-    "lora": (2e-3, 5e-3, 1e-2, 2e-2),
-    "pissa": (1e-3, 2e-3, 5e-3, 1e-2, 2e-2),
-    "eva": (5e-3, 1e-2, 2e-2),
-    "lora_xs": (5e-3, 2e-2, 5e-2),
-    "lora_sb": (5e-3, 2e-2, 5e-2),
-    "svfit": (2e-2, 5e-2, 1e-1),
-    "dense": (1e-3, 2e-3, 5e-3),
-}
+TRIED: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "lora": ({"kind": "lora"}, (2e-3, 5e-3, 1e-2, 2e-2)),
+    "pissa": ({"kind": "pissa"}, (2e-3, 5e-3, 1e-2, 2e-2)),
+    "eva": ({"kind": "eva"}, (5e-3, 1e-2, 2e-2)),
+    "eva, ranks by layer": ({"kind": "eva", "rho": 2.0}, (5e-3, 1e-2, 2e-2)),
+    "lora_xs": ({"kind": "lora_xs"}, (2e-2, 5e-2, 1e-1, 2e-1)),
+    "lora_sb": ({"kind": "lora_sb"}, (2e-2, 5e-2, 1e-1, 2e-1)),
+    "svfit": ({"kind": "svfit"}, (5e-2, 1e-1, 2e-1, 5e-1)),
+    "lora_xs, rank 52": ({"kind": "lora_xs", "rank": 52}, (5e-3, 1e-2, 2e-2, 5e-2)),
+    "lora_sb, rank 52": ({"kind": "lora_sb", "rank": 52}, (5e-3, 1e-2, 2e-2, 5e-2)),
+    "svfit, rank 128": ({"kind": "svfit", "rank": 128}, (2e-2, 5e-2, 1e-1, 2e-1)),
+    "lora, rank 1": ({"kind": "lora", "rank": 1}, (1e-2, 2e-2, 5e-2)),
+    "dense": ({"kind": "dense"}, (2e-3, 5e-3, 1e-2)),
+}  # 52: as many numbers as lora of rank 8; 128: all singular values
 
 
 def examples(speeches: Path, out: Path) -> Path:
@@ -60,11 +66,11 @@ def examples(speeches: Path, out: Path) -> Path:
     return out
 
 
-def tuned(out: Path, kind: str, rate: float, seed: int) -> float:
+def tuned(run: Path, projection: dict[str, Any], rate: float, seed: int) -> float:
     """Return the validation loss of a run, trained if it isn't there yet."""
-    sets = {"projection.kind": kind, "projection.rank": RANK, "optimizer.lr": rate, "train.seed": seed}
-    words = [f"--set={key}={value}" for key, value in sets.items()]
-    run = out / f"{kind}-{rate:g}-{seed}"
+    out = run.parent
+    sets = {f"projection.{key}": value for key, value in ({"rank": RANK} | projection).items()}
+    words = [f"--set={key}={value}" for key, value in (sets | {"optimizer.lr": rate, "train.seed": seed}).items()]
     where = ("--init-from", out / "base", "--data", out / "examples", "--out", run)
     if not (run / "checkpoints" / f"step-{STEPS:08d}").exists():
         lost("train", out / "tune.yaml", *where, *words, "--threads", 1, "--backend", "torch")
@@ -90,21 +96,23 @@ def main() -> None:
     size = budget(find_checkpoint(out / "base")[0].config).parameters
     print(
         f"A dense model of {size:,} parameters, trained on 1.02M tokens of DATA; then 100 steps of 8 x 128 tokens of "
-        f"speeches, AdamW, adapters of rank {RANK} with alpha 16. Validation loss in nats a target: "
+        f"speeches, AdamW, adapters of rank {RANK}, else as named, with alpha 16. Validation loss in nats a target: "
         f"{before['loss']:.4f} before. All rates with one seed, then the best one's mean and deviation of seeds "
         f"{', '.join(map(str, SEEDS))}.\n"
     )
     print("| kind | trained | by rate | best rate | mean | deviation |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for kind, rates in RATES.items():
-        found = {rate: tuned(out, kind, rate, SEEDS[0]) for rate in rates}
+    for name, (projection, rates) in TRIED.items():
+        runs = out / name.replace(", ", "-").replace(" ", "_")
+        found = {rate: tuned(Path(f"{runs}-{rate:g}-{SEEDS[0]}"), projection, rate, SEEDS[0]) for rate in rates}
         best = min(found, key=lambda rate: found[rate])
-        losses = [found[best], *(tuned(out, kind, best, seed) for seed in SEEDS[1:])]
-        config = find_checkpoint(out / f"{kind}-{best:g}-0")[0].config
+        losses = [found[best], *(tuned(Path(f"{runs}-{best:g}-{seed}"), projection, best, seed) for seed in SEEDS[1:])]
+        config = find_checkpoint(Path(f"{runs}-{best:g}-{SEEDS[0]}"))[0].config
         shown = ", ".join(f"{rate:g}: {loss:.4f}" for rate, loss in found.items())
         print(
-            f"| {kind} | {budget(config).trained:,} | {shown} | {best:g} | {statistics.mean(losses):.4f} | "
-            f"{statistics.stdev(losses):.4f} |"
+            f"| {name} | {budget(config).trained:,} | {shown} | {best:g} | {statistics.mean(losses):.4f} | "
+            f"{statistics.stdev(losses):.4f} |",
+            flush=True,
         )
 
 

@@ -75,7 +75,7 @@ def annealing_lines(value: dict[str, Any]) -> Iterator[str]:
     """Yield the law of one model's schedules, how far it was off, and what it foretells."""
     law = value["law"]
     yield f"{counted(value['runs'], 'run')} of one model, {counted(value['points'], 'validation')}"
-    yield "loss = L0 - C S2 + A/S1^a; S1: sum of the rates so far; S2: how far they have fallen, fading in by f a step"
+    yield "loss = L0 + A/S^a - B x falls; S: sum of the rates so far; falls: of the rate, soon felt if C is large"
     yield "  ".join(f"{name} = {number:.4g}" for name, number in law.items())
     alone = value["runs"] == 1
     what = "the run's end from its first two thirds" if alone else "a run's end from all others"

@@ -21,6 +21,7 @@ from lost.utils.printable import printable
 # on black. The page's style sheet has its own for both.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#777777")
 _BLOCKS, _VALUES = 12, 80  # of a plot of spectra: lines, and points of a line
+_PLACE = (0.155, 0.155, 0.825, 0.815)  # of axes with numbers alone around them: left, bottom, width, height, in shares
 _INK, _GRID = "#101010", "#d0d0d0"
 _VARIABLES = {_INK: "--ink", _GRID: "--grid"} | {colour: f"--run{n}" for n, colour in enumerate(COLOURS)}
 
@@ -62,8 +63,8 @@ METRICS = {
 
 def metric_svg(stories: Sequence[Story], metric: Metric, across: Across) -> str | None:
     """Return a plot of one field, a line a run, as SVG; None: no run has it."""
-    with _figure() as figure:
-        return _svg(figure) if draw(figure.subplots(), stories, metric, across) else None
+    with _figure(layout=None) as figure:
+        return _svg(figure) if draw(figure.add_axes(_PLACE), stories, metric, across) else None
 
 
 def save_plot(stories: Sequence[Story], metric: Metric, across: Across, path: Path) -> None:
@@ -144,8 +145,8 @@ def spectra_svg(spectra: Sequence[np.ndarray]) -> str:
     Args:
         spectra: descending, of one projection, of each block.
     """
-    with _figure() as figure:
-        axes = figure.subplots()
+    with _figure(layout=None) as figure:
+        axes = figure.add_axes(_PLACE)
         for block in dict.fromkeys(np.linspace(0, len(spectra) - 1, _BLOCKS).astype(int)):
             values = spectra[block][spectra[block] > 1e-7 * spectra[block].max()]
             places = np.unique(np.geomspace(1, len(values), _VALUES).astype(int)) if len(values) else np.array([], int)
@@ -171,8 +172,13 @@ def channels_svg(channels: dict[str, np.ndarray], widths: Iterable[int]) -> str:
 
 
 @contextmanager
-def _figure(height: float = 3.0) -> Iterator[Any]:
-    """Yield a figure that knows nothing of the screen, or of other figures."""
+def _figure(height: float = 3.0, layout: str | None = "constrained") -> Iterator[Any]:
+    """Yield a figure that knows nothing of the screen, or of other figures.
+
+    Args:
+        height: in inches.
+        layout: what makes room for names, by drawing all twice; None: nothing does.
+    """
     library = need("matplotlib", "report", "a report's plots")
     style = {
         "axes.edgecolor": _INK, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK,
@@ -182,7 +188,7 @@ def _figure(height: float = 3.0) -> Iterator[Any]:
     figure = need("matplotlib.figure", "report", "a report's plots")
     with library.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of letters that the font lacks, and names too long for a picture
-        yield figure.Figure(figsize=(4.8, height), layout="constrained")
+        yield figure.Figure(figsize=(4.8, height), layout=layout)
 
 
 def _svg(figure: Any) -> str:

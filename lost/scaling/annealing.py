@@ -1,19 +1,20 @@
-"""The loss of one model under other learning rate schedules: the annealing law (Tissue et al., arXiv 2408.11029).
+"""The loss of one model under other learning rate schedules: the multi-power law (Luo et al., arXiv 2503.12811).
 
-    L = L0 + A S1^-a - C S2
+    L = L0 + A S^-a - B sum over k of (rate_(k-1) - rate_k) G(S_k / rate_k^(1/2)),   G(x) = 1 - (1 + C x)^(-1/2)
 
-S1 is the sum of all rates so far; S2 is how far the rate has fallen, summed over the steps since, each fall fading in
-by a momentum: S2 = sum over i of m_i, m_i = f m_(i-1) + (rate_(i-1) - rate_i). The warm-up is left out of it.
+S is the sum of all rates so far, S_k of those since step k: the lower the rate is, the sooner its fall tells. Both
+halves are the paper's constants, held here, as few runs don't tell them from C. The falls are those after the warm-up.
+The momentum law (Tissue et al., arXiv 2408.11029), tried first, was off by more (docs/experiments.md).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar, nnls
-from scipy.signal import lfilter
+from scipy.optimize import minimize, nnls
 
 from lost.config import Config, OptimizerConfig, ScheduleConfig
 from lost.errors import ConfigError, UserError
@@ -26,8 +27,9 @@ from lost.utils.wording import counted
 
 _LEAST = 6  # losses: the law has five constants
 _EARLY = 10  # the first tenth of a run follows no law of its rates
-_FADING = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995)  # in the paper .999, of tens of thousands of steps
-_POWERS = np.geomspace(0.02, 4, 60)
+_POWERS = np.geomspace(0.02, 4, 30)
+_SPEEDS = np.geomspace(1, 1e4, 17)  # of C, where 1 is that of a fall which takes all of a run
+_GROUPS = 1000  # of falls, each at its middle; no more losses of a run are read either
 _LONGEST = 10_000_000
 _KEPT = 2 / 3  # of a single run's losses: the others show the error
 Array = np.ndarray
@@ -40,13 +42,35 @@ class AnnealingLaw:
     L0: float
     A: float
     a: float
+    B: float
     C: float
-    f: float
 
     def loss(self, config: Config, step: int) -> float:
         """Return the loss in nats a token after a step of a run with this schedule and peak rate."""
-        heat, falls = _areas(config, np.array([step]), self.f)
-        return float(self.L0 + self.A * heat[0] ** -self.a - self.C * falls[0])
+        path = _path(config, [step])
+        return float(self.L0 + self.A * path.heat[0] ** -self.a - self.B * path.drops(self.C)[0])
+
+
+class _Path(NamedTuple):
+    """What a schedule's rates have been at some steps.
+
+    Attributes:
+        heat: sums of the rates so far, (n).
+        falls: by how much the rate fell, float64 (m).
+        before: the sum of the rates before each fall.
+        rates: right after it.
+    """
+
+    heat: Array
+    falls: Array
+    before: Array
+    rates: Array
+
+    def drops(self, speed: float) -> Array:
+        """Return what the falls have brought at each step, for B = 1, float64 (n)."""
+        since = np.maximum(self.heat[:, None] - self.before, 0.0) / np.sqrt(self.rates)
+        drops: Array = (1 - 1 / np.sqrt(1 + speed * since)) @ self.falls
+        return drops
 
 
 @dataclass(frozen=True)
@@ -133,52 +157,67 @@ def _points(run: TrainedRun) -> dict[int, float]:
     """Return a run's losses, by step, without its beginning, and without what stands beyond its end."""
     ends = run.config.schedule.total_steps
     begins = max(run.config.schedule.warmup_steps, ends // _EARLY)
-    return {step: loss for step, loss in sorted(run.losses.items()) if begins < step <= ends}
+    steps = [step for step in sorted(run.losses) if begins < step <= ends]
+    kept = dict.fromkeys(np.linspace(0, len(steps) - 1, min(len(steps), _GROUPS)).astype(int).tolist())
+    return {steps[each]: run.losses[steps[each]] for each in kept}
 
 
 def _fit(runs: Sequence[TrainedRun], points: Mapping[Path, dict[int, float]]) -> AnnealingLaw:
-    """Fit the law: over a grid of fadings and powers, with which all else is linear, then near the best power."""
+    """Fit the law: over a grid of powers and speeds, with which all else is linear, then from the best of it."""
     losses = np.array([loss for run in runs for loss in points[run.folder].values()])
     if len(losses) < _LEAST:
         raise UserError(
             f"{counted(len(losses), 'validation')} after the warm-up and a tenth of a run: the annealing law takes "
             f"{_LEAST}; expected more; validate more often (train.eval_every), or name more runs"
         )
-    best = (np.inf, AnnealingLaw(0, 0, 0, 0, 0))
-    for fading in _FADING:
-        areas = [_areas(run.config, np.array([*points[run.folder]], int), fading) for run in runs]
-        heat, falls = (np.concatenate(each) for each in zip(*areas, strict=True))
-        if not falls.any():
-            raise UserError(
-                "the rate has fallen before no validation: what a fall brings isn't known; expected a run with one, "
-                "such as of cosine, or of wsd to its end; name one too"
-            )
-
-        def solved(power: float, heat: Array = heat, falls: Array = falls) -> tuple[float, Array]:
-            columns = np.stack([np.ones_like(heat), (heat / heat[-1]) ** -power, -falls / falls.max()], axis=1)
-            found, off = nnls(columns / losses[:, None], np.ones_like(losses))
-            return off, found / [1, heat[-1] ** -power, falls.max()]
-
-        powers = sorted(_POWERS, key=lambda power: solved(power)[0])
-        near = minimize_scalar(
-            lambda power: solved(power)[0], bounds=(powers[0] / 1.2, powers[0] * 1.2), method="bounded"
+    paths = [_path(run.config, [*points[run.folder]]) for run in runs if points[run.folder]]
+    heat = np.concatenate([path.heat for path in paths])
+    slowest = max(path.rates.max(initial=0.0) for path in paths) ** 0.5 / heat.max()  # C of a fall over all of a run
+    if not any(path.drops(slowest).any() for path in paths):
+        raise UserError(
+            "the rate has fallen before no validation: what a fall brings isn't known; expected a run with one, "
+            "such as of cosine, or of wsd to its end; name one too"
         )
-        off, (level, size, slope) = solved(near.x)
-        if off < best[0]:
-            best = off, AnnealingLaw(float(level), float(size), float(near.x), float(slope), fading)
-    return best[1]
+
+    def solved(power: float, drops: Array) -> tuple[float, Array]:
+        scale = np.abs(drops).max() or 1.0
+        columns = np.stack([np.ones_like(heat), (heat / heat[-1]) ** -power, -drops / scale], axis=1)
+        found, distance = nnls(columns / losses[:, None], np.ones_like(losses))
+        return float(distance), found / [1, heat[-1] ** -power, scale]
+
+    def drops(speed: float) -> Array:
+        return np.concatenate([path.drops(speed) for path in paths])
+
+    grid = {
+        (power, speed): solved(power, fallen)[0]
+        for speed in slowest * _SPEEDS
+        for fallen in [drops(speed)]
+        for power in _POWERS
+    }
+    start = np.log(min(grid, key=lambda each: grid[each]))
+
+    def off(logs: Array) -> float:
+        power, speed = np.exp(logs)
+        return solved(power, drops(speed))[0]
+
+    power, speed = np.exp(minimize(off, start, method="Nelder-Mead", bounds=[(x - 1, x + 1) for x in start]).x)
+    level, size, slope = solved(power, drops(speed))[1]
+    return AnnealingLaw(float(level), float(size), float(power), float(slope), float(speed))
 
 
-def _areas(config: Config, steps: Array, fading: float) -> tuple[Array, Array]:
-    """Return S1 and S2 after steps, float64 (n)."""
-    if not len(steps):
-        return np.zeros(0), np.zeros(0)
-    rates = _rates(config.optimizer, config.schedule, int(steps.max()))
-    falls = -np.diff(rates, prepend=rates[0])
+def _path(config: Config, steps: Sequence[int]) -> _Path:
+    """Return what the rates have been at some steps."""
+    rates = _rates(config.optimizer, config.schedule, max(steps))
+    sums, falls = np.cumsum(rates), -np.diff(rates, prepend=rates[0])
     falls[: config.schedule.warmup_steps] = 0.0
-    return np.cumsum(rates)[steps - 1], np.cumsum(lfilter([1.0], [1.0, -fading], falls))[steps - 1]
+    where = np.flatnonzero(falls)
+    begins = np.unique(np.linspace(0, len(where), min(len(where), _GROUPS), endpoint=False).astype(int))
+    middles = where[(begins + np.append(begins[1:], len(where))) // 2] if len(where) else where
+    sizes = np.add.reduceat(falls[where], begins) if len(where) else np.zeros(0)
+    floor = 1e-9 * config.optimizer.lr  # a rate may fall to 0
+    return _Path(sums[np.array(steps) - 1], sizes, sums[middles] - rates[middles], np.maximum(rates[middles], floor))
 
 
-@lru_cache(maxsize=16)  # each fading is tried with the same rates
+@lru_cache(maxsize=16)
 def _rates(optimizer: OptimizerConfig, schedule: ScheduleConfig, last: int) -> Array:
     return np.array([learning_rate(optimizer, schedule, step) for step in range(1, last + 1)])

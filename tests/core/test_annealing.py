@@ -14,7 +14,7 @@ from lost.model.load import dump
 from lost.optim.schedule import learning_rate
 from lost.scaling.annealing import AnnealingLaw
 
-PLANTED = AnnealingLaw(L0=2.0, A=1.2, a=0.45, C=0.6, f=0.98)
+PLANTED = AnnealingLaw(L0=2.0, A=1.2, a=0.45, B=30.0, C=2.0)
 CONSTANT, WSD = {"name": "constant", "steps": 600}, {"name": "wsd", "steps": 600, "decay_steps": 150}
 COSINE, LINEAR = {"name": "cosine", "steps": 800}, {"name": "linear", "steps": 400}
 
@@ -27,17 +27,16 @@ def run(folder: Path, schedule: dict, noise: float = 0.0, **sections: dict) -> P
     """A run whose losses follow the planted law, written out step by step."""
     config = under(schedule, **sections)
     random, losses = np.random.default_rng(len(folder.name)), {}
-    heat = falls = fading = 0.0
-    before = config.optimizer.lr
-    for step in range(1, config.schedule.total_steps + 1):
-        rate = learning_rate(config.optimizer, config.schedule, step)
-        heat += rate
-        fading = PLANTED.f * fading + (before - rate if step > 40 else 0.0)
-        falls += fading
-        before = rate
-        if step % 25 == 0:
-            loss = PLANTED.L0 + PLANTED.A * heat**-PLANTED.a - PLANTED.C * falls
-            losses[step] = loss * (1 + noise * random.standard_normal())
+    rates = [
+        learning_rate(config.optimizer, config.schedule, step) for step in range(1, config.schedule.total_steps + 1)
+    ]
+    for step in range(25, len(rates) + 1, 25):
+        brought = 0.0
+        for k in range(41, step + 1):
+            since = sum(rates[k - 1 : step]) / rates[k - 1] ** 0.5
+            brought += (rates[k - 2] - rates[k - 1]) * (1 - (1 + PLANTED.C * since) ** -0.5)
+        loss = PLANTED.L0 + PLANTED.A * sum(rates[:step]) ** -PLANTED.a - PLANTED.B * brought
+        losses[step] = loss * (1 + noise * random.standard_normal())
     return make_run(folder, config, losses)
 
 
@@ -71,7 +70,7 @@ def test_planted_constants_come_back_and_foretell_other_schedules(lost: Callable
         expected[str(tmp_path / f"{name}.yaml")] = rows[-1]["validation_loss"]
     asked = [word for name in expected for word in ("--predict-schedule", name)]
     value = fitted(lost, tmp_path / "runs", *asked)
-    assert value["law"] == pytest.approx({"L0": 2.0, "A": 1.2, "a": 0.45, "C": 0.6, "f": 0.98}, rel=0.02)
+    assert value["law"] == pytest.approx({"L0": 2.0, "A": 1.2, "a": 0.45, "B": 30.0, "C": 2.0}, rel=0.02)
     assert {each["schedule"]: each["loss"] for each in value["predictions"]} == pytest.approx(expected, rel=1e-3)
     # Without wsd, constant doesn't tell what a fall brings; so the one that is held out is constant.
     assert [(each["schedule"], each["step"]) for each in value["held_out"]] == [("constant", 600)]
