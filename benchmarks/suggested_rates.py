@@ -36,7 +36,7 @@ PROXY = {
     "schedule": {"name": "cosine", "steps": 400, "warmup_steps": 40},
 }
 RATES = [7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2]  # of the proxy
-TOKENS = (1.5e6, 3e6)
+TOKENS = (1e6, 2e6)
 AROUND = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 

@@ -316,7 +316,7 @@ def _torch_update(config: Config, shards: int) -> int:
     settings = config.optimizer
     if not issubclass(KINDS[settings.name], Muon):
         return 0
-    plain, square = {"float32": (2.2, 6.0), "bfloat16": (2.3, 2.3)}[settings.orthogonalize_dtype]
+    plain, square = {"float32": (3.0, 3.0), "bfloat16": (2.9, 0.75)}[settings.orthogonalize_dtype]
     turns = [
         min(-(-count // shards), at_once(shape, 1)) * 4 * math.prod(shape) * (plain + square * min(shape) / max(shape))
         for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items()

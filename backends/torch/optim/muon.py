@@ -54,13 +54,14 @@ class Muon:
         for shape in self._groups:
             decay = lr * self._shares[shape].rate * self._shares[shape].weight_decay
             kept = torch.where(skip, 1.0, 1.0 - decay)
+            lengths[shape] = torch.where(skip, 0.0, lengths[shape])
             for turn in self._turns(shape):  # by a method, so that nothing of one is held in the next
                 self._update(shape, turn, kept, lengths[shape][turn], skip)
 
     def _update(self, shape: Shape, turn: slice, kept: Tensor, lengths: Tensor, skip: Tensor) -> None:
         group, momenta = self._groups[shape][turn], self._momenta[shape][turn]
-        moves = self._orthogonal(self._direction(self._stacked(group, gradients=True), momenta, skip), shape)
-        moves = torch.where(skip, 0.0, moves * lengths)
+        gradients = self._stacked(group, gradients=True).masked_fill_(skip, 0.0)  # what is skipped may not be finite
+        moves = self._orthogonal(self._direction(gradients, momenta, skip), shape).mul_(lengths)
         weights = [self._matrices[name][:, columns] for name, columns in group]
         torch._foreach_mul_(weights, kept)
         torch._foreach_sub_(weights, list(moves.unbind()))
@@ -88,7 +89,7 @@ class Muon:
 
         self._adamw.load(others(), updates)
 
-    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, Tensor]:
+    def _lengths(self, lr: float, skip: Tensor) -> dict[Shape, Tensor]:
         """Return what orthogonal matrices are multiplied with, (n, 1, 1) by group."""
         lengths = {}
         for shape, group in self._groups.items():
@@ -97,9 +98,15 @@ class Muon:
         return lengths
 
     def _direction(self, gradients: Tensor, momentum: Tensor, skip: Tensor) -> Tensor:
-        """Update the momentum of some matrices, and return what is to be orthogonalized."""
+        """Update the momentum of some matrices, and return what is to be orthogonalized.
+
+        Args:
+            gradients: of them, zeros if `skip`; changed.
+            momentum: of them.
+            skip: whether nothing is to change.
+        """
         beta = self._settings.momentum
-        momentum.copy_(torch.where(skip, momentum, beta * momentum + gradients))
+        momentum.mul_(torch.where(skip, 1.0, beta)).add_(gradients)
         return gradients.add_(momentum, alpha=beta)
 
     def _turns(self, shape: Shape) -> Iterator[slice]:
@@ -144,19 +151,25 @@ class Muon:
 
 def newton_schulz(x: Tensor) -> Tensor:
     """Return tall matrices (n, rows, columns) with their singular values near 1, as `lost.optim.muon` has it."""
-    a, b, c = COEFFICIENTS
     runs = RUNS if x.dtype == torch.float32 else (1,) * sum(RUNS)  # bfloat16 is too coarse for Gram matrices alone
-    identity = torch.eye(x.shape[-1], device=x.device, dtype=x.dtype)
     for index, run in enumerate(runs):
         gram = x.mT @ x
+        length = None
         if not index:
             square = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-30)
-            x, gram = x / square.sqrt(), gram / square
-        product = factor = a * identity + b * gram + c * (gram @ gram)
+            gram, length = gram / square, square.sqrt()
+        product = factor = _factor(gram)
         for _ in range(run - 1):
             gram = factor @ gram @ factor
-            gram = (gram + gram.mT) / 2
-            factor = a * identity + b * gram + c * (gram @ gram)
+            factor = _factor(gram)
             product = product @ factor
-        x = x @ product
+        x = x @ (product if length is None else product / length)
     return x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return a + b G + c G^2: what an iteration multiplies matrices with, of their Gram matrices."""
+    a, b, c = COEFFICIENTS
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor

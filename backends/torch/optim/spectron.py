@@ -23,7 +23,7 @@ class Spectron(Muon):
         super().__init__(settings, tensors, table, rows)
         self._left = {shape: torch.ones_like(momenta[:, :, 0]) for shape, momenta in self._momenta.items()}
 
-    def _lengths(self, lr: float, skip: Tensor) -> Mapping[Shape, Tensor]:
+    def _lengths(self, lr: float, skip: Tensor) -> dict[Shape, Tensor]:
         """Return lr / (1 + both factors' largest singular values), by group; these take a step of power iteration."""
         sigmas: dict[str, Tensor] = {}
         for shape, group in self._groups.items():
@@ -49,8 +49,8 @@ class Spectron(Muon):
 
     def _direction(self, gradients: Tensor, momentum: Tensor, skip: Tensor) -> Tensor:
         """Update the mean of the gradients of some matrices, and return it."""
-        momentum.copy_(torch.where(skip, momentum, momentum.lerp(gradients, 1 - self._settings.momentum)))
-        return momentum
+        beta = self._settings.momentum
+        return momentum.mul_(torch.where(skip, 1.0, beta)).add_(gradients, alpha=1 - beta)
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the momenta, the vectors and AdamW's moments."""
