@@ -178,7 +178,11 @@ class Lost(Layer):
     @property
     def known(self) -> bool:
         """Whether the kernels of `group` know this layer's mathematics."""
-        plain = self.activation == "silu" and self.activation_at == "low_rank" and "gamma" not in self.parameters()
+        plain = (
+            self.activation in ("silu", "none")
+            and self.activation_at == "low_rank"
+            and "gamma" not in self.parameters()
+        )
         return plain and (type(self).narrow, type(self)._widen) == (Lost.narrow, Lost._widen)
 
     def narrow(self, x: mx.array) -> Narrow:
@@ -278,8 +282,10 @@ class Group:
 
     def fuse(self, fused: bool) -> None:
         """Have kernels take the layers, if they can."""
-        shapes = {(each.down.shape, each.channels.shape, each.earlier, each.known) for each in self._lost}
-        self.fused = fused and len(self._lost) == len(self.layers) and len(shapes) == 1 and self._lost[0].known
+        forms = {
+            (each.down.shape, each.channels.shape, each.earlier, each.activation, each.known) for each in self._lost
+        }
+        self.fused = fused and len(self._lost) == len(self.layers) and len(forms) == 1 and self._lost[0].known
 
     def narrow(self, x: mx.array, whole: bool = False) -> list[Narrow]:
         """Return the first halves.
@@ -302,14 +308,14 @@ class Group:
         """Return the outputs in one array, (n, ..., out), where a step has all `up`s as one."""
         return group.stacked(*self._reads(x), self.given["up"]) if "up" in self.given else None
 
-    def _reads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None, list[mx.array], float]:
+    def _reads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None, list[mx.array], float, bool]:
         """Return what kernels read, but the `up`s."""
         first, taps = self._lost[0], None
         if first.earlier:
             taps = self._joined("conv")
             taps = taps if taps.ndim == 3 else taps.reshape(len(self._lost), -1)
         down = self._joined("down").reshape(-1, x.shape[-1]).astype(x.dtype)
-        return x, down, taps, [each.channels for each in self._lost], first.gamma
+        return x, down, taps, [each.channels for each in self._lost], first.gamma, first.activation != "none"
 
     def _joined(self, suffix: str) -> mx.array:
         return self.given[suffix] if suffix in self.given else mx.concatenate([each[suffix] for each in self.layers])

@@ -39,12 +39,13 @@ extern "C" void run(uint threads, {arguments}) {{
 """
 
 
-def as_cpp(folder: Path, name: str, layers: int, earlier: int) -> Callable[..., None]:
+def as_cpp(folder: Path, name: str, layers: int, earlier: int, activated: bool) -> Callable[..., None]:
     """A kernel of layers as a function of the number of threads, and its inputs and outputs."""
     inputs, outputs, body = metal.described(name, layers, earlier > 0)
     run = metal.tokens_of_a_thread(SHAPE[0] * SHAPE[1]) if earlier else 1
     sizes = {"RANK": RANK, "INPUT": INPUT, "WIDTH": RANK + len(CHANNELS[0]), "LAYERS": layers, "EARLIER": earlier}
-    return compiled(folder, inputs, outputs, body, {**sizes, "RUN": run}, (*SHAPE, layers * RANK))
+    sizes |= {"RUN": run, "ACTIVATED": int(activated)}
+    return compiled(folder, inputs, outputs, body, sizes, (*SHAPE, layers * RANK))
 
 
 def compiled(
@@ -84,7 +85,7 @@ def test_the_bodies_of_the_gate(tmp_path: Path, name: str, activated: bool) -> N
     np.testing.assert_allclose(found, np.array(wanted), rtol=1e-5, atol=1e-6)
 
 
-def plain(layers: int, hidden: mx.array, x: mx.array, taps: mx.array | None) -> mx.array:
+def plain(layers: int, activated: bool, hidden: mx.array, x: mx.array, taps: mx.array | None) -> mx.array:
     """The layers' inner parts, (n, b, s, r + k)."""
     found = []
     for number, each in enumerate(mx.split(hidden, layers, axis=-1)):
@@ -93,11 +94,12 @@ def plain(layers: int, hidden: mx.array, x: mx.array, taps: mx.array | None) -> 
             pad = mx.pad(each, [(0, 0), (len(own), 0), (0, 0)])
             for back, tap in enumerate(own, 1):
                 each = each + tap * pad[:, len(own) - back : pad.shape[1] - back]
-        found.append(mx.concatenate([0.7 * nn.silu(each), 0.3 * x[..., mx.array(CHANNELS[number])]], axis=-1))
+        each = nn.silu(each) if activated else each
+        found.append(mx.concatenate([0.7 * each, 0.3 * x[..., mx.array(CHANNELS[number])]], axis=-1))
     return mx.stack(found).astype(hidden.dtype)
 
 
-WAYS = [(1, 0), (1, 2), (2, 2), (3, 1), (3, 0)]
+WAYS = [(1, 0, True), (1, 2, True), (2, 2, False), (3, 1, True), (3, 0, False)]
 
 
 def given(layers: int, earlier: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
@@ -113,26 +115,29 @@ def constants(layers: int) -> list[np.ndarray]:
     return [np.array(0.7, np.float32), *(np.array(each, np.int32) for each in CHANNELS[:layers])]
 
 
-@pytest.mark.parametrize(("layers", "earlier"), WAYS)
-def test_the_forward_body(tmp_path: Path, layers: int, earlier: int) -> None:
+@pytest.mark.parametrize(("layers", "earlier", "activated"), WAYS)
+def test_the_forward_body(tmp_path: Path, layers: int, earlier: int, activated: bool) -> None:
     (hidden, x), taps, outer = given(layers, earlier)
     found = np.full((layers, *outer[0].shape), np.nan, np.float32)
-    as_cpp(tmp_path, "forward", layers, earlier)(found.size, hidden, x, *constants(layers), *taps, found)
-    wanted = plain(layers, mx.array(hidden), mx.array(x), mx.array(taps[0]) if taps else None)
+    kernel = as_cpp(tmp_path, "forward", layers, earlier, activated)
+    kernel(found.size, hidden, x, *constants(layers), *taps, found)
+    wanted = plain(layers, activated, mx.array(hidden), mx.array(x), mx.array(taps[0]) if taps else None)
     np.testing.assert_allclose(found, np.array(wanted), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("layers", "earlier"), WAYS)
-def test_the_backward_body(tmp_path: Path, layers: int, earlier: int) -> None:
+@pytest.mark.parametrize(("layers", "earlier", "activated"), WAYS)
+def test_the_backward_body(tmp_path: Path, layers: int, earlier: int, activated: bool) -> None:
     (hidden, x), taps, outer = given(layers, earlier)
     runs = metal.tap_parts(SHAPE[0] * SHAPE[1]) if earlier else SHAPE[0] * SHAPE[1]
     found = [np.full(each.shape, np.nan, np.float32) for each in (hidden, x)]
     found += [np.full((runs, *each.shape), np.nan, np.float32) for each in taps]
     threads = runs * layers * RANK + x.size
-    as_cpp(tmp_path, "backward", layers, earlier)(threads, hidden, *constants(layers), *taps, *outer, *found)
+    kernel = as_cpp(tmp_path, "backward", layers, earlier, activated)
+    kernel(threads, hidden, *constants(layers), *taps, *outer, *found)
     primals = [mx.array(each) for each in (hidden, x, *taps)]
     outer_of_all = mx.array(np.stack(outer))
-    wanted = mx.vjp(lambda hidden, x, taps=None: plain(layers, hidden, x, taps), primals, [outer_of_all])[1]
+    form = lambda hidden, x, taps=None: plain(layers, activated, hidden, x, taps)  # noqa: E731
+    wanted = mx.vjp(form, primals, [outer_of_all])[1]
     found[2:] = [each.sum(axis=0) for each in found[2:]]
     for each, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(each, np.array(expected), rtol=1e-4, atol=1e-5)
@@ -150,15 +155,17 @@ class Stub:
             return self._gated(name.removeprefix("lost_"))
         _, way, layers, back = name.split("_")
 
-        def launch(inputs: list[mx.array], output_shapes: list, output_dtypes: list, **rest: Any) -> list[mx.array]:
+        def launch(
+            inputs: list[mx.array], template: list, output_shapes: list, output_dtypes: list, **rest: Any
+        ) -> list:
             self.launched[way] += 1
             forward, count = way == "forward", int(layers)
             hidden, x = inputs[0], inputs[1] if forward else mx.zeros(output_shapes[1], inputs[0].dtype)
             gamma, *rest = inputs[2:] if forward else inputs[1:]
             channels, taps, outer = rest[:count], rest[count : count + (back == "back")], rest[-count:]
-            results = [form(hidden, x, *taps, channels=channels, gamma=gamma)]
+            own = partial(form, channels=channels, gamma=gamma, activated=bool(dict(template)["ACTIVATED"]))
+            results = [own(hidden, x, *taps)]
             if not forward:
-                own = partial(form, channels=channels, gamma=gamma)
                 results = mx.vjp(own, [hidden, x, *taps], [mx.stack(outer)])[1]
                 results[2:] = [
                     mx.pad(each[None], [(0, output_shapes[2][0] - 1), (0, 0), (0, 0)]) for each in results[2:]
@@ -184,7 +191,7 @@ class Stub:
 
 
 def form(
-    hidden: mx.array, x: mx.array, taps: mx.array | None = None, *, channels: list[mx.array], gamma: mx.array
+    hidden: mx.array, x: mx.array, taps: mx.array | None = None, *, channels: list, gamma: mx.array, activated: bool
 ) -> mx.array:
     """What a forward kernel makes."""
     found = []
@@ -192,7 +199,8 @@ def form(
         if taps is not None:
             own = taps[number].reshape(-1, each.shape[-1])
             each = short_conv(mx.pad(each, [(0, 0), (len(own), 0), (0, 0)]), own)
-        found.append(mx.concatenate([gamma * nn.silu(each), (1 - gamma) * x[..., kept]], axis=-1))
+        each = nn.silu(each) if activated else each
+        found.append(mx.concatenate([gamma * each, (1 - gamma) * x[..., kept]], axis=-1))
     return mx.stack(found).astype(x.dtype)
 
 
@@ -226,8 +234,8 @@ def trained(config: Config) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in engine.optimizer_state()}
 
 
-# By `works`: twice a way forward, once backward; two ways, with and without a look back.
-TRIED = Counter(forward=8, backward=4, gated_forward=4, gated_backward=2)
+# By `works`: twice a way forward, once backward; two ways, with and without a look back, with and without SiLU.
+TRIED = Counter(forward=16, backward=8, gated_forward=8, gated_backward=4)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +245,8 @@ TRIED = Counter(forward=8, backward=4, gated_forward=4, gated_backward=2)
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("more", "groups"),
-    [({}, 8), ({"short_conv_width": 3}, 8), ({"overrides": {"*.q_proj": {"activation": "gelu"}}}, 6),
+    [({}, 8), ({"short_conv_width": 3}, 8), ({"short_conv_width": 3, "activation": "none"}, 8),
+     ({"overrides": {"*.q_proj": {"activation": "gelu"}}}, 6),
      ({"learn_gamma": True}, 0)],
 )  # fmt: skip
 def test_a_step_with_kernels_is_the_step_without(

@@ -22,10 +22,11 @@ def outputs(
     taps: mx.array | None,
     channels: Sequence[mx.array],
     gamma: float,
+    activated: bool,
     ups: Sequence[mx.array],
     together: mx.array | None = None,
 ) -> list[mx.array]:
-    """Return up [gamma silu(down x) ; (1 - gamma) x[channels]] of n layers, each (b, s, out).
+    """Return up [gamma act(down x) ; (1 - gamma) x[channels]] of n layers, each (b, s, out).
 
     Args:
         x: (b, s, in), the type that products are computed in; that of `down` and `ups` too.
@@ -34,19 +35,24 @@ def outputs(
             and returns them, with a gradient in parts.
         channels: of each layer, (k,) int32, ascending.
         gamma: a constant.
+        activated: whether act is SiLU, or nothing.
         ups: of each layer, (out, r + k).
         together: (n, out, r + k), the same where they have one shape; without a gradient.
     """
     taps = _in_parts(taps, x)
     extra = ([] if taps is None else [taps]) + ([] if together is None else [together])
-    found = _function(len(ups), taps is not None, together is not None)(
-        x, down, mx.array(gamma), *channels, *ups, *extra
-    )
-    return list(found[: len(ups)])
+    function = _function(len(ups), activated, taps is not None, together is not None)
+    return list(function(x, down, mx.array(gamma), *channels, *ups, *extra)[: len(ups)])
 
 
 def stacked(
-    x: mx.array, down: mx.array, taps: mx.array | None, channels: Sequence[mx.array], gamma: float, ups: mx.array
+    x: mx.array,
+    down: mx.array,
+    taps: mx.array | None,
+    channels: Sequence[mx.array],
+    gamma: float,
+    activated: bool,
+    ups: mx.array,
 ) -> mx.array:
     """Return the results of n layers in one array, (n, b, s, out), whose gradient is one too.
 
@@ -56,11 +62,12 @@ def stacked(
         taps: of bottlenecks that look back.
         channels: of each layer.
         gamma: a constant.
+        activated: whether there is an activation.
         ups: (n, out, r + k).
     """
     extra = [] if taps is None else [_in_parts(taps, x)]
     given = [x, down, mx.array(gamma), *channels, ups, *extra]
-    return _stacked(len(channels), taps is not None)(*given)[0]
+    return _stacked(len(channels), activated, taps is not None)(*given)[0]
 
 
 def _in_parts(taps: mx.array | None, x: mx.array) -> mx.array | None:
@@ -75,12 +82,12 @@ def works(dtype: mx.Dtype) -> bool:
     if not metal.here():
         return False
     try:
-        return all(_agrees(dtype, earlier) for earlier in (0, 2))
+        return all(_agrees(dtype, earlier, activated) for earlier in (0, 2) for activated in (False, True))
     except (RuntimeError, ValueError):  # whatever a compiler or a driver makes of them
         return False
 
 
-def _agrees(dtype: mx.Dtype, earlier: int) -> bool:
+def _agrees(dtype: mx.Dtype, earlier: int, activated: bool) -> bool:
     rank, inputs, layers = 5, 12, 2
     channels = [mx.array(each, mx.int32) for each in ([1, 7, 11], [0, 7, 10])]
     sizes = [(2, 19, inputs), (layers * rank, inputs), (layers, earlier * rank), *[(7, rank + 3)] * layers]
@@ -89,10 +96,10 @@ def _agrees(dtype: mx.Dtype, earlier: int) -> bool:
     outer = mx.random.normal((layers, 2, 19, 7), key=mx.random.key(9))
 
     def ours(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
-        return outputs(x, down, taps if earlier else None, channels, 0.7, ups, mx.stack(list(ups)))
+        return outputs(x, down, taps if earlier else None, channels, 0.7, activated, ups, mx.stack(list(ups)))
 
     def ours_stacked(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
-        both = stacked(x, down, taps if earlier else None, channels, 0.7, mx.stack(list(ups)))
+        both = stacked(x, down, taps if earlier else None, channels, 0.7, activated, mx.stack(list(ups)))
         return [product(both, activated=earlier > 0)] * layers
 
     def plain_product(*given: mx.array) -> list[mx.array]:
@@ -105,7 +112,8 @@ def _agrees(dtype: mx.Dtype, earlier: int) -> bool:
             if earlier:
                 hidden = mx.pad(hidden, [(0, 0), (earlier, 0), (0, 0)])
                 hidden = short_conv(hidden, tap.reshape(earlier, rank)).astype(dtype)
-            found.append(mx.concatenate([0.7 * nn.silu(hidden), 0.3 * x[..., kept]], axis=-1) @ up.T)
+            hidden = nn.silu(hidden) if activated else hidden
+            found.append(mx.concatenate([0.7 * hidden, 0.3 * x[..., kept]], axis=-1) @ up.T)
         return found
 
     def results(way: Any) -> list[mx.array]:
@@ -127,18 +135,18 @@ def _wide(x: mx.array) -> mx.array:
 
 
 @cache
-def _function(layers: int, looks_back: bool, together: bool) -> Any:
-    function = mx.custom_function(partial(_forward, layers, looks_back, together))
-    function.vjp(partial(_gradients, layers, looks_back))
+def _function(layers: int, activated: bool, looks_back: bool, together: bool) -> Any:
+    function = mx.custom_function(partial(_forward, layers, activated, looks_back, together))
+    function.vjp(partial(_gradients, layers, activated, looks_back))
     return function
 
 
-def _forward(layers: int, looks_back: bool, together: bool, *given: mx.array) -> list[mx.array]:
+def _forward(layers: int, activated: bool, looks_back: bool, together: bool, *given: mx.array) -> list[mx.array]:
     """Return the results, and what the backward pass reads."""
     x, down, gamma, *rest = given
     channels, ups, extra = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
     hidden = x @ down.T
-    inner = metal.forward(hidden, x, channels, gamma, extra[0] if looks_back else None)
+    inner = metal.forward(hidden, x, channels, gamma, activated, extra[0] if looks_back else None)
     if together:
         tokens = x.shape[:-1]
         y = inner.flatten(1, -2) @ extra[-1].swapaxes(-1, -2)
@@ -150,6 +158,7 @@ def _forward(layers: int, looks_back: bool, together: bool, *given: mx.array) ->
 
 def _gradients(
     layers: int,
+    activated: bool,
     looks_back: bool,
     primals: Sequence[mx.array],
     cotangents: Sequence[mx.array],
@@ -160,7 +169,8 @@ def _gradients(
     hidden, inner = outputs[layers:]
     outer = cotangents[:layers]
     taps = extra[0] if looks_back else None
-    found = metal.backward(hidden, x, channels, gamma, taps, [each @ up for each, up in zip(outer, ups, strict=True)])
+    parts = [each @ up for each, up in zip(outer, ups, strict=True)]
+    found = metal.backward(hidden, x, channels, gamma, activated, taps, parts)
     return [
         *_read_by_all(x, down, gamma, channels, *found[:2]),
         *(each.flatten(0, -2).T @ of.flatten(0, -2) for each, of in zip(outer, mx.split(inner, layers), strict=True)),
@@ -187,23 +197,24 @@ def _read_by_all(
 
 
 @cache
-def _stacked(layers: int, looks_back: bool) -> Any:
-    function = mx.custom_function(partial(_stacked_forward, layers, looks_back))
-    function.vjp(partial(_stacked_gradients, layers, looks_back))
+def _stacked(layers: int, activated: bool, looks_back: bool) -> Any:
+    function = mx.custom_function(partial(_stacked_forward, layers, activated, looks_back))
+    function.vjp(partial(_stacked_gradients, layers, activated, looks_back))
     return function
 
 
-def _stacked_forward(layers: int, looks_back: bool, *given: mx.array) -> list[mx.array]:
+def _stacked_forward(layers: int, activated: bool, looks_back: bool, *given: mx.array) -> list[mx.array]:
     x, down, gamma, *rest = given
     channels, ups, taps = rest[:layers], rest[layers], rest[-1] if looks_back else None
     hidden = x @ down.T
-    inner = metal.forward(hidden, x, channels, gamma, taps)
+    inner = metal.forward(hidden, x, channels, gamma, activated, taps)
     y = inner.flatten(1, -2) @ ups.swapaxes(-1, -2)
     return [y.reshape(*inner.shape[:-1], -1), hidden, inner]
 
 
 def _stacked_gradients(
     layers: int,
+    activated: bool,
     looks_back: bool,
     primals: Sequence[mx.array],
     cotangents: Sequence[mx.array],
@@ -214,7 +225,7 @@ def _stacked_gradients(
     _, hidden, inner = outputs
     outer = cotangents[0].flatten(1, -2)
     parts = [each.reshape(inner.shape[1:]) for each in mx.split(outer @ ups, layers)]
-    found = metal.backward(hidden, x, channels, gamma, taps, parts)
+    found = metal.backward(hidden, x, channels, gamma, activated, taps, parts)
     return [
         *_read_by_all(x, down, gamma, channels, *found[:2]),
         outer.swapaxes(-1, -2) @ inner.flatten(1, -2),

@@ -1,8 +1,9 @@
 """What is between the products of LOST layers that read the same, and its gradients: one kernel of Metal each way.
 
-For each layer [gamma silu(hidden) ; (1 - gamma) x[channels]], where hidden may look back at earlier tokens. Never run
-on Metal: no Mac was there. So `works` (of `group`) first compares with the plain form, and where the kernels can't be
-compiled or differ, the plain form it is. Their bodies are C++ but for a few names, and as such they are tested.
+For each layer [gamma act(hidden) ; (1 - gamma) x[channels]], where hidden may look back at earlier tokens, and act is
+SiLU or nothing. Never run on Metal: no Mac was there. So `works` (of `group`) first compares with the plain form, and
+where the kernels can't be compiled or differ, the plain form it is. Their bodies are C++ but for a few names: so they
+are tested.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ _FORWARD = """
     if (column < RANK) {
         uint feature = layer * RANK + column;
 VALUE
-        inner[place] = T(gamma * value / (1.0f + metal::exp(-value)));
+        inner[place] = T(gamma * (ACTIVATED ? value / (1.0f + metal::exp(-value)) : value));
     } else {
         uint from = column - RANK;
         uint channel = uint(CHANNEL);
@@ -56,7 +57,7 @@ _BACKWARD = """
             if (row < rows) {
 VALUE
                 float gate = 1.0f / (1.0f + metal::exp(-value));
-                slope = gamma * gate * (1.0f + value * (1.0f - gate)) * float(OUTER);
+                slope = gamma * (ACTIVATED ? gate * (1.0f + value * (1.0f - gate)) : 1.0f) * float(OUTER);
                 for (uint back = 1; step < RUN && back <= EARLIER && back <= row % length; ++back) {
                     sums[back] += slope * float(hidden[(row - back) * (LAYERS * RANK) + feature]);
                 }
@@ -122,21 +123,27 @@ def tap_parts(tokens: int) -> int:
 
 
 def forward(
-    hidden: mx.array, x: mx.array, channels: Sequence[mx.array], gamma: mx.array, taps: mx.array | None
+    hidden: mx.array,
+    x: mx.array,
+    channels: Sequence[mx.array],
+    gamma: mx.array,
+    activated: bool,
+    taps: mx.array | None,
 ) -> mx.array:
-    """Return [gamma silu(hidden) ; (1 - gamma) x[channels]] of n layers, (n, b, s, r + k).
+    """Return [gamma act(hidden) ; (1 - gamma) x[channels]] of n layers, (n, b, s, r + k).
 
     Args:
         hidden: (b, s, n r), the bottlenecks, a layer's after another's.
         x: (b, s, in), of the same type.
         channels: of each layer, (k,) int32, ascending.
         gamma: a scalar.
+        activated: whether act is SiLU, or nothing.
         taps: (p, n, e r), those of the token before first, p = `tap_parts` times the same; none where nothing looks
             back.
     """
     width = hidden.shape[-1] // len(channels) + channels[0].size
     shape = (len(channels), *hidden.shape[:-1], width)
-    return _launch("forward", hidden, x, channels, gamma, taps, [], [(shape, hidden.dtype)], prod(shape))[0]
+    return _launch("forward", hidden, x, channels, gamma, activated, taps, [], [(shape, hidden.dtype)], prod(shape))[0]
 
 
 def backward(
@@ -144,6 +151,7 @@ def backward(
     x: mx.array,
     channels: Sequence[mx.array],
     gamma: mx.array,
+    activated: bool,
     taps: mx.array | None,
     gradients: Sequence[mx.array],
 ) -> list[mx.array]:
@@ -154,6 +162,7 @@ def backward(
         x: as in `forward`.
         channels: as in `forward`.
         gamma: as in `forward`.
+        activated: as in `forward`.
         taps: as in `forward`.
         gradients: of each layer's result, (b, s, r + k).
     """
@@ -161,7 +170,8 @@ def backward(
     runs = tokens if taps is None else tap_parts(tokens)
     results = [(hidden.shape, hidden.dtype), (x.shape, x.dtype)]
     results += [] if taps is None else [(taps.shape, mx.float32)]
-    return _launch("backward", hidden, x, channels, gamma, taps, gradients, results, runs * hidden.shape[-1] + x.size)
+    threads = runs * hidden.shape[-1] + x.size
+    return _launch("backward", hidden, x, channels, gamma, activated, taps, gradients, results, threads)
 
 
 def here() -> bool:
@@ -175,6 +185,7 @@ def _launch(
     x: mx.array,
     channels: Sequence[mx.array],
     gamma: mx.array,
+    activated: bool,
     taps: mx.array | None,
     gradients: Sequence[mx.array],
     results: Sequence[tuple[tuple[int, ...], mx.Dtype]],
@@ -184,7 +195,7 @@ def _launch(
     rank, earlier = hidden.shape[-1] // layers, 0 if taps is None else extra[0].size // hidden.shape[-1]
     sizes = {
         "RANK": rank, "INPUT": x.shape[-1], "WIDTH": rank + channels[0].size, "LAYERS": layers, "EARLIER": earlier,
-        "RUN": 1 if taps is None else tokens_of_a_thread(prod(hidden.shape[:-1])),
+        "RUN": 1 if taps is None else tokens_of_a_thread(prod(hidden.shape[:-1])), "ACTIVATED": int(activated),
     }  # fmt: skip
     return _kernel(name, layers, taps is not None)(
         inputs=[hidden, *([x] if name == "forward" else []), gamma, *channels, *extra, *gradients],
