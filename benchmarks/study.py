@@ -181,7 +181,7 @@ class Study:
         }
         if run.group == "final":
             steps = [each for each in read_rows(folder / METRICS) if "tokens_per_second" in each]
-            row["curve"] = [[step["tokens"], step["loss"]] for step in steps]
+            row["curve"] = [[step["tokens"], step["loss_mean"]] for step in steps]
         self.rows.append(row)
         with self.log.open("a") as log:
             log.write(json.dumps(row) + "\n")

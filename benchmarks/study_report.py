@@ -7,6 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lost.sweep.report import markdown
 
 Row = dict[str, Any]
@@ -94,24 +96,24 @@ def _mean(rows: list[Row]) -> str:
 
 
 def _plot_final(found: dict[str, list[Row]], times: dict[str, float], path: Path) -> None:
+    """Draw training losses, means of seeds, over tokens and where times are known over time; best methods first."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    by_tokens, *by_time = figure.subplots(1, 2 if times else 1, sharey=True, squeeze=False)[
-        0
-    ]  # without times, one plot
-    for method, own in found.items():
-        curves = [row["curve"] for row in own]
-        tokens = [point[0] for point in curves[0]]
-        losses = [statistics.mean(values) for values in zip(*([y for _, y in curve] for curve in curves), strict=True)]
-        label = f"{method}: {statistics.mean(row['loss'] for row in own):.3f}"
-        by_tokens.plot(tokens, losses, label=label, linewidth=1)
+    by_tokens, *by_time = figure.subplots(1, 2 if times else 1, sharey=True, squeeze=False)[0]
+    ends = {method: statistics.mean(row["loss"] for row in own) for method, own in found.items()}
+    losses = {}
+    for number, method in enumerate(sorted(found, key=lambda each: ends[each])):
+        tokens, _ = np.array(found[method][0]["curve"]).T
+        curves = [np.array(row["curve"]).T for row in found[method]]
+        losses[method] = np.mean([np.interp(tokens, *each) for each in curves], axis=0)  # resumed: a row more
+        look = {"linewidth": 1, "color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        by_tokens.plot(tokens, losses[method], label=f"{method}: {ends[method]:.3f}", **look)
         for axes in by_time if method in times else ():
-            axes.plot([each * times[method] for each in tokens], losses, linewidth=1)
-    start = sorted(y for own in found.values() for row in own for _, y in row["curve"])
-    by_tokens.set(
-        xlabel="tokens", ylabel="training loss (legend: validation)", ylim=(start[0], start[len(start) * 4 // 5])
-    )
+            axes.plot(tokens * times[method], losses[method], **look)
+    all_losses = np.concatenate(list(losses.values()))
+    ylim = (all_losses.min() - 0.05, np.quantile(all_losses, 0.6))
+    by_tokens.set(xlabel="tokens", ylabel="training loss (legend: validation)", ylim=ylim)
     for axes in by_time:
         axes.set(xlabel="time, in tokens of the first method")
     for axes in (by_tokens, *by_time):
