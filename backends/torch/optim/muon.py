@@ -154,7 +154,7 @@ def newton_schulz(x: Tensor) -> Tensor:
     runs = RUNS if x.dtype == torch.float32 else (1,) * sum(RUNS)  # bfloat16 is too coarse for Gram matrices alone
     for index, run in enumerate(runs):
         gram = x.mT @ x
-        length = None
+        length: Tensor | float = 1.0
         if not index:
             square = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-30)
             gram, length = gram / square, square.sqrt()
@@ -163,7 +163,7 @@ def newton_schulz(x: Tensor) -> Tensor:
             gram = factor @ gram @ factor
             factor = _factor(gram)
             product = product @ factor
-        x = x @ (product if length is None else product / length)
+        x = x @ product.div_(length)
     return x
 
 
