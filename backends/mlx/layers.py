@@ -185,6 +185,12 @@ class Lost(Layer):
         )
         return plain and (type(self).narrow, type(self)._widen) == (Lost.narrow, Lost._widen)
 
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What layers must have in common for one kernel to take them, where they are `known`."""
+        gamma = self.gamma if self.known else None
+        return self.down.shape, self.channels.shape, self.earlier, self.activation, self.known, gamma
+
     def narrow(self, x: mx.array) -> Narrow:
         """Return down x, and x[channels]."""
         return x @ self.down.astype(x.dtype).T, kept(x, self.channels)
@@ -282,9 +288,7 @@ class Group:
 
     def fuse(self, fused: bool) -> None:
         """Have kernels take the layers, if they can."""
-        forms = {
-            (each.down.shape, each.channels.shape, each.earlier, each.activation, each.known) for each in self._lost
-        }
+        forms = {each.form for each in self._lost}
         self.fused = fused and len(self._lost) == len(self.layers) and len(forms) == 1 and self._lost[0].known
 
     def narrow(self, x: mx.array, whole: bool = False) -> list[Narrow]:

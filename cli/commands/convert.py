@@ -29,8 +29,8 @@ def convert(
         Literal["lost", "hf", "mlx-lm", "dense", "gguf", "peft"],
         typer.Option(
             help="lost: a checkpoint. hf, mlx-lm: one folder for both, with layers as they are. dense: a plain Llama, "
-            "each layer merged into one matrix; only for layers without activation. gguf: the same as one file for "
-            "llama.cpp, with a Modelfile for Ollama. peft: adapters alone, which the others merge."
+            "each layer merged into one matrix; only for layers without activation that don't look back. gguf: the "
+            "same as one file for llama.cpp, with a Modelfile for Ollama. peft: adapters alone, which the others merge."
         ),
     ] = "lost",
     source_kind: Annotated[

@@ -1,7 +1,8 @@
 """Comparison of projection kinds: one layer, forward and backward, and a whole optimizer step of a model.
 
 The kinds are timed in interleaved rounds, so that other load on the machine affects all of them alike; models differ in
-`projection.kind` alone. What runs, and on which values, is decided here; a backend adds what `Bench` lists.
+`projection.kind` alone, but for the activation that CoLA always has. What runs, and on which values, is decided here; a
+backend adds what `Bench` lists.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from lost import __version__
-from lost.bench.options import LayerShape, at_least
+from lost.bench.options import LayerShape, as_kind, at_least
 from lost.bench.timing import summarize, time_interleaved
 from lost.config import Config, ProjectionSettings, TrainConfig
 from lost.data.batch import Batch
@@ -163,7 +164,7 @@ def _layer(
     log(f"layer: {counted(rounds, 'round')} of {', '.join(kinds)}")
     built, passes = {}, {}
     for kind in kinds:
-        measured = {"kind": kind, "rank": shape.rank, "density": shape.density}
+        measured = {**as_kind(config.projection, kind), "rank": shape.rank, "density": shape.density}
         raw = config.projection.model_dump(include=set(ProjectionSettings.model_fields)) | measured
         part = projection("layer", shape.in_features, shape.out_features, ProjectionSettings.model_validate(raw))
         random = np.random.default_rng(0)
@@ -190,7 +191,7 @@ def _layer(
 def _model(
     target: Target, config: Config, kinds: Sequence[str], rounds: int, machine: Machine, log: Log
 ) -> dict[str, Any]:
-    configs = {kind: config.replace("projection", kind=kind) for kind in kinds}
+    configs = {kind: config.replace("projection", **as_kind(config.projection, kind)) for kind in kinds}
     for each in configs.values():
         projections(each)  # refuses settings that the kind can't have
     if config.train.micro_batch_size == "auto":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lost.config import Config
+from lost.config import Config, ProjectionSettings
 from lost.errors import UserError
 from lost.model.load import load_config
 from lost.projections import KINDS
@@ -51,6 +51,11 @@ def at_least(option: str, value: int | None) -> None:
     """
     if value is not None and value < 1:
         raise UserError(f"{option} {value}: expected 1 or more; raise it, or leave it out")
+
+
+def as_kind(settings: ProjectionSettings, kind: str) -> dict[str, str]:
+    """Return what makes a layer of a kind of another's settings: CoLA without an activation would be lowrank."""
+    return {"kind": kind} | ({"activation": "silu"} if kind == "cola" and settings.activation == "none" else {})
 
 
 def kinds_of(text: str) -> list[str]:

@@ -51,7 +51,8 @@ class ProjectionSettings(Section):
     learn_gamma: bool = False
     """Whether each layer's gamma is a parameter, which starts at `gamma`."""
     activation: Activation = "silu"
-    """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one."""
+    """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one
+    unless it looks back."""
     activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
     """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
     short_conv_width: Annotated[Natural, Field(le=16), AfterValidator(_reads_another)] = 0

@@ -21,7 +21,7 @@ from lost.utils.printable import printable
 # on black. The page's style sheet has its own for both.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#777777")
 _BLOCKS, _VALUES = 12, 80  # of a plot of spectra: lines, and points of a line
-_PLACE = (0.155, 0.155, 0.825, 0.815)  # of axes with numbers alone around them: left, bottom, width, height, in shares
+_PLACE = (0.175, 0.155, 0.805, 0.77)  # of axes with numbers alone around them: left, bottom, width, height, in shares
 _INK, _GRID = "#101010", "#d0d0d0"
 _VARIABLES = {_INK: "--ink", _GRID: "--grid"} | {colour: f"--run{n}" for n, colour in enumerate(COLOURS)}
 

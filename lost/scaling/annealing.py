@@ -2,8 +2,9 @@
 
     L = L0 + A S^-a - B sum over k of (rate_(k-1) - rate_k) G(S_k / rate_k^(1/2)),   G(x) = 1 - (1 + C x)^(-1/2)
 
-S is the sum of all rates so far, S_k of those since step k: the lower the rate is, the sooner its fall tells. Both
-halves are the paper's constants, held here, as few runs don't tell them from C. The falls are those after the warm-up.
+S is the sum of all rates so far, S_k of those since step k: the lower the rate is, the more steps a fall takes to tell.
+The halves are free constants in the paper, beta and gamma; few runs don't tell them from C. The falls are those after
+the warm-up.
 The momentum law (Tissue et al., arXiv 2408.11029), tried first, was off by more (docs/experiments.md).
 """
 
@@ -29,7 +30,7 @@ _LEAST = 6  # losses: the law has five constants
 _EARLY = 10  # the first tenth of a run follows no law of its rates
 _POWERS = np.geomspace(0.02, 4, 30)
 _SPEEDS = np.geomspace(1, 1e4, 17)  # of C, where 1 is that of a fall which takes all of a run
-_GROUPS = 1000  # of falls, each at its middle; no more losses of a run are read either
+_GROUPS = 300  # of falls, each at its middle; no more losses of a run are read either
 _LONGEST = 10_000_000
 _KEPT = 2 / 3  # of a single run's losses: the others show the error
 Array = np.ndarray

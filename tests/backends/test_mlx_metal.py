@@ -247,7 +247,7 @@ TRIED = Counter(forward=16, backward=8, gated_forward=8, gated_backward=4)
     ("more", "groups"),
     [({}, 8), ({"short_conv_width": 3}, 8), ({"short_conv_width": 3, "activation": "none"}, 8),
      ({"overrides": {"*.q_proj": {"activation": "gelu"}}}, 6),
-     ({"learn_gamma": True}, 0)],
+     ({"overrides": {"*.q_proj": {"gamma": 0.2}}}, 6), ({"learn_gamma": True}, 0)],
 )  # fmt: skip
 def test_a_step_with_kernels_is_the_step_without(
     config: Callable[..., Config],

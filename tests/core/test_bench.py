@@ -2,7 +2,9 @@
 
 import pytest
 
+from lost.bench.options import as_kind
 from lost.bench.timing import summarize, time_interleaved
+from lost.model.load import load_config
 from lost.planning.peak_flops import peak_flops
 
 
@@ -52,3 +54,11 @@ def test_summary() -> None:
 )
 def test_peaks(name: str, dtype: str, tera: float | None) -> None:
     assert peak_flops(name, dtype) == (tera and pytest.approx(tera * 1e12))
+
+
+def test_cola_has_an_activation_beside_layers_without_one() -> None:
+    assert load_config("llama_60m").projection.activation == "none"
+    linear, gelu = (load_config("llama_60m", [f"projection.activation={name}"]).projection for name in ("none", "gelu"))
+    assert as_kind(linear, "cola") == {"kind": "cola", "activation": "silu"}
+    assert as_kind(gelu, "cola") == {"kind": "cola"}
+    assert as_kind(linear, "lost") == {"kind": "lost"}
