@@ -97,7 +97,7 @@ def _loss(value: float) -> str:
 
 
 def _plot(results: Results) -> bool:
-    """Plot the loss by what is searched, or by the last axis that has numbers; return whether there is something.
+    """Plot the loss by what is searched, or by the last axis that has numbers, or by parameters; return whether it can.
 
     Raises:
         MissingPackageError: matplotlib isn't installed.
@@ -110,7 +110,7 @@ def _plot(results: Results) -> bool:
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label.replace("$", r"\$"))
     axes.set(xscale="log", ylabel="validation loss (nats a token)")
-    axes.set_xlabel(_across(results), parse_math=False)
+    axes.set_xlabel(_across(results) or "parameters", parse_math=False)
     axes.grid(alpha=0.3)
     if any(lines):
         axes.legend(fontsize=8)
@@ -126,20 +126,44 @@ def _across(results: Results) -> str | None:
     return numbers[-1] if numbers else None
 
 
+def _sizes(results: Results) -> str | None:
+    """Return the first axis along which models differ in their number of parameters, whatever the other axes say."""
+    for axis in results.sweep.axes:
+        counts: dict[str, list[int]] = {}
+        for cell in results.sweep.cells:
+            if known := _rows(results, cell):
+                counts.setdefault(_label(cell, axis), []).append(known[0]["parameters"])
+        if counts and all(len(set(each)) == len(each) > 1 for each in counts.values()):
+            return axis
+    return None
+
+
 def _lines(results: Results) -> dict[str, list[tuple[float, float]]]:
     """Return points to plot, by the names of the axes that aren't plotted across."""
-    sweep, losses, across = results.sweep, results.losses(), _across(results)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for cell in sweep.cells:
-        label = ", ".join(name for axis, name in cell.names.items() if axis != across)
-        if sweep.key:
+    across, lines = _across(results), dict[str, list[tuple[float, float]]]()
+    sizes = None if across else _sizes(results)
+    for cell in results.sweep.cells:
+        points, known = [], _rows(results, cell)
+        if results.sweep.key:
             points = list(curve(results, cell).items())
-        else:
-            known = [losses[name] for seed in sweep.seeds if (name := sweep.trial(cell, None, seed).name) in losses]
-            points = [(float(cell.names[across]), statistics.mean(known))] if across and known else []
+        elif known and (across or sizes):
+            place = float(cell.names[across]) if across else known[0]["parameters"]
+            points = [(place, statistics.mean(results.losses()[row["name"]] for row in known))]
         if points := [point for point in points if math.isfinite(point[1])]:
-            lines.setdefault(label, []).extend(points)
+            lines.setdefault(_label(cell, across or sizes), []).extend(points)
     return lines
+
+
+def _rows(results: Results, cell: Cell) -> list[dict[str, Any]]:
+    """Return the lines of a cell's runs that are done, of all seeds, where nothing is searched."""
+    if results.sweep.key:
+        return []
+    trials = (results.sweep.trial(cell, None, seed) for seed in results.sweep.seeds)
+    return [row for trial in trials if (row := results.row(trial))]
+
+
+def _label(cell: Cell, without: str | None) -> str:
+    return ", ".join(name for axis, name in cell.names.items() if axis != without)
 
 
 def _number(text: str) -> bool:

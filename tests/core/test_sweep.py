@@ -180,6 +180,16 @@ def test_the_table_has_the_best_of_each_cell_over_seeds(results: Results) -> Non
     assert (results.folder / "loss.png").stat().st_size > 1000
 
 
+def test_sizes_with_names_are_plotted_by_their_parameters(file: Path, tmp_path: Path) -> None:
+    file.write_text(FILE[: FILE.index("search")])
+    results = Results(read_sweep(file), tmp_path / "out")
+    for trial in results.trials():
+        make_run(results.folder / trial.name, results.sweep.configuration(trial), {20: 3.0})
+        results.keep(trial.name, {"validation_loss": 3.0, "bits_per_byte": 1.5, "tokens": 640}, 1)
+    write_report(results, "mine")
+    assert "![loss](loss.png)" in (results.folder / "table.md").read_text()
+
+
 def test_sensitivity_by_size(results: Results) -> None:
     """By hand: .1, 0 and, diverged, ln 99 instead of infinity, above the best; the smaller model first."""
     rows = sensitivity(results)
