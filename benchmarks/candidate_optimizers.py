@@ -64,7 +64,7 @@ class TorchSgdSai:
 
     @torch.no_grad()
     def step(self, lr: float, skip: Tensor) -> None:
-        """Update every tensor by its gradient, unless `skip`; here the first can't be skipped."""
+        """Update every tensor by its gradient, unless `skip`; here none can be skipped."""
         assert not skip.item()
         for name, tensor in self._tensors.items():
             gradient = tensor.grad
