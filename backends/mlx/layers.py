@@ -301,7 +301,7 @@ class Group:
         lost = self._lost
         if self.fused and whole:
             ups = [each.up.astype(x.dtype) for each in lost]
-            return [(each,) for each in group.outputs(*self._reads(x), ups, self.given.get("ups"))]
+            return [(each,) for each in group.outputs(self._reads(x), ups, self.given.get("ups"))]
         if len(lost) < len(self.layers) or len(lost) == 1:
             return [each.narrow(x) for each in self.layers]
         downs = [each.down for each in lost]
@@ -310,16 +310,17 @@ class Group:
 
     def stacked(self, x: mx.array) -> mx.array | None:
         """Return the outputs in one array, (n, ..., out), where a step has all `up`s as one."""
-        return group.stacked(*self._reads(x), self.given["up"]) if "up" in self.given else None
+        return group.stacked(self._reads(x), self.given["up"]) if "up" in self.given else None
 
-    def _reads(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array | None, list[mx.array], float, bool]:
+    def _reads(self, x: mx.array) -> group.Reads:
         """Return what kernels read, but the `up`s."""
         first, taps = self._lost[0], None
         if first.earlier:
             taps = self._joined("conv")
             taps = taps if taps.ndim == 3 else taps.reshape(len(self._lost), -1)
         down = self._joined("down").reshape(-1, x.shape[-1]).astype(x.dtype)
-        return x, down, taps, [each.channels for each in self._lost], first.gamma, first.activation != "none"
+        channels, activated = [each.channels for each in self._lost], first.activation != "none"
+        return group.Reads(x, down, taps, channels, first.gamma, activated)
 
     def _joined(self, suffix: str) -> mx.array:
         return self.given[suffix] if suffix in self.given else mx.concatenate([each[suffix] for each in self.layers])

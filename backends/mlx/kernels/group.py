@@ -6,7 +6,7 @@ A layer's gradient of its input is added up by the product that ends it; `up`s o
 from collections.abc import Sequence
 from functools import cache, partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,58 +16,60 @@ from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gated import product
 
 
-def outputs(
-    x: mx.array,
-    down: mx.array,
-    taps: mx.array | None,
-    channels: Sequence[mx.array],
-    gamma: float,
-    activated: bool,
-    ups: Sequence[mx.array],
-    together: mx.array | None = None,
-) -> list[mx.array]:
-    """Return up [gamma act(down x) ; (1 - gamma) x[channels]] of n layers, each (b, s, out).
+class Reads(NamedTuple):
+    """What n layers [gamma act(down x) ; (1 - gamma) x[channels]] read.
 
-    Args:
-        x: (b, s, in), the type that products are computed in; that of `down` and `ups` too.
+    Attributes:
+        x: (b, s, in), the type that products are computed in; that of `down` and of `up`s too.
         down: (n r, in), a layer's after another's.
         taps: (n, e r), of bottlenecks that look back at e tokens, those of the token before first; or as `metal` takes
             and returns them, with a gradient in parts.
         channels: of each layer, (k,) int32, ascending.
         gamma: a constant.
         activated: whether act is SiLU, or nothing.
+    """
+
+    x: mx.array
+    down: mx.array
+    taps: mx.array | None
+    channels: Sequence[mx.array]
+    gamma: float
+    activated: bool
+
+    @property
+    def first(self) -> list[mx.array]:
+        """The arguments of a function, before the `up`s."""
+        return [self.x, self.down, mx.array(self.gamma), *self.channels]
+
+    @property
+    def last(self) -> list[mx.array]:
+        """Those after them."""
+        taps = _in_parts(self.taps, self.x)
+        return [] if taps is None else [taps]
+
+
+def outputs(reads: Reads, ups: Sequence[mx.array], together: mx.array | None = None) -> list[mx.array]:
+    """Return up [gamma act(down x) ; (1 - gamma) x[channels]] of n layers, each (b, s, out).
+
+    Args:
+        reads: what they read.
         ups: of each layer, (out, r + k).
         together: (n, out, r + k), the same where they have one shape; without a gradient.
     """
-    taps = _in_parts(taps, x)
-    extra = ([] if taps is None else [taps]) + ([] if together is None else [together])
-    function = _function(len(ups), activated, taps is not None, together is not None)
-    return list(function(x, down, mx.array(gamma), *channels, *ups, *extra)[: len(ups)])
+    extra = reads.last + ([] if together is None else [together])
+    function = _function(len(ups), reads.activated, reads.taps is not None, together is not None)
+    return list(function(*reads.first, *ups, *extra)[: len(ups)])
 
 
-def stacked(
-    x: mx.array,
-    down: mx.array,
-    taps: mx.array | None,
-    channels: Sequence[mx.array],
-    gamma: float,
-    activated: bool,
-    ups: mx.array,
-) -> mx.array:
+def stacked(reads: Reads, ups: mx.array) -> mx.array:
     """Return the results of n layers in one array, (n, b, s, out), whose gradient is one too.
 
     Args:
-        x: as in `outputs`, as are all but `ups`.
-        down: (n r, in).
-        taps: of bottlenecks that look back.
-        channels: of each layer.
-        gamma: a constant.
-        activated: whether there is an activation.
+        reads: what they read.
         ups: (n, out, r + k).
     """
-    extra = [] if taps is None else [_in_parts(taps, x)]
-    given = [x, down, mx.array(gamma), *channels, ups, *extra]
-    return _stacked(len(channels), activated, taps is not None)(*given)[0]
+    function = _stacked(len(reads.channels), reads.activated, reads.taps is not None)
+    return function(*reads.first, ups, *reads.last)[0]
 
 
 def _in_parts(taps: mx.array | None, x: mx.array) -> mx.array | None:
@@ -96,10 +98,10 @@ def _agrees(dtype: mx.Dtype, earlier: int, activated: bool) -> bool:
     outer = mx.random.normal((layers, 2, 19, 7), key=mx.random.key(9))
 
     def ours(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
-        return outputs(x, down, taps if earlier else None, channels, 0.7, activated, ups, mx.stack(list(ups)))
+        return outputs(Reads(x, down, taps if earlier else None, channels, 0.7, activated), ups, mx.stack(list(ups)))
 
     def ours_stacked(x: mx.array, down: mx.array, taps: mx.array, *ups: mx.array) -> list[mx.array]:
-        both = stacked(x, down, taps if earlier else None, channels, 0.7, activated, mx.stack(list(ups)))
+        both = stacked(Reads(x, down, taps if earlier else None, channels, 0.7, activated), mx.stack(list(ups)))
         return [product(both, activated=earlier > 0)] * layers
 
     def plain_product(*given: mx.array) -> list[mx.array]:
