@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import reload
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from lost.data.dataset import Dataset
 from lost.engine import Engine, registry
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
+from lost.utils import machine
 
 # Whoever starts the tests (nohup, a shell's background) may ignore signals, and what they start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +35,7 @@ if sys.platform == "linux":
     ctypes.CDLL(str(BLAS), mode=ctypes.RTLD_GLOBAL)
 
 if os.environ.get("LOST_TEST_AUTO") == "mlx":  # as on Apple silicon, here and in what tests start
+    reload(machine)  # a worker of xdist began as what it starts will
     registry.on_apple_silicon = lambda: True
     paths = [str(Path(__file__).parent / "auto_is_mlx"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
