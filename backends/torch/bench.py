@@ -50,7 +50,8 @@ def layer(
         for width in (projection.in_features, projection.out_features)
     )
     x.requires_grad_()
-    forward = torch.compile(module) if (compiles(device) if train.compile is None else train.compile) else module
+    compiled = compiles(device) if train.compile is None else train.compile
+    forward = torch.compile(module, dynamic=False) if compiled else module
 
     def run(times: int) -> None:
         for _ in range(times):

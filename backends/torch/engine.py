@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lost.backends.torch import devices
-from lost.backends.torch.arrays import DTYPES, to_array, to_tensor
+from lost.backends.torch.arrays import DTYPES, arriving, to_array, to_tensor
 from lost.backends.torch.distillation.teacher import Teacher, likeliest, taught
 from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.distributed.single_device import SingleDevice
@@ -251,9 +251,7 @@ class TorchEngine:
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return tokens (b, s) and targets (b * s,), both int64, after one copy, which on CUDA nothing waits for."""
         check_tokens(batch.tokens, self._entries)
-        cuda = self._device.type == "cuda"
-        whole = torch.from_numpy(packed(batch))
-        whole = (whole.pin_memory() if cuda else whole).to(self._device, non_blocking=cuda)
+        whole = arriving(torch.from_numpy(packed(batch)), self._device)
         if batch.mask is None:
             tokens = whole.long()
             return tokens[:, :-1], tokens[:, 1:].flatten()

@@ -142,9 +142,9 @@ def _target(
 
 
 def _engine(config: "Config", parameters: "NamedArrays", request: Request) -> "Engine":
-    from lost.engine import create_engine
+    from lost.engine import create_engine, inference_config
 
-    engine = create_engine(config, request.backend, request.device)
+    engine = create_engine(inference_config(config), request.backend, request.device)
     engine.load(parameters)
     return engine
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lost.backends.torch.arrays import to_tensor
+from lost.backends.torch.arrays import arriving, to_tensor
 from lost.backends.torch.distillation.loss import Teaching
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
@@ -42,8 +42,8 @@ class Teacher:
 
 def taught(soft: SoftTargets, device: torch.device) -> Teaching:
     """Return what was kept of a teacher's predictions, on a device."""
-    ids, kept = (torch.from_numpy(each).to(device).flatten(0, 1) for each in (soft.ids, soft.log_probabilities))
-    return Teaching(ids.long(), kept, False)
+    ids, kept = (arriving(torch.from_numpy(each), device) for each in (soft.ids, soft.log_probabilities))
+    return Teaching(ids.flatten(0, 1).long(), kept.flatten(0, 1), False)
 
 
 @torch.no_grad()
