@@ -2,9 +2,10 @@
 
 usage: python benchmarks/suggested_rates.py DATA WORK [--jobs N] > benchmarks/results/suggested_rates.md
 
-DATA: `lost prepare proposals.train.jsonl.gz --valid proposals.valid.jsonl.gz --vocab-size 5632`. Of each kind a narrow
-model is trained at five rates, a factor of two apart; then what is suggested from it for more tokens, at that rate and
-at a fourth, half, twice and four times of it. Sweeps stay in WORK: the same command goes on where it was ended.
+DATA: `lost prepare proposals.train.jsonl.gz --valid proposals.valid.jsonl.gz --vocab-size 5632`. Of each kind a small
+model is trained at rates a factor of two apart, until the best is inside; then what is suggested from it for more
+tokens, at that rate and at a fourth, half, twice and four times of it. Sweeps stay in WORK: the same command goes on
+where it was ended.
 """
 
 import argparse
@@ -24,26 +25,28 @@ from lost.model.load import load_config
 from lost.utils.machine import processor_name
 
 KINDS: dict[str, dict[str, Any]] = {
-    "lost": {"rank": 16, "density": 0.03, "align": 8, "short_conv_width": 3},
-    "dense": {"kind": "dense", "init_std": "fan_in", "rank": 16},
+    "lost": {"rank": 8, "density": 0.03, "align": 8, "short_conv_width": 3},
+    "dense": {"kind": "dense", "init_std": "fan_in", "rank": 8},
 }
 PROXY = {
-    "model": {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 4, "num_attention_heads": 4}
+    "model": {"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2, "num_attention_heads": 2}
     | {"vocab_size": 5632, "use_qk_norm": True},
     "data": {"seq_len": 256},
     "train": {"batch_size": 8, "log_every": 50, "eval_every": 0, "save_every": 0},
     "optimizer": {"name": "muon", "lr": 3e-3, "weight_decay": 0.01},
     "schedule": {"name": "cosine", "steps": 400, "warmup_steps": 40},
 }
-RATES = [7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2]  # of the proxy
+RATES = [6e-3, 1.2e-2, 2.4e-2]  # of the small model, to begin with
 TOKENS = (1e6, 2e6)
 AROUND = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def swept(work: Path, name: str, settings: Any, rates: list[float], options: list[str]) -> dict[float, float]:
-    """Train at each rate, and return the losses of those that didn't diverge."""
+def swept(
+    work: Path, name: str, settings: Any, rates: list[float], options: list[str], by: str = "grid"
+) -> dict[float, float]:
+    """Train at each rate, by `search` at more until the best is inside; return losses of those that didn't diverge."""
     file = work / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({"config": settings, "grid": {"optimizer.lr": rates}}))
+    file.write_text(yaml.safe_dump({"config": settings, by: {"optimizer.lr": rates}}))
     lost("sweep", file, "--out", work / name, *options)
     rows = map(json.loads, (work / name / "results.jsonl").read_text().splitlines())
     return {row["settings"]["optimizer.lr"]: row["loss"] for row in rows if row["loss"] is not None}
@@ -62,11 +65,11 @@ def main(data: Path, work: Path, jobs: int) -> None:
     options = [*where, "--jobs", str(jobs), "--threads", "1"]
     print("# Suggested rates beside the best of five\n")
     print(f"`python benchmarks/suggested_rates.py DATA WORK`: lost {__version__}, torch {version('torch')},")
-    print(f"{processor_name()}. Muon, proposals, one seed; from a model 64 wide and .8M tokens, tuned.\n")
+    print(f"{processor_name()}. Muon, proposals, one seed; from a model of 2 blocks 32 wide and .8M tokens, tuned.\n")
     print("| kind | width, blocks | tokens, batch | suggested | its loss | best of five | its loss | above it by |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind, projection in KINDS.items():
-        swept(work, f"{kind}-proxy", PROXY | {"projection": projection}, RATES, options)
+        swept(work, f"{kind}-proxy", PROXY | {"projection": projection}, RATES, options, "search")
         file = work / f"{kind}.yaml"
         file.write_text(yaml.safe_dump(PROXY | {"projection": projection}))
         for tokens in TOKENS:

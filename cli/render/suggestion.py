@@ -19,7 +19,11 @@ def suggestion_lines(value: dict[str, Any], data: str) -> Iterator[str]:
             f"{count(sizes['total'])} parameters, {count(sizes['without_embeddings'])} without embeddings: hidden size "
             f"{model['hidden_size']}, {counted(model['num_hidden_layers'], 'block')}, rank {value['rank']}",
         ),
-        ("tokens", f"{count(value['tokens'])}, {value['tokens_per_parameter']:.3g} a parameter"),
+        (
+            "tokens",
+            f"{count(value['tokens'])}, {value['tokens_per_parameter_without_embeddings']:.3g} a parameter without "
+            "embeddings",
+        ),
         ("batch", f"{value['batch_size']} sequences, {count(value['batch_tokens'])} tokens"),
         ("rate", f"{value['lr']:.3g}, {source}"),
         ("steps", f"{value['steps']:,}, the first {value['warmup_steps']:,} of them warm-up"),

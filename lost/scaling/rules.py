@@ -3,7 +3,10 @@
 import math
 
 TOKENS_PER_PARAMETER = 20
-"""Use a dense model's compute best (Hoffmann et al., arXiv 2203.15556); nobody has found the number for other kinds."""
+"""A dense model's compute best (Hoffmann et al., arXiv 2203.15556), here for parameters without embeddings, as in laws.
+
+Nobody has found the number for other kinds.
+"""
 _HALF_LIFE = 15.387756  # of repeated text, in epochs: Muennighoff et al., arXiv 2305.16264, appendix A
 
 

@@ -115,9 +115,9 @@ def suggest(
 ) -> Suggestion:
     """Return a run like the one that a configuration describes, of another size where time or tokens are given.
 
-    With tokens it has a parameter for every 20. With time, the tokens that it can read in it are 20 a parameter; or
-    where the runs' law is known, the loss is the lowest. With neither it has the configuration's size, and 20 tokens a
-    parameter.
+    With tokens it has a parameter for every 20, embeddings and head not counted. With time, the tokens that it can read
+    in it are 20 for each of these; or where the runs' law is known, the loss is the lowest. With neither it has the
+    configuration's size, and 20 tokens for each of these.
 
     Args:
         config: its vocabulary known.
@@ -139,12 +139,12 @@ def suggest(
         config = with_steps(config)  # of which warm-up and decay are shares
     chosen = config
     if tokens:
-        chosen = _closest(config, fits, lambda counts: tokens / counts.parameters)
+        chosen = _closest(config, fits, lambda counts: tokens / _size(counts))
     elif seconds:
         flops = speed(config) * budget(config).flops_per_token * seconds
         chosen = _for_flops(config, fits, flops, experience.law if experience else None)
     counts = budget(chosen)
-    read = tokens or TOKENS_PER_PARAMETER * counts.parameters
+    read = tokens or TOKENS_PER_PARAMETER * _size(counts)
     rate = speed(_with_batch(chosen, read, experience))
     read = rate * seconds if seconds else read
     final = _with_rate(_with_batch(chosen, read, experience), counts, read, experience)
@@ -171,6 +171,7 @@ def report(suggested: Suggestion, experience: Experience | None, reading: Readin
         "parameters": {"total": counts.parameters, "without_embeddings": _size(counts)},
         "tokens": suggested.tokens,
         "tokens_per_parameter": suggested.tokens / counts.parameters,
+        "tokens_per_parameter_without_embeddings": suggested.tokens / _size(counts),
         "batch_size": config.train.batch_size,
         "batch_tokens": _batch_tokens(config),
         "lr": config.optimizer.lr,
@@ -227,11 +228,13 @@ def _for_flops(config: Config, fits: Fits, flops: float, law: FittedFamily | Non
         }
         if found := next((known[loss] for loss in sorted(known) if fits(known[loss])), None):
             return found
-    return _closest(config, fits, lambda counts: flops / counts.flops_per_token / counts.parameters)
+    return _closest(config, fits, lambda counts: flops / counts.flops_per_token / _size(counts))
 
 
 def _closest(config: Config, fits: Fits, tokens_per_parameter: Callable[[Budget], float]) -> Config:
-    """Return the size with which there are about 20 tokens for each parameter.
+    """Return the size with which there are about 20 tokens for each parameter without embeddings.
+
+    With them a small model would be nothing else: 5,632 entries, both ways, are 180,000 weights at a width of 16.
 
     Raises:
         ConfigError: none fits the device.

@@ -92,7 +92,7 @@ def test_rate_and_batch_are_in_proportion_to_a_tuned_run(lost: Callable, yaml: P
     assert tokens == value["steps"] * value["batch_size"] * 8
     assert value["batch_size"] == 32  # 8 x 10^.571 = 29.8
     assert value["lr"] == pytest.approx(4e-2 * (size / size_of(proxy)) ** -0.713 * 10**0.307, rel=0.01)
-    assert value["tokens_per_parameter"] == pytest.approx(20, rel=0.6)  # sizes are steps apart
+    assert value["tokens_per_parameter_without_embeddings"] == pytest.approx(20, rel=0.6)  # sizes are steps apart
     assert value["warmup_steps"] == pytest.approx(0.2 * value["steps"], abs=1)
     assert value["seconds"] == pytest.approx(tokens / SPEED)
     assert value["critical_batch_tokens"] == pytest.approx(critical_batch(3.0))
@@ -188,7 +188,7 @@ def test_without_runs_it_says_how_little_that_is(lost: Callable, yaml: Path) -> 
     value = suggested(lost, yaml, "--set", "optimizer.name=spectron", "optimizer.lr=0.03")
     assert (value["lr"], value["rate_from"]) == (0.03, "the configuration")
     assert value["model"]["hidden_size"] == 32  # with neither time nor tokens the size stays
-    assert value["tokens_per_parameter"] == pytest.approx(20, rel=0.05)
+    assert value["tokens_per_parameter_without_embeddings"] == pytest.approx(20, rel=0.05)
 
 
 def test_each_set_of_a_mixture_is_repeated_by_itself() -> None:
