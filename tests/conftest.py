@@ -79,7 +79,7 @@ def tiny_config(**sections: dict) -> Config:
         },
         "projection": {"kind": "lost", "rank": 4, "density": 0.2, "align": 1},
         "data": {"seq_len": 8},
-        "train": {"batch_size": 4, "micro_batch_size": 2},
+        "train": {"batch_size": 4, "micro_batch_size": 2, "compile": False},  # by default it would be on a card
         "optimizer": {"lr": 1e-2, "weight_decay": 0.1},
         "schedule": {"steps": 10, "warmup_steps": 2},
     }
@@ -120,7 +120,7 @@ def logits_of(engine: Engine, tokens: np.ndarray) -> np.ndarray:
     """Whole logits, by the model that the engine trains."""
     if engine.backend == "torch":
         with torch.no_grad():
-            return engine.model.logits(torch.from_numpy(tokens).to(TORCH)).cpu().numpy()  # type: ignore[attr-defined]
+            return engine.model.logits(torch.from_numpy(tokens).to(engine.device)).cpu().numpy()  # type: ignore[attr-defined]
     import mlx.core as mx
 
     return np.array(engine.model(mx.array(tokens)))  # type: ignore[attr-defined]
