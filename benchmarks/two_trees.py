@@ -1,6 +1,8 @@
 """A training step in two versions of this project, in turns: what a change cost. Prints a table.
 
-usage: python benchmarks/two_trees.py BEFORE AFTER [--rounds 5] [--backend torch]      (6 minutes on two quiet cores)
+usage: python benchmarks/two_trees.py BEFORE AFTER [--rounds 5] [--backend torch] [--set KEY=VALUE]
+
+Six minutes on two quiet cores.
 
 BEFORE and AFTER are folders with the project, such as two `git worktree`s. In turns each of them trains the 60M model
 for a few steps, through `lost train`, data and log included; the first steps of a process are left out.
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("trees", type=Path, nargs=2, metavar=("BEFORE", "AFTER"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--backend", choices=("torch", "mlx"), default="torch")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE beside what this script sets")
     options = parser.parse_args()
     names = ("before", "after")
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +41,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in names}
         for number in range(options.rounds):
             for name, tree in sorted(zip(names, options.trees, strict=True), reverse=bool(number % 2)):
-                times[name].append(seconds(tree, Path(folder), data, options.backend))
+                times[name].append(seconds(tree, Path(folder), data, options.backend, options.set))
                 print(f"{name}: {times[name][-1]:.4f} s a step", file=sys.stderr, flush=True)
     ratios = [after / before for before, after in zip(times["before"], times["after"], strict=True)]
     command = shlex.join(["python", "benchmarks/two_trees.py", "BEFORE", "AFTER", *sys.argv[3:]])
@@ -67,9 +70,9 @@ def prepared(tree: Path, folder: Path) -> Path:
     return folder / "data"
 
 
-def seconds(tree: Path, folder: Path, data: Path, backend: str) -> float:
+def seconds(tree: Path, folder: Path, data: Path, backend: str, more: list[str]) -> float:
     """Return the median time of a step in a process of its own."""
-    sets = [word for setting in SETTINGS for word in ("--set", setting)]
+    sets = [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
     command = ("train", "llama_60m_paper", "--data", data, "--out", folder / "run", "--fresh", "--overwrite")
     lost(tree, *command, "--backend", backend, *sets)
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]

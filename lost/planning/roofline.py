@@ -102,6 +102,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
         card.seconds(2 * tokens * rows * columns, width * (tokens * (rows + columns) + rows * columns))
         for rows, columns in product_sizes(config)
     )
+    products += card.seconds(2 * tokens * sum(_kept(part) * part.in_features for part in projections(config)), 0)
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     # Causal, so half of the window; the backward pass has five products where the forward pass has two. Reads q, k, v,
     # writes the output; then reads these four and its gradient, writes three.
@@ -156,12 +157,14 @@ def _elements(config: Config, layer: int) -> int:
 def _bottleneck(part: Projection) -> int:
     """Count the elements per token inside a projection, between its two products.
 
-    The activation reads r and writes r, its backward pass reads 2 r and writes r. k kept channels are read and written;
-    their gradients read, and added to the input's.
+    The activation reads r and writes r, its backward pass reads 2 r and writes r. k kept channels are read and written,
+    their gradients read, and written for the product that has them.
     """
     tensors = part.tensors()
-    if "down" not in tensors:
-        return 0
-    rank = tensors["down"].shape[0]
-    kept = tensors["up"].shape[1] - rank
-    return (5 * rank if part.has_activation else 0) + 4 * kept
+    return (5 * tensors["down"].shape[0] if part.has_activation else 0) + 4 * _kept(part)
+
+
+def _kept(part: Projection) -> int:
+    """Count kept channels; the product that gives the input's gradient has a row of each, compiled."""
+    tensors = part.tensors()
+    return tensors["up"].shape[1] - tensors["down"].shape[0] if "down" in tensors else 0

@@ -85,11 +85,12 @@ class Lost(Bottleneck):
         return compose(Factors(values["down"], values["up"], values["channels"], self.settings.rank), gamma)
 
     def saved_per_token(self) -> int:
-        """The bottleneck before its activation, and the input of `up`; more where plain autograd is used."""
+        """The bottleneck before its activation and its convolution, the input of `up`; more in plain autograd."""
         settings, rank = self.settings, self.settings.rank
-        more = {"low_rank": 0, "inner": self.channels, "output": self.out_features}[settings.activation_at]
+        before = {"low_rank": rank, "inner": rank + self.channels, "output": rank + self.out_features}
+        more = before[settings.activation_at] if self.has_activation else 0
         more += rank if self.earlier_tokens else 0
-        return 2 * rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
+        return rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
 
     def narrow_per_token(self) -> int:
         """The bottleneck and the kept channels."""

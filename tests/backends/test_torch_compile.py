@@ -23,6 +23,7 @@ from lost.data.batch import Batch
 from lost.model.init import initial_values
 
 KINDS = ("lost", "dense", "cola", "sltrain")
+LOSS = int(TORCH.startswith("cuda"))  # there the loss is a graph of its own
 
 
 @pytest.fixture(autouse=True)
@@ -68,11 +69,11 @@ def test_equal_blocks_share_one_graph(config: Callable[..., Config], kind: str, 
     for _ in range(2):
         found, expected = (engine.step(halves, 32, 0.01).wait() for engine in (compiled, eager))
         np.testing.assert_allclose(found, expected, rtol=1e-4)
-        assert graphs() == 1
+        assert graphs() == 1 + LOSS
         for shapes in ([batch(3), batch(1)], [batch(2, 5)], [batch(2)]):
             compiled.evaluate(shapes)
         list(compiled.generate([1, 2], lambda scores: int(scores.argmax()), 3))
-    assert graphs() == 1
+    assert graphs() == 1 + LOSS
 
 
 def test_evaluation_is_that_of_an_eager_engine(config: Callable[..., Config]) -> None:
@@ -86,7 +87,7 @@ def test_every_size_of_micro_batch_is_compiled_for_itself(config: Callable[..., 
     engine = started(config(model={"num_hidden_layers": 1}))
     for made, size in enumerate((8, 4, 2), 1):
         engine.step([batch(size)], 8 * size, 0.01)
-        assert graphs() == made
+        assert graphs() == made * (1 + LOSS)
 
 
 def test_every_block_may_differ(config: Callable[..., Config]) -> None:
@@ -96,7 +97,7 @@ def test_every_block_may_differ(config: Callable[..., Config]) -> None:
     engine = started(config(model={"num_hidden_layers": 3}, projection={"overrides": ranks}))
     for _ in range(2):
         engine.step([batch(2)], 16, 0.01)
-    assert graphs() == 3
+    assert graphs() == 3 + LOSS
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -128,7 +129,7 @@ def test_a_compiled_backward_pass_adds_nothing_by_index(channels: list[list[int]
     torch.cat(parts, -1).backward(outer)
     for own in (compiled, eager):
         torch.testing.assert_close(own, x.grad)
-    assert "aten.where.self" in operations
+    assert "aten.mm.default" in operations
     assert not [each for each in operations if "scatter" in each or "index_" in each]
 
 
@@ -198,4 +199,4 @@ def test_the_configuration_decides_first(
     engine = TorchEngine(config(train={"compile": asked}), TORCH)
     engine.load(initial_values(config()))
     engine.step([batch(2)], 16, 0.01)
-    assert (engine.compiled, graphs()) == (expected, int(expected))
+    assert (engine.compiled, graphs()) == (expected, int(expected) * (1 + LOSS))

@@ -202,15 +202,23 @@ def test_plan_counts_what_is_allocated(name: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ALIKE])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("policy", "heads", "conv"), [("none", 2, 0), ("none", 4, 3), ("narrow", 2, 0), ("narrow", 2, 3), ("full", 4, 3)]
+    ("policy", "heads", "conv", "activation"),
+    [
+        ("none", 2, 0, "silu"),
+        ("none", 4, 3, "silu"),
+        ("none", 4, 3, "none"),
+        ("narrow", 2, 0, "silu"),
+        ("narrow", 2, 3, "none"),
+        ("full", 4, 3, "silu"),
+    ],
 )
 def test_plan_estimates_what_autograd_saves(
-    config: Callable[..., Config], kind: str, dtype: str, policy: str, heads: int, conv: int
+    config: Callable[..., Config], kind: str, dtype: str, policy: str, heads: int, conv: int, activation: str
 ) -> None:
     """All that stands between the passes; of what is rebuilt in the second, the estimate says more, and isn't held."""
     sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_key_value_heads": heads}
     settings = config(
-        projection={"kind": kind, "rank": 16, "short_conv_width": conv},
+        projection={"kind": kind, "rank": 16, "short_conv_width": conv, "activation": activation},
         model=sizes,
         train={"dtype": dtype, "checkpoint_activations": policy},
         data={"seq_len": 64},

@@ -23,7 +23,6 @@ _DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": torch.ops.aten.silu_backward,
     "gelu": torch.ops.aten.gelu_backward,
     "relu2": lambda outer, x: outer * (2 * F.relu(x)),
-    "none": lambda outer, x: outer.clone(),
 }
 
 
@@ -56,7 +55,7 @@ def narrow_lost(
     """
     ranks, counts = [len(each) for each in downs], [len(each) for each in channels]
     indices = _joined(channels).long()
-    if last or torch.compiler.is_compiling():
+    if last and not torch.compiler.is_compiling():
         kept = _Gather.apply(x, indices, counts)
         hidden = F.linear(x, _joined(downs).to(x.dtype))
     else:
@@ -113,8 +112,11 @@ class _Narrow(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, channels, *downs = ctx.saved_tensors
         hidden_grad, kept_grad = (each.flatten(0, -2) for each in outer)
-        x_grad = hidden_grad @ _joined(downs).to(x.dtype)
-        _add_kept(x_grad, kept_grad, channels, ctx.counts)
+        if torch.compiler.is_compiling():
+            x_grad = _as_product(hidden_grad, kept_grad, _joined(downs).to(x.dtype), channels)
+        else:
+            x_grad = hidden_grad @ _joined(downs).to(x.dtype)
+            _add_kept(x_grad, kept_grad, channels, ctx.counts)
         down_grad = (hidden_grad.T @ x.flatten(0, -2)).to(downs[0].dtype)
         return x_grad.view_as(x), None, None, *down_grad.split([len(each) for each in downs])
 
@@ -129,11 +131,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
         (channels,), kept_grad = ctx.saved_tensors, outer[0].flatten(0, -2)
-        if torch.compiler.is_compiling():
-            x_grad = _spread(kept_grad, channels, ctx.counts, ctx.width)
-        else:
-            x_grad = kept_grad.new_zeros(len(kept_grad), ctx.width)
-            _add_kept(x_grad, kept_grad, channels, ctx.counts)
+        x_grad = kept_grad.new_zeros(len(kept_grad), ctx.width)
+        _add_kept(x_grad, kept_grad, channels, ctx.counts)
         return x_grad.view(*outer[0].shape[:-1], -1), None, None
 
 
@@ -149,17 +148,15 @@ def _add_kept(x_grad: Tensor, kept_grad: Tensor, channels: Tensor, counts: Seque
             x_grad[:, indices] += part
 
 
-def _spread(kept_grad: Tensor, channels: Tensor, counts: Sequence[int], width: int) -> Tensor:
-    """Return the same sum from zero, (n, in), as gathers: each entry looks up where its gradient is, if it has one.
+def _as_product(hidden_grad: Tensor, kept_grad: Tensor, down: Tensor, channels: Tensor) -> Tensor:
+    """Return the same sum, (n, in), as one product: a kept channel is a row of `down` that holds a one.
 
-    The compiler makes of an addition by index one of atomics, in an order that varies; this it fuses with what follows.
-    The places come from comparing numbers, a reduction, which is computed once and not anew for each row.
+    The compiler makes of an addition by index one of atomics, in an order that varies, and gathers in which each entry
+    looks up where its gradient is took several times what their bytes do (docs/experiments.md, "a first card"). The
+    zeros are multiplied too, `k / rank` of this product. What is added is exact, but where TF32 is asked for.
     """
-    shifted = torch.cat([each + number * width for number, each in enumerate(channels.split(counts))])
-    columns = torch.arange(len(counts) * width, device=channels.device)
-    numbers = torch.arange(1, len(shifted) + 1, device=channels.device)
-    places = (numbers[:, None] * (shifted[:, None] == columns)).sum(0).view(-1, width) - 1  # -1: the layer has none
-    return torch.where(places >= 0, kept_grad[:, places.clamp(min=0)], 0).sum(1)
+    ones = channels[:, None] == torch.arange(down.shape[1], device=channels.device)
+    return torch.cat([hidden_grad, kept_grad], 1) @ torch.cat([down, ones.to(down.dtype)])
 
 
 class _Widen(torch.autograd.Function):
@@ -169,19 +166,22 @@ class _Widen(torch.autograd.Function):
         inner = hidden.new_empty((*hidden.shape[:-1], up.shape[1]))
         torch.mul(ACTIVATIONS[activation](hidden), gamma, out=inner[..., :rank])
         torch.mul(kept, 1 - gamma, out=inner[..., rank:])
-        ctx.save_for_backward(hidden, inner, up)
-        ctx.gamma, ctx.activation = gamma, activation
+        ctx.save_for_backward(None if activation == "none" else hidden, inner, up)
+        ctx.gamma, ctx.activation, ctx.rank = gamma, activation, rank
         return inner @ up.to(inner.dtype).T
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         hidden, inner, up = ctx.saved_tensors
-        rank, y_grad = hidden.shape[-1], outer[0].flatten(0, -2)
+        y_grad, leading, rank = outer[0].flatten(0, -2), outer[0].shape[:-1], ctx.rank
         inner_grad = y_grad @ up.to(y_grad.dtype)
         up_grad = (y_grad.T @ inner.flatten(0, -2)).to(up.dtype)
-        hidden_grad = _DERIVATIVES[ctx.activation](inner_grad[:, :rank], hidden.flatten(0, -2)).mul_(ctx.gamma)
+        if hidden is None:
+            hidden_grad = inner_grad[:, :rank] * ctx.gamma
+        else:
+            hidden_grad = _DERIVATIVES[ctx.activation](inner_grad[:, :rank], hidden.flatten(0, -2)).mul_(ctx.gamma)
         kept_grad = inner_grad[:, rank:].mul_(1 - ctx.gamma)
-        return hidden_grad.view_as(hidden), kept_grad.view(*hidden.shape[:-1], -1), up_grad, None, None
+        return hidden_grad.view(*leading, -1), kept_grad.view(*leading, -1), up_grad, None, None
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
