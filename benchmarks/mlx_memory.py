@@ -31,6 +31,7 @@ CONFIGURATIONS = {
     "quickstart, dense": ("quickstart", *EIGHT, "projection.kind=dense"),
     "quickstart, CoLA": ("quickstart", *EIGHT, "projection.kind=cola"),
     "quickstart, SLTrain": ("quickstart", *EIGHT, "projection.kind=sltrain"),
+    "quickstart, no activation": ("quickstart", *EIGHT, "projection.activation=none"),
     "quickstart, 4 micro-batches": ("quickstart", "train.batch_size=8", "train.micro_batch_size=2"),
     "quickstart, narrow": ("quickstart", *EIGHT, "train.checkpoint_activations=narrow"),
     "quickstart, full": ("quickstart", *EIGHT, "train.checkpoint_activations=full"),
@@ -41,6 +42,7 @@ CONFIGURATIONS = {
     "quickstart, bfloat16": ("quickstart", "train.batch_size=2", "train.micro_batch_size=2", "train.dtype=bfloat16"),
     "llama_60m_paper, float32": ("llama_60m_paper", "train.batch_size=4", "train.micro_batch_size=4",
                                  "train.dtype=float32"),
+    "llama_60m, float32": ("llama_60m", "train.batch_size=4", "train.micro_batch_size=4", "train.dtype=float32"),
 }  # fmt: skip
 
 

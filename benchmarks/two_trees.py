@@ -44,7 +44,8 @@ def main() -> None:
                 times[name].append(seconds(tree, Path(folder), data, options.backend, options.set))
                 print(f"{name}: {times[name][-1]:.4f} s a step", file=sys.stderr, flush=True)
     ratios = [after / before for before, after in zip(times["before"], times["after"], strict=True)]
-    command = shlex.join(["python", "benchmarks/two_trees.py", "BEFORE", "AFTER", *sys.argv[3:]])
+    given = [word for word in sys.argv[1:] if word not in map(str, options.trees)]
+    command = shlex.join(["python", "benchmarks/two_trees.py", "BEFORE", "AFTER", *given])
     print(f"# A step in two trees\n\n`{command}`, {platform.processor() or platform.machine()}\n")
     print("| 60M, 4 x 256, fp32 | seconds a step, median | from | to |\n| --- | --- | --- | --- |")
     for name in names:

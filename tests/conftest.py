@@ -35,7 +35,7 @@ if sys.platform == "linux":
     ctypes.CDLL(str(BLAS), mode=ctypes.RTLD_GLOBAL)
 
 if os.environ.get("LOST_TEST_AUTO") == "mlx":  # as on Apple silicon, here and in what tests start
-    reload(machine)  # a worker of xdist began as what it starts will
+    reload(machine)  # in a worker sitecustomize has replaced what test_backends tests
     registry.on_apple_silicon = lambda: True
     paths = [str(Path(__file__).parent / "auto_is_mlx"), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -271,9 +271,7 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     others = 0  # those of a block without its projections
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [
-            part.saved_per_token() + (part.settings.rank if keeps and part.has_activation else 0) for part in parts
-        ]
+        saved = [part.saved_per_token() + (part.settings.rank if _beside(part, device) else 0) for part in parts]
         attention = 3 * queries + 2 * shared + model.num_attention_heads * scores
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
@@ -293,6 +291,13 @@ def _mlx_activations(config: Config, device: str, micro_batch: int) -> int:
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
     return tokens * token + cast + max(head, int(tokens * _AHEAD[policy] * others))
+
+
+def _beside(part: Projection, device: str) -> bool:
+    """Whether MLX saves a bottleneck more than PyTorch: on a CPU a sigmoid; what a kernel reads on Metal."""
+    if device == "cpu":
+        return part.has_activation
+    return part.settings.kind == "lost" and not part.has_activation and not part.earlier_tokens
 
 
 def _read(parts: Sequence[Projection], hidden: int) -> int:

@@ -102,6 +102,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
         card.seconds(2 * tokens * rows * columns, width * (tokens * (rows + columns) + rows * columns))
         for rows, columns in product_sizes(config)
     )
+    # Kept channels are rows of the products that give inputs' gradients; that these rows are written isn't counted.
     products += card.seconds(2 * tokens * sum(_kept(part) * part.in_features for part in projections(config)), 0)
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     # Causal, so half of the window; the backward pass has five products where the forward pass has two. Reads q, k, v,

@@ -85,7 +85,7 @@ class Lost(Bottleneck):
         return compose(Factors(values["down"], values["up"], values["channels"], self.settings.rank), gamma)
 
     def saved_per_token(self) -> int:
-        """The bottleneck before its activation and its convolution, the input of `up`; more in plain autograd."""
+        """What the activation and the convolution read, and the input of `up`; more in plain autograd."""
         settings, rank = self.settings, self.settings.rank
         before = {"low_rank": rank, "inner": rank + self.channels, "output": rank + self.out_features}
         more = before[settings.activation_at] if self.has_activation else 0

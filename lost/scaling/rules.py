@@ -3,9 +3,9 @@
 import math
 
 TOKENS_PER_PARAMETER = 20
-"""A dense model's compute best (Hoffmann et al., arXiv 2203.15556), here for parameters without embeddings, as in laws.
+"""So many use a dense model's compute best (Hoffmann et al., arXiv 2203.15556); of other kinds nobody knows it.
 
-Nobody has found the number for other kinds.
+Taken here of parameters without embeddings, as laws count them.
 """
 _HALF_LIFE = 15.387756  # of repeated text, in epochs: Muennighoff et al., arXiv 2305.16264, appendix A
 

@@ -14,6 +14,7 @@ from typing import Any
 if __name__ == "__main__":
     ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)  # before PyTorch, which then asks this library, not its own
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,10 +23,12 @@ from torch.utils._pytree import tree_leaves
 
 import lost.backends.torch.devices as devices
 import lost.backends.torch.kernels.loss as loss
+from lost.backends.torch.distillation.teacher import taught
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.model import AttentionContext
 from lost.bench.compare import random_batches
 from lost.config import Config
+from lost.data.batch import SoftTargets
 from lost.model.load import load_config
 from lost.planning.budget import budget
 
@@ -96,13 +99,16 @@ def measured(config: Config) -> dict[str, Any]:
     with Watch() as norm:
         engine._squares(gradients)
     engine._scores(batches[0], likeliest=True)
+    shape = (*batches[0].tokens[:, 1:].shape, 2)
+    with Watch() as soft:
+        taught(SoftTargets(np.zeros(shape, np.int32), np.zeros(shape, np.float32)), engine._device)
     return {
         "block": [each.total() for each in (forward, backward)],
         "fused_losses": loss.compiled.cache_info().hits + loss.compiled.cache_info().misses,
         "attention": [name for name in forward if "attention" in name],
         "norm": norm.launches.total(),
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "copies": watch.copies / len(batches),
+        "copies": watch.copies / len(batches) + soft.copies,
         "peak": watch.peak,
         "estimate": budget(config, "torch", "cuda").memory.total,
     }

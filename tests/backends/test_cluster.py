@@ -11,6 +11,8 @@ from processes import run_python
 
 from lost.config import Config
 from lost.model.load import load_config
+from lost.model.parameters import projections
+from lost.planning.alignment import product_sizes
 from lost.planning.budget import dense_twin
 from lost.planning.cluster import paced_by_link, plan_cluster, traffic
 from lost.planning.roofline import Card, card_for, step_on_a_card
@@ -105,6 +107,15 @@ def test_the_roofline_of_one_card() -> None:
     own, dense = [known(step_on_a_card(each, card, 64, 512)) for each in (config, dense_twin(config))]
     assert 0.5 < dense.mfu(card) < 0.7
     assert 1.5 < own.tokens_per_second / dense.tokens_per_second < own_flops_ratio(config)
+
+
+def test_products_of_the_roofline() -> None:
+    """Three of each matrix; and compiled, kept channels are rows of the one that gives the input's gradient."""
+    config = load_config("llama_1b_paper")
+    step = known(step_on_a_card(config, Card(1.0, 1e18, 1.0, 1.0), 1, 1))
+    kept = sum(part.channels * part.in_features for part in projections(config))  # type: ignore[attr-defined]
+    matrices = sum(rows * columns for rows, columns in product_sizes(config))
+    assert step.products == pytest.approx(2 * 256 * (3 * matrices + kept), rel=1e-12)
 
 
 def own_flops_ratio(config: Config) -> float:

@@ -115,6 +115,22 @@ def test_a_larger_budget_loses_less_and_calibrated_ranks_less_on_the_text(
     assert " of 14 projections stay dense" in shown
 
 
+def test_nothing_is_compiled(
+    lost: Callable, folder: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card each length of a text would be, by default."""
+    made: list[bool | None] = []
+
+    def spied(config: Config, *where: str) -> Any:
+        made.append(config.train.compile)
+        return create_engine(config, *where)
+
+    monkeypatch.setattr("lost.engine.create_engine", spied)
+    convert(lost, folder, tmp_path / "out", "--budget", 0.9, "--calibrate", text)
+    assert made
+    assert set(made) == {False}
+
+
 def test_a_search_is_nearer_and_the_same_by_seed(lost: Callable, folder: Path, text: Path, tmp_path: Path) -> None:
     options = ["--budget", 0.75, "--calibrate", text, "--search"]
     found = [convert(lost, folder, tmp_path / f"{n}", *options, 2, "--seed", n // 2) for n in range(3)]

@@ -191,6 +191,19 @@ def test_without_runs_it_says_how_little_that_is(lost: Callable, yaml: Path) -> 
     assert value["tokens_per_parameter_without_embeddings"] == pytest.approx(20, rel=0.05)
 
 
+@pytest.mark.parametrize("asked", ["--tokens", "--hours"])
+def test_a_large_vocabulary_makes_no_model_narrower(lost: Callable, tmp_path: Path, asked: str) -> None:
+    """Tokens are counted a parameter without embeddings, of which such a model would have nothing but."""
+    models = []
+    for entries in (19, 5632):
+        (tmp_path / "mine.yaml").write_text(dump(dense(32, model={"vocab_size": entries})))
+        per_token = budget(dense(32, model={"vocab_size": entries})).flops_per_token
+        given = 1e6 if asked == "--tokens" else 1e13 / per_token / SPEED / 3600
+        models.append(suggested(lost, tmp_path / "mine.yaml", asked, given)["model"])
+    assert models[0]["hidden_size"] <= 1.5 * models[1]["hidden_size"]
+    assert models[1]["hidden_size"] > 16
+
+
 def test_each_set_of_a_mixture_is_repeated_by_itself() -> None:
     class Stream:
         def epochs(self, samples: int) -> list[float]:

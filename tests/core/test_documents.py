@@ -48,6 +48,7 @@ def traps(text: str) -> list[str]:
 
 def words(lines: list[str], folder: Path, *options: str) -> str:
     """The words that zsh gives to each command: it finds no program, and prints them instead."""
+    assert not [line for line in lines if line.startswith(("/", ".", "~", "export PATH"))], "it would start these"
     told = ["command_not_found_handler() { printf '<%s>' \"$@\"; echo; }", "cd() { echo $1; }", "source() { echo $1; }"]
     text = "\n".join([*told, "PATH=/none PS1= PS2=", *lines, ""])
     program = [shutil.which("zsh") or "zsh", *options, "-f"]

@@ -47,7 +47,10 @@ def test_against_the_reference(settings: Config, made: Made, backend: str, at_on
     done: list[int] = []
     found = score_requests(engine, rows, at_once, done.append)
     np.testing.assert_allclose(
-        [score.log_likelihood for score in found], [score.log_likelihood for score in expected], rtol=2e-6, atol=5e-6
+        [score.log_likelihood for score in found],
+        [score.log_likelihood for score in expected],
+        rtol=2e-6,
+        atol=5e-6,  # a card adds in another order
     )
     assert [score.greedy for score in found] == [score.greedy for score in expected]
     assert done[-1] == len(rows)

@@ -1,8 +1,9 @@
 """Autograd functions of the LOST projection's two halves: one product each way, and little saved.
 
 Autograd would allocate an array as wide as x for the gather's gradient, and save weights cast to a narrower type. Here
-the first half saves x alone and adds the channels' gradient into the product's; the second saves its input and the
-factor of `up`. benchmarks/layer_choices.py measures the alternatives.
+the first half saves x alone and adds the channels' gradient into the product's, or where it is compiled has the product
+add it; the second saves the factor of `up` and what the activation read. benchmarks/layer_choices.py measures the
+alternatives.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def narrow_lost(
         downs: (rank, in) each.
         channels: (k,) int32 each.
         last: whether a checkpointed segment ends here. Recomputation stops at the last saved tensor, which for the
-            product below is x: so the product isn't computed twice.
+            product below is x: so the product isn't computed twice. The compiler finds that out for itself.
     """
     ranks, counts = [len(each) for each in downs], [len(each) for each in channels]
     indices = _joined(channels).long()
@@ -153,7 +154,8 @@ def _as_product(hidden_grad: Tensor, kept_grad: Tensor, down: Tensor, channels: 
 
     The compiler makes of an addition by index one of atomics, in an order that varies, and gathers in which each entry
     looks up where its gradient is took several times what their bytes do (docs/experiments.md, "a first card"). The
-    zeros are multiplied too, `k / rank` of this product. What is added is exact, but where TF32 is asked for.
+    zeros are multiplied too, `k / rank` of this product. What is added is exact, but where TF32 is asked for; and of a
+    gradient that isn't finite, a whole row becomes so.
     """
     ones = channels[:, None] == torch.arange(down.shape[1], device=channels.device)
     return torch.cat([hidden_grad, kept_grad], 1) @ torch.cat([down, ones.to(down.dtype)])
