@@ -31,7 +31,7 @@ def test_quickstart_takes_it_from_the_data(lost: Lost, prepared: Dataset) -> Non
     assert value["vocab_size"] == prepared.tokenizer.vocab_size
     assert said == ""
     fewer = assumed["parameters"]["total"] - value["parameters"]["total"]
-    assert fewer == (VOCAB_SIZE - prepared.tokenizer.vocab_size) * load_config("quickstart").model.hidden_size
+    assert fewer == 2 * (VOCAB_SIZE - prepared.tokenizer.vocab_size) * load_config("quickstart").model.hidden_size
 
 
 @pytest.mark.parametrize("key", ["path", "mixture"])
