@@ -10,17 +10,19 @@ Taken here of parameters without embeddings, as laws count them.
 _HALF_LIFE = 15.387756  # of repeated text, in epochs: Muennighoff et al., arXiv 2305.16264, appendix A
 
 
-def step_law_rate(size: float, tokens: float) -> float:
+def step_law_rate(size: float, tokens: float, by_width: float = -1.0) -> float:
     """Return the best peak rate of AdamW by Step Law (Li et al., arXiv 2503.04715).
 
     As it stands it was 2.2 to 2.4 times too high in docs/experiments.md, for dense and LOST alike; so ratios of it
-    serve, from a run whose rate was tuned.
+    serve, from a run whose rate was tuned. Ratios for other optimizers too, whose rates fall less as models widen:
+    Muon's half as much, in proportion to `by_width`.
 
     Args:
         size: trained parameters without embedding and head.
         tokens: of the run.
+        by_width: power of the width by which the optimizer's rates go; AdamW's is -1.
     """
-    return 1.79 * size**-0.713 * tokens**0.307
+    return 1.79 * size ** (0.713 * by_width) * tokens**0.307
 
 
 def step_law_batch(tokens: float) -> float:

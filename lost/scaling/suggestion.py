@@ -11,6 +11,8 @@ from lost.config.document import assignment
 from lost.config.schedule import LENGTHS
 from lost.data.loader import SampleStream
 from lost.errors import ConfigError, UserError
+from lost.model.parameters import parameter_table
+from lost.optim import optimizer_of
 from lost.planning.budget import Budget, budget
 from lost.planning.horizon import with_steps
 from lost.scaling.comparison import FAR
@@ -87,14 +89,15 @@ def experience_of(paths: Sequence[Path], config: Config) -> tuple[Experience, li
         UserError: none of them is finished, of its kind, and of its optimizer.
     """
     runs, left_out = read_runs(paths)
-    kind, optimizer = config.projection.kind, config.optimizer.name
-    serving = [run for run in runs if (run.kind, run.config.optimizer.name) == (kind, optimizer)]
+    kind, (name, scale) = config.projection.kind, _rates_of(config)
+    serving = [run for run in runs if (run.kind, _rates_of(run.config)) == (kind, (name, scale))]
     serving = [run for run in serving if run.config.optimizer.base_width is None]
     if not serving:
         raise UserError(
-            f"--from {', '.join(map(str, paths))}: no run of projection.kind = {kind} with optimizer.name = "
-            f"{optimizer} and rates of its own (no base_width) that has a validation; expected some: rates don't carry "
-            "over between kinds or optimizers; train one, such as by `lost sweep`, or leave --from out"
+            f"--from {', '.join(map(str, paths))}: no run of projection.kind = {kind} with optimizer.name = {name}"
+            f"{f', optimizer.scale = {scale}' if scale else ''} and rates of its own (no base_width) that has a "
+            "validation; expected some: rates don't carry over between kinds or optimizers; train one, such as by "
+            "`lost sweep`, or leave --from out"
         )
     ends, _ = family_of(serving, ends=True)
     tokens, run = max(zip(ends.tokens, ends.runs, strict=True), key=lambda each: each[0] * each[1].size)
@@ -200,8 +203,14 @@ def settings(before: Config, after: Config) -> list[str]:
 
 def follows_step_law(config: Config) -> bool:
     """Whether a configuration's optimizer has AdamW's rates, which the law is of."""
+    name, scale = _rates_of(config)
+    return name.startswith("adamw") or scale == "match_rms_adamw"
+
+
+def _rates_of(config: Config) -> tuple[str, str | None]:
+    """Return what the meaning of a rate depends on: the optimizer, and Muon's scale."""
     optimizer = config.optimizer
-    return optimizer.name.startswith("adamw") or (optimizer.name, optimizer.scale) == ("muon", "match_rms_adamw")
+    return optimizer.name, optimizer.scale if optimizer.name == "muon" else None
 
 
 def reading(suggested: Suggestion, stream: SampleStream, shares: Sequence[float]) -> Reading:
@@ -267,9 +276,9 @@ def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experi
     optimizer, schedule = config.optimizer, config.schedule
     rate = optimizer.lr
     if experience:
-        tuned = experience.proxy
-        rate = tuned.config.optimizer.lr * step_law_rate(_size(counts), tokens)
-        rate /= step_law_rate(tuned.size, experience.tokens)
+        tuned, by_width = experience.proxy, _width_power(config)
+        rate = tuned.config.optimizer.lr * step_law_rate(_size(counts), tokens, by_width)
+        rate /= step_law_rate(tuned.size, experience.tokens, by_width)
     elif follows_step_law(config):
         rate = step_law_rate(_size(counts), tokens)
     rate = float(f"{rate:.2e}")
@@ -289,6 +298,12 @@ def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experi
         "decay_steps": None if decay is None else min(round(decay * steps), steps - warm_up),
     }
     return config.replace("optimizer", lr=rate, **rates).replace("schedule", **lengths)
+
+
+def _width_power(config: Config) -> float:
+    """Return the power of the width by which the rate of the blocks' matrices goes; that of the rest is no higher."""
+    optimizer = optimizer_of(config)
+    return max(optimizer.width_powers(row)[0] for row in parameter_table(config).values())
 
 
 def _size(counts: Budget) -> int:

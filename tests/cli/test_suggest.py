@@ -83,15 +83,28 @@ def test_every_size_of_what_is_shipped_is_a_model(name: str) -> None:
         projections(each.replace("model", num_hidden_layers=1))  # whose ranks are checked
 
 
-def test_rate_and_batch_are_in_proportion_to_a_tuned_run(lost: Callable, yaml: Path, tmp_path: Path) -> None:
-    proxy = dense(16, optimizer={"lr": 4e-2}, schedule={"steps": 1000}, train={"batch_size": 8, "micro_batch_size": 8})
+@pytest.mark.parametrize(
+    ("optimizer", "power"),
+    [
+        ({"name": "adamw"}, -0.713),
+        ({"name": "muon"}, -0.713 / 2),  # whose rates go as 1/sqrt(width), not 1/width
+        ({"name": "muon", "scale": "spectral"}, 0),
+        ({"name": "spectron"}, 0),
+    ],
+)
+def test_rate_and_batch_are_in_proportion_to_a_tuned_run(
+    lost: Callable, yaml: Path, tmp_path: Path, optimizer: dict, power: float
+) -> None:
+    batch = {"batch_size": 8, "micro_batch_size": 8}
+    proxy = dense(16, optimizer={"lr": 4e-2} | optimizer, schedule={"steps": 1000}, train=batch)
     make_run(tmp_path / "tuned", proxy, {1000: 3.0})
+    yaml.write_text(dump(dense(32, optimizer=optimizer)))
     value = suggested(lost, yaml, "--tokens", "640000", "--from", tmp_path / "tuned")
     size, tokens = value["parameters"]["without_embeddings"], value["tokens"]
     assert 640_000 <= tokens < 640_000 + value["batch_tokens"]
     assert tokens == value["steps"] * value["batch_size"] * 8
     assert value["batch_size"] == 32  # 8 x 10^.571 = 29.8
-    assert value["lr"] == pytest.approx(4e-2 * (size / size_of(proxy)) ** -0.713 * 10**0.307, rel=0.01)
+    assert value["lr"] == pytest.approx(4e-2 * (size / size_of(proxy)) ** power * 10**0.307, rel=0.01)
     assert value["tokens_per_parameter_without_embeddings"] == pytest.approx(20, rel=0.6)  # sizes are steps apart
     assert value["warmup_steps"] == pytest.approx(0.2 * value["steps"], abs=1)
     assert value["seconds"] == pytest.approx(tokens / SPEED)
@@ -224,6 +237,15 @@ def test_speed_is_measured(lost: Callable, yaml: Path, backend: str) -> None:
     assert value["seconds"] == pytest.approx(value["tokens"] / value["tokens_per_second"])
 
 
+def test_runs_of_another_scale_of_muon_say_nothing(lost: Callable, yaml: Path, tmp_path: Path) -> None:
+    """An update is as long as its scale has it, so rates differ too."""
+    proxy = dense(16, optimizer={"name": "muon", "scale": "spectral"}, schedule={"steps": 100})
+    make_run(tmp_path / "tuned", proxy, {100: 3.0})
+    done = lost("plan", yaml, "--suggest", "--from", tmp_path / "tuned", "--set", "optimizer.name=muon")
+    assert done.code == 2
+    assert "optimizer.scale = match_rms_adamw" in " ".join(done.err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -235,7 +257,7 @@ def test_speed_is_measured(lost: Callable, yaml: Path, backend: str) -> None:
         (("--suggest", "--tokens", "nan"), "--tokens"),
         (("--suggest", "--from", "{}/nowhere"), "holds no run"),
         (("--suggest", "--from", "{}", "--set", "projection.kind=lost"), "no run of projection.kind = lost"),
-        (("--suggest", "--from", "{}", "--set", "optimizer.name=muon"), "with optimizer.name = muon"),
+        (("--suggest", "--from", "{}", "--set", "optimizer.name=muon"), "with optimizer.name = muon, optimizer.scale"),
         (("--suggest", "--set", "optimizer.base_width=8"), "both set rates by the model's size"),
     ],
 )
