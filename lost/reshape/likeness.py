@@ -121,7 +121,9 @@ def _differences(section: str, one: Config, other: Config) -> list[str]:
 
     def flat(config: Config) -> dict[str, Any]:
         values: dict[str, Any] = getattr(config, section).model_dump(mode="json", exclude=_OF_THE_START[section])
-        return values | {f"overrides[{name!r}]": each for name, each in values.pop("overrides", {}).items()}
+        overrides = values.pop("overrides", {})
+        order = {"overrides, in order": list(overrides)} if len(overrides) > 1 else {}  # the last that matches wins
+        return values | {f"overrides[{name!r}]": each for name, each in overrides.items()} | order
 
     first, second = flat(one), flat(other)
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]

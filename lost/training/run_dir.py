@@ -288,7 +288,7 @@ def differences(old: Config, new: Config) -> dict[str, str]:
     return {
         key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}"
         for key in {**before, **after}
-        if before.get(key) != after.get(key)
+        if _in_order(before.get(key)) != _in_order(after.get(key))
     }
 
 
@@ -298,6 +298,11 @@ def fixed_differences(old: Config, new: Config, step: int) -> dict[str, str]:
     return {
         key: text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS and not key.startswith(free)
     }
+
+
+def _in_order(value: object) -> object:
+    """Return a value that also differs by the order of its keys: the last of `overrides` that matches wins."""
+    return list(value.items()) if isinstance(value, dict) else value
 
 
 def _flat(config: Config) -> dict[str, object]:

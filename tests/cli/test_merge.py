@@ -148,7 +148,10 @@ def test_strangers_are_refused(
     seeded = {"train": {"seed": 1}}
     own = {"*.q_proj": {"rank": 2}}
     ranks = [source(f"own{rank}", projection={"overrides": {**own, "*.k_proj": {"rank": rank}}}) for rank in (2, 3)]
+    every, one = {"*": {"gamma": 0.5}}, {"*.q_proj": {"gamma": 0.6}}
+    orders = [source(f"order{n}", projection={"overrides": each}) for n, each in enumerate((every | one, one | every))]
     for named, words in (
+        (tuple(orders), "projection.overrides, in order = ['*.q_proj', '*'], not ['*', '*.q_proj']"),
         ((first, source("wide", model={"intermediate_size": 32})), "model.intermediate_size = 32, not 24"),
         ((first, source("rank", projection={"rank": 3})), "projection.rank = 3, not 4"),
         ((first, source("rank2", projection={"rank": 3})), "with --as-dense RANK"),

@@ -9,6 +9,7 @@ from lost.errors import ConfigError
 from lost.model.load import dump, load_config, shipped
 from lost.planning.budget import budget, dense_twin
 from lost.planning.vocabulary import with_vocabulary
+from lost.training.run_dir import fixed_differences
 
 
 def refusal(path: Path, *overrides: str) -> str:
@@ -127,6 +128,16 @@ def test_settings_by_name_pattern(tiny_yaml: Path) -> None:
     assert config.projection.settings_for("model.layers.1.mlp.down_proj").rank == 5
     assert config.projection.settings_for("model.layers.1.self_attn.q_proj").kind == "dense"
     assert config.projection.settings_for("model.layers.1.mlp.up_proj").rank == 8
+
+
+def test_the_last_pattern_that_matches_wins_so_their_order_is_part_of_a_run(tiny_yaml: Path) -> None:
+    patterns = ["'*': {'gamma': 0.5}", "'*.q_proj': {'gamma': 0.6}"]
+    one, other = (
+        load_config(tiny_yaml, [f"projection.overrides={{{', '.join(each)}}}"]) for each in (patterns, patterns[::-1])
+    )
+    gammas = [each.projection.settings_for("model.layers.1.self_attn.q_proj").gamma for each in (one, other)]
+    assert gammas == [0.6, 0.5]
+    assert list(fixed_differences(one, other, 1)) == ["projection.overrides"]
 
 
 @pytest.mark.parametrize("name", list(shipped()))
