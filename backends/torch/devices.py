@@ -1,10 +1,13 @@
 """Devices that PyTorch sees here, and their memory. The only file that queries them."""
 
+import getpass
 import os
 import re
 import shutil
 import sysconfig
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -50,6 +53,18 @@ def available() -> list[str]:
     """Return the kinds of device that work here, the fastest first."""
     kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return [kind for kind, works in kinds.items() if works]
+
+
+def name_compiled_code() -> None:
+    """Name PyTorch's folder of compiled code where it can't.
+
+    It asks for the user's name, which a container may not know: a KeyError until a fix of 2026 (pytorch#140765).
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        folder = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def capacity(device: str) -> int:

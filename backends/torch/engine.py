@@ -144,7 +144,9 @@ class TorchEngine:
         norm = squares.sqrt()
         skip = self.guard.should_skip(total[0], norm)
         if self.device != "cpu" or norm > limit:  # asking an accelerator would wait for it
-            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, norm.float())
+            # By a norm that isn't finite none would stay so, and `suspects` couldn't tell which were the first.
+            length = torch.where(norm.isfinite(), norm, 0.0).float()
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), limit, length)
         with worker_errors(self.workers):
             self._optimizer.step(lr, skip)
         divergence = (lambda: total[1].item() / predictions) if len(total) > 1 else None
@@ -243,7 +245,7 @@ class TorchEngine:
     def _uncompiled(self) -> AbstractContextManager[Any]:
         """Run blocks as they are, and compile nothing, in evaluation and generation.
 
-        Their batches come in many shapes, and each would be compiled anew; and so the loss is to the bit what
+        Their batches come in many shapes, and each would be compiled anew; and so one process's loss is to the bit what
         `lost eval` gets. Evaluation is a small part of a run.
         """
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()

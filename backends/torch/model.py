@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lost.backends.torch import devices
 from lost.backends.torch.arrays import DTYPES
 from lost.backends.torch.distillation.loss import Teaching, taught_loss
 from lost.backends.torch.kernels.elementwise import rms_norm, rotate, swiglu
@@ -251,8 +252,9 @@ class LostForCausalLM(nn.Module):
         """
         import torch._dynamo.config as dynamo  # here: it takes as long as the rest of PyTorch
 
+        devices.name_compiled_code()
         self.compiled, blocks = True, self.model.layers
-        dynamo.recompile_limit = max(dynamo.recompile_limit, 8 * len(blocks))  # its default, for each: all may differ
+        dynamo.recompile_limit += 8 * len(blocks)  # its default, for each: all may differ, also from other models'
         for block in blocks:
             block.compile(dynamic=False)
 

@@ -24,8 +24,8 @@ PARTS = {
     "ceilings": 45,  # what products, copies and launches reach: the measure for all that follows
     "first_models": 150,  # the shipped 1B shape, LOST beside dense, compiled
     "launches": 60,  # kernels of a block, eager and compiled
-    "resume": 120,  # killed and resumed: equal to the bit, or how far off
-    "sharded": 75,  # the path of many cards, on one
+    "resume": 240,  # killed and resumed: equal to the bit, or how far off
+    "sharded": 150,  # the path of many cards, on one
     "training": 120,  # the demo's recipe with its loss, LOST beside dense
     "shares": 75,  # where the time of a step goes
     "micro_batches": 90,  # tokens a second by sequences at once

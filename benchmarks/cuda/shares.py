@@ -19,8 +19,8 @@ TITLE = "Shares of a step"
 PARTS = {
     "attention": re.compile(r"flash|fmha|attention|sdpa", re.I),
     "GEMM": re.compile(r"gemm|nvjet|cutlass|xmma|wgmma|cublas|splitk|^aten::(mm|addmm|bmm|baddbmm)_?$", re.I),
-    "head": re.compile(r"softmax|nll|cross_entropy|cross|lse", re.I),
-    "optimizer": re.compile(r"adam|multi_tensor|foreach", re.I),
+    "optimizer": re.compile(r"adam|multi_tensor|foreach", re.I),  # before the head's: their names end in `false>`
+    "head": re.compile(r"softmax|nll|cross_entropy|(?<![a-z])(lse|amax)(?![a-z])", re.I),
     "copies": re.compile(r"memcpy|memset|direct_copy|^aten::copy_", re.I),
 }
 
@@ -66,7 +66,7 @@ def profiled(config: Any, device: str) -> dict[str, Any]:
         "step_seconds": unwatched,
         "kernel_seconds": total / 1e6,
         "shares": {name: value / total for name, value in sorted(times.items(), key=lambda item: -item[1])},
-        "longest": [[row.key[:90], row.count, getattr(row, key) / 1e6] for row in longest],
+        "longest": [[row.key, row.count, getattr(row, key) / 1e6] for row in longest],
     }
 
 
@@ -81,7 +81,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     said = table([f"{found.get('model')}", "ms a step", "of kernels", *names], rows)
     if "lost" in kinds:
-        longest = [[f"`{name}`", count, f"{seconds * 1e3:.2f}"] for name, count, seconds in kinds["lost"]["longest"]]
+        rows = kinds["lost"]["longest"]
+        longest = [[f"`{name[:90]}`", count, f"{seconds * 1e3:.2f}"] for name, count, seconds in rows]
         said += ["", *table(["LOST's longest kernels", "times", "ms"], longest)]
     return said
 

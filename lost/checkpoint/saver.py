@@ -88,7 +88,11 @@ class Saver:
             progress,
             began,
         )
-        writing.start() if beside else writing.run()
+        if beside:
+            writing.start()
+        else:
+            writing.run()
+            workers.any(False)  # waits for slower disks, for which the collectives of a step might not
         writing.stalled = time.perf_counter() - began
         self._writing = writing
 

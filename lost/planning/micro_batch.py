@@ -42,7 +42,7 @@ def with_micro_batch(
     if on_cpu:
         most, limit = min(share, _CPU_TOKENS // config.data.seq_len), int(_CPU_SHARE * room)
     chosen = smaller_micro_batch(config, backend, device, limit, workers, below=most + 1) or 1
-    if not on_cpu and backend == "torch" and workers > 1:
+    if not on_cpu and backend == "torch" and workers > 1 and config.teacher.path is None:  # beside one none stay whole
         beside = smaller_micro_batch(config, backend, device, room, workers, chosen + 1, whole_steps=True)
         chosen = beside if beside and beside * _WORTH >= chosen else chosen
     keeps = before and share % before == 0 and fits(config, backend, device, room, workers, before)

@@ -75,10 +75,10 @@ def fits(config: Config, backend: str, device: str, room: int, workers: int, mic
 
 
 def peak_remark(peak: int, estimate: int) -> str:
-    """Return what is to be said where a step's peak of memory, in bytes, parts from its estimate by over a tenth."""
+    """Return what is to be said where the first steps' peak of memory, in bytes, is over a tenth off its estimate."""
     if abs(peak - estimate) <= _CLOSE * max(estimate, _SMALL):
         return ""
-    return f"the first step took {_gib(peak)} of memory at its peak, where {_gib(estimate)} were estimated"
+    return f"the first steps took {_gib(peak)} of memory at their peak, where {_gib(estimate)} were estimated"
 
 
 def settings_that_take_less(config: Config) -> str:

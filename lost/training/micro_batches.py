@@ -9,12 +9,14 @@ from itertools import count, islice
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.data.loader import SampleStream
-from lost.distributed.group import local_batch_size
+from lost.distributed.group import SingleProcess, local_batch_size
 from lost.engine import Engine, StepResult
 from lost.errors import GradientMemoryError
 from lost.planning.budget import budget
 from lost.planning.micro_batch import half
 from lost.planning.room import peak_remark
+
+_UNPROVEN = 2  # steps since the start: the first update takes the moments' memory, the second step has them beside it
 
 
 def batches_ahead(device: str) -> int:
@@ -61,7 +63,7 @@ class MicroBatches:
         config: the run.
         stream: its samples.
         engine: takes the steps.
-        adapts: whether the size may be halved where the first step shows that it doesn't fit.
+        adapts: whether the size may be halved where the first steps show that it doesn't fit.
         say: shows the user a sentence.
         beside: bytes that the engine holds beside the run's, a teacher's.
 
@@ -79,37 +81,44 @@ class MicroBatches:
         beside: int = 0,
     ) -> None:
         self._config, self._stream, self._engine, self._say, self._beside = config, stream, engine, say, beside
-        self._adapts = adapts and engine.workers.world_size == 1  # others would wait in the midst of a step
+        # Others would wait in the midst of a step; and FSDP, of one worker too, keeps what it had summed up of it.
+        self._adapts = adapts and isinstance(engine.workers, SingleProcess)
+        self._unproven, self._halved = _UNPROVEN, False
         self._own_share, self.size = local_batch_size(config, engine.workers.world_size)
         self._coming: Prefetcher | None = None
 
     def step(self, first: int, predictions: int, lr: float) -> StepResult:
-        """Have the engine take the step whose first sample is given."""
+        """Have the engine take the step whose first sample is given; the first ones show whether memory suffices."""
+        while self._unproven:
+            try:
+                report = self._step(first, predictions, lr)
+            except GradientMemoryError:
+                smaller = half(self._config, 1) if self._adapts else None
+                if smaller is None:
+                    raise
+            else:
+                self._unproven -= 1
+                if not self._unproven:
+                    self._compare()
+                return report
+            self._resize(smaller)  # out here, where the error no longer holds what the step had computed
+        return self._step(first, predictions, lr)
+
+    def _step(self, first: int, predictions: int, lr: float) -> StepResult:
         if self._coming is None:
             read = partial(self._stream.batch, count=self.size)
             self._coming = Prefetcher(read, self._starts(first), batches_ahead(self._engine.device))
         batches = (self._coming.take() for _ in range(self._own_share // self.size))
         return self._engine.step(batches, predictions, lr)
 
-    def first_step(self, first: int, predictions: int, lr: float) -> StepResult:
-        """Take the first step since the start, which shows whether the estimate of memory was right."""
-        planned = self.size
-        while True:
-            try:
-                report = self.step(first, predictions, lr)
-                break
-            except GradientMemoryError:
-                smaller = half(self._config, 1) if self._adapts else None
-                if smaller is None:
-                    raise
-            self._resize(smaller)  # out here, where the error no longer holds what the step had computed
+    def _compare(self) -> None:
+        """Say so where the peak of memory parts from the estimate."""
         memory = self._engine.memory()
         recorded = "memory_active_bytes" in memory and self._engine.workers.world_size == 1
-        if recorded and self.size == planned:  # else it is the peak of the step that failed
+        if recorded and not self._halved:  # else it is the peak of the step that failed
             estimate = budget(self._config, self._engine.backend, self._engine.device).memory.total + self._beside
             if remark := peak_remark(memory["memory_bytes"], estimate):
                 self._say(remark)
-        return report
 
     def gradient_squares(self, first: int, predictions: int) -> tuple[list[float], float]:
         """Have the engine measure the gradients of the step whose first sample is given, without taking it."""
@@ -126,9 +135,10 @@ class MicroBatches:
         """Go on with fewer sequences at once."""
         self._say(
             f"{self.size} sequences at once (train.micro_batch_size = auto) took more memory than estimated, "
-            f"before anything was changed: training with {size}, which computes the same"
+            f"before the step changed anything: training with {size}, which computes the same"
         )
         self.close()
+        self._halved = True
         self.size, self._config = size, self._config.replace("train", micro_batch_size=size)
 
     def _starts(self, first: int) -> Iterator[int]:

@@ -148,14 +148,11 @@ class Run:
         lr = learning_rate(self.config.optimizer, self.config.schedule, progress.step + 1)
         predictions = self.stream.predictions(first, self.config.train.batch_size)  # of all workers together
         beginning = "compiling" if self.engine.compiled else "waiting for the first step"
-        if self._first:
-            planned = self.micro_batches.size
-            with self._phase(beginning):
-                report = self.micro_batches.first_step(first, predictions, lr)
-            if (size := self.micro_batches.size) != planned:  # checkpoints remember it
-                self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
-        else:
+        planned = self.micro_batches.size
+        with self._phase(beginning) if self._first else nullcontext():
             report = self.micro_batches.step(first, predictions, lr)
+        if (size := self.micro_batches.size) != planned:  # checkpoints remember it
+            self.config = self.saver.config = self.config.replace("train", micro_batch_size=size)
         self._first = False
         if self._profile:
             self._profile.after(report, self._aside)

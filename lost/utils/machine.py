@@ -6,10 +6,14 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_MEMORY_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_MEMORY_V2 = ("memory.max", "memory.current", "inactive_file")
 _MEMINFO = Path("/proc/meminfo")
 _OPEN_FILES = 10240  # the most that macOS grants
 _DRIVERS = ("nvidiactl", "nvmap", "kfd", "dxg")  # of CUDA, on a Jetson too; of ROCm; of CUDA under Windows
@@ -38,6 +42,24 @@ def _quota() -> float:
         return math.inf
 
 
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """Yield the limits on the memory of the control groups that this process is in, and what is in use of each.
+
+    Those that it sees: in a container its own is the root. What files keep in memory counts as free: it makes way.
+    """
+    for line in _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if "memory" not in controllers.split(",") and controllers:
+            continue
+        root, (most, now, files) = (_CGROUP / "memory", _MEMORY_V1) if controllers else (_CGROUP, _MEMORY_V2)
+        own = root / path.lstrip("/")
+        for group in {own, *(each for each in own.parents if each.is_relative_to(root))}:
+            with suppress(OSError, ValueError, KeyError):  # v2 writes "max" where there is no limit
+                limit, used = (int((group / name).read_text()) for name in (most, now))
+                counts = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
+                yield limit, used - int(counts[files])
+
+
 def on_apple_silicon() -> bool:
     """Return whether this is a Mac whose graphics processor MLX can use."""
     return sys.platform == "darwin" and platform.machine() == "arm64"
@@ -49,15 +71,19 @@ def may_have_accelerator() -> bool:
 
 
 def memory_bytes() -> int:
-    """Return the machine's total memory, used or not."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the machine's total memory, used or not, or what its container may use."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in _memory_limits())])
 
 
 def available_bytes() -> int:
-    """Return the memory that processes can still take; half of the total where nothing tells it.
+    """Return the memory that this process can still take, in its container; half of all where nothing tells it.
 
     Linux tells it in /proc, macOS to psutil.
     """
+    return min([_free_bytes(), *(max(0, limit - used) for limit, used in _memory_limits())])
+
+
+def _free_bytes() -> int:
     lines = _MEMINFO.read_text().splitlines() if _MEMINFO.exists() else []
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
     if available:

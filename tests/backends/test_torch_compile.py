@@ -1,5 +1,6 @@
 """The compiled step of PyTorch: how many graphs it takes, counted with a backend that runs them as they are."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ def test_every_block_may_differ(config: Callable[..., Config]) -> None:
     for _ in range(2):
         engine.step([batch(2)], 16, 0.01)
     assert graphs() == 3 + LOSS
+
+
+def test_every_model_may_differ(config: Callable[..., Config]) -> None:
+    """As in a self-test: of the one function that all blocks of a process run, as much may be compiled as all need."""
+    dynamo.config.recompile_limit = 2
+    for _ in range(3):
+        started(config(model={"num_hidden_layers": 2}))
+    assert dynamo.config.recompile_limit >= 3 * 2 * 8
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -203,3 +212,25 @@ def test_the_configuration_decides_first(
     engine.load(initial_values(config()))
     engine.step([batch(2)], 16, 0.01)
     assert (engine.compiled, graphs()) == (expected, int(expected) * (1 + LOSS))
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_user_without_a_name_has_a_place_for_compiled_code(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in a container that runs as a number."""
+
+    def nameless() -> str:
+        raise error
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    devices.name_compiled_code()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    devices.name_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / f"torchinductor_{os.getuid()}")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    devices.name_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"

@@ -21,6 +21,42 @@ def test_free_memory_by_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert machine.available_bytes() == 300 * 1024
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "1000000\n", "memory.current": "600000\n"}, (10**6, 600_000)),  # a container's root
+        ("0::/job\n", {"job/memory.max": "1000000", "job/memory.current": "900000"}, (10**6, 300_000)),  # Slurm's
+        ("0::/job/1\n", {"job/memory.max": "1000000", "job/memory.current": "100", "job/1/memory.max": "max"},
+         (10**6, 900 * 1024)),  # no more than the machine has
+        ("3:cpu:/x\n5:hugetlb,memory:/job\n", {"memory/job/memory.limit_in_bytes": "1000000",
+         "memory/job/memory.usage_in_bytes": "950000"}, (10**6, 250_000)),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "600000\n"}, (None, 900 * 1024)),
+        ("5:memory:/job\n", {}, (None, 900 * 1024)),
+    ],
+)  # fmt: skip
+def test_a_containers_memory(
+    groups: str,
+    files: dict[str, str],
+    expected: tuple[int | None, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what it uses, 200,000 bytes are files', which make way."""
+    whole = machine.memory_bytes()
+    (tmp_path / "meminfo").write_text("MemAvailable:   900 kB\n")
+    (tmp_path / "own").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).with_name("memory.stat").write_text(
+            "anon 5\ninactive_file 200000\ntotal_inactive_file 200000\n"
+        )
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert (machine.memory_bytes(), machine.available_bytes()) == (expected[0] or whole, expected[1])
+
+
 def test_free_memory_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
     psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=12345))

@@ -10,17 +10,21 @@ import pytest
 
 import lost.backends.torch as torch_backend
 from lost.backends.mlx.engine import MlxEngine
+from lost.backends.torch.distributed.group import TorchGroup
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.optim.adamw import AdamW
 from lost.checkpoint import Checkpoint, open_checkpoint
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
-from lost.errors import ConfigError
+from lost.data.loader import SampleStream
+from lost.distributed.group import SingleProcess, Workers
+from lost.errors import ConfigError, GradientMemoryError
 from lost.model.load import load_config
 from lost.planning.budget import budget
 from lost.planning.micro_batch import half, with_micro_batch
 from lost.planning.room import check_room, fits_whole, peak_remark, settings_that_take_less
+from lost.training.micro_batches import MicroBatches
 
 ENGINES = {"torch": TorchEngine, "mlx": MlxEngine}
 GIB = 2**30
@@ -60,6 +64,19 @@ def test_several_cards_gather_once_a_step_where_that_costs_few_sequences(config:
 
     assert [chosen(size) for size in (64, 32)] == [(32, True), (16, True)]
     assert chosen(8) == (8, False)  # beside whole weights there is room for hardly any
+
+
+def test_beside_a_teacher_nothing_is_gathered_once_a_step(config: Callable[..., Config]) -> None:
+    """So as many sequences are taken as fit without."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 8}
+    train = {"batch_size": 128, "micro_batch_size": "auto"}
+    asked = config(model=sizes, projection={"kind": "dense"}, data={"seq_len": 8}, train=train)
+    room = budget(asked, "torch", "cuda", 64, 64, shards=2).memory.total
+    taught = asked.replace("teacher", path="teacher")
+    assert [with_micro_batch(each, "torch", "cuda", room, workers=2).train.micro_batch for each in (asked, taught)] == [
+        32,
+        64,
+    ]
 
 
 def test_nothing_fits(config: Callable[..., Config]) -> None:
@@ -108,7 +125,7 @@ def test_half(config: Callable[..., Config]) -> None:
 def test_a_remark_where_the_peak_parts_from_the_estimate() -> None:
     assert peak_remark(11 * GIB, 10 * GIB) == peak_remark(9 * GIB, 10 * GIB) == peak_remark(90 << 20, 10 << 20) == ""
     assert peak_remark(12 * GIB, 10 * GIB) == (
-        "the first step took 12.00 GiB of memory at its peak, where 10.00 GiB were estimated"
+        "the first steps took 12.00 GiB of memory at their peak, where 10.00 GiB were estimated"
     )
     assert "8.00 GiB" in peak_remark(8 * GIB, 10 * GIB)
 
@@ -159,13 +176,13 @@ def trains(lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_pat
     return lambda backend: Trains(lost, tiny_yaml, prepared, tmp_path, backend)
 
 
-def hold_at_most(monkeypatch: pytest.MonkeyPatch, backend: str, size: int) -> None:
-    """Have a backend's memory run out where more sequences come at once."""
+def hold_at_most(monkeypatch: pytest.MonkeyPatch, backend: str, size: int, after: int = 0) -> None:
+    """Have a backend's memory run out where more sequences come at once, after some batches."""
     engine: Any = ENGINES[backend]
-    on_device = engine._on_device
+    on_device, left = engine._on_device, iter(range(after))
 
     def limited(self: Any, batch: Batch) -> Any:
-        if len(batch.tokens) > size:
+        if len(batch.tokens) > size and next(left, None) is None:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return on_device(self, batch)
 
@@ -192,6 +209,47 @@ def test_a_first_step_without_room_is_taken_again_with_half(
     assert train("told", 2).code == 0
     for got, expected in zip(train.last("run").parameters(), train.last("told").parameters(), strict=True):
         np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_second_step_without_room_is_taken_again_too(
+    backend: str, trains: Callable[[str], Trains], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments take their memory in the first update; only then is all of it taken. Later there is no excuse."""
+    train = trains(backend)
+    hold_at_most(monkeypatch, backend, 2, after=1)
+    answer = train("run", "auto", "--set", "train.stop_after=4")
+    assert answer.code == 0, answer.err
+    assert answer.out.count("training with 2, which computes the same") == 1
+    monkeypatch.undo()
+    told = train("told", "auto", "--set", "train.stop_after=1"), train("told", 2, "--set", "train.stop_after=4")
+    assert [each.code for each in told] == [0, 0]
+    for got, expected in zip(train.last("run", 4).parameters(), train.last("told", 4).parameters(), strict=True):
+        np.testing.assert_array_equal(got[1], expected[1])
+    hold_at_most(monkeypatch, backend, 2, after=2)
+    assert train("third").code == 2
+
+
+@pytest.mark.parametrize(("workers", "size"), [(SingleProcess(), 1), (object.__new__(TorchGroup), 4)])
+def test_no_step_of_a_worker_is_taken_again(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, workers: Workers, size: int
+) -> None:
+    """FSDP keeps what it had summed up when the memory ran out, with one worker too."""
+    monkeypatch.setattr(TorchGroup, "world_size", 1, raising=False)
+
+    class Engine:
+        device = "cpu"
+
+        def step(self, *arguments: Any) -> Any:
+            raise GradientMemoryError(MemoryError())
+
+    engine: Any = Engine()
+    engine.workers = workers
+    asked = config(train={"batch_size": 4, "micro_batch_size": 4})
+    batches = MicroBatches(asked, object.__new__(SampleStream), engine, True, lambda text: None)
+    with pytest.raises(GradientMemoryError):
+        batches.step(0, 1, 1e-3)
+    assert batches.size == size
 
 
 def test_memory_that_runs_out_otherwise_ends_the_run(
@@ -224,7 +282,7 @@ def test_the_first_steps_peak_beside_the_estimate(
     monkeypatch.setattr(TorchEngine, "memory", lambda self: peak)
     answer = trains("torch")("run", size)
     assert answer.code == 0, answer.err
-    assert answer.out.count("the first step took 12.00 GiB of memory at its peak, where 0.00 GiB were estimated") == 1
+    assert answer.out.count("the first steps took 12.00 GiB of memory at their peak, where 0.00 GiB were") == 1
 
 
 def test_a_run_on_a_smaller_machine(trains: Callable[[str], Trains], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from processes import torchrun
 
+from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.optim.skip_step import DeviceSkipRule
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
@@ -49,6 +50,19 @@ def test_an_update_left_out_changes_nothing(config: Callable[..., Config], backe
     assert one.step([batches[2]], 32, 0.01).wait() == other.step([batches[2]], 32, 0.01).wait()
     assert state(one) == state(other)  # the bias correction counts updates, not steps
     assert one.guard.state().in_a_row == 0
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_who_began_is_named_on_an_accelerator_too(config: Callable[..., Config], limit: float, value: float) -> None:
+    """There, where asking for the norm would wait, gradients are always clipped: not by a norm that isn't finite."""
+    engine = TorchEngine(config(train={"grad_clip": limit}), "cpu")
+    engine.load(initial_values(config()))
+    name = "model.layers.1.mlp.up_proj.up"
+    engine._parameters[name].register_hook(lambda gradient: torch.full_like(gradient, value))
+    engine.device = "cuda"  # as it names it; its tensors stay on the CPU
+    engine.step([Batch(np.ones((4, 9), np.int32))], 32, 0.01)
+    assert engine.suspects() == [name]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, backend: str, steps: set[int]) -> None:
