@@ -117,7 +117,7 @@ Raw = Annotated[bool, typer.Option("--raw", help="In a terminal, print control c
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as optimizer.lr=3e-3.")
 ]
-Assignments = Annotated[list[str], typer.Argument(metavar="[KEY=VALUE]...", help="As with --set.", show_default=False)]
+Assignments = Annotated[list[str], typer.Argument(metavar="KEY=VALUE", help="As with --set.", show_default=False)]
 ConfigName = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped name such as quickstart or llama_60m.")
 ]

@@ -53,7 +53,8 @@ def open_texts(source: "Source", data: Path | None, text: Path | None, whole: bo
 
     if text:
         return {OWN: _plain(source, text)}
-    if source.progress is None and not data:
+    named = source.config.data.path or source.config.data.mixture
+    if not data and (source.progress is None or not named):
         raise UserError(
             f"{source.path} names no data: expected --text with text, or --data with a prepared set; add one"
         )

@@ -40,6 +40,7 @@ def sweep(
     from lost.cli.render.output import answer, note
     from lost.cli.render.output import table as shown
     from lost.cli.render.sweep import SweepScreen, sensitivity_lines
+    from lost.data.dataset import Dataset
     from lost.storage.lock import locked
     from lost.sweep.plan import read_sweep
     from lost.sweep.report import TABLE, table, write_report
@@ -56,7 +57,7 @@ def sweep(
     command += ["--device", device, *(["--data", str(data)] if data else [])]
     each = threads or max(1, threads_asked_for() // jobs)
     with locked(folder, note):
-        results = Results(plan, folder)
+        results = Results(plan, folder, Dataset(data).fingerprint if data else None)
         runner = Runner(command, folder, each)
         screen = SweepScreen(results, runner, as_json)
 

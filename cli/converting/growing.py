@@ -70,8 +70,9 @@ def grow_checkpoint(
     )
     what = "weights and optimizer state" if moments else "weights"
     option = "--branch-from" if moments else "--init-from"
+    further = "--set schedule.steps=N" if moments else "--data DATA"
     lines = [
         f"{source.path} -> {out}: {count(before)} parameters, now {count(after)}; {same}; {what}, {size(total)}",
-        f"train on: lost train {option} {quote(str(out))} --out RUN",
+        f"train on: lost train {option} {quote(str(out))} {further} --out RUN",
     ]
     answer(as_json, value, lines)

@@ -89,6 +89,7 @@ def told(found: "Quantized") -> tuple[dict[str, Any], list[str]]:
         lines.append(
             f"{len(found.kept)} stay as they were, as {how.group_size} doesn't divide their rows: {found.kept[0]}"
             f"{' and others' if len(found.kept) > 1 else ''}"
+            f"{'; --group-size 32 divides more of them' if how.group_size > 32 else ''}"
         )
     if found.before and found.after:
         figures = {"before": found.before.perplexity, "after": found.after.perplexity, "tokens": found.before.tokens}

@@ -54,12 +54,19 @@ class Document:
     def explain(self, problem: "Problem") -> str:
         """Word one problem: location, key, value, what was expected."""
         if problem.value is _MISSING and (given := self.overridden(problem.path, problem.text)):
-            return f"{given}: {problem.text}"
+            return together(given, problem.text)
         shown = "" if problem.value is _MISSING else f" = {problem.value!r}"
         key = ".".join(problem.path)
         if not key:
             return f"{self.source}: {problem.text}"
         return f"{self.location(problem.path)}: {key}{shown}: {problem.text}"
+
+
+def together(given: str, text: str) -> str:
+    """Return what `Document.overridden` returned before a text, which may name key and value itself."""
+    return (
+        f"{_COMMAND_LINE}: {text}" if text.startswith(given.removeprefix(f"{_COMMAND_LINE}: ")) else f"{given}: {text}"
+    )
 
 
 _MISSING = object()
@@ -83,6 +90,7 @@ def problems(error: ValidationError) -> Iterable[Problem]:
             text = f"unknown key{_suggestion(path)}"
         elif kind == "missing":
             value, text = _MISSING, "missing; add it"
+            text += " (`lost train --init-from WEIGHTS` does without)" if path == ("model",) else ""
         elif isinstance(value, dict):
             value = _MISSING
         text = text.removeprefix("Value error, ")

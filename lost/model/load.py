@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from lost.config import Config
-from lost.config.document import Document, override, parse, problems
+from lost.config.document import Document, override, parse, problems, together
 from lost.config.schedule import others
 from lost.errors import ConfigError
 from lost.model.parameters import projections
@@ -29,9 +29,16 @@ def find(name: str) -> Path:
         return path
     if name in shipped():
         return shipped()[name]
+    if path.is_dir():
+        own = path / "config.yaml"
+        raise ConfigError(
+            f"{name} is a folder; expected a configuration's file or a shipped name"
+            + (f"; the run's own is {own}" if own.is_file() else "; a run begins with weights by --init-from")
+        )
     hint = did_you_mean(name, shipped()) or did_you_mean_path(path)
     raise ConfigError(
-        f"no configuration {name!r}: it is neither a file nor a shipped name; {hint}shipped are {', '.join(shipped())}"
+        f"no configuration {name!r}: it is no file, no shipped name and no run's folder; {hint}shipped are "
+        f"{', '.join(shipped())}"
     )
 
 
@@ -71,8 +78,9 @@ def validate(values: dict[str, Any], document: Document | None = None) -> Config
     except ValidationError as error:
         raise ConfigError("\n".join(document.explain(problem) for problem in problems(error))) from None
     except ConfigError as error:
-        location = document.overridden((), str(error)) or document.location(("projection",))
-        raise ConfigError(f"{location}: {error}") from None
+        if given := document.overridden((), str(error)):
+            raise ConfigError(together(given, str(error))) from None
+        raise ConfigError(f"{document.location(('projection',))}: {error}") from None
     return config
 
 

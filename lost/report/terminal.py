@@ -11,7 +11,7 @@ from lost.report.story import Story
 from lost.utils.extras import need
 
 _LINES = 24  # at most: what was printed before stays in sight
-_COLOURS = ("blue+", "orange+", "green+", "magenta+", "gold", "cyan+", "red+", "gray+")
+COLOURS = ("blue+", "orange+", "green+", "magenta+", "gold", "cyan+", "red+", "gray+")
 _MARKERS = ("braille", "o", "x", "+", "*", "#", "@", "%")  # where there are no colours
 
 
@@ -34,8 +34,8 @@ def terminal_plot(stories: Sequence[Story], metric: Metric, across: Across) -> s
         if logarithmic:  # plotext takes nothing else on such an axis
             line = Curve(line.x[line.y > 0], line.y[line.y > 0])
         if len(line.x):
-            look = {"color": _COLOURS[number % 8]} if coloured else {}
-            marker = "braille" if coloured else _MARKERS[number % 8]
+            look = {"color": COLOURS[number % len(COLOURS)]} if coloured else {}
+            marker = "braille" if coloured else _MARKERS[number % len(COLOURS)]
             plotext.plot(list(line.x), list(line.y), label=story.name, marker=marker, **look)
     if logarithmic:
         plotext.yscale("log")

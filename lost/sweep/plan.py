@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -260,10 +261,13 @@ def _search(document: Document) -> tuple[str | None, list[float]]:
     if not isinstance(given, dict) or len(given) != 1:
         raise _error(document, ("search",), "expected one key, with the values to begin with")
     key, values = next(iter(given.items()))
-    wrong = not isinstance(values, list) or not values or not all(type(each) in (int, float) for each in values)
-    if wrong or min(values) <= 0:
+    try:
+        numbers = TypeAdapter(list[int | float]).validate_python(values)  # YAML reads 1e-3 as text
+    except ValidationError:
+        numbers = []
+    if not numbers or not all(0 < each < math.inf for each in numbers) or any(type(each) is bool for each in values):
         raise _error(document, ("search", key), "expected a list of positive numbers to begin with")
-    return key, sorted(set(values))
+    return key, sorted(set(numbers))
 
 
 def _checked(document: Document, key: str, kind: Any, default: Any) -> Any:

@@ -25,14 +25,15 @@ class Results:
     Args:
         sweep: its file.
         folder: holds everything; it is made if necessary.
+        data: the fingerprint of what all runs read; None: their configuration names it.
 
     Raises:
-        ConfigError: the folder's sweep had other runs under the same names.
+        ConfigError: the folder's sweep had other runs under the same names, or other data.
         StorageError: the disk refused.
     """
 
-    def __init__(self, sweep: Sweep, folder: Path) -> None:
-        self.sweep, self.folder = sweep, folder
+    def __init__(self, sweep: Sweep, folder: Path, data: str | None = None) -> None:
+        self.sweep, self.folder, self._data = sweep, folder, data
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(sweep.base, sort_keys=False)
         self.config = folder / CONFIG
@@ -45,6 +46,11 @@ class Results:
             row = self._by_name.get(trial.name)
             if row and row["settings"] != json.loads(json.dumps(trial.settings)):
                 raise self._changed(folder / LINES, f"{trial.name} had other settings")
+        if other := next((row for row in self.rows if row.get("data") not in (None, data)), None):
+            raise ConfigError(
+                f"{folder / LINES}: the runs in this folder read other data ({other['name']} for one); losses on other "
+                "text or tokens can't be compared: expected the same; name it with --data, or choose another --out"
+            )
 
     def losses(self) -> Losses:
         """Return the loss of every run that is done; of one that diverged, infinity."""
@@ -72,6 +78,7 @@ class Results:
             "value": trial.value,
             "seed": trial.seed,
             "settings": trial.settings,
+            "data": self._data,
             **measured(self.folder / name, answer, threads),
         }
         self._by_name[name] = finite(row)

@@ -156,7 +156,9 @@ def test_inspect(lost: Lost, run: Path) -> None:
     assert layer["spectrum"] == pytest.approx(energy[:8].sum() / energy.sum(), rel=1e-5)
     assert layer["effective_rank"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-4)
     assert layer["sparse_share"] == pytest.approx((sparse**2).sum() / ((sparse**2).sum() + (low**2).sum()), rel=1e-4)
-    assert "0.mlp.gate_proj" in lost("inspect", run).out
+    shown = lost("inspect", run).out
+    assert "0.mlp.gate_proj" in shown
+    assert max(map(len, shown.splitlines()[2:])) <= 80
 
 
 @pytest.mark.parametrize("kind", ["dense", "lowrank", "cola", "sltrain"])
@@ -184,7 +186,8 @@ def test_plan(lost: Lost) -> None:
     refused = lost("plan", "llama_60m", "--memory-gib", 1, *sets)
     assert refused.code == 2
     assert f"training needs about {roomy['memory_bytes']['total'] / 2**30:.2f} GiB" in refused.err
-    assert lost("plan", "llama_60m", "--memory-gib", 80).code == 0
+    assert " GiB of 80.00 GiB on " in lost("plan", "llama_60m", "--memory-gib", 80).out.splitlines()[-1]
+    assert "as set      dense" in lost("plan", "llama_60m", "--set", "projection.kind=dense").out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch brings another OpenMP, which prints nothing")

@@ -10,7 +10,7 @@ from processes import run_python
 from lost.config import Config, Section
 from lost.config.elsewhere import OURS
 from lost.config.reference import reference
-from lost.model.load import load_config
+from lost.model.load import load_config, shipped
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim.schedule import KINDS as SCHEDULES
 from lost.projections import KINDS as PROJECTIONS
@@ -109,6 +109,15 @@ def test_one_thing_is_asked(lost: Lost, arguments: tuple[str, ...]) -> None:
     answer = lost("config", *arguments)
     assert answer.code == 2
     assert "expected --explain" in answer.err
+
+
+def test_each_shipped_configuration_has_a_sentence(lost: Lost) -> None:
+    lines = dict(line.split(": ", 1) for line in lost("config").out.splitlines())
+    assert list(lines) == list(shipped())
+    assert lines["llama_60m"].endswith(
+        "norms on queries and keys, layers without activation whose bottlenecks look back"
+    )
+    assert not [line for line in lines.values() if line.endswith((",", "."))]
 
 
 def test_a_shipped_configuration_is_printed(lost: Lost, tmp_path: Path) -> None:

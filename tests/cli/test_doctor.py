@@ -23,6 +23,17 @@ def test_doctor(lost: Lost) -> None:
     assert value["packages"]["numpy"] == np.__version__
 
 
+def test_what_is_missing_is_named_with_the_command_that_adds_it(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [
+        "numpy>=2",
+        'numpy>=2; extra == "here"',
+        'none-such[with]>=1,<2; extra == "gone"',
+        'nor-this; extra == "dev"',
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
+    assert json.loads(lost("doctor", "--json").out)["missing"] == {"gone": ["none-such"]}
+
+
 def test_self_test(lost: Lost) -> None:
     """On the CPU of both backends, against the numpy reference; what is seen elsewhere is printed likewise."""
     answer = lost("doctor", "--self-test", "--device", "cpu", "--json")

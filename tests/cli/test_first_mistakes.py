@@ -1,5 +1,6 @@
 """What a newcomer mistypes or mixes up: the message says what was meant."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ def place(prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytes
     """A folder to stand in, with a configuration, prepared data, text, examples, and a run without checkpoints."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(tiny_yaml.read_text())
+    Path("rest.yaml").write_text("schedule: {steps: 20}\n")
     Path("data").mkdir()
     Path("data/mine").symlink_to(prepared.path)
     Path("runs/tiny/checkpoints").mkdir(parents=True)
+    Path("runs/tiny/config.yaml").write_text(tiny_yaml.read_text())
     Path("runs/begun").mkdir()
     Path("runs/begun/log.txt").touch()
     Path("book.txt").write_text("Once upon a time.\n")
@@ -26,8 +29,8 @@ def place(prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("train tiny.yml --data data/mine", "no configuration 'tiny.yml': it is neither a file nor a shipped name; did "
-         "you mean 'tiny.yaml'?"),
+        ("train tiny.yml --data data/mine", "no configuration 'tiny.yml': it is no file, no shipped name and no run's "
+         "folder; did you mean 'tiny.yaml'?"),
         ("train tiny.yaml --data data/minne", "data/minne doesn't exist; did you mean 'data/mine'?"),
         ("train tiny.yaml --data book.txt", "book.txt is a file, no prepared data; expected"),
         ("train data/mine", "data/mine is a prepared set, not a configuration; expected a YAML file or a shipped name "
@@ -40,6 +43,12 @@ def place(prepared: Dataset, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytes
         ("prepare chat.jsonl", "name the field with --text-key, or, for examples to fine-tune on, add --examples"),
         ("prepare data --include *.md", "there is no text in data under names that --include and --exclude leave"),
         ("config optimizer.lr", "ask `lost config --explain optimizer.lr`"),
+        ("plan runs/tiny", "runs/tiny is a folder; expected a configuration's file or a shipped name; the run's own is "
+         "runs/tiny/config.yaml"),
+        ("train runs", "runs is a folder; expected a configuration's file or a shipped name; a run begins with weights "
+         "by --init-from"),
+        ("plan rest.yaml", "rest.yaml: model: missing; add it (`lost train --init-from WEIGHTS` does without)"),
+        ("plan tiny.yaml --set projection.rank=500", "lost: --set: projection.rank = 500 is larger than"),
     ],
 )  # fmt: skip
 def test_a_message_says_what_was_meant(lost: Any, place: Path, command: str, words: str) -> None:
@@ -58,7 +67,8 @@ def test_help_is_in_words_of_its_reader(lost: Any) -> None:
     assert "..." not in lost("--help").out.partition("Commands:")[2]
     options = lost("prepare", "--help").out.partition("Options:")[2]
     assert "list[" not in options
-    assert "TEXT...}..." not in lost("prepare", "--help").out
+    for command in ("prepare", "plan", "fit", "report"):
+        assert re.search(r"\.\.\.[\]}]\.\.\.", lost(command, "--help").out) is None
 
 
 def test_what_an_evaluation_needs_is_asked_for_before_weights_are_read(

@@ -259,6 +259,10 @@ def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytes
     assert "learning rate" in lines[0]
     assert "\x1b" not in answer.out
     assert {"a", "b"} <= set(answer.out.split())
+    assert "colours" not in answer.err
+    for number in range(9 - len(runs)):
+        shutil.copytree(runs[0], runs[0].with_name(f"{number}"))
+    assert "9 runs share 8 colours" in lost("plot", *(runs[0].parent.iterdir()), "--y", "lr").err
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,17 @@ def test_a_killed_sweep_goes_on_beside_the_run_that_it_left(
 
 
 @pytest.mark.usefixtures("forked")
-def test_a_run_that_is_refused_ends_the_sweep_with_its_reason(lost: Callable, file: Path, tmp_path: Path) -> None:
-    done = lost("sweep", file, "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+def test_a_run_that_is_refused_ends_the_sweep_with_its_reason(
+    lost: Callable, file: Path, arguments: list[object], tmp_path: Path
+) -> None:
+    done = lost("sweep", file, "--data", tmp_path / "nothing", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "dense-seed0: " in done.err
+    assert "nothing doesn't exist" in done.err
+    taught = {"teacher": {"taught": {"teacher.path": str(tmp_path / "nowhere")}}}
+    file.write_text(file.read_text().replace(GRID, f"grid: {json.dumps(taught)}\n"))
+    done = lost(*arguments, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "taught-seed0: " in done.err
     assert "nowhere" in done.err
 
 

@@ -103,6 +103,9 @@ def test_twofold_steps_end_inside_and_keep_whole_numbers_whole() -> None:
         (("[dense, lost]", "dense"), "mine.yaml:6: grid.projection.kind = 'dense': expected a list of its values"),
         (("[dense, lost]", "[dense, lots]"), "mine.yaml:6: projection.kind = 'lots'"),
         (("[1.0e-3, 2.0e-3]", "[-1]"), "mine.yaml:10: search.optimizer.lr = [-1]: expected a list of positive"),
+        (("[1.0e-3, 2.0e-3]", "[.inf]"), "mine.yaml:10: search.optimizer.lr = [inf]: expected a list of positive"),
+        (("[1.0e-3, 2.0e-3]", "[true]"), "mine.yaml:10: search.optimizer.lr = [True]: expected a list of positive"),
+        (("[1.0e-3, 2.0e-3]", "much"), "mine.yaml:10: search.optimizer.lr = 'much': expected a list of positive"),
         (("[1.0e-3, 2.0e-3]", "[1.0e-3, 1.0000001e-3]"), "two runs would be called dense-small-0.001-seed0"),
         (("  schedule: {steps: 20}\n", ""), "schedule: missing; add it"),
         (("config:", "confit:"), "did you mean 'config'?"),
@@ -284,6 +287,28 @@ def test_another_file_does_not_go_on_in_a_folder(results: Results, file: Path) -
     file.write_text(FILE.replace("model.hidden_size: 16, ", ""))
     with pytest.raises(ConfigError, match="seed0 had other settings"):
         Results(read_sweep(file), results.folder)
+
+
+def test_other_data_does_not_go_on_in_a_folder(file: Path, tmp_path: Path) -> None:
+    """Losses on other text, in other tokens, can't be compared. Lines of before don't say what they read."""
+    file.write_text(FILE[: FILE.index("search")])
+    results = Results(read_sweep(file), tmp_path / "out", "one")
+    trial = results.trials()[0]
+    make_run(results.folder / trial.name, results.sweep.configuration(trial), {20: 2.5})
+    results.keep(trial.name, {"validation_loss": 2.5, "bits_per_byte": None, "tokens": 640}, 1)
+    assert Results(results.sweep, results.folder, "one").row(trial)
+    for other in ("another", None):
+        with pytest.raises(ConfigError, match=f"read other data \\({trial.name} for one"):
+            Results(results.sweep, results.folder, other)
+    path = results.folder / LINES
+    path.write_text(path.read_text().replace('"data": "one", ', ""))
+    assert Results(results.sweep, results.folder, "another").row(trial)
+
+
+@pytest.mark.parametrize("values", ["[2e-3, 1e-3]", "['0.002', 0.001]"])
+def test_yaml_reads_numbers_without_a_point_as_text(file: Path, values: str) -> None:
+    file.write_text(FILE.replace("[1.0e-3, 2.0e-3]", values))
+    assert read_sweep(file).begins == [1e-3, 2e-3]
 
 
 TRAINING = """

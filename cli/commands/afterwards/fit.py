@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def fit(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            parser=local_path, metavar="RUN...", help="Run folders, or folders of them.", show_default=False
-        ),
+        typer.Argument(parser=local_path, metavar="RUN", help="Run folders, or folders of them.", show_default=False),
     ] = None,
     predict: Annotated[
         list[str],

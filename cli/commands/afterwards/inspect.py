@@ -25,7 +25,9 @@ def ancestry(progress: "TrainState") -> Iterator[str]:
 def inspect(path: Model, as_json: AsJson = False) -> None:
     """Show a model layer by layer.
 
+    kept: input channels kept whole.
     spectrum: the leading `rank` singular values' share of all squared ones (activations taken as the identity).
+    eff.: effective rank.
     sparse: the sparse part's share of the layer's squared norm.
     """
     from dataclasses import asdict
@@ -48,7 +50,7 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
         *(ancestry(progress) if progress else []),
         "",
         *table(
-            ["layer", "kind", "shape", "rank", "channels", "norm", "spectrum", "eff. rank", "sparse"],
+            ["layer", "kind", "shape", "rank", "kept", "norm", "spectrum", "eff.", "sparse"],
             [
                 [
                     each.name.removeprefix("model.layers."),

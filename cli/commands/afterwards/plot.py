@@ -24,12 +24,12 @@ def plot(
 
     The validation loss by tokens, unless something else is asked.
     """
-    from lost.cli.render.output import say
+    from lost.cli.render.output import note, say
     from lost.errors import UserError
     from lost.report.curves import ACROSS, curve
     from lost.report.plots import METRICS, Metric, save_plot
     from lost.report.story import read_stories
-    from lost.report.terminal import terminal_plot
+    from lost.report.terminal import COLOURS, terminal_plot
     from lost.tracking.metrics import is_number
     from lost.utils.printable import printable
     from lost.utils.wording import did_you_mean
@@ -51,6 +51,8 @@ def plot(
         )
     if out is None:
         print(terminal_plot(stories, metric, ACROSS[x]))
+        if len(stories) > len(COLOURS):
+            note(f"{len(stories)} runs share {len(COLOURS)} colours; name fewer, or draw them to a file with --out")
     else:
         save_plot(stories, metric, ACROSS[x], out)
         say(f"wrote {out}")

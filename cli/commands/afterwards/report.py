@@ -9,7 +9,7 @@ from lost.cli.options import AsJson, local_path, path_option
 
 Runs = Annotated[
     list[Path],
-    typer.Argument(parser=local_path, metavar="RUN...", help="Run folders, or folders of them.", show_default=False),
+    typer.Argument(parser=local_path, metavar="RUN", help="Run folders, or folders of them.", show_default=False),
 ]
 
 

@@ -1,5 +1,6 @@
 """`lost config`: shipped configurations, and what their keys mean."""
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +73,7 @@ def _print_shipped(name: str | None, as_json: bool) -> None:
 
     files = shipped()
     if name is None:
-        lines = [f"{each}: {files[each].read_text().splitlines()[0].removeprefix('# ')}" for each in files]
+        lines = [f"{each}: {_summary(path.read_text())}" for each, path in files.items()]
         answer(as_json, {"shipped": list(files)}, lines)
         return
     if name not in files:
@@ -80,6 +81,12 @@ def _print_shipped(name: str | None, as_json: bool) -> None:
         known = f"{did_you_mean(name, files)}expected a name that ships: {', '.join(files)}"
         raise UserError(f"{name} is no shipped configuration; {known}{key}")
     answer(as_json, {name: load_config(name).model_dump()}, [files[name].read_text().rstrip()])
+
+
+def _summary(text: str) -> str:
+    """Return the first sentence of a file's comment."""
+    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return " ".join(line.removeprefix("# ") for line in comment).partition(". ")[0].removesuffix(".")
 
 
 def _explained(parts: "list[Part]", whole: bool) -> Iterator[str]:

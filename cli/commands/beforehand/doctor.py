@@ -1,6 +1,8 @@
 """`lost doctor`: installed packages, working devices, a self-test, and what is missing."""
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -8,6 +10,7 @@ import typer
 
 from lost.cli.options import AsJson, Backend, Device
 
+_NO_USERS = ("torch", "mlx", "all", "docs", "dev")  # extras: those of the backends have lines of their own
 _PLACE, _ERROR = 30, 7  # columns of the self-test
 _PACKAGES = ("torch", "mlx", "mlx-lm", "numpy", "scipy", "safetensors", "sentencepiece", "pydantic")
 
@@ -56,12 +59,17 @@ def doctor(
         "cpus": os.cpu_count(),
         "memory_bytes": memory,
         "packages": {name: _version(name) for name in _PACKAGES},
+        "missing": _missing(),
         "backends": backends,
         "ready": works,
     }
     lines = [
         f"lost {__version__}, Python {value['python']}, {value['platform']}, {os.cpu_count()} CPUs, {size(memory)}",
         "packages: " + ", ".join(f"{name} {_version(name) or '-'}" for name in _PACKAGES),
+    ]
+    lines += [
+        f"without {', '.join(absent)}: pip install 'lost-pretrain[{extra}]'"
+        for extra, absent in value["missing"].items()
     ]
     for name, entry in backends.items():
         if entry["works"]:
@@ -82,6 +90,17 @@ def doctor(
     answer(as_json, value, lines)
     if not works or not passed:
         raise typer.Exit(1)
+
+
+def _missing() -> dict[str, list[str]]:
+    """Return the packages that aren't here of each extra that adds something to a backend."""
+    missing: dict[str, list[str]] = {}
+    with suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires("lost-pretrain") or []:
+            named = re.fullmatch(r"([\w-]+)[^;]*; extra == ['\"]([\w-]+)['\"]", line)
+            if named and named[2] not in _NO_USERS and _version(named[1]) is None:
+                missing.setdefault(named[2], []).append(named[1])
+    return missing
 
 
 def _targets(backends: dict[str, Any], backend: str, device: str) -> list[tuple[str, str]]:

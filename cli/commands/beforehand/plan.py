@@ -132,7 +132,9 @@ def plan(
     frozen = f" (frozen ones in {settings.train.frozen_dtype})" if settings.train.frozen_dtype else ""
     chosen = f" (train.micro_batch_size = auto, on {device_name})" if settings != asked else ""
     lines = [
-        *table(["", settings.projection.kind, "dense", "ratio"], rows),
+        *table(
+            ["", "as set" if settings.projection.kind == "dense" else settings.projection.kind, "dense", "ratio"], rows
+        ),
         "",
         f"{count(parts['projections'])} of the parameters are in projections, "
         f"{count(parts['embeddings'])} in embedding and head",
@@ -152,6 +154,10 @@ def plan(
     if as_json:
         check_room(settings, name, device_name, room, cards, teacher)  # whose error is then the one answer
     value |= {"teacher_bytes": teacher, "device_bytes": room, "fits": own["total"] + teacher <= room}
+    if value["fits"]:
+        lines.append(
+            f"fits: {size(own['total'] + teacher)} of {size(room)} on {'each card' if cards > 1 else device_name}"
+        )
     answer(as_json, value, lines)
     check_room(settings, name, device_name, room, cards, teacher)
 
