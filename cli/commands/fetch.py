@@ -22,15 +22,25 @@ def fetch(
 
     from lost.checkpoint.mirror import fetch as fetch_newest
     from lost.cli.render.output import answer, note
+    from lost.errors import LostError
+    from lost.storage.files import LOCK
     from lost.storage.lock import locked
+    from lost.storage.nofollow import remove
     from lost.storage.remote import Remote
-    from lost.training.run_dir import write_config
+    from lost.training.run_dir import check_place, write_config
 
     remote = Remote(address)
-    with locked(out, note):
-        checkpoint, skipped = fetch_newest(remote, out)
-        # The micro-batch is a matter of the machine.
-        write_config(checkpoint.config.replace("train", micro_batch_size="auto"), out)
+    check_place(out)
+    existed = out.exists()
+    try:
+        with locked(out, note):
+            checkpoint, skipped = fetch_newest(remote, out)
+            # The micro-batch is a matter of the machine.
+            write_config(checkpoint.config.replace("train", micro_batch_size="auto"), out)
+    except LostError:
+        if not existed and [each.name for each in out.iterdir()] == [LOCK]:
+            remove(out)  # only what was made for it
+        raise
     for reason in skipped:
         note(f"skipped: {reason}")
     value = {"run": str(out), "checkpoint": str(checkpoint.path), "step": checkpoint.progress.step, "skipped": skipped}

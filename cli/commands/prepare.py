@@ -34,7 +34,7 @@ def prepare(
     ],
     out: Annotated[Path | None, path_option("Folder to make; default data/NAME.")] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {VOCAB_SIZE}.", min=1)
+        int | None, typer.Option(help=f"Size of the BPE vocabulary to train; default {VOCAB_SIZE}.", min=1, max=1 << 24)
     ] = None,
     tokenizer: Annotated[
         Path | None,

@@ -12,6 +12,7 @@ _CPU_DEFAULTS = (
     *("train.batch_size=4", "train.micro_batch_size=null"),
     *("train.dtype=float32", "train.param_dtype=float32"),
 )
+_WIDEST = 1 << 20  # side of a layer
 _BATCH = 64  # of an accelerator where the file leaves the micro-batch to it
 
 
@@ -31,8 +32,8 @@ class LayerShape:
 
     def __post_init__(self) -> None:
         shape, largest = f"{self.in_features}x{self.out_features}", min(self.in_features, self.out_features)
-        if largest < 1:
-            raise UserError(f"--layer-shape {shape}: expected two numbers of 1 or more, such as 768x2048")
+        if largest < 1 or max(self.in_features, self.out_features) > _WIDEST:
+            raise UserError(f"--layer-shape {shape}: expected two numbers from 1 to {_WIDEST:,}, such as 768x2048")
         if not 1 <= self.rank <= largest:
             raise UserError(
                 f"--layer-rank {self.rank}: a layer of {shape} has a rank of at least 1 and at most {largest}; "

@@ -4,7 +4,7 @@ ADDRESS/checkpoints/step-00000500/  as in a run folder; manifest.json, the seal,
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue, SimpleQueue
@@ -29,11 +29,12 @@ class Mirror(Thread):
     Args:
         folder: holds the run's checkpoints.
         remote: where the copies go.
+        same_run: says whether two checkpoints can be of one run; copies of another are left alone.
     """
 
-    def __init__(self, folder: Path, remote: Remote) -> None:
+    def __init__(self, folder: Path, remote: Remote, same_run: Callable[[Checkpoint, Checkpoint], bool]) -> None:
         super().__init__(name="mirroring", daemon=True)
-        self._folder, self._remote = folder, remote
+        self._folder, self._remote, self._same_run = folder, remote, same_run
         self._unsealed: set[str] = set()  # what was begun to be copied
         self._asked: Queue[tuple[int, int]] = Queue()
         self._said: SimpleQueue[str] = SimpleQueue()
@@ -98,7 +99,7 @@ class Mirror(Thread):
             except CheckpointError:
                 damaged.add(name)
         for name, each in held.items():
-            if not same_run(each, own):
+            if not self._same_run(each, own):
                 raise UserError(
                     f"{self._remote.address}/{_FOLDER}/{name} is a checkpoint of another run; expected an address of "
                     "this run's own; name another"
@@ -137,13 +138,6 @@ class Mirror(Thread):
             if not (self._folder / name).exists():
                 self._remote.remove(f"{_FOLDER}/{name}")
                 self._unsealed.discard(name)
-
-
-def same_run(one: Checkpoint, other: Checkpoint) -> bool:
-    """Say whether two checkpoints can be of one run: of one model, seed and prepared text."""
-    first, second = one.config, other.config
-    same = (first.model, first.projection, first.train.seed) == (second.model, second.projection, second.train.seed)
-    return same and one.progress.data == other.progress.data
 
 
 def fetch(remote: Remote, run: Path) -> tuple[Checkpoint, list[str]]:

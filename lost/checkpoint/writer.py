@@ -24,7 +24,7 @@ from lost.model.parameters import parameter_table
 from lost.optim import state_shapes
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import Seal, atomic_dir, seal, sealed_json
-from lost.storage.nofollow import write_new
+from lost.storage.nofollow import resolved, write_new
 from lost.storage.tensors import PART_BYTES, write_tensors
 from lost.tokenizer import Tokenizer
 
@@ -48,7 +48,7 @@ def write(
         files = write_tensors(partial, MODEL, parameters, part_bytes)
         files |= write_tensors(partial, OPTIMIZER, moments, part_bytes)
         write_manifest(partial, files, config, progress, tokenizer)
-    return open_checkpoint(path)
+    return open_checkpoint(resolved(path))  # as it was written: a path may lead through a folder that isn't there
 
 
 def write_manifest(

@@ -38,7 +38,7 @@ class Sampler:
                 f"temperature = {temperature}, top-k = {top_k}, top-p = {top_p}: expected temperature >= 0, "
                 "top-k >= 0 and top-p in (0, 1]"
             )
-        if not 0 < repetition_penalty < float("inf"):
+        if not 1e-6 <= repetition_penalty <= 1e6:
             raise UserError(
                 f"repetition-penalty = {repetition_penalty}: expected a number above 0; 1 changes nothing, 1.1 to 1.3 "
                 "are usual"
@@ -75,7 +75,9 @@ class Sampler:
     def _drawn(self, logits: np.ndarray) -> int:
         if self.temperature == 0:
             return int(logits.argmax())
-        scaled = logits.astype(np.float64) / self.temperature
+        wide = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # at temperatures near 0 all but the likeliest become -inf
+            scaled = (wide - wide.max()) / self.temperature
         order = np.argsort(-scaled, kind="stable")[: self.top_k or None]
         mass = np.exp(scaled[order] - scaled[order[0]])
         mass /= mass.sum()

@@ -13,7 +13,7 @@ from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.model.parameters import Parameter
 from lost.storage.arrays import NamedArrays
-from lost.storage.nofollow import resolved
+from lost.storage.nofollow import folder_within, resolved
 from lost.storage.tensors import PART_BYTES
 from lost.tokenizer import Tokenizer
 
@@ -89,17 +89,38 @@ def write_weights(
 
 
 def check_destination(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a path that exists, unless it is a checkpoint to be replaced.
+    """Refuse a path that exists, unless it is a checkpoint to be replaced, and one that a run's checkpoints have.
 
     Raises:
-        CheckpointError: something is at `path`.
+        CheckpointError: something is at `path`, or around it.
     """
     if resolved(path) == resolved(source):
         raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
+    around = resolved(path).parent
+    if around.name == "checkpoints" and (around.parent / "config.yaml").exists():
+        raise CheckpointError(
+            f"{path} is among the checkpoints of the run {around.parent}, which could go on from it; expected a folder "
+            "elsewhere; choose one"
+        )
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(
             f"{path} already exists{' and is not a checkpoint' if overwrite else ''}; expected a new folder; choose "
             f"another{'' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
+        )
+    check_nothing_within(path)
+
+
+def check_nothing_within(path: Path) -> None:
+    """Refuse to replace a folder that holds others, the source perhaps: nothing that we write there has any.
+
+    Raises:
+        CheckpointError: it does, or `path` lies in a checkpoint itself.
+    """
+    if around := next((each for each in resolved(path).parents if (each / checkpoint.MANIFEST).is_file()), None):
+        raise CheckpointError(f"{path} lies in the checkpoint {around}; expected a folder elsewhere; choose one")
+    if within := folder_within(path):
+        raise CheckpointError(
+            f"{path} holds the folder {within.name}, which would go with it; expected none; move it, or choose another"
         )
 
 

@@ -9,10 +9,9 @@ from lost.data.dataset import DESCRIPTION
 from lost.errors import DataError, InterruptedAtOnceError
 from lost.prepare.resume import FILE as STATE
 from lost.prepare.resume import PrepareState, read_state
-from lost.storage.files import partial_folder, publish, storage
-from lost.storage.lock import FILE as LOCK
+from lost.storage.files import LOCK, partial_folder, publish, storage
 from lost.storage.lock import locked
-from lost.storage.nofollow import check_folder, remove, resolved
+from lost.storage.nofollow import check_folder, folder_within, remove, resolved
 
 
 class ProgressCallback(Protocol):
@@ -91,6 +90,10 @@ def check_output(out: Path, sources: Sequence[Path], overwrite: bool) -> None:
         raise DataError(f"--out {out} exists and is not a prepared set; choose another folder")
     if out.exists() and not overwrite:
         raise DataError(f"--out {out} already holds a prepared set; choose another folder, or add --overwrite")
+    if within := folder_within(out):
+        raise DataError(
+            f"--out {out} holds the folder {within.name}, which would go with it; move it, or choose another"
+        )
 
 
 def _empty(partial: Path) -> None:

@@ -53,6 +53,8 @@ def read_state(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Prep
         value = read_sealed_json(folder / FILE)
     except (OSError, ValueError):
         return None
+    if not isinstance(value.get("arguments"), dict):
+        value["arguments"] = {}  # of `lost teach`, perhaps
     if changes := _changes(value["arguments"], arguments):
         if overwrite:
             return None
@@ -60,7 +62,13 @@ def read_state(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Prep
             f"{folder} holds the beginning of a prepared set that other arguments made: {'; '.join(changes)}. Expected "
             "the same command, which goes on there; choose another --out, or add --overwrite to begin anew"
         )
-    return PrepareState(arguments, value["plan"], SourcePosition(**value["place"]), value["splits"])
+    try:
+        return PrepareState(arguments, value["plan"], SourcePosition(**value["place"]), value["splits"])
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{folder / FILE} isn't what `lost prepare` writes; expected the beginning of a prepared set; choose "
+            "another --out, or remove that folder"
+        ) from None
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

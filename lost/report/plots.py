@@ -14,6 +14,7 @@ import numpy as np
 from lost.errors import UserError
 from lost.report.curves import Across, Curve, curve
 from lost.report.story import Story
+from lost.storage.files import replace_bytes
 from lost.utils.extras import need
 from lost.utils.printable import printable
 
@@ -83,7 +84,9 @@ def save_plot(stories: Sequence[Story], metric: Metric, across: Across, path: Pa
         axes.set_ylabel(metric.title, parse_math=False)
         if len(stories) > 1:
             axes.legend(fontsize=8)
-        figure.savefig(path, dpi=160)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=160, format=path.suffix[1:].lower())
+    replace_bytes(path, picture.getvalue())
 
 
 def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) -> bool:

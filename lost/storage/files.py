@@ -13,9 +13,10 @@ from typing import Any, TypedDict
 
 from lost.errors import StorageError
 from lost.storage.failpoints import failpoint
-from lost.storage.nofollow import DOCUMENT_BYTES, open_read, read_bytes, remove, resolved, write_new
+from lost.storage.nofollow import DOCUMENT_BYTES, is_folder, open_read, read_bytes, remove, resolved, write_new
 from lost.utils.parsing import parse_object
 
+LOCK = ".lock"  # in a folder that one job at a time fills
 _PARTIAL = ".partial-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Errors that only a defect of ours causes, an invalid handle or buffer. All others come from the disk, or a share.
@@ -43,9 +44,14 @@ def begin_dir(path: Path) -> Path:
     """Make an empty folder beside `path` that is to become it; what an earlier crash left behind is removed.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: the disk refused, or another command's work is there that it would go on with.
     """
     partial = partial_folder(path)
+    if _resumable(partial):
+        raise StorageError(
+            f"{partial} holds what `lost prepare` or `lost teach` began, and would go on with; expected nothing "
+            "there; name another folder, or remove it"
+        )
     remove(partial)
     with storage(path):
         partial.mkdir(parents=True)
@@ -104,18 +110,31 @@ def remove_stale(folder: Path) -> None:
 
 
 def stale_temps(folder: Path) -> list[Path]:
-    """Return the unfinished entries of a folder: being written now, or left by an interrupted write or removal."""
-    return sorted(folder.glob(f"{_PARTIAL}*"))
+    """Return the unfinished entries of a folder: being written now, or left by an interrupted write or removal.
+
+    Not those that a command would go on with.
+    """
+    return sorted(path for path in folder.glob(f"{_PARTIAL}*") if not _resumable(path))
+
+
+def _resumable(partial: Path) -> bool:
+    """Whether an unfinished folder is kept for the command that began it."""
+    return is_folder(partial) and os.path.lexists(partial / LOCK)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a small file atomically; what has its name, if only a link, is replaced."""
     partial = path.with_name(f"{_PARTIAL}{path.name}")
     with storage(path):
-        write_new(partial, text.encode())
+        write_new(partial, content)
         flush(partial)
         os.replace(partial, path)
-        flush(path.parent)
+        flush(resolved(path.parent))  # a folder that the user names may be a link
 
 
 def flush(path: Path) -> None:

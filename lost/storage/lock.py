@@ -12,13 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lost.errors import RunBusyError
-from lost.storage.files import storage
+from lost.errors import RunBusyError, StorageError
+from lost.storage.files import LOCK, storage
 from lost.storage.nofollow import open_read, open_update
 from lost.utils.addresses import without_userinfo
 from lost.utils.parsing import parse_json
 
-FILE = ".lock"
 _MAX_BYTES = 1 << 16  # of another job's description
 _TIMEOUT = 5.0  # seconds; workers whose launcher was killed need one or two to notice
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
@@ -54,7 +53,7 @@ def locked(folder: Path, warn: Callable[[str], None], timeout: float = _TIMEOUT)
             "since": time.strftime("%FT%T%z"),
         }
         text = json.dumps({**job, "clock": time.time_ns(), "command": " ".join(map(without_userinfo, sys.argv))})
-        with storage(folder / FILE):
+        with storage(folder / LOCK):
             file.truncate(0)
             file.seek(0)
             file.write(text.encode())
@@ -75,7 +74,7 @@ def check_free(folder: Path) -> None:
 def holder(folder: Path) -> str | None:
     """Describe the job that holds the lock of a run folder; None: there is none, or the system can't tell."""
     try:
-        file = open_read(folder / FILE)
+        file = open_read(folder / LOCK)
     except OSError:
         return None
     with file:
@@ -96,15 +95,17 @@ def _busy(folder: Path, job: str) -> RunBusyError:
 
 
 def _open(folder: Path) -> BinaryIO:
-    with storage(folder / FILE):
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise StorageError(f"{folder} is no folder, but a file, or a link that leads nowhere; choose another")
+    with storage(folder / LOCK):
         folder.mkdir(parents=True, exist_ok=True)
-        return open_update(folder / FILE)
+        return open_update(folder / LOCK)
 
 
 def _named(handle: int, folder: Path) -> bool:
     """Return whether an open file is still the folder's lock."""
     try:
-        return os.path.samestat(os.fstat(handle), os.lstat(folder / FILE))
+        return os.path.samestat(os.fstat(handle), os.lstat(folder / LOCK))
     except FileNotFoundError:
         return False
 

@@ -159,6 +159,11 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def folder_within(path: Path) -> Path | None:
+    """Return a folder in a folder, such as one that a user put there; None: there is none."""
+    return next((each for each in path.iterdir() if is_folder(each)), None) if path.is_dir() else None
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link itself, or a folder with its contents, as far as the system permits."""
     if is_folder(path):

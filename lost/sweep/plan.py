@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -25,6 +24,7 @@ from lost.utils.wording import did_you_mean, did_you_mean_path
 _KEYS = ("config", "grid", "search", "seeds")
 _MOST = 10_000  # cells of a grid
 _LONGEST = 240  # bytes of a run's name: a folder's, with .log a file's
+_LARGEST = 1e30  # of a search's values, which are doubled
 _SEED = "train.seed"
 Settings = dict[str, Any]
 Losses = dict[str, float]  # by the run's name; of one that diverged, infinity
@@ -265,7 +265,7 @@ def _search(document: Document) -> tuple[str | None, list[float]]:
         numbers = TypeAdapter(list[int | float]).validate_python(values)  # YAML reads 1e-3 as text
     except ValidationError:
         numbers = []
-    if not numbers or not all(0 < each < math.inf for each in numbers) or any(type(each) is bool for each in values):
+    if not numbers or not all(0 < each < _LARGEST for each in numbers) or any(type(each) is bool for each in values):
         raise _error(document, ("search", key), "expected a list of positive numbers to begin with")
     return key, sorted(set(numbers))
 

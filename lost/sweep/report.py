@@ -1,12 +1,13 @@
 """What a sweep found: its table, in Markdown too, and its plot."""
 
+import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lost.errors import MissingPackageError
-from lost.storage.files import replace_text
+from lost.storage.files import replace_bytes, replace_text
 from lost.sweep.plan import Cell
 from lost.sweep.results import Results
 from lost.utils.extras import need
@@ -114,7 +115,9 @@ def _plot(results: Results) -> bool:
     axes.grid(alpha=0.3)
     if any(lines):
         axes.legend(fontsize=8)
-    figure.savefig(results.folder / PLOT, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
+    replace_bytes(results.folder / PLOT, picture.getvalue())
     return True
 
 

@@ -16,7 +16,7 @@ from lost.tracking.metrics import is_number
 from lost.utils.parsing import finite, parse_object
 
 CONFIG, LINES = "config.yaml", "results.jsonl"
-_NUMBERS = ("loss", "value", "bits_per_byte", "parameters", "step_seconds")  # of a line; null where there is none
+_NUMBERS = ("loss", "value", "bits_per_byte", "step_seconds")  # of a line; null where there is none
 
 
 class Results:
@@ -97,6 +97,8 @@ class Results:
                 row = parse_object(line)
                 if not isinstance(row.get("name"), str) or not isinstance(row.get("settings"), dict):
                     raise ValueError("it has no name, or no settings")
+                if not is_number(row.get("parameters", 0)):
+                    raise ValueError("its parameters is no number")
                 if wrong := [
                     key for key in _NUMBERS if not is_number(row.get(key, "")) and row.get(key, "") is not None
                 ]:

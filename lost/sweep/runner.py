@@ -13,7 +13,9 @@ from typing import Any
 from lost.errors import DivergedError, LostError, UserError
 from lost.model.load import load_config
 from lost.planning.budget import budget
+from lost.storage.files import storage
 from lost.storage.lock import holder
+from lost.storage.nofollow import open_update
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
 from lost.training.run_dir import CONFIG
@@ -81,7 +83,8 @@ class Runner:
     def _start(self, wanted: Wanted) -> "subprocess.Popen[str]":
         options = [option for setting in wanted.overrides for option in ("--set", setting)]
         command = [*self._command, "--out", str(self._work / wanted.name), *options]
-        with self._log(wanted.name).open("a") as log:
+        with storage(self._log(wanted.name)), open_update(self._log(wanted.name)) as log:
+            log.seek(0, os.SEEK_END)
             return start_process(command, log.fileno(), {"OMP_NUM_THREADS": str(self.threads)})
 
     def _answer(self, name: str, process: "subprocess.Popen[str]") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import CONFIG, Entry, Tokenizer
+from lost.tokenizer.growth import check_growth
 from lost.tokenizer.spelling import Spelling
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
@@ -45,6 +46,7 @@ class JsonTokenizer(Tokenizer):
         with _library(f"{source} is not a tokenizer.json", "the file that Hugging Face's tokenizers write"):
             document = parse_object(content)
             document.update(padding=None, truncation=None)
+            check_growth(document)
             self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
         end_of_text = self._processor.token_to_id(self._end_of_text)
         if end_of_text is None:

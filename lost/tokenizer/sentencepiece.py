@@ -135,6 +135,8 @@ def _why(reason: str) -> str:
             f"expected at least {least[1]}, for each single byte, each character that the text often has, and two "
             "special tokens; raise it"
         )
+    if "sentences_.empty()" in reason:
+        return "there is hardly any text; add some"
     if most := re.search(r"set it to a value <= (\d+)", reason):
         return f"expected at most {most[1]}, as many pieces as it has; lower it, or add text"
     return f"{reason.strip().splitlines()[-1].rpartition('] ')[2]} Choose another number, or add text"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lost.checkpoint import (
     LATEST,
+    MANIFEST,
     Checkpoint,
     TrainState,
     checkpoints,
@@ -23,9 +24,8 @@ from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
 from lost.optim.schedule import agree_until
-from lost.storage.files import check_writable, remove_folder, remove_stale, replace_text, storage
-from lost.storage.lock import FILE as LOCK
-from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
+from lost.storage.files import LOCK, check_writable, remove_folder, remove_stale, replace_text, storage
+from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove, resolved
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.retold import FOLDER as TRACKING
@@ -33,6 +33,12 @@ from lost.training.endings import stopping_early
 from lost.utils.wording import counted
 
 CONFIG = "config.yaml"
+_OTHERS = {
+    "dataset.json": "a prepared set",
+    MANIFEST: "a checkpoint",
+    "config.json": "an exported model",
+    "results.jsonl": "a sweep's folder",
+}
 
 # What may change when a run is resumed: none of it changes the results, except for rounding. So may the schedule, as
 # far as it leaves the rates of the steps that were taken as they were.
@@ -217,6 +223,23 @@ def config_file(folder: Path) -> Path | None:
     return path
 
 
+def check_place(folder: Path) -> None:
+    """Check that nothing but a run is in the folder of one.
+
+    Raises:
+        ConfigError: something else is.
+    """
+    held = next((name for name in _OTHERS if os.path.lexists(folder / name)), None)
+    around = next((each for each in resolved(folder).parents if (each / MANIFEST).is_file()), None)
+    by_hand = os.path.lexists(folder / CONFIG) and not any(
+        os.path.lexists(folder / name) for name in (LOCK, METRICS, "checkpoints", "log.txt")
+    )
+    if held or around or by_hand:
+        what = f"is {_OTHERS[held]}" if held else f"lies in the checkpoint {around}" if around else ""
+        what = what or f"holds a {CONFIG} that no run wrote, and a run would replace"
+        raise ConfigError(f"{folder} {what}; expected a new folder, or a run's; choose another --out")
+
+
 def check_run_folder(folder: Path, resumes: bool) -> None:
     """Check, without writing, that the files of a run can be written to its folder, and read if it is resumed.
 
@@ -298,6 +321,14 @@ def fixed_differences(old: Config, new: Config, step: int) -> dict[str, str]:
     return {
         key: text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS and not key.startswith(free)
     }
+
+
+def same_run(one: Checkpoint, other: Checkpoint) -> bool:
+    """Say whether two checkpoints can be of one run: the later one could have come of resuming the earlier one."""
+    first, second = sorted((one, other), key=lambda each: each.progress.step)
+    before, after = first.progress, second.progress
+    given = [(each.data, each.origin, each.teacher) for each in (before, after)]
+    return given[0] == given[1] and not fixed_differences(first.config, second.config, before.step)
 
 
 def _in_order(value: object) -> object:

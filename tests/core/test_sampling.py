@@ -21,6 +21,11 @@ def test_zero_temperature_is_greedy() -> None:
     np.testing.assert_array_equal(drawn(temperature=0), [1, 0, 0, 0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_next_to_no_temperature_is_greedy() -> None:
+    assert Sampler(temperature=1e-320)(np.array([-3.0, 5.0, 4.999], np.float32)) == 1
+
+
 def test_frequencies_follow_the_softmax() -> None:
     np.testing.assert_allclose(drawn(temperature=1), [0.5, 0.3, 0.15, 0.05], atol=0.03)
     sharper = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
@@ -57,7 +62,7 @@ def test_repetition_is_penalized_as_in_transformers() -> None:
     assert sampler(np.array([1.0, 0.9], np.float32)) == 1
 
 
-@pytest.mark.parametrize("penalty", [0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("penalty", [0, -1.0, 1e-300, 1e300, float("inf"), float("nan")])
 def test_penalties_refused(penalty: float) -> None:
     with pytest.raises(UserError, match="1 changes nothing"):
         Sampler(repetition_penalty=penalty)

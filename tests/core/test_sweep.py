@@ -104,6 +104,7 @@ def test_twofold_steps_end_inside_and_keep_whole_numbers_whole() -> None:
         (("[dense, lost]", "[dense, lots]"), "mine.yaml:6: projection.kind = 'lots'"),
         (("[1.0e-3, 2.0e-3]", "[-1]"), "mine.yaml:10: search.optimizer.lr = [-1]: expected a list of positive"),
         (("[1.0e-3, 2.0e-3]", "[.inf]"), "mine.yaml:10: search.optimizer.lr = [inf]: expected a list of positive"),
+        (("[1.0e-3, 2.0e-3]", f"[1{'0' * 400}]"), "expected a list of positive numbers"),
         (("[1.0e-3, 2.0e-3]", "[true]"), "mine.yaml:10: search.optimizer.lr = [True]: expected a list of positive"),
         (("[1.0e-3, 2.0e-3]", "much"), "mine.yaml:10: search.optimizer.lr = 'much': expected a list of positive"),
         (("[1.0e-3, 2.0e-3]", "[1.0e-3, 1.0000001e-3]"), "two runs would be called dense-small-0.001-seed0"),
@@ -238,6 +239,7 @@ def test_a_place_without_a_loss_has_no_sensitivity(results: Results) -> None:
     [
         (('"settings"', '"setting"'), "no name, or no settings"),
         (('"parameters": ', '"parameters": "x", "p": '), "its parameters is no number"),
+        (('"parameters": ', '"parameters": null, "p": '), "its parameters is no number"),
         (('"value"', '"was"'), "its value is no number"),
         (('"loss": ', '"loss": NaN, "l": '), "its loss is no number"),
     ],

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lost.prepare.holdout import hold_out, text_stats
 from lost.prepare.reading.readers import read
 from lost.prepare.sources import Sources
 from lost.tokenizer import load_tokenizer
+from lost.tokenizer.growth import check_growth
 from lost.utils.parsing import parse_json
 
 Lost = Callable[..., Any]
@@ -34,6 +36,13 @@ def parquet_bomb(path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * (1 << 22)] * 40}), path, compression="zstd")
 
 
+def shared_bomb(path: Path) -> None:
+    """A text of which all rows of the first batch would have a copy before one is counted."""
+    shared = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 16, pyarrow.int32()), ["a" * (80 << 20)])
+    options: Any = {"store_schema": False, "dictionary_pagesize_limit": 1 << 30}
+    pyarrow.parquet.write_table(pyarrow.table({"text": shared}), path, compression="zstd", **options)
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -41,6 +50,7 @@ def parquet_bomb(path: Path) -> None:
         ("text.txt.zst", lambda path: path.write_bytes(zstandard.compress(b"a" * (80 << 20)))),
         ("line.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"text": "' + b"a" * (80 << 20)))),
         ("text.parquet", parquet_bomb),
+        ("shared.parquet", shared_bomb),
     ],
 )
 def test_packed_to_fill_the_memory(tmp_path: Path, name: str, write: Callable[[Path], object]) -> None:
@@ -48,6 +58,62 @@ def test_packed_to_fill_the_memory(tmp_path: Path, name: str, write: Callable[[P
     with pytest.raises(DataError, match="unpacks to more than 250 times its size"):
         for _ in read(tmp_path / name, "text"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("part", "step", "words"),
+    [
+        ("normalizer", {"type": "Sequence", "normalizers": [
+            {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 4}, "its normalizer makes a text"),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 2000}, "2e+03 times as long"),
+        ("decoder", {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 5000}]}, "its decoder makes a text"),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]}, None),  # Llama's
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_multiplies_a_text(part: str, step: dict, words: str | None) -> None:
+    if words:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            check_growth({part: step})
+    else:
+        check_growth({part: step})
+
+
+def test_a_tokenizer_that_multiplies_a_text_is_refused(lost: Lost, text_folder: Path, tmp_path: Path) -> None:
+    end = {"id": 0, "content": "<eos>", "special": True}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    normalizer = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9999}
+    model = {"type": "BPE", "vocab": {"<eos>": 0, "a": 1}, "merges": []}
+    document = {"version": "1.0", "added_tokens": [end], "normalizer": normalizer, "model": model}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    answer = lost("prepare", text_folder, "--tokenizer", tmp_path, "--out", tmp_path / "set")
+    assert answer.code == 2
+    assert "its normalizer makes a text up to 1e+04 times as long" in answer.err
+
+
+def test_a_key_of_a_stranger_is_one_line(lost: Lost, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"x\nlost: all files are intact\n": 1}) + "\n")
+    answer = lost("prepare", tmp_path / "a.jsonl", "--out", tmp_path / "set")
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("size", "words"), [(3_000_000_000, "--vocab-size"), (280, "hardly any text")])
+def test_a_vocabulary_that_no_text_has(lost: Lost, tmp_path: Path, size: int, words: str) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    answer = lost("prepare", tmp_path / "a.txt", "--vocab-size", size, "--out", tmp_path / "set")
+    assert answer.code == 2
+    assert words in answer.err
+
+
+def test_a_file_where_a_run_is_to_be(lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / name)
+        assert answer.code == 2
+        assert "a file, or a link that leads nowhere" in answer.err
 
 
 def test_a_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

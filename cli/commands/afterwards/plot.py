@@ -1,5 +1,6 @@
 """`lost plot`: one figure of runs, in a file or in the terminal."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -54,5 +55,7 @@ def plot(
         if len(stories) > len(COLOURS):
             note(f"{len(stories)} runs share {len(COLOURS)} colours; name fewer, or draw them to a file with --out")
     else:
+        if os.path.lexists(out) and not out.is_file():
+            raise UserError(f"--out {out}: it is no file; expected a new file's name, or a picture's to replace")
         save_plot(stories, metric, ACROSS[x], out)
         say(f"wrote {out}")

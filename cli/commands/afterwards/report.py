@@ -1,5 +1,6 @@
 """`lost report`: runs as a page to look at."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,19 @@ def report(
         raise UserError(f"--out {out}: there is no folder {out.parent}; expected a place in one that is there")
     if out.is_dir():
         raise UserError(f"--out {out}: it is a folder; expected a file's name, such as {out / 'report.html'}")
+    if os.path.lexists(out) and not _is_page(out):
+        raise UserError(f"--out {out}: something else is there; expected a new file's name, or a page to replace")
     text = page(read_stories(runs), layers)
     replace_text(out, text)
     answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({size(len(text.encode()))})"])
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file may be replaced by a page: it is one."""
+    from lost.storage.nofollow import open_read
+
+    try:
+        with open_read(path, follow=True) as file:
+            return file.read(15).lower() == b"<!doctype html>"
+    except OSError:
+        return False

@@ -1,6 +1,7 @@
 """Writing of soft targets: in parts, each on disk before the next; the folder gets its name once it is complete."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lost.data.soft_targets.reader import DESCRIPTION, LOG_PROBABILITIES, Descri
 from lost.errors import DataError
 from lost.storage.arrays import is_finite
 from lost.storage.files import (
+    LOCK,
     Seal,
     digest_error,
     flush,
@@ -22,9 +24,8 @@ from lost.storage.files import (
     sealed_json,
     storage,
 )
-from lost.storage.lock import FILE as LOCK
 from lost.storage.lock import locked
-from lost.storage.nofollow import check_folder, remove, write_new
+from lost.storage.nofollow import check_folder, folder_within, remove, write_new
 
 STATE = "progress.json"
 _PART_BYTES = 1 << 26  # of ids; what an interruption costs
@@ -84,6 +85,10 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise DataError(f"--out {out} exists and holds no soft targets; choose another folder")
     if not overwrite:
         raise DataError(f"--out {out} already holds soft targets; choose another folder, or add --overwrite")
+    if within := folder_within(out):
+        raise DataError(
+            f"--out {out} holds the folder {within.name}, which would go with it; move it, or choose another"
+        )
 
 
 def _windows(told: Description) -> int:
@@ -92,11 +97,12 @@ def _windows(told: Description) -> int:
 
 def _begun(partial: Path, told: Description, overwrite: bool, log: Callable[[str], None]) -> Description:
     """Return what is written already, of the same, up to the first file that isn't as it was; else empty the folder."""
+    before: Description | None
     try:
         before = Description.model_validate(read_sealed_json(partial / STATE))
     except (OSError, ValueError):
-        before = told
-    if before.model_copy(update={"ids": [], "log_probabilities": []}) == told:
+        before = None if os.path.lexists(partial / STATE) else told  # where there is one, of `lost prepare` perhaps
+    if before and before.model_copy(update={"ids": [], "log_probabilities": []}) == told:
         before = _intact(partial, before, log)
         kept = {STATE, LOCK, *(file.name for file in (*before.ids, *before.log_probabilities))}
     elif overwrite:

@@ -15,7 +15,7 @@ from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.evaluation.perplexity import Evaluation
 from lost.interop.layout import is_plain, renamed
-from lost.interop.rewrite import cast
+from lost.interop.rewrite import cast, check_nothing_within
 from lost.interop.to_hf.card import card
 from lost.interop.to_hf.check import (
     QUANTIZED_READERS,
@@ -155,7 +155,6 @@ def write(
 
     Args:
         folder: an empty one.
-        source: what is exported.
         target: the configuration of the model that `arrays` are: the source's, or its dense twin's.
         arrays: parameters, under our names.
         dtype: of them.
@@ -211,6 +210,7 @@ def check_free(path: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> 
     Raises:
         CheckpointError: something is at `path`.
     """
+    check_nothing_within(path)
     if not path.exists():
         return
     if not overwrite:

@@ -121,6 +121,7 @@ def _parquet(path: Path, text_key: str, part: Part) -> Iterator[str]:
             if text_key not in file.schema_arrow.names:
                 raise no_text(str(path), text_key, ", ".join(file.schema_arrow.names))
             groups = range(part.begin, file.num_row_groups if part.end is None else part.end)
+            _check_sizes(path, file.metadata, text_key, groups)
             for text in part.share(_rows(file, text_key, groups)):
                 if not isinstance(text, str | None):
                     raise no_text(str(path), text_key, f"{type(text).__name__} there")
@@ -133,16 +134,22 @@ def _parquet(path: Path, text_key: str, part: Part) -> Iterator[str]:
         raise DataError(f"{path} is damaged: {reason}; expected a parquet file; fetch it again") from None
 
 
+def _check_sizes(path: Path, metadata: Any, text_key: str, groups: range) -> None:
+    """See that no row group unpacks to far more than the file holds: it is read before its texts are counted."""
+    for group in map(metadata.row_group, groups):
+        columns = (group.column(number) for number in range(group.num_columns))
+        Expansion(path).add(sum(each.total_uncompressed_size for each in columns if each.path_in_schema == text_key))
+
+
 def _rows(file: Any, text_key: str, groups: range) -> Iterator[Any]:
-    """Yield a column of some row groups."""
+    """Yield a column of some row groups, one text at a time: many rows may share a long one."""
     for batch in file.iter_batches(_ROWS, row_groups=groups, columns=[text_key]):
-        yield from batch.column(0).to_pylist()
+        yield from (each.as_py() for each in batch.column(0))
 
 
 def no_text(where: str, text_key: str, keys: str) -> DataError:
     """Return the refusal of a record."""
     named = {key.strip() for key in keys.split(",")}
     example = ", or, for examples to fine-tune on, add --examples" if named & {"messages", "prompt"} else ""
-    return DataError(
-        f"{where}: no text under {text_key!r} (found: {keys:.200}); name the field with --text-key{example}"
-    )
+    found = " ".join(keys[:200].split())  # in one line: a stranger's key may have several
+    return DataError(f"{where}: no text under {text_key!r} (found: {found}); name the field with --text-key{example}")

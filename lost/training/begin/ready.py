@@ -31,7 +31,9 @@ from lost.training.origin.ranks import with_moved_ranks
 from lost.training.profile import Tracing
 from lost.training.run import open_data
 from lost.training.run_dir import (
+    CONFIG,
     check_data,
+    check_place,
     config_file,
     last_config,
 )
@@ -166,6 +168,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     remote = Remote(asked.mirror) if asked.mirror is not None else None
     origin, branches = asked.branch_from or asked.init_from, asked.branch_from is not None
     file, folder = run_place(asked.config, asked.out, origin)
+    check_place(folder)
     follows, source = None, None
     if origin:
         follows, source = beginning(origin, folder, asked.fresh, file is not None, branches)
@@ -274,4 +277,10 @@ def run_place(config: str | None, out: Path | None, origin: Path | None) -> tupl
         )
     if of_run := config_file(Path(config)):
         return of_run, out or Path(config)
-    return config, out or Path("runs") / Path(config).stem
+    path = Path(config)
+    if out is None and path.name == CONFIG and (path.parent / "checkpoints").is_dir():
+        raise UserError(
+            f"{path} is the configuration of the run {path.parent}, and a new run by it has no name; expected the run, "
+            f"to go on with it: `lost train {path.parent}`; or name a new folder with --out"
+        )
+    return config, out or Path("runs") / path.stem
