@@ -38,7 +38,7 @@ class Sampler:
                 f"temperature = {temperature}, top-k = {top_k}, top-p = {top_p}: expected temperature >= 0, "
                 "top-k >= 0 and top-p in (0, 1]"
             )
-        if not 1e-6 <= repetition_penalty <= 1e6:
+        if not 1e-12 <= repetition_penalty <= 1e12:
             raise UserError(
                 f"repetition-penalty = {repetition_penalty}: expected a number above 0; 1 changes nothing, 1.1 to 1.3 "
                 "are usual"

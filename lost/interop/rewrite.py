@@ -9,6 +9,7 @@ import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
+from lost.checkpoint.store import is_checkpoint_name
 from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.model.parameters import Parameter
@@ -89,7 +90,7 @@ def write_weights(
 
 
 def check_destination(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a path that exists, unless it is a checkpoint to be replaced, and one that a run's checkpoints have.
+    """Refuse a path that exists, unless it is a checkpoint to be replaced, and one that a run would take for its own.
 
     Raises:
         CheckpointError: something is at `path`, or around it.
@@ -97,10 +98,10 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
     if resolved(path) == resolved(source):
         raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
     around = resolved(path).parent
-    if around.name == "checkpoints" and (around.parent / "config.yaml").exists():
+    if is_checkpoint_name(path.name) and around.name == "checkpoints" and (around.parent / "config.yaml").exists():
         raise CheckpointError(
-            f"{path} is among the checkpoints of the run {around.parent}, which could go on from it; expected a folder "
-            "elsewhere; choose one"
+            f"{path} is named as a checkpoint of the run {around.parent}, which would go on from it; expected another "
+            "name, or a folder elsewhere; choose one"
         )
     if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
         raise CheckpointError(

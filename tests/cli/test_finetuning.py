@@ -147,7 +147,7 @@ def test_killed_before_the_weights_are_there(
         assert lost(*arguments(tuning, base["lost"], "run")).code == 1
     refused = lost("train", tuning / "run")
     assert refused.code == 2
-    assert "no configuration" in refused.err
+    assert "is a folder; expected a configuration" in refused.err
     done = lost(*arguments(tuning, base["lost"], "run", "--set", "train.stop_after=1"))
     assert "beginning with the weights of" in done.out
 

@@ -65,7 +65,7 @@ def test_a_deeper_model_is_trained_from_its_weights(lost: Lost, run: Path, prepa
     answer = lost("convert", run, out, "--grow", "layers=5")
     assert answer.code == 0, answer.err
     assert "another function than before (stack); weights," in answer.out
-    assert f"train on: lost train --init-from {out} --out RUN" in answer.out
+    assert f"train on: lost train --init-from {out} --data DATA --out RUN" in answer.out
     assert "weights only" in lost("verify", out).out
     answer = lost("train", "--branch-from", out, "--out", tmp_path / "on", "schedule.steps=6")
     assert answer.code == 2

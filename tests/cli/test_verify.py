@@ -186,7 +186,8 @@ def test_a_checkpoint_of_another_run(lost: Lost, run: Path) -> None:
     for step in (2, 6):
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     other = run / "checkpoints" / "step-00000002"
-    assert lost("convert", run, other, "--dtype", "bfloat16").code == 0
+    assert lost("convert", run, run / "elsewhere", "--dtype", "bfloat16").code == 0
+    (run / "elsewhere").rename(other)
     found = [fault for fault in verify(run).problems if str(other) in fault]
     assert "train.param_dtype = 'bfloat16', was 'float32'" in found[0]
     assert "is the checkpoint of step 4" in found[1]

@@ -105,7 +105,7 @@ def test_nothing_is_written_among_a_runs_checkpoints(lost: Lost, run: Path, trai
     ):
         answer = lost(*command)
         assert answer.code == 2
-        assert "is among the checkpoints of the run" in answer.err or "lies in the checkpoint" in answer.err
+        assert "is named as a checkpoint of the run" in answer.err or "lies in the checkpoint" in answer.err
     assert len([*among.iterdir()]) == 2
     assert not (newest(run) / "inside").exists()
 
