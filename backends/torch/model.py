@@ -25,6 +25,7 @@ from lost.model.parameters import Parameter, gate_is_activated, layer_projection
 from lost.model.rope import frequencies
 
 M = TypeVar("M", bound=nn.Module)
+_POSITIONS = 1 << 13  # that rotary tables begin with
 
 
 @dataclass
@@ -199,16 +200,23 @@ class Trunk(nn.Module):
         )
         self.norm = _as_listed(Norm(model.hidden_size, model.rms_norm_eps, dtype), "model.norm", table)
         self.checkpointing = config.train.checkpoint_activations
-        size = (model.max_position_embeddings, model.head_width // 2)
+        size = (min(max(_POSITIONS, config.data.seq_len), model.max_position_embeddings), model.head_width // 2)
         self.register_buffer("cos", torch.empty(size), persistent=False)
         self.register_buffer("sin", torch.empty(size), persistent=False)
         self.fill_rotary_tables(config)
 
     def fill_rotary_tables(self, config: Config) -> None:
-        """Compute the tables; a model made on the meta device has none."""
-        cos, sin = rotary_tables(config.model)
+        """Compute the tables, of the first positions; a model made on the meta device has none."""
+        self._model = config.model
+        cos, sin = rotary_tables(config.model, len(self.cos))
         self.cos.copy_(cos)
         self.sin.copy_(sin)
+
+    def _lengthen_tables(self, positions: int) -> None:
+        """Compute the tables for more positions, and for as many again: a model may allow more than a memory holds."""
+        count = max(positions, min(2 * positions, self._model.max_position_embeddings))
+        tables = rotary_tables(self._model, count)
+        self.cos, self.sin = (table.to(self.cos.device, self.cos.dtype) for table in tables)
 
     def forward(
         self,
@@ -220,6 +228,8 @@ class Trunk(nn.Module):
         """Map tokens (b, s) to normed states (b, s, h); `outputs` is given the states after each block."""
         x = F.embedding(tokens, self.embed_tokens.weight).to(self.dtype)
         positions = slice(start, start + tokens.shape[1])
+        if positions.stop > len(self.cos):
+            self._lengthen_tables(positions.stop)
         rotary = self.cos[positions].to(self.dtype), self.sin[positions].to(self.dtype)
         training = torch.is_grad_enabled()
         for number, block in enumerate(self.layers):
@@ -294,7 +304,7 @@ def _as_listed(module: M, name: str, table: Mapping[str, Parameter]) -> M:
     return module
 
 
-def rotary_tables(model: ModelConfig) -> tuple[Tensor, Tensor]:
+def rotary_tables(model: ModelConfig, positions: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin, (positions, d / 2) float64."""
-    angles = np.arange(model.max_position_embeddings)[:, None] * frequencies(model)
+    angles = np.arange(positions)[:, None] * frequencies(model)
     return torch.from_numpy(np.cos(angles)), torch.from_numpy(np.sin(angles))

@@ -137,6 +137,20 @@ def test_rotation_is_its_formula(dtype: torch.dtype) -> None:
     torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
 
 
+def test_positions_take_memory_as_they_are_used(config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's model may allow more than a memory holds. What is computed is the same, to the bit."""
+    whole = started(config())
+    monkeypatch.setattr("lost.backends.torch.model._POSITIONS", 4)
+    engine = started(config(data={"seq_len": 4}, model={"max_position_embeddings": 1 << 50}))
+    assert len(engine.model.model.cos) == 4
+    engine.step(batches(1, 2, length=4), 8, 0.0).wait()
+    for length in (4, 5, 30):
+        texts = batches(1, 2, length)
+        for one, other in zip(engine.score(texts), whole.score(texts), strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+        assert len(engine.model.model.cos) == {4: 4, 5: 10, 30: 60}[length]
+
+
 def test_evaluation_waits_once_all_is_computed(config: Callable[..., Config]) -> None:
     """And doesn't look for the likeliest entry."""
     engine, done = started(config()), []

@@ -132,7 +132,7 @@ def in_float64(llama: LlamaForCausalLM, model: ModelConfig) -> None:
         if type(module).__name__ == "LlamaRMSNorm":
             own = module.weight.shape, module.weight, module.variance_epsilon
             module.forward = lambda x, own=own: F.rms_norm(x, *own)
-    tables = rotary_tables(model)
+    tables = rotary_tables(model, model.max_position_embeddings)
     whole = [torch.cat([table, table], dim=-1) for table in tables]
     llama.model.rotary_emb.forward = lambda x, position_ids: tuple(table[position_ids] for table in whole)
 
@@ -140,7 +140,7 @@ def in_float64(llama: LlamaForCausalLM, model: ModelConfig) -> None:
 def in_double(engine: Any, config: ModelConfig) -> None:
     model = engine.model.double()
     model.model.dtype = torch.float64
-    model.model.cos, model.model.sin = rotary_tables(config)
+    model.model.cos, model.model.sin = rotary_tables(config, config.max_position_embeddings)
 
 
 @pytest.fixture(scope="module")

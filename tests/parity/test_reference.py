@@ -129,7 +129,8 @@ def double_gradients(config: Config, values: dict[str, np.ndarray], tokens: np.n
     engine = engine_with(config, values, "torch")
     model = engine.model.double()
     model.model.dtype = torch.float64
-    model.model.cos, model.model.sin = (table.to(TORCH) for table in rotary_tables(config.model))
+    tables = rotary_tables(config.model, config.model.max_position_embeddings)
+    model.model.cos, model.model.sin = (table.to(TORCH) for table in tables)
     for name, tensor in model.named_parameters():
         tensor.data.copy_(torch.from_numpy(values[name]))
     batch = torch.from_numpy(tokens).to(TORCH)
