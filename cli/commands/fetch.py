@@ -38,7 +38,7 @@ def fetch(
             # The micro-batch is a matter of the machine.
             write_config(checkpoint.config.replace("train", micro_batch_size="auto"), out)
     except LostError:
-        if not existed and [each.name for each in out.iterdir()] == [LOCK]:
+        if not existed and out.is_dir() and [each.name for each in out.iterdir()] == [LOCK]:
             remove(out)  # only what was made for it
         raise
     for reason in skipped:

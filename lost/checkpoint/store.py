@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
 from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
 from lost.storage.files import remove_folder, remove_stale, replace_text
-from lost.storage.nofollow import check_folder, is_folder
+from lost.storage.nofollow import check_folder, is_folder, resolved
 
 LATEST = "latest"  # the file of a run that names its newest checkpoint
 _NAME = re.compile(r"step-\d{8,}")
@@ -23,6 +24,15 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def is_checkpoint_name(name: str) -> bool:
     """Say whether a folder's name is a checkpoint's."""
     return _NAME.fullmatch(name) is not None
+
+
+def checkpoint_around(path: Path) -> Path | None:
+    """Return the checkpoint that a path lies in; None: in none. A manifest.json may be of anything."""
+    for each in resolved(path).parents:
+        if (each / MANIFEST).is_file():
+            with suppress(CheckpointError):
+                return open_checkpoint(each).path
+    return None
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
-from lost.checkpoint.store import is_checkpoint_name
+from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
 from lost.config import Config, DType
 from lost.errors import CheckpointError
 from lost.model.parameters import Parameter
@@ -117,7 +117,7 @@ def check_nothing_within(path: Path) -> None:
     Raises:
         CheckpointError: it does, or `path` lies in a checkpoint itself.
     """
-    if around := next((each for each in resolved(path).parents if (each / checkpoint.MANIFEST).is_file()), None):
+    if around := checkpoint_around(path):
         raise CheckpointError(f"{path} lies in the checkpoint {around}; expected a folder elsewhere; choose one")
     if within := folder_within(path):
         raise CheckpointError(

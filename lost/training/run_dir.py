@@ -16,6 +16,7 @@ from lost.checkpoint import (
     prune,
     set_latest,
 )
+from lost.checkpoint.store import checkpoint_around
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset
 from lost.data.soft_targets.reader import SoftTargetSet
@@ -25,7 +26,7 @@ from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
 from lost.optim.schedule import agree_until
 from lost.storage.files import LOCK, check_writable, remove_folder, remove_stale, replace_text, storage
-from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove, resolved
+from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.retold import FOLDER as TRACKING
@@ -230,7 +231,7 @@ def check_place(folder: Path) -> None:
         ConfigError: something else is.
     """
     held = next((name for name in _OTHERS if os.path.lexists(folder / name)), None)
-    around = next((each for each in resolved(folder).parents if (each / MANIFEST).is_file()), None)
+    around = checkpoint_around(folder)
     by_hand = os.path.lexists(folder / CONFIG) and not any(
         os.path.lexists(folder / name) for name in (LOCK, METRICS, "checkpoints", "log.txt")
     )

@@ -144,13 +144,21 @@ def test_a_run_takes_no_folder_of_something_else(
 ) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / name).write_text("mine")
-    for out in (tmp_path / "other", tmp_path / "other" / "inside")[: 1 + (name == "manifest.json")]:
-        answer = train(out)
-        assert answer.code == 2
-        assert words in answer.err or "lies in the checkpoint" in answer.err
+    answer = train(tmp_path / "other")
+    assert answer.code == 2
+    assert words in answer.err
     assert lost("fetch", f"file://{tmp_path}/none", "--out", tmp_path / "other").code == 2
     assert [each.name for each in (tmp_path / "other").iterdir()] == [name]
     assert (tmp_path / "other" / name).read_text() == "mine"
+
+
+def test_a_run_lies_in_no_checkpoint(train: Lost, run: Path, tmp_path: Path) -> None:
+    """But in a folder with a manifest of something else, such as a web page's, as well as anywhere."""
+    answer = train(newest(run) / "inside" / "run")
+    assert answer.code == 2
+    assert "lies in the checkpoint" in answer.err
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    assert train(tmp_path / "runs" / "one", "--set", "train.stop_after=1").code == 0
 
 
 def test_a_run_s_own_configuration_is_no_new_run(lost: Lost, run: Path) -> None:
@@ -160,6 +168,7 @@ def test_a_run_s_own_configuration_is_no_new_run(lost: Lost, run: Path) -> None:
 
 
 def test_a_fetch_in_vain_leaves_nothing(lost: Lost, tmp_path: Path) -> None:
+    assert "could not be written" in lost("fetch", f"file://{tmp_path}/none", "--out", "/proc/lost").err
     assert lost("fetch", f"file://{tmp_path}/none", "--out", tmp_path / "run").code != 0
     assert not (tmp_path / "run").exists()
 

@@ -136,9 +136,9 @@ def _parquet(path: Path, text_key: str, part: Part) -> Iterator[str]:
 
 def _check_sizes(path: Path, metadata: Any, text_key: str, groups: range) -> None:
     """See that no row group unpacks to far more than the file holds: it is read before its texts are counted."""
+    columns = [number for number in range(metadata.num_columns) if metadata.schema.column(number).path == text_key]
     for group in map(metadata.row_group, groups):
-        columns = (group.column(number) for number in range(group.num_columns))
-        Expansion(path).add(sum(each.total_uncompressed_size for each in columns if each.path_in_schema == text_key))
+        Expansion(path).add(sum(group.column(number).total_uncompressed_size for number in columns))
 
 
 def _rows(file: Any, text_key: str, groups: range) -> Iterator[Any]:
