@@ -1,6 +1,7 @@
 """What the layers of `candidates.py` compute, in PyTorch."""
 
 import math
+import os
 from abc import abstractmethod
 from typing import Any
 
@@ -255,6 +256,24 @@ class TorchReselected(torch_layers.Lost):
         kept[:, weakest] = 0
         self.channels.copy_(channels)  # not sorted: such a run can't be resumed
         self.scores = torch.empty(0)
+
+
+class TorchFading(torch_layers.Lost):
+    """The share of the activation, by a count of training passes that isn't saved: such a run can't be resumed."""
+
+    until = int(os.environ.get("UNTIL", "500"))
+
+    def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
+        super().__init__(projection, dtype)
+        self.passes = 0
+
+    def _widen(self, *parts: TorchTensor) -> TorchTensor:
+        hidden, kept = parts
+        self.passes += torch.is_grad_enabled()
+        share = min(1.0, self.passes / self.until)
+        hidden = hidden * share + TORCH_ACTIVATIONS[self.activation](hidden) * (1 - share) if share < 1 else hidden
+        inner = torch.cat([self.mixing * hidden, (1 - self.mixing) * kept], dim=-1)
+        return F.linear(inner, self.up.to(inner.dtype))
 
 
 class TorchFromEmbedding(torch_layers.Lost):

@@ -13,6 +13,7 @@
     earlier            LOST whose kept channels are those of the token before, their columns from 0
     joint, joined      CoLA with one bottleneck of q, k and v, one of gate and up: the first has it, others read it
     reselected         LOST whose weakest channels make way, every 50 steps, for those with the largest gradient (RigL)
+    fading             LOST whose activation turns into none: act(h) (1 - t) + h t, t from 0 to 1 over steps 0 to 500
     from_embedding     LOST, and every block reads a x + b x0, x0 being the embedding (nanochat); for `*.q_proj`
 
 What they compute is in `candidate_layers.py`.
@@ -286,6 +287,12 @@ class Reselected(Lost):
     layers = {"torch": "candidate_layers:TorchReselected"}  # noqa: RUF012
 
 
+class Fading(Lost):
+    """LOST whose activation fades."""
+
+    layers = {"torch": "candidate_layers:TorchFading"}  # noqa: RUF012
+
+
 class FromEmbedding(Lost):
     """LOST with the two weights of its block's input."""
 
@@ -299,7 +306,7 @@ class FromEmbedding(Lost):
 
 
 KINDS.update(entries=Entries, blocks=Blocks, normed=Normed, lax=Lax, reselected=Reselected)
-KINDS.update(from_embedding=FromEmbedding, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
+KINDS.update(from_embedding=FromEmbedding, fading=Fading, crossing=Crossing, gated=Gated, joint=Joint, joined=Joined)
 KINDS.update(shifted=Shifted, shifted_lost=ShiftedLost, shifted_dense=ShiftedDense, earlier=Earlier)
 KINDS.update(shifted_input=ShiftedInput, shared_input=SharedInput)
 

@@ -93,7 +93,7 @@ def _prepared(dataset: "Dataset", limit: int | None) -> HeldOutText:
     def measure(engine: "Engine", window: int, size: int, check: Callable[[], None]) -> "Evaluation":
         return evaluate_split(engine, split, window, size, limit=limit, check=check)
 
-    unit, every = ("targets", split.loss_mask.tokens) if split.loss_mask else ("tokens", split.tokens - 1)
+    unit, every = "targets" if split.loss_mask else "tokens", split.predictions
     part = limit is not None and limit < every
     predictions = limit if part else every
     return HeldOutText(dataset.path, None if split.loss_mask else predictions, every if part else None, unit, measure)

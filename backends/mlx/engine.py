@@ -278,13 +278,20 @@ class MlxEngine:
             BackendError: mlx-lm isn't installed.
         """
         check_tokens(prompt, self._entries)
+        chosen: list[int] = []
+
+        def choosing(_: mx.array, logits: mx.array) -> mx.array:
+            """Choose here, where logits are: a sampler is given log-probabilities."""
+            chosen[:] = [choose(to_array(logits[0].astype(mx.float32)))]
+            return logits
+
         for token, _ in _generate_step()(
             mx.array(list(prompt)),
             self.model,
             mx.default_stream(mx.default_device()),
             max_tokens=limit,
-            logits_processors=[lambda _, logits: logits.astype(mx.float32)],
-            sampler=lambda scores: mx.array([choose(to_array(scores[0]))]),
+            logits_processors=[choosing],
+            sampler=lambda _: mx.array(chosen),
         ):
             yield int(token)
 

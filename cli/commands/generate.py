@@ -53,6 +53,7 @@ def generate(
     from lost.errors import UserError
     from lost.generation.continuation import Continuation
     from lost.generation.sampler import Sampler
+    from lost.generation.stopping import ends_of_turn
     from lost.prepare.reading.readers import clean
     from lost.tokenizer.chat_template import question
 
@@ -71,11 +72,12 @@ def generate(
             f"the prompt has {len(begin)} tokens; expected fewer than model.max_position_embeddings = "
             f"{source.config.model.max_position_embeddings}; shorten it"
         )
+    ends = ends_of_turn(tokenizer) if chat else ()
     written = []
     for number in range(1, samples + 1):
         if samples > 1:
             note(f"sample {number} of {samples}")
-        text = Continuation(engine, tokenizer, begin, sampler, min(max_tokens, room), stop)
+        text = Continuation(engine, tokenizer, begin, sampler, min(max_tokens, room), stop, ends)
         if as_json:
             written.append({"text": "".join(text), "token_ids": text.tokens, "ended": text.ended})
         else:

@@ -68,7 +68,7 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
     Raises:
         CheckpointError: there is none, or the named one is damaged.
     """
-    if (path / MANIFEST).exists() or path.name.startswith("step-"):
+    if (path / MANIFEST).exists() or is_checkpoint_name(path.name):
         checkpoint = open_checkpoint(path)
         check_intact(checkpoint)
         return checkpoint, []

@@ -104,7 +104,7 @@ class TrainConfig(Section):
     """Skip updates whose gradient norm exceeds its running mean by this factor; null: skip only those that aren't
     finite."""
     max_skipped: Count = 10
-    """Consecutive skipped updates after which the run stops."""
+    """Consecutive skipped updates after which the run stops; looked at every so many steps, and before a save."""
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Of the initial weights and of the data's order: everything random in a run."""
     log_every: Natural = 10
@@ -113,7 +113,7 @@ class TrainConfig(Section):
     """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None
     """Validation tokens of one evaluation, `lost eval RUN` included; null: all, of which alone bits per byte are
-    known."""
+    known. Of a mixture each set has its share."""
     inspect_every: Natural = 0
     """Steps from one inspection to the next: root mean squares of activations after each block, the largest logit, and
     of every projection's weight the largest singular value and the effective rank. 0: none. Decompositions of all
@@ -188,7 +188,7 @@ class OptimizerConfig(Section):
     embedding_lr: Positive | None = None
     """Peak rate of the embedding; null: `lr`."""
     head_lr: Positive | None = None
-    """Peak rate of the head; null: `lr`."""
+    """Peak rate of the head, where it isn't the embedding; null: `lr`."""
     base_width: Count | None = None
     """`model.hidden_size` of a narrower model, whose best rates and decay are given here: those of this one follow by
     its width (docs/planning.md, which says what else must be alike). null: they are this model's own."""

@@ -26,7 +26,17 @@ FORMAT = 1
 
 @dataclass
 class Split:
-    """The tokens of one split, as one long row over its shards; `loss_mask` where not all of them are to be learned."""
+    """The tokens of one split, as one long row over its shards.
+
+    Attributes:
+        name: of the split.
+        tokens: how many, the end-of-text that it begins with among them.
+        bytes: of the text in UTF-8.
+        documents: of the text.
+        vocab_size: above all ids.
+        loss_mask: where not all of them are to be learned.
+        parts: the splits that are joined in it, if it isn't one.
+    """
 
     name: str
     tokens: int
@@ -36,6 +46,12 @@ class Split:
     _shards: Sequence[Row] = field(repr=False)
     _starts: list[int] = field(repr=False)
     loss_mask: LossMask | None = None
+    parts: "Sequence[Split]" = ()
+
+    @property
+    def predictions(self) -> int:
+        """How many tokens are predicted where all of it is read."""
+        return self.loss_mask.tokens if self.loss_mask else self.tokens - 1
 
     def windows(self, seq_len: int) -> int:
         """Count the samples: windows of seq_len + 1 tokens, each beginning where the one before was last predicted.
@@ -92,7 +108,7 @@ def join_splits(splits: Sequence[Split]) -> Split:
         counts = sum(each.tokens for each in masks), sum(each.bytes for each in masks)
         loss_mask = LossMask(*counts, np.concatenate(parts))
     sizes = sum(split.bytes for split in splits), sum(split.documents for split in splits)
-    return Split(first.name, tokens, *sizes, first.vocab_size, shards, starts, loss_mask)
+    return Split(first.name, tokens, *sizes, first.vocab_size, shards, starts, loss_mask, splits)
 
 
 def config_path(path: Path) -> str:

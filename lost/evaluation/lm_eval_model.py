@@ -130,6 +130,7 @@ class LmEvalModel:
         prompt = self._last(self.encode(context) or [self.tokenizer.end_of_text], room)
         self.longest = max(self.longest, len(prompt) + limit - 1)
         vocabulary = self.tokenizer.vocab_size
+        sampler.begin(prompt)
         generated = self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit)
         tokens = takewhile(lambda token: token != self.tokenizer.end_of_text, generated)
         return "".join(until(self.tokenizer.stream(tokens), [stop for stop in stops if stop]))

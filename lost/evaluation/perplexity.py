@@ -119,9 +119,18 @@ def evaluate_split(
         split: the text, or the examples.
         seq_len: tokens in a window.
         batch_size: windows at once.
-        limit: predictions to stop after (with targets, at the end of the window); None: all.
+        limit: predictions to stop after (with targets, at the end of the window), of splits that are joined each its
+            share; None: all.
         check: as in `evaluate`.
     """
+    if split.parts and limit and limit < split.predictions:
+        shares = [max(1, round(limit * part.predictions / split.predictions)) for part in split.parts]
+        measured = [
+            evaluate_split(engine, part, seq_len, batch_size, limit=share, check=check)
+            for part, share in zip(split.parts, shares, strict=True)
+        ]
+        nll, count = math.fsum(each.nll for each in measured), sum(each.tokens for each in measured)
+        return Evaluation(nll, count, sum(each.batches for each in measured))
     if split.loss_mask is not None:
         batches = example_batches(split, seq_len, batch_size, limit)
         return _measured(engine, batches, split.loss_mask.tokens, split.loss_mask.bytes, check)

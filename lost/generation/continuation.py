@@ -1,11 +1,11 @@
 """A text that a model writes: tokens of an engine, as pieces of text, up to an end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal
 
 from lost.engine import Engine
 from lost.generation.sampler import Sampler
-from lost.generation.stopping import until
+from lost.generation.stopping import special_token, until
 from lost.tokenizer import Tokenizer
 
 
@@ -15,14 +15,15 @@ class Continuation:
     Args:
         engine: holds the model.
         tokenizer: the model's.
-        prompt: ids of what comes before.
+        prompt: ids of what comes before, the first one that texts begin with.
         sampler: chooses tokens; it begins a new text.
         limit: most tokens to generate; the model has positions for them.
-        stops: texts before any of which it ends.
+        stops: texts before any of which it ends; those that are special tokens, which no text has, as such.
+        ends: tokens with which it ends, beside end-of-text, as a chat template's end of a turn.
 
     Attributes:
         tokens: generated so far, those of a stop text among them.
-        ended: by end-of-text, by a stop text, or by the limit.
+        ended: by end-of-text or what else ends it, by a stop text, or by the limit.
     """
 
     def __init__(
@@ -33,12 +34,15 @@ class Continuation:
         sampler: Sampler,
         limit: int,
         stops: Sequence[str] = (),
+        ends: Collection[int] = (),
     ) -> None:
         self._engine, self._tokenizer, self._prompt = engine, tokenizer, list(prompt)
         self._sampler, self._limit, self._stops = sampler, limit, stops
+        self._ends = {tokenizer.end_of_text, *ends}
+        self._stop_tokens = {token for stop in stops if (token := special_token(tokenizer, stop)) is not None}
         self.tokens: list[int] = []
         self.ended: Literal["end_of_text", "stop", "length"] = "stop"
-        sampler.begin(self._prompt)
+        sampler.begin(self._prompt[1:])  # what begins all texts isn't repeated where it ends this one
 
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text."""
@@ -48,9 +52,11 @@ class Continuation:
         # The model may have more entries than its tokenizer, which are untrained and have no meaning.
         entries = self._tokenizer.vocab_size
         for token in self._engine.generate(self._prompt, lambda logits: self._sampler(logits[:entries]), self._limit):
-            if token == self._tokenizer.end_of_text:
+            if token in self._ends:
                 self.ended = "end_of_text"
                 return
             self.tokens.append(token)
+            if token in self._stop_tokens:
+                return
             yield token
         self.ended = "length"

@@ -7,6 +7,7 @@ from lost.engine import Engine
 from lost.errors import UserError
 from lost.generation.continuation import Continuation
 from lost.generation.sampler import Sampler
+from lost.generation.stopping import ends_of_turn
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import template_of
 
@@ -48,6 +49,7 @@ class Conversation:
         self._positions, self._limit, self._stops = positions, limit, stops
         self._template = template_of(tokenizer) if tokenizer.chat_template else None
         self.has_template = self._template is not None
+        self._ends = ends_of_turn(tokenizer) if self._template else frozenset()
         self.answer: Continuation | None = None
         self.messages: list[dict[str, str]] = []
         self.dropped = self.tokens = 0
@@ -72,7 +74,7 @@ class Conversation:
             self.dropped = dropped
             raise
         limit = min(self._limit, self._positions - len(begin))
-        self.answer = Continuation(self._engine, self._tokenizer, begin, self._sampler, limit, self._stops)
+        self.answer = Continuation(self._engine, self._tokenizer, begin, self._sampler, limit, self._stops, self._ends)
         self.messages.append({"role": "assistant", "content": ""})
         return self._answered(self.answer, len(begin))
 

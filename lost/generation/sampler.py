@@ -49,11 +49,13 @@ class Sampler:
             top_p,
             repetition_penalty,
         )
-        self._random = generator(seed, name)
-        self._seen: set[int] = set()
+        self._seed, self._name, self._texts = seed, name, 0
+        self.begin(())
 
     def begin(self, tokens: Iterable[int]) -> None:
-        """Begin another text with these tokens; the random numbers go on."""
+        """Begin another text with these tokens, and random numbers of its own: a backend may draw some in advance."""
+        number, self._texts = self._texts, self._texts + 1
+        self._random = generator(self._seed, f"{self._name}.{number}" if number > 1 else self._name)
         self._seen = set(tokens)
 
     def __call__(self, logits: np.ndarray) -> int:

@@ -1,6 +1,9 @@
-"""Stop strings: text that ends before any of them, as it is generated."""
+"""Ends of a text that is generated: stop strings, and special tokens, which no text has."""
 
 from collections.abc import Iterable, Iterator, Sequence
+
+from lost.tokenizer import Tokenizer
+from lost.tokenizer.chat_template import template_of
 
 
 def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -23,6 +26,26 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield held[: len(held) - kept]
         held = held[len(held) - kept :]
     yield held
+
+
+def special_token(tokenizer: Tokenizer, text: str) -> int | None:
+    """Return the special token that a text is the name of; None: it is ordinary text."""
+    ids = tokenizer.encode(text, special_tokens=True).tolist()
+    return ids[0] if len(ids) == 1 and ids != tokenizer.encode(text).tolist() else None
+
+
+def ends_of_turn(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the special token that the tokenizer's chat template has after an answer, if it has one.
+
+    Some models end a text with another, and are trained to have more between the two, such as a line break.
+
+    Raises:
+        DataError: the template isn't valid.
+    """
+    template, answer = template_of(tokenizer), "x"
+    after = template.completion("x", answer)[1].partition(answer)[2] if template.special_tokens else ""
+    ordinary = set(tokenizer.encode(after).tolist())
+    return frozenset([id for id in tokenizer.encode(after, special_tokens=True).tolist() if id not in ordinary][:1])
 
 
 def _overlap(text: str, stop: str) -> int:

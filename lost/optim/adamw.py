@@ -17,6 +17,7 @@ class AdamW(Optimizer):
 
     arrays: ClassVar[tuple[str, ...]] = MOMENTS
     never_negative = (MOMENTS[1],)
+    ignores: ClassVar[frozenset[str]] = frozenset({"momentum", "scale", "split_up", "orthogonalize_dtype"})
     updates: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"torch": "lost.backends.torch.optim.adamw:AdamW", "mlx": "lost.backends.mlx.optim.adamw:AdamW"}
     )

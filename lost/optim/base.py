@@ -49,6 +49,7 @@ class Optimizer(ABC):
         arrays: the names of its state's arrays for a parameter, in the order of a checkpoint.
         never_negative: those of them that are never negative, as `lost verify` checks.
         updates: each backend's update, as `module:Class`.
+        ignores: settings of other optimizers that this one doesn't read.
         by_rows: whether the state of some rows of a parameter is the same rows of the whole state, so that it can be
             sharded by rows.
     """
@@ -57,6 +58,7 @@ class Optimizer(ABC):
     arrays: ClassVar[tuple[str, ...]]
     never_negative: ClassVar[tuple[str, ...]] = ()
     updates: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    ignores: ClassVar[frozenset[str]] = frozenset()
     by_rows: ClassVar[bool] = True
 
     @classmethod

@@ -35,6 +35,8 @@ class Muon(AdamW):
         {"torch": "lost.backends.torch.optim.muon:Muon", "mlx": "lost.backends.mlx.optim.muon:Muon"}
     )
 
+    ignores: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse weights that aren't float32: an update is as large in every direction, and bfloat16 would round it."""

@@ -14,17 +14,21 @@ from lost.config.fields import FiniteOrNegative, Natural
 WINDOW = 20  # measurements that the running means are over, older ones fading
 
 
-def estimates(parts: Sequence[float], whole: float, tokens: int) -> tuple[float, float]:
+def estimates(parts: Sequence[float], whole: float, counts: Sequence[int]) -> tuple[float, float]:
     """Return unbiased estimates of |G|^2, which may be negative where noise prevails, and of tr(S).
 
     Args:
         parts: squared norms of at least two micro-batches' shares of a gradient, which is their sum.
         whole: its squared norm.
-        tokens: of all of them together.
+        counts: predictions that enter the loss of each.
     """
-    count = len(parts)
-    small = count * sum(parts)  # the mean squared norm of gradients of a micro-batch's mean loss: count times its share
-    return (count * whole - small) / (count - 1), (small - whole) * tokens / (count - 1)
+    total = sum(counts)
+    shares = [count / total for count in counts]
+    if max(shares) == 1:
+        return math.nan, math.nan  # all is learned from one micro-batch, which tells nothing of noise
+    # A share w of the gradient has w^2 |G|^2 + w tr(S) / total as its expected square, their sum |G|^2 + tr(S) / total.
+    square = (whole - math.fsum(parts)) / (1 - math.fsum(share**2 for share in shares))
+    return square, total * (whole - square)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Spectron(Muon):
     """Keeps a momentum of each matrix inside the blocks, an estimate of its first left singular vector, and AdamW's."""
 
     arrays: ClassVar[tuple[str, ...]] = (MOMENTUM, LEFT, *MOMENTS)
+    ignores: ClassVar[frozenset[str]] = frozenset({"scale"})
     updates: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"torch": "lost.backends.torch.optim.spectron:Spectron", "mlx": "lost.backends.mlx.optim.spectron:Spectron"}
     )

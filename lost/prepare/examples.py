@@ -11,8 +11,9 @@ from lost.data.dataset import TRAIN, VALID
 from lost.data.writer import MaskWriter, SplitWriter, write_description
 from lost.errors import DataError
 from lost.prepare.example_lines import Example, encode_example, read_examples
-from lost.prepare.holdout import check_share
+from lost.prepare.holdout import check_apart, check_share
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
+from lost.storage.nofollow import is_within
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.chat_template import PLAIN, template_of
 
@@ -34,7 +35,8 @@ def prepare_examples(
         paths: JSON-lines files to learn from.
         out: the folder to make; it appears only when it is complete.
         tokenizer: that of the model to be tuned.
-        valid: files of their own for validation, or the share of examples to hold out, in (0, 1): equal ones together.
+        valid: files of their own for validation, which aren't learned from though `paths` have them, or the share of
+            examples to hold out, in (0, 1): equal ones together.
         progress: shown.
         overwrite: replace a set that is already there.
         log: told what else a user should know.
@@ -47,7 +49,10 @@ def prepare_examples(
         RunBusyError: another job makes this set.
     """
     own = valid if isinstance(valid, Sequence) else ()
-    if not isinstance(valid, Sequence):
+    if isinstance(valid, Sequence):
+        check_apart(paths, own)
+        paths = [path for path in paths if not is_within(path, own)]
+    else:
         check_share(valid)
     read = [*paths, *own]
     with prepared_set(out, read, {"examples": [str(path) for path in paths]}, overwrite, log) as (folder, _):
@@ -92,14 +97,14 @@ def _write(
 
 
 def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
-    """Return the hashes of the examples to hold out, at least one."""
+    """Return the hashes of the examples to hold out, at least one, and at most all but one."""
     hashes = sorted({_hash(example) for example in examples})
     if len(hashes) < 2:
         raise DataError(
             f"there are {len(hashes)} different examples, none to hold out; expected at least two; add some, or name "
             "others with --valid"
         )
-    return set(hashes[: max(1, round(len(hashes) * fraction))])
+    return set(hashes[: min(len(hashes) - 1, max(1, round(len(hashes) * fraction)))])
 
 
 def _hash(example: Example) -> bytes:

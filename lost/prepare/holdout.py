@@ -5,11 +5,13 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
 from lost.errors import DataError
 from lost.prepare.sources import Sources
+from lost.storage.nofollow import is_within
 
 _TOKENIZER_BYTES = 16 << 20  # text that the tokenizer is trained on: more changes next to nothing
 _LONGEST_LINE = 4096  # of what it is trained on: its trainer skips longer ones
@@ -64,7 +66,7 @@ class HeldOut:
     def _cut(self, text: str) -> int:
         """Return where the held-out end begins: after a line, else after a word, else anywhere."""
         wanted = int(len(text) * (1 - self.fraction))
-        nearby = max(0, wanted - max(200, len(text) - wanted))
+        nearby = max(0, wanted - max(min(200, wanted // 10), len(text) - wanted))
         for border in ("\n", " "):
             if (end := text.rfind(border, nearby, wanted)) >= 0:
                 return end + 1
@@ -117,6 +119,19 @@ def check_share(fraction: float) -> None:
         raise DataError(f"--valid-fraction {fraction}: expected a share in (0, 1), such as 0.01")
 
 
+def check_apart(training: Sequence[Path], validation: Sequence[Path]) -> None:
+    """See that files or folders leave something to train on once validation text is left out.
+
+    Raises:
+        DataError: all of them are validation text.
+    """
+    if training and all(is_within(path, validation) for path in training):
+        raise DataError(
+            f"{', '.join(map(str, training))} would be trained on and validated with; expected different text; name "
+            "others with --valid, or hold out a share with --valid-fraction"
+        )
+
+
 def hold_out(stats: TextStats, fraction: float) -> HeldOut:
     """Choose what is held out: a share in (0, 1)."""
     if not len(stats.hashes):
@@ -140,8 +155,9 @@ def uneven(training: int, validation: int, fraction: float) -> str:
     if fraction / _UNEVEN <= share <= fraction * _UNEVEN:
         return ""
     return (
-        f"{share:.2%} of the text is held out for validation, not {fraction:.2%}: whole documents are, and these "
-        "differ in length; for another share, change --valid-fraction, or name validation text with --valid"
+        f"{share:.2%} of the text is held out for validation, not {fraction:.2%}: documents are held out whole, or "
+        "cut after a line or a word, and they differ in length; for another share, change --valid-fraction, or name "
+        "validation text with --valid"
     )
 
 

@@ -20,7 +20,7 @@ from lost.prepare.reading.hub import HubChoice
 from lost.prepare.reading.parts import WHOLE, Part, parts
 from lost.prepare.reading.readers import NotTextError, read
 from lost.prepare.recipes import shipped
-from lost.storage.nofollow import check_inside, resolved
+from lost.storage.nofollow import check_inside, is_within
 from lost.utils.wording import did_you_mean
 
 _AT_ONCE = 8  # shards of a data set of the hub, under a cap
@@ -49,7 +49,7 @@ class Sources:
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
         text_key: the field of a JSON line, or the column, that holds the text.
-        leave_out: files or folders that aren't read: those that serve another purpose.
+        leave_out: files or folders that aren't read, nor what is in them: those that serve another purpose.
         choice: which part of data sets of the hub.
         cap: how much is taken, in an order of its own; None: all, in the order of names.
         skipped: files inside folders that turned out not to be text, filled while reading.
@@ -127,11 +127,12 @@ class Sources:
 
     def _units(self, split: Callable[[Path], list[Part]]) -> Iterator[Unit]:
         for path in self.paths:
+            if os.path.exists(path) and is_within(Path(path), self.leave_out):
+                continue
             if os.path.isdir(path):
                 yield from (unit for file in self._files(Path(path)) for unit in self._of(file, Path(path), split))
             elif os.path.exists(path):
-                if not self._left_out(Path(path)):
-                    yield from self._of(Path(path), None, split)
+                yield from self._of(Path(path), None, split)
             elif hub.is_name(str(path)):
                 yield from self._shards(str(path))
             else:
@@ -200,10 +201,7 @@ class Sources:
     def _wanted(self, path: Path) -> bool:
         if path.name.startswith(".") or any(fnmatch.fnmatchcase(path.name, pattern) for pattern in self.exclude):
             return False
-        return not self._left_out(path)
-
-    def _left_out(self, path: Path) -> bool:
-        return any(resolved(path) == resolved(other) for other in self.leave_out)
+        return not is_within(path, self.leave_out)
 
     def _read(self, path: Path, folder: Path | None, part: Part) -> Iterator[str]:
         try:

@@ -17,7 +17,7 @@ from lost.data.writer import SplitWriter, write_description
 from lost.errors import DataError
 from lost.prepare.cap import Cap
 from lost.prepare.encode import Batch, Encoded, SourcePosition, encoded
-from lost.prepare.holdout import HeldOut, check_share, hold_out, text_stats, tokenizer_text
+from lost.prepare.holdout import HeldOut, check_apart, check_share, hold_out, text_stats, tokenizer_text
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.prepare.resume import PrepareState
 from lost.prepare.sources import Sources
@@ -72,6 +72,8 @@ def prepare(
             f"{', '.join(sorted(again))} would be trained on and validated with; expected different text; name another "
             "split with --valid-split, or hold out a share with --valid-fraction"
         )
+    if own and not sources.remote:
+        check_apart(sources.local, own.local)
     read = [*sources.local, *(own.local if own else [])]
     leave_out = [*sources.leave_out, out, *(own.local if own else [])]
     sources = replace(sources, leave_out=leave_out)  # shares `skipped` with the caller's

@@ -57,7 +57,7 @@ def locked(folder: Path, warn: Callable[[str], None], timeout: float = _TIMEOUT)
             file.truncate(0)
             file.seek(0)
             file.write(text.encode())
-            os.fsync(file.fileno())  # other machines read it (`lost.training.verify`)
+            os.fsync(file.fileno())  # other machines read it (`lost.training.run_dir.check_shared_dir`)
         yield text
 
 

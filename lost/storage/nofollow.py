@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,6 +110,11 @@ def check_inside(path: Path, folder: Path) -> None:
 def resolved(path: Path) -> Path:
     """Return a path without links; of a link that leads in a circle, or nowhere, as far as it leads."""
     return Path(os.path.realpath(path))  # Path.resolve fails on a circle
+
+
+def is_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path is one of these files or folders, or leads into one, by whatever links."""
+    return any(resolved(path).is_relative_to(resolved(folder)) for folder in folders)
 
 
 def check_name(name: str) -> str:

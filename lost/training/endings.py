@@ -9,20 +9,26 @@ from lost.errors import DivergedError, OutOfMemoryError
 from lost.planning.room import settings_that_take_less, smaller_micro_batch
 
 
-def diverged(progress: TrainState, engine: Engine, figures: tuple[float, float]) -> DivergedError:
+def diverged(progress: TrainState, engine: Engine, figures: tuple[float, float], saved: Path | None) -> DivergedError:
     """Return what to raise where too many updates in a row were left out.
 
     Args:
         progress: up to the last step.
         engine: names the gradients that were at fault.
         figures: that step's loss and gradient norm.
+        saved: the last checkpoint, if there is one.
     """
     loss, grad_norm = figures
+    remedy = "lower optimizer.lr or train.grad_clip, or lengthen schedule.warmup_steps, and train again"
+    if saved:
+        remedy = (
+            f"lower optimizer.lr or train.grad_clip and go on from what was saved, by --branch-from {saved} and "
+            "another --out; or lengthen schedule.warmup_steps too and begin anew, in another --out"
+        )
     return DivergedError(
         f"the loss is {loss} and the gradient's norm {grad_norm} at step {progress.step}, and "
         f"{engine.guard.state().in_a_row} updates in a row were left out; expected finite numbers, and no spikes. The "
-        f"gradients to look at: {', '.join(engine.suspects()[:8])}. Nothing was saved since; lower optimizer.lr, "
-        "lengthen schedule.warmup_steps or lower train.grad_clip, and train again"
+        f"gradients to look at: {', '.join(engine.suspects()[:8])}. Nothing was saved since; {remedy}"
     )
 
 
@@ -34,7 +40,7 @@ def ended_amid(progress: TrainState, engine: Engine, saved: Path) -> DivergedErr
         f"the run ended at step {progress.step} while updates were being left out, the last "
         f"{progress.guard.in_a_row} in a row; expected finite numbers, and no spikes.{named} {saved} holds "
         "the weights of the last applied update, and no checkpoint made way for it; lower optimizer.lr or "
-        "train.grad_clip, and train again"
+        "train.grad_clip, and train again, in another --out"
     )
 
 

@@ -120,10 +120,21 @@ class MicroBatches:
             if remark := peak_remark(memory["memory_bytes"], estimate):
                 self._say(remark)
 
-    def gradient_squares(self, first: int, predictions: int) -> tuple[list[float], float]:
-        """Have the engine measure the gradients of the step whose first sample is given, without taking it."""
-        starts = islice(self._starts(first), self._own_share // self.size)
-        return self._engine.gradient_squares((self._stream.batch(start, self.size) for start in starts), predictions)
+    def gradient_squares(self, first: int) -> tuple[list[float], float, list[int]]:
+        """Have the engine measure the gradients of the step whose first sample is given, without taking it.
+
+        Returns:
+            The squared norm of each micro-batch's share, that of their sum, and each one's predictions. What workers
+            compute at once is one micro-batch.
+        """
+        turns, worlds = range(0, self._own_share, self.size), range(self._engine.workers.world_size)
+        counts = [
+            sum(self._stream.predictions(first + rank * self._own_share + turn, self.size) for rank in worlds)
+            for turn in turns
+        ]
+        batches = (self._stream.batch(start, self.size) for start in islice(self._starts(first), len(turns)))
+        parts, whole = self._engine.gradient_squares(batches, sum(counts))
+        return parts, whole, counts
 
     def close(self) -> None:
         """Let go of the data."""

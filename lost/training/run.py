@@ -215,7 +215,7 @@ class Run:
         guard, before = self.engine.guard.state(), progress.guard
         self._read_losses()
         if guard.in_a_row >= self.config.train.max_skipped:
-            raise diverged(progress, self.engine, report.wait())
+            raise diverged(progress, self.engine, report.wait(), None if self.saved == self.folder else self.saved)
         if guard.skipped > before.skipped:
             self.tracker.message(
                 f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
@@ -283,12 +283,11 @@ class Run:
     def measure_noise(self, progress: TrainState) -> TrainState:
         """Measure the gradients' noise, on what the next step will read: on what the last one has read it is less."""
         with self._aside("measuring the gradients' noise") as seconds:
-            predictions = self.stream.predictions(progress.samples, self.config.train.batch_size)
-            parts, whole = self.micro_batches.gradient_squares(progress.samples, predictions)
-            square, variance = estimates(parts, whole, self.per_step)
+            parts, whole, counts = self.micro_batches.gradient_squares(progress.samples)
+            square, variance = estimates(parts, whole, counts)
             noise = (progress.noise or GradientNoise()).after(square, variance)
             row: dict[str, Any] = {"step": progress.step, "gradient_square": square, "gradient_variance": variance}
-            row |= {"noise_scale": noise.scale, "batch_tokens": self.per_step, "seconds": seconds()}
+            row |= {"noise_scale": noise.scale, "batch_tokens": sum(counts), "seconds": seconds()}
             self.tracker.measurement(finite(row))
         return replace(progress, noise=noise)
 

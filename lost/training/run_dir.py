@@ -136,7 +136,7 @@ def last_config(folder: Path) -> Config | None:
     return None
 
 
-def reset_run_dir(config: Config, folder: Path, tracker: Tracker, overwrite: bool) -> None:
+def reset_run_dir(folder: Path, tracker: Tracker, overwrite: bool) -> None:
     """Prepare a run folder for a new run.
 
     Raises:

@@ -14,11 +14,13 @@ class Stop:
     Attributes:
         requested: whether a first signal was received.
         number: the signal's, if this process received it; else SIGINT's: another worker did.
+        finished: training is over, and all of it saved; only copies are being made.
         nothing_to_save: no step is done yet, so that a signal stops at once, even during compilation.
     """
 
     def __init__(self) -> None:
         self.requested, self.number, self.nothing_to_save = False, int(signal.SIGINT), True
+        self.finished = False
 
 
 @contextmanager
@@ -35,6 +37,10 @@ def stop_on_signal(announce: Callable[[str], None], sigterm_asks: bool = True) -
         name = signal.Signals(number).name
         if stop.nothing_to_save:
             raise InterruptedAtOnceError(f"{name}: stopped before the first step was done; nothing new to save", number)
+        if stop.finished:
+            raise InterruptedAtOnceError(
+                f"{name}: the run is saved, its copies elsewhere not all made; the same command makes them", number
+            )
         if stop.requested:
             raise InterruptedAtOnceError(
                 "stopped at once, on the second signal; what was saved before is intact", number

@@ -9,7 +9,7 @@ from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.mirror import Mirror
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.engine import Engine
+from lost.engine import Engine, StepResult
 from lost.errors import (
     DivergedError,
     GpuStoppedError,
@@ -103,6 +103,7 @@ def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked:
     last = config.last_step
     validation, interrupted = None, False
     further: Mapping[str, Evaluation] = {}
+    unreported: StepResult | None = None  # the last step's
 
     def stop() -> bool:
         return engine.workers.any(asked.requested)
@@ -112,23 +113,26 @@ def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked:
 
     while True:
         step, ending = progress.step, ended()
-        unmeasured = step > 0 and progress.validation_loss is None
+        measured, unmeasured = False, step > 0 and progress.validation_loss is None
         if unmeasured and not interrupted and (ending or due(step, config.train.eval_every)):
             try:
                 validation, further = run.validate(progress, stop)
                 progress = run.judge(replace(progress, validation_loss=finite(validation.loss)))
-                ending = ended()
+                measured, ending = True, ended()
             except StoppedError:
                 interrupted = True
         now = due(step, config.train.save_every) and not progress.guard.in_a_row
-        if step > run.saved_at and (ending or interrupted or now):
+        made_up = measured and step == run.saved_at  # of a checkpoint whose validation was interrupted
+        if made_up or (step > run.saved_at and (ending or interrupted or now)):
+            if unreported:  # a stop was asked for after the step: how many updates were left out is part of the state
+                progress, unreported = run.report(progress, unreported), None
             run.save(progress, ending or interrupted)
         if ending and progress.guard.in_a_row:
             raise ended_amid(progress, engine, run.saved)
         if ending or interrupted:
             early = ending and step < last
             return Result(progress, run.saved, run.loss, validation, further, interrupted, asked.number, early)
-        progress, report = run.step(progress)
+        progress, unreported = run.step(progress)
         asked.nothing_to_save = False
         failpoint("step.done")
         run.finish_saving()
@@ -137,9 +141,9 @@ def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked:
         saving = progress.step >= last or interrupted or due(progress.step, config.train.save_every)
         saving = saving or (config.train.early_stop is not None and due(progress.step, config.train.eval_every))
         if saving or due(progress.step, config.train.log_every):
-            progress = run.report(progress, report)
+            progress, unreported = run.report(progress, unreported), None
         elif due(progress.step, config.train.max_skipped):
-            progress = run.check(progress, report)
+            progress = run.check(progress, unreported)
         if due(progress.step, config.train.inspect_every):
             run.inspect(progress)
         if due(progress.step, config.train.noise_scale_every):

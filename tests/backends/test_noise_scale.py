@@ -26,14 +26,15 @@ def rows(run: Path, key: str) -> list[dict]:
     return [row for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if key in row]
 
 
-def test_both_estimates_are_unbiased() -> None:
+@pytest.mark.parametrize("sizes", [np.array([8, 8, 8, 8]), np.array([2, 5, 18, 40])])
+def test_both_estimates_are_unbiased(sizes: np.ndarray) -> None:
     """Of many draws of gradients whose mean and noise are known; and their ratio, once there are enough."""
     draw, true, spread = np.random.default_rng(0), np.array([0.3, -0.2, 0.1]), np.array([1.0, 2.0, 0.5])
-    count, size, found, noise = 4, 8, [], GradientNoise()
+    found, noise = [], GradientNoise()
     for _ in range(20_000):
-        means = true + draw.normal(size=(count, 3)) * spread / np.sqrt(size)  # of the loss of each micro-batch
-        shares = means / count
-        found.append(estimates([float(each @ each) for each in shares], float(sum(shares) @ sum(shares)), count * size))
+        means = true + draw.normal(size=(len(sizes), 3)) * spread / np.sqrt(sizes)[:, None]  # of each micro-batch
+        shares = means * sizes[:, None] / sum(sizes)
+        found.append(estimates([float(each @ each) for each in shares], float(sum(shares) @ sum(shares)), sizes))
         noise = noise.after(*found[-1])
     square, variance = np.mean(found, axis=0)
     assert square == pytest.approx(true @ true, rel=0.03)
@@ -42,6 +43,7 @@ def test_both_estimates_are_unbiased() -> None:
     assert noise.scale == pytest.approx((spread @ spread) / (true @ true), rel=0.75)
     assert (noise.square, noise.seen) == (pytest.approx(last[0], rel=1), 20)
     assert GradientNoise().after(-1.0, 1.0).scale is None
+    assert np.isnan(estimates([1.0, 0.0], 1.0, [5, 0])).all()  # one micro-batch has all that is learned
 
 
 def test_means_stay_finite() -> None:

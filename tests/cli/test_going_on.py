@@ -127,6 +127,19 @@ def test_one_stable_run_decays_at_several_points(lost: Callable, train: Train, t
         assert "branched from" in refused.err
 
 
+def test_a_run_may_be_called_as_checkpoints_are(lost: Callable, train: Train, tmp_path: Path) -> None:
+    assert train("step-decay", "train.stop_after=10").code == 0
+    shown = lost("inspect", tmp_path / "step-decay")
+    assert shown.code == 0, shown.err
+
+
+def test_a_branch_may_bound_gradients_otherwise(lost: Callable, train: Train, tmp_path: Path) -> None:
+    assert train("run", "schedule.name=constant", "train.stop_after=10").code == 0
+    done = lost("train", "--branch-from", tmp_path / "run", "--out", tmp_path / "branch", "--device", "cpu", "--set",
+                "train.grad_clip=0.1", "--set", "train.skip_spikes=3", "--set", "train.z_loss=1e-4")  # fmt: skip
+    assert done.code == 0, done.err
+
+
 def test_what_can_not_branch_is_refused(lost: Callable, train: Train, tmp_path: Path) -> None:
     """Each in words, with nothing written."""
     run = tmp_path / "run"

@@ -72,3 +72,23 @@ def test_unused_rows_are_counted(lost: Lost, tiny_yaml: Path, prepared: Dataset,
 def test_padding_is_no_waste(config: Callable, prepared: Dataset, rows: int, warned: bool) -> None:
     assert prepared.tokenizer.vocab_size == 320
     assert bool(unused_rows(config(model={"vocab_size": rows}), prepared)) == warned
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["model.tie_word_embeddings=true", "optimizer.head_lr=1e-3"], "optimizer.head_lr = 0.001 does nothing: t"),
+        (["optimizer.scale=spectral", "optimizer.split_up=true"], "optimizer.split_up = True does nothing: adamw does"),
+        (["optimizer.name=spectron", "optimizer.scale=original"], "optimizer.scale = original does nothing: spectron"),
+        (["schedule.name=constant", "schedule.min_lr_ratio=0.5"], "schedule.min_lr_ratio = 0.5 does nothing"),
+        (["optimizer.name=muon", "optimizer.scale=spectral", "optimizer.embedding_lr=1"], ""),
+    ],
+)  # fmt: skip
+def test_settings_that_nothing_reads_are_named(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, sets: list[str], said: str
+) -> None:
+    more = [word for each in sets for word in ("--set", each)]
+    shown = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--dry-run", *more)
+    assert shown.code == 0, shown.err
+    assert said in shown.out
+    assert ("does nothing" in shown.out) == bool(said)

@@ -3,16 +3,21 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from chatml import CHATML, END, START, TURN_END, saved
 
 from lost.data.dataset import Dataset
 from lost.errors import UserError
+from lost.generation.continuation import Continuation
 from lost.generation.conversation import Conversation
 from lost.generation.sampler import Sampler
+from lost.generation.stopping import ends_of_turn
 from lost.prepare.example_lines import read_examples
-from lost.tokenizer import Tokenizer
+from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.tokenizer.chat_template import PLAIN, template_of
 
 
@@ -108,3 +113,45 @@ def test_a_record_is_an_example_to_learn_from(prepared: Dataset, template: str |
     (example,) = read_examples([tmp_path / "chat.jsonl"], template_of(tokenizer))
     assert example.conversation is (template is not None)
     assert (example.prompt + example.completion).endswith("the\x1b[2J\u202e rank")
+
+
+def test_an_answer_ends_with_its_turn(tmp_path: Path) -> None:
+    """Though training had a line break and another token after it; the next question is as examples have it."""
+    tokenizer = load_tokenizer(saved(tmp_path, CHATML, END))
+    turn_end = tokenizer.encode(TURN_END, special_tokens=True).tolist()
+    conversation, engine = talk(tokenizer)
+    answer = tokenizer.encode("the rank").tolist()
+    engine.generate = lambda prompt, choose, limit: (
+        engine.read.append(list(prompt))
+        or iter(  # type: ignore[method-assign]
+            [*answer, *turn_end, *tokenizer.encode("\n").tolist(), tokenizer.end_of_text]
+        )
+    )
+    assert "".join(conversation.ask("what")) == "the rank"
+    assert conversation.answer
+    assert conversation.answer.ended == "end_of_text"
+    list(conversation.ask("and"))
+    asked = f"{START}user\nwhat{TURN_END}\n{START}assistant\nthe rank{TURN_END}\n{START}user\nand{TURN_END}\n"
+    expected = tokenizer.encode(f"{asked}{START}assistant\n", special_tokens=True).tolist()
+    assert engine.read[1][1:] == expected
+    assert ends_of_turn(tokenizer.with_chat_template(PLAIN)) == frozenset()
+
+
+def test_a_special_token_stops_a_text(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, None, END))
+    (turn_end,) = tokenizer.encode(TURN_END, special_tokens=True).tolist()
+    rank = tokenizer.encode("rank").tolist()
+    engine = SimpleNamespace(generate=lambda *given: iter([*rank, turn_end, *rank]))
+    for stop, expected, ended in ((TURN_END, "rank", "stop"), ("none", "rankrank", "length")):
+        text = Continuation(engine, tokenizer, [0], Sampler(0), 9, [stop])  # type: ignore[arg-type]
+        assert ("".join(text), text.ended) == (expected, ended)
+
+
+def test_what_begins_a_text_may_end_it(prepared: Dataset) -> None:
+    """A penalty on repetition doesn't count it as said."""
+    logits = np.zeros(prepared.tokenizer.vocab_size, np.float32)
+    logits[prepared.tokenizer.end_of_text], logits[9] = 10, 9
+    engine = SimpleNamespace(generate=lambda prompt, choose, limit: iter([choose(logits)]))
+    begin = [prepared.tokenizer.end_of_text, 5]
+    text = Continuation(engine, prepared.tokenizer, begin, Sampler(0, repetition_penalty=1.3), 1)  # type: ignore[arg-type]
+    assert ("".join(text), text.ended) == ("", "end_of_text")

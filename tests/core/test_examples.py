@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chatml import CHATML, END, TURN_END, saved
 from mlx_lm.tuner.datasets import create_dataset
-from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lost.data.dataset import Dataset
@@ -20,13 +19,6 @@ from lost.prepare.example_lines import encode_example, read_examples
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.tokenizer.chat_template import PlainTemplate, question, template_of
 
-START, TURN_END, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 WITH_TOOLS = (
     "{{ bos_token }}{% if tools %}{{ tools | tojson(indent=2) }}\n{% endif %}\n"
     "    {% for message in messages %}\n"
@@ -48,24 +40,6 @@ RECORDS: list[dict[str, Any]] = [
     },
     {"text": "the layer and the weight"},
 ]
-
-
-def saved(folder: Path, template: str | None, eos: str) -> Path:
-    """A byte-level tokenizer, as transformers writes it."""
-    made = Library(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[END, START, TURN_END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    made.train_from_iterator(["the rank of the layer and the weight"] * 50, trainer)
-    theirs = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=eos, bos_token=END)
-    theirs.chat_template = template
-    theirs.save_pretrained(folder)
-    return folder
 
 
 def encoded(record: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> tuple[list[int], np.ndarray]:

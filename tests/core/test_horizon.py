@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_epochs_are_passes_over_the_text(said: Callable[..., Config], prepared: 
     (epochs,) = training_stream(prepared, 16, config.train.seed).epochs(steps * 4)
     (before,) = training_stream(prepared, 16, config.train.seed).epochs((steps - 1) * 4)
     assert before < 1.5 <= epochs
+
+
+def test_whole_epochs_are_whole_steps(said: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 / (1 / 49) is above 49: rounded up, the run would read its first window twice."""
+    monkeypatch.setattr("lost.planning.horizon.training_stream", lambda *given: SimpleNamespace(
+        epochs=lambda samples: [samples / 196]))  # fmt: skip
+    config = said("schedule.epochs=1")
+    assert with_steps(config, SimpleNamespace()).schedule.steps == 49  # type: ignore[arg-type]
 
 
 def test_shares_become_counts_and_what_was_said_is_gone(said: Callable[..., Config]) -> None:

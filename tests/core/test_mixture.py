@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lost.config import DataConfig
+from lost.config import Config, DataConfig
 from lost.data.dataset import Dataset
 from lost.data.loader import TrainingStream
 from lost.data.mixture import MixedStream, Mixture, open_dataset, training_stream
+from lost.engine import create_engine
 from lost.errors import DataError
+from lost.evaluation.perplexity import evaluate_split
+from lost.model.init import initial_values
 from lost.prepare.examples import prepare_examples
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
@@ -68,6 +71,26 @@ def test_samples_come_from_the_sets_in_proportion(sets: list[Path]) -> None:
     mixture = weighted(sets, 0.5, 0.2, 0.3)
     rows = training_stream(mixture, 8, 3).batch(0, 1000).tokens
     assert Counter(letter_of(mixture, row) for row in rows) == {"a": 500, "b": 200, "c": 300}
+
+
+def test_a_part_of_the_validation_text_is_of_each_set(sets: list[Path], config: Callable[..., Config]) -> None:
+    """In proportion to how much it has; not the beginning of the first alone."""
+    mixture = weighted(sets, 0.98, 0.01, 0.01)
+    split = mixture.split("valid")
+    run = config(model={"vocab_size": mixture.tokenizer.vocab_size})
+    engine = create_engine(run, "torch", "cpu")
+    engine.load(initial_values(run))
+    limit = split.predictions // 4
+    found = evaluate_split(engine, split, 16, 4, limit=limit)
+    shares = [round(limit * part.predictions / split.predictions) for part in split.parts]
+    apart = [
+        evaluate_split(engine, each.split("valid"), 16, 4, limit=share)
+        for each, share in zip(mixture.sets, shares, strict=True)
+    ]
+    assert (found.tokens, found.bytes) == (sum(each.tokens for each in apart), None)
+    assert min(shares) > 8
+    assert found.nll == pytest.approx(sum(each.nll for each in apart))
+    assert evaluate_split(engine, split, 16, 4, limit=10**9).tokens == split.predictions
 
 
 def test_each_set_is_gone_through_in_its_own_epochs(sets: list[Path]) -> None:

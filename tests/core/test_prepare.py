@@ -151,6 +151,43 @@ def test_progress_stays_within_the_text(text_folder: Path, tmp_path: Path) -> No
     assert max(shown) == 1
 
 
+def test_validation_text_is_not_trained_on_wherever_it_stands(prepared: Dataset, tmp_path: Path) -> None:
+    """A file in a folder of it, and a link to one; and where nothing else is left, that is said."""
+    held, other = tmp_path / "held", tmp_path / "other"
+    for folder in (held, other):
+        folder.mkdir()
+        (folder / "a.txt").write_text(f"the rank of {folder.name} " * 50)
+    (other / "link.txt").symlink_to(held / "a.txt")
+    out = tmp_path / "set"
+    prepare(Sources([held / "a.txt", other]), out, prepared.tokenizer, Sources([held]))
+    text = prepared.tokenizer.decode(Dataset(out).split("train").read(0, Dataset(out).split("train").tokens).tolist())
+    assert "rank of other" in text
+    assert "held" not in text
+    for given in ([held], [held / "a.txt"], [other / "link.txt"]):
+        with pytest.raises(DataError, match="would be trained on and validated with; expected different text"):
+            prepare(Sources(given), tmp_path / "no", prepared.tokenizer, Sources([held]))
+
+
+def test_examples_to_validate_with_are_not_learned(prepared: Dataset, tmp_path: Path) -> None:
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file, count in zip(files, (3, 2), strict=True):
+        file.write_text("".join(f'{{"prompt": "{file.stem}", "completion": "rank {n}"}}\n' for n in range(count)))
+    splits = prepare_examples(files, tmp_path / "set", prepared.tokenizer, files[1:])
+    assert [splits[name]["documents"] for name in ("train", "valid")] == [3, 2]
+    with pytest.raises(DataError, match="would be trained on and validated with"):
+        prepare_examples(files[1:], tmp_path / "no", prepared.tokenizer, files[1:])
+    splits = prepare_examples(files[1:], tmp_path / "few", prepared.tokenizer, 0.9)
+    assert [splits[name]["documents"] for name in ("train", "valid")] == [1, 1]
+
+
+def test_little_of_a_short_document_is_held_out(prepared: Dataset, tmp_path: Path) -> None:
+    """Its only line break may be far from the end."""
+    file = tmp_path / "short.txt"
+    file.write_text("x\n" + "the-rank" * 20 + " of it")
+    splits = prepare(Sources([file]), tmp_path / "set", prepared.tokenizer, 0.01)
+    assert splits["valid"]["bytes"] < 0.11 * file.stat().st_size
+
+
 def test_json_lines_gzip_own_validation_and_own_tokenizer(prepared: Dataset, tmp_path: Path) -> None:
     for name in ("train", "valid"):
         with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:

@@ -46,6 +46,19 @@ def test_seed_decides() -> None:
     assert rows[0] == rows[1] != rows[2]
 
 
+def test_each_text_has_random_numbers_of_its_own() -> None:
+    """However many were drawn for the one before: MLX draws one in advance."""
+    short, long = Sampler(1.0, seed=1), Sampler(1.0, seed=1)
+    rows = []
+    for sampler, drawn_before in ((short, 3), (long, 4)):
+        sampler.begin([])
+        [sampler(LOGITS) for _ in range(drawn_before)]
+        sampler.begin([])
+        rows.append([sampler(LOGITS) for _ in range(50)])
+    first = Sampler(1.0, seed=1)
+    assert rows[0] == rows[1] != [first(LOGITS) for _ in range(50)]
+
+
 def test_repetition_is_penalized_as_in_transformers() -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     logits = np.array([1.5, -0.5, 0.7, 0.2, -2.0], np.float32)

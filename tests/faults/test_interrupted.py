@@ -123,6 +123,26 @@ def test_an_evaluation_that_an_interruption_skipped_is_made_up(
     assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 15, 20]
 
 
+def test_the_last_evaluation_that_was_made_up_is_kept(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is made up once, and its checkpoint can be the best."""
+    run = tmp_path / "run"
+    arguments = ("train", tiny_yaml, "--data", prepared.path, "--out", run, "--set", "schedule.steps=5", "--device")
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "evaluation.round:1=term")
+    monkeypatch.setattr("lost.storage.failpoints._reached", 0)
+    assert lost(*arguments, "cpu").code == 143
+    assert open_checkpoint(run / "checkpoints" / "step-00000005").progress.validation_loss is None
+    before = state(run, 5)
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
+    for _ in range(2):
+        assert lost(*arguments, "cpu").code == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (found,) = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert open_checkpoint(run / "checkpoints" / "step-00000005").progress.validation_loss == found
+    assert state(run, 5) == before
+
+
 def test_damaged_newest_checkpoint_is_passed_over(
     lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:

@@ -117,7 +117,9 @@ def test_too_many_in_a_row_stop_the_run_and_name_the_parameter(
         assert answer.code == 1
         assert "updates in a row were left out; expected finite numbers" in answer.err
         assert "model.embed_tokens.weight" in answer.err
-        assert [path.name for path in (tmp_path / out / "checkpoints").iterdir()] == ["step-00000010"]
+        (saved,) = (tmp_path / out / "checkpoints").iterdir()
+        assert saved.name == "step-00000010"
+        assert f"go on from what was saved, by --branch-from {saved}" in answer.err
 
 
 def test_one_spoilt_worker_spoils_no_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
@@ -182,17 +184,22 @@ def test_a_run_that_ends_amid_trouble_has_not_succeeded(
     assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000020").progress.validation_loss is None
 
 
+@pytest.mark.parametrize("point", ["step.done:12", "evaluation.round:1"])
 def test_interrupted_amid_trouble_it_goes_on_to_the_bit(
-    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
+    """Told so after a step, or in a validation after it, which no row tells of before."""
     poison(monkeypatch, "torch", {12, 13})
-    command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--device", "cpu", "--out")
+    command = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.keep_last=1", "--set", "train.log_every=0",
+               "--set", "train.eval_every=12", "--device", "cpu", "--out")  # fmt: skip
     assert lost(*command, tmp_path / "straight").code == 0
-    monkeypatch.setattr("lost.storage.failpoints._PLAN", "step.done:12=term")
+    monkeypatch.setattr("lost.storage.failpoints._PLAN", f"{point}=term")
     monkeypatch.setattr("lost.storage.failpoints._reached", 0)
     assert lost(*command, tmp_path / "run").code == 143
     held = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert held == ["step-00000010", "step-00000012"]
+    guard = open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000012").progress.guard
+    assert (guard.in_a_row, guard.skipped) == (1, 1)
     monkeypatch.setattr("lost.storage.failpoints._PLAN", "")
     assert lost(*command, tmp_path / "run").code == 0
     ends = [open_checkpoint(tmp_path / run / "checkpoints" / "step-00000020") for run in ("straight", "run")]

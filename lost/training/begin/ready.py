@@ -18,6 +18,7 @@ from lost.interop.source import Source
 from lost.model.adapted import check_used
 from lost.model.init import check_trains
 from lost.model.load import load_config
+from lost.optim.unread import unread
 from lost.planning.alignment import unaligned
 from lost.planning.horizon import with_steps
 from lost.planning.micro_batch import with_micro_batch
@@ -136,6 +137,7 @@ class Ready:
     def remarks(self) -> Iterator[str]:
         """Yield what is to be said of a model that doesn't train yet, and so can still be changed."""
         yield from filter(None, (unused_rows(self.config, self.dataset), unaligned(self.config, self.device)))
+        yield from unread(self.config)
 
     def check(self) -> None:
         """Read all data, and see that every worker would do the same; all of them call this.

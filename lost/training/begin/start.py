@@ -68,6 +68,7 @@ def start(
             tracker.message(ended(run.config, engine, result))
             workers.close()
             if mirror:  # for which the others needn't wait
+                asked.finished = True
                 screen.phase("mirroring")
                 mirror.wait()
                 for text in mirror.said():
@@ -79,7 +80,7 @@ def _starting_point(run: Ready, tracker: Tracker) -> Checkpoint | None:
     """Make the run folder ready, and return the checkpoint to resume from; None: initial weights."""
     point = None
     if run.fresh:
-        reset_run_dir(run.config, run.folder, tracker, run.overwrite)
+        reset_run_dir(run.folder, tracker, run.overwrite)
     else:
         point = start_or_resume(run.config, run.folder, run.dataset, tracker, run.teaches)
     if run.source and not point:

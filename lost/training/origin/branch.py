@@ -14,7 +14,8 @@ from lost.interop.source import Source, open_source
 from lost.tokenizer import same_ids
 from lost.training.run_dir import MUTABLE_KEYS, differences
 
-_FREE = ("tracking.", "schedule.", "optimizer.", "teacher.")  # beside what may change in any run; rates are set anew
+# Beside what may change in any run: rates, and how gradients are bounded, are set anew.
+_FREE = ("tracking.", "schedule.", "optimizer.", "teacher.", "train.grad_clip", "train.skip_spikes", "train.z_loss")
 
 
 def open_branch(named: Path) -> Source:
@@ -64,7 +65,8 @@ def check_branch(source: Source, config: Config, dataset: Dataset) -> None:
     if refused:
         raise ConfigError(
             f"a branch of {source.path} can't have another {'; '.join(refused)}. Expected the same but for schedule, "
-            "rates, and what may change in any run; restore the values, or begin with its weights with --init-from"
+            "rates, train.grad_clip, skip_spikes, z_loss, and what may change in any run; restore the values, or begin "
+            "with its weights with --init-from"
         )
     if not keeps_place(source, dataset):
         _check_renamed(source, dataset)
