@@ -1,7 +1,6 @@
 """What the layers of `candidates.py` compute, in PyTorch."""
 
 import math
-import os
 from abc import abstractmethod
 from typing import Any
 
@@ -261,7 +260,7 @@ class TorchReselected(torch_layers.Lost):
 class TorchFading(torch_layers.Lost):
     """The share of the activation, by a count of training passes that isn't saved: such a run can't be resumed."""
 
-    until = int(os.environ.get("UNTIL", "500"))
+    until = 500
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__(projection, dtype)

@@ -12,6 +12,8 @@ import numpy as np
 
 from lost.backends.mlx.arrays import DTYPES, to_mlx
 from lost.backends.mlx.engine import MlxEngine
+from lost.backends.mlx.kernels.group import works
+from lost.backends.mlx.layers import Group
 from lost.backends.mlx.layers import layer as make_layer
 from lost.bench.compare import Machine, Pass
 from lost.config import TrainConfig
@@ -40,6 +42,8 @@ def layer(
         for name, value in values.items()
     }
     module.update(arrays)
+    group = Group(module)
+    group.fuse(works(DTYPES[train.compute_dtype]))
     trained = [name for name, tensor in tensors.items() if tensor.trained]
     keys = mx.random.split(mx.random.key(0))
     x, y_grad = (
@@ -49,7 +53,7 @@ def layer(
 
     def forward(x: mx.array, *weights: mx.array) -> mx.array:
         module.update(dict(zip(trained, weights, strict=True)))
-        return module(x)
+        return module.widen(*group.narrow(x, whole=True)[0])  # as a model's blocks have it, by kernels where these work
 
     def gradients(x: mx.array, y_grad: mx.array, *weights: mx.array) -> list[mx.array]:
         return mx.vjp(forward, [x, *weights], [y_grad])[1]

@@ -40,7 +40,8 @@ def capacity(device: str) -> int:
     On a GPU, the system's recommended limit (about three quarters of a Mac's unified memory); else all of it.
     """
     if device == "gpu":
-        return int(mx.device_info(mx.Device(mx.gpu))["max_recommended_working_set_size"])
+        told = mx.device_info(mx.Device(mx.gpu))  # that of NVIDIA's has other names
+        return int(told.get("max_recommended_working_set_size") or told.get("total_memory") or memory_bytes())
     return memory_bytes()
 
 
@@ -51,14 +52,14 @@ def prepare(device: str, cache_bytes: int) -> None:
     mx.reset_peak_memory()
 
 
-def wire(size: int) -> None:
+def wire(size: int, device: str) -> None:
     """Have macOS keep up to `size` bytes of this process's arrays resident, whatever else needs memory.
 
     Raises:
-        BackendError: more than the system recommends, or there is no Metal here.
+        BackendError: more than the system recommends, or it isn't Metal that computes.
     """
-    if not mx.metal.is_available():
-        raise BackendError("--wired-gib: only Metal can wire memory, and it isn't available here; leave it out")
+    if device != "gpu" or not mx.metal.is_available():
+        raise BackendError("--wired-gib: only Metal can wire memory, and it isn't what computes here; leave it out")
     if size > capacity("gpu"):
         raise BackendError(
             f"--wired-gib {size / 2**30:.1f}: this Mac recommends at most {capacity('gpu') / 2**30:.1f}; lower it"

@@ -18,6 +18,7 @@ from lost.backends.mlx.kernels import group
 from lost.backends.mlx.kernels.checkpointing import Reads, recomputed
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.backends.mlx.kernels.gather import kept
+from lost.backends.mlx.kernels.rows import added, scaled
 from lost.engine.registry import implementation
 from lost.method.quantized import GROUP
 from lost.projections import Projection
@@ -84,7 +85,7 @@ class Layer(nn.Module, ABC):
         return self._biased(self._widen(*parts))
 
     def _biased(self, y: mx.array) -> mx.array:
-        return y + self.bias.astype(y.dtype) if "bias" in self else y
+        return added(y, self.bias) if "bias" in self else y
 
     @abstractmethod
     def _widen(self, *parts: mx.array) -> mx.array:
@@ -239,7 +240,7 @@ class FixedPair(Adapter):
     def _widen(self, *parts: mx.array) -> mx.array:
         """Return their sum, once the second one is multiplied by core and up."""
         hidden, core = parts[1], self.core.astype(parts[1].dtype)
-        hidden = hidden @ core.T if core.ndim == 2 else hidden * core
+        hidden = hidden @ core.T if core.ndim == 2 else scaled(hidden, core)
         return parts[0] + hidden @ self.up.astype(hidden.dtype).T
 
 
@@ -298,11 +299,11 @@ class Group:
             x: (..., in).
             whole: whether kernels may make all of the layers' outputs but biases: no cache holds earlier tokens.
         """
-        lost = self._lost
-        if self.fused and whole:
+        lost, watched = self._lost, any("narrow" in vars(each) for each in self.layers)  # by whoever looks at inputs
+        if self.fused and whole and not watched:
             ups = [each.up.astype(x.dtype) for each in lost]
             return [(each,) for each in group.outputs(self._reads(x), ups, self.given.get("ups"))]
-        if len(lost) < len(self.layers) or len(lost) == 1:
+        if len(lost) < len(self.layers) or len(lost) == 1 or watched:
             return [each.narrow(x) for each in self.layers]
         downs = [each.down for each in lost]
         hidden = mx.split(x @ mx.concatenate(downs).astype(x.dtype).T, ends(downs), axis=-1)

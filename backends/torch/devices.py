@@ -122,7 +122,7 @@ def check_generation() -> None:
     """Do nothing: generation takes no other package."""
 
 
-def wire(size: int) -> None:
+def wire(size: int, device: str) -> None:
     """Refuse: PyTorch wires no memory.
 
     Raises:

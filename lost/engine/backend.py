@@ -58,8 +58,8 @@ class Backend(Protocol):
             BackendError: it isn't installed.
         """
 
-    def wire(self, size: int) -> None:
-        """Keep up to `size` bytes of this process's arrays from being paged out.
+    def wire(self, size: int, device: str) -> None:
+        """Keep up to `size` bytes of this process's arrays on a device from being paged out.
 
         Raises:
             UserError: this backend or device can't.

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -129,8 +129,8 @@ def budget(
     beside = head * width if backend == "torch" and summed else 0
     if backend == "torch":  # which unpacks a weight of few bits to integers, and from them to float32
         beside += 8 * max((each.in_features * each.out_features for each in inside if _is_packed(each)), default=0)
-    # MLX's update allocates new memory for parts of weights and moments, when activations are freed already.
-    update = int(1.4 * trained * width) if backend == "mlx" else _torch_update(config, shards)
+    # The update takes its memory when activations are freed already.
+    update = _mlx_update(config, device, trained * width) if backend == "mlx" else _torch_update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
@@ -318,10 +318,37 @@ def _torch_update(config: Config, shards: int) -> int:
 
     Fitted to its peaks on a CPU. The nearer a matrix is to a square, the larger are the Gram matrices beside it.
     """
+    return _largest_turn(config, shards, {"float32": (3.0, 3.0), "bfloat16": (2.9, 0.75)})
+
+
+def _mlx_update(config: Config, device: str, trained: int) -> int:
+    """Count the bytes that MLX's update takes: new memory for weights and moments, and Muon's turns.
+
+    Fitted to its peaks on a CPU. More is held at once where a step is compiled; products of one turn too, as memory is
+    taken before they are computed.
+
+    Args:
+        config: its vocabulary known.
+        device: as the backend names it.
+        trained: bytes of what is trained.
+    """
+    compiled = config.train.compile if config.train.compile is not None else device == "gpu"
+    turn = _largest_turn(config, 1, {"float32": (2.5, 20.0), "bfloat16": (1.25, 10.0)})
+    return int((2.8 if turn and compiled else 1.4) * trained) + turn
+
+
+def _largest_turn(config: Config, shards: int, fits: Mapping[str, tuple[float, float]]) -> int:
+    """Count the bytes of the matrices that Muon orthogonalizes at a time, and of what it makes of them; else 0.
+
+    Args:
+        config: its vocabulary known.
+        shards: workers that share them.
+        fits: bytes beside a byte of a matrix in float32, and how many more where it is square, by the type of products.
+    """
     settings = config.optimizer
     if not issubclass(KINDS[settings.name], Muon):
         return 0
-    plain, square = {"float32": (3.0, 3.0), "bfloat16": (2.9, 0.75)}[settings.orthogonalize_dtype]
+    plain, square = fits[settings.orthogonalize_dtype]
     turns = [
         min(-(-count // shards), at_once(shape, 1)) * 4 * math.prod(shape) * (plain + square * min(shape) / max(shape))
         for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items()

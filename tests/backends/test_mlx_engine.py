@@ -13,6 +13,7 @@ from lost.backends.mlx import devices
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import checkpointing, loss
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
+from lost.backends.mlx.kernels.rows import added, scaled
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.errors import BackendError
@@ -220,4 +221,47 @@ def test_devices_that_are_not_here(config: Callable[..., Config]) -> None:
             devices.resolve("gpu")
     if not mx.metal.is_available():
         with pytest.raises(BackendError, match="only Metal can wire memory"):
-            devices.wire(1 << 30)
+            devices.wire(1 << 30, "gpu")
+
+
+def test_a_cpu_on_a_mac_wires_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    with pytest.raises(BackendError, match="it isn't what computes here"):
+        devices.wire(1 << 30, "cpu")
+
+
+def test_memory_of_other_makers_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's say it under another name."""
+    for told, size in (({"max_recommended_working_set_size": 7, "total_memory": 9}, 7), ({"total_memory": 9}, 9)):
+        monkeypatch.setattr(mx, "device_info", lambda device, told=told: told)
+        assert devices.capacity("gpu") == size
+
+
+@pytest.mark.parametrize(("apply", "of_x"), [(added, lambda x, row: 1), (scaled, lambda x, row: row)])
+def test_gradients_of_rows_are_summed_in_float32(apply: Callable, of_x: Callable) -> None:
+    """Where all else is in bfloat16, whose sums of thousands of numbers are worth little."""
+    x = mx.random.normal((3, 5, 8)).astype(mx.bfloat16)
+    row, outer = mx.random.normal((8,)), mx.random.normal((3, 5, 8)).astype(mx.bfloat16)
+    (y,), (for_x, for_row) = mx.vjp(apply, [x, row], [outer])
+    wide = x.astype(mx.float32)
+    expected = (outer.astype(mx.float32) * (wide if apply is scaled else 1)).reshape(-1, 8).sum(0)
+    assert (y.dtype, for_x.dtype, for_row.dtype) == (mx.bfloat16, mx.bfloat16, mx.float32)
+    np.testing.assert_allclose(np.array(for_row), np.array(expected), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.array(for_x.astype(mx.float32)), np.array(outer.astype(mx.float32) * of_x(x, row)), rtol=2e-2
+    )
+
+
+@pytest.mark.parametrize("kind", ["lost", "dense"])
+def test_an_update_of_muon_is_planned(config: Callable[..., Config], kind: str) -> None:
+    """Where it is what takes most: little text, many matrices."""
+    settings = config(
+        model={"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6},
+        projection={"kind": kind, "rank": 48},
+        optimizer={"name": "muon"},
+        train={"batch_size": 1, "micro_batch_size": 1},
+    )
+    engine, planned = started(settings), budget(settings, "mlx", "cpu").memory
+    batch = Batch(np.zeros((1, 17), np.int32))
+    peak = peak_of_a_step(engine, [batch])
+    assert 0.75 < peak / (planned.activations + planned.gradients) < 1.15

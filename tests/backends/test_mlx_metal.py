@@ -14,11 +14,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+from lost.backends.mlx import bench
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import gated, group, metal
 from lost.backends.mlx.kernels.convolution import short_conv
 from lost.config import Config
 from lost.data.batch import Batch
+from lost.model.parameters import projections
 
 RANK, INPUT, OUTPUT, SHAPE = 5, 12, 7, (2, 19)
 CHANNELS = [[0, 7, 8, 11], [1, 2, 3, 4], [5, 6, 7, 11]]
@@ -211,11 +213,11 @@ def on_metal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stub], Stub]:
         monkeypatch.setattr(metal, "here", lambda: True)
         return stub
 
-    group.works.cache_clear()
+    group._agree.cache_clear()
     metal._kernel.cache_clear()
     gated._kernel.cache_clear()
     yield use  # type: ignore[misc]
-    group.works.cache_clear()
+    group._agree.cache_clear()
     metal._kernel.cache_clear()
     gated._kernel.cache_clear()
 
@@ -261,7 +263,7 @@ def test_a_step_with_kernels_is_the_step_without(
     settings = config(projection={"kind": "lost", **more}, model=model, optimizer={"name": optimizer})
     expected = trained(settings)
     stub = on_metal(Stub())
-    group.works.cache_clear()
+    group._agree.cache_clear()
     found = trained(settings)
     gates = 2 if groups and optimizer == "muon" and "mlp_bias" not in model else 0
     made = Counter(forward=groups, backward=groups, gated_forward=gates, gated_backward=gates)
@@ -276,7 +278,7 @@ def test_what_is_computed_anew_has_the_same_gradients(
     settings = config(projection={"kind": "lost", "short_conv_width": 3}, model={"num_key_value_heads": 4})
     expected = trained(settings)
     stub = on_metal(Stub())
-    group.works.cache_clear()
+    group._agree.cache_clear()
     found = trained(settings.replace("train", checkpoint_activations="full"))
     assert stub.launched == Counter(forward=2 * 8, backward=8) + TRIED
     for name, value in expected.items():
@@ -289,6 +291,25 @@ def test_what_is_kept_stays_narrow(config: Callable[..., Config], on_metal: Call
     assert stub.launched == TRIED
 
 
+def test_a_cpu_has_no_kernels_though_a_gpu_had(on_metal: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, as `lost doctor --self-test` has both."""
+    on_metal(Stub())
+    group._agree.cache_clear()
+    assert group.works(mx.float32)
+    monkeypatch.setattr(metal, "here", lambda: False)
+    assert not group.works(mx.float32)
+
+
+def test_a_layer_is_timed_by_kernels(on_metal: Callable[[Stub], Stub], config: Callable[..., Config]) -> None:
+    """As a model computes it."""
+    stub = on_metal(Stub())
+    settings = config(projection={"kind": "lost"})
+    projection = projections(settings)[0]
+    values = projection.initial(0, 0.02)
+    bench.layer(projection, values, 8, settings.train, "cpu").run(1)
+    assert (stub.launched - TRIED)["forward"] == 1
+
+
 def refused(x: mx.array) -> mx.array:
     raise RuntimeError("[metal::Device] Unable to build metal library from source")
 
@@ -299,7 +320,7 @@ def test_kernels_that_are_wrong_are_not_taken(
 ) -> None:
     settings = config(projection={"kind": "lost"})
     expected = trained(settings)
-    group.works.cache_clear()
+    group._agree.cache_clear()
     stub = on_metal(Stub(spoil))
     found = trained(settings)
     assert 0 < stub.launched.total() <= TRIED.total()

@@ -204,6 +204,20 @@ def test_an_update_takes_what_is_planned_however_many_matrices_there_are(
     assert_near(ends[1], ends[0])
 
 
+@pytest.mark.parametrize("most", [1, 3 * 96 * 64])
+def test_turns_on_mlx_change_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Of many matrices no more are orthogonalized at a time than memory is planned for."""
+    stacks = [mx.array(matrices(shape, 10).astype(np.float32)) for shape in ((96, 64), (64, 96), (96, 16))]
+    stacks = [mx.concatenate([each, 2 * each]) for each in stacks]
+    expected = [np.array(each) for each in on_mlx.orthogonalized(stacks)]
+    plain, sizes = on_mlx.newton_schulz, list[int]()
+    monkeypatch.setattr(on_mlx, "AT_ONCE", most)
+    monkeypatch.setattr(on_mlx, "newton_schulz", lambda x: sizes.append(x.size) or plain(x))
+    for found, value in zip(on_mlx.orthogonalized(stacks), expected, strict=True):
+        np.testing.assert_allclose(np.array(found), value, atol=1e-6)
+    assert max(sizes) <= max(most, 96 * 64)
+
+
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 0.68, 1.21), ("bfloat16", 0.6, 1.3)])
 def test_singular_values_near_one(dtype: str, low: float, high: float) -> None:
     """Of singular values over a factor 100, as the iteration's polynomial has it: [.68, 1.21]."""

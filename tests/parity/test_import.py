@@ -11,10 +11,12 @@ import torch
 import transformers
 
 from lost.checkpoint import open_checkpoint
+from lost.config import Config
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, backend_module, create_engine
 from lost.interop.from_hf import Imported, open_folder
+from lost.model.init import initial_values
 
 SIZES = {
     "hidden_size": 48,
@@ -173,6 +175,19 @@ def test_second_moments_of_inputs(backend: str, prepared: Dataset, tokens: np.nd
         moment = rows.T @ rows / len(rows)
         np.testing.assert_allclose(found[name], moment, atol=1e-5 * np.abs(moment).max(), err_msg=name)
     assert found.keys() == inputs.keys()
+
+
+def test_second_moments_where_layers_read_the_same(config: Callable[..., Config], tokens: np.ndarray) -> None:
+    """LOST layers, whose first halves MLX computes by one product."""
+    run = config(projection={"kind": "lost"}, model={"vocab_size": 330})
+    names, batches = ["model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"], [Batch(tokens.astype(np.int32))]
+    found = []
+    for backend in BACKENDS:
+        engine = create_engine(run, backend, "cpu")
+        engine.load(initial_values(run))
+        found.append(backend_module(backend).input_moments(engine, batches, names))
+    for name in names:
+        np.testing.assert_allclose(found[0][name], found[1][name], atol=1e-5 * np.abs(found[0][name]).max())
 
 
 def test_generates_as_transformers_does(prepared: Dataset, tmp_path: Path) -> None:

@@ -90,9 +90,13 @@ class MlxGroup:
             yield name, self._sum(bits if self.rank == 0 else mx.zeros_like(bits)).view(array.dtype)
 
     def reduce(self, gradients: Tree, loss: mx.array) -> tuple[Tree, mx.array]:
-        """Return the mean of the workers' gradients and the sum of their losses."""
-        mean, total = average_gradients(gradients, self._group), mx.distributed.all_sum(loss, group=self._group)
-        self._eval(mean, total)
+        """Return the mean of the workers' gradients and the sum of their losses.
+
+        All of it on the CPU: a GPU that waits for a slower worker is taken for stuck, and stopped.
+        """
+        with mx.stream(mx.cpu):
+            mean, total = average_gradients(gradients, self._group), mx.distributed.all_sum(loss, group=self._group)
+            self._eval(mean, total)
         return mean, total
 
     def _sum(self, value: mx.array) -> mx.array:

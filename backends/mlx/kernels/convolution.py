@@ -36,4 +36,5 @@ def _gradients(primals: tuple[mx.array, ...], gradient: mx.array, output: mx.arr
         back = back + taps[number - 1 : number] * ahead[:, number : length + count + number]
     strides = (joined.shape[1] * width, width, width, 1)
     windows = mx.as_strided(joined, (batch, length, count, width), strides)  # the last tap's first: one product for all
-    return back, (gradient[:, :, None] * windows).sum((0, 1))[::-1]
+    products = gradient[:, :, None].astype(mx.float32) * windows  # Metal sums bfloat16 in bfloat16
+    return back, products.sum((0, 1))[::-1].astype(taps.dtype)

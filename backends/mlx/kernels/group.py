@@ -78,11 +78,13 @@ def _in_parts(taps: mx.array | None, x: mx.array) -> mx.array | None:
     return mx.broadcast_to(taps, (metal.tap_parts(prod(x.shape[:-1])), *taps.shape))
 
 
-@cache
 def works(dtype: mx.Dtype) -> bool:
     """Return whether the kernels are there, and agree with the plain form on a few numbers of this type."""
-    if not metal.here():
-        return False
+    return metal.here() and _agree(dtype)
+
+
+@cache
+def _agree(dtype: mx.Dtype) -> bool:
     try:
         return all(_agrees(dtype, earlier, activated) for earlier in (0, 2) for activated in (False, True))
     except (RuntimeError, ValueError):  # whatever a compiler or a driver makes of them
@@ -124,7 +126,7 @@ def _agrees(dtype: mx.Dtype, earlier: int, activated: bool) -> bool:
 
         return [*way(*given), *mx.grad(loss, argnums=[at for at, each in enumerate(given) if each.size])(*given)]
 
-    far = 1e-5 if dtype == mx.float32 else 3e-2
+    far = 1e-3 if dtype == mx.float32 else 3e-2  # products are in TF32 on some Macs
     return all(
         bool(mx.linalg.norm(_wide(a) - _wide(b)) <= far * mx.linalg.norm(_wide(b)))
         for way, other in ((ours, plain), (ours_stacked, plain_product))

@@ -81,7 +81,7 @@ def orthogonalized(stacks: Sequence[mx.array]) -> list[mx.array]:
     """Return stacks of matrices (n, rows, columns) with their singular values near 1.
 
     On Metal, where small products wait for their launches, those of one long side are one stack if their short sides
-    are near enough: filled up with zeros, which stay zeros.
+    are near enough: filled up with zeros, which stay zeros. What is more than AT_ONCE is computed one after the other.
     """
     tall = [each if each.shape[1] >= each.shape[2] else each.swapaxes(1, 2) for each in stacks]
     batches: list[list[int]] = []
@@ -94,11 +94,19 @@ def orthogonalized(stacks: Sequence[mx.array]) -> list[mx.array]:
                 break
         else:
             batches.append([at])
-    found = list(stacks)
+    found, before = list(stacks), list[mx.array]()
     for batch in batches:
         width = tall[batch[0]].shape[2]
         filled = [mx.pad(tall[at], [(0, 0), (0, 0), (0, width - tall[at].shape[2])]) for at in batch]
-        results = newton_schulz(mx.concatenate(filled) if len(filled) > 1 else filled[0])
+        given = mx.concatenate(filled) if len(filled) > 1 else filled[0]
+        parts, count = list[mx.array](), max(1, AT_ONCE // (given.shape[1] * given.shape[2]))
+        for begin in range(0, len(given), count):
+            part = given[begin : begin + count]
+            if before and part.size + sum(each.size for each in before) > AT_ONCE:
+                part, before = mx.depends(part, before), []
+            parts.append(newton_schulz(part))
+            before.append(parts[-1])
+        results = mx.concatenate(parts) if len(parts) > 1 else parts[0]
         for at, result in zip(batch, mx.split(results, ends([tall[at] for at in batch])), strict=True):
             own = result[..., : tall[at].shape[2]]
             found[at] = own if own.shape == stacks[at].shape else own.swapaxes(1, 2)

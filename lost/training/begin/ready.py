@@ -229,7 +229,7 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
     written = written.replace("projection", overrides=config.projection.overrides)
     check_room(config, name, device, room, workers.world_size, beside)
     if asked.wired_gib is not None:
-        module.wire(int(asked.wired_gib * 2**30))
+        module.wire(int(asked.wired_gib * 2**30), device)
     return Ready(
         config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh,
         asked.overwrite, remote, tracing, teacher,
