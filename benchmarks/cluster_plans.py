@@ -35,6 +35,12 @@ def main() -> None:
     print(f"\n## {SEQUENCES} sequences a card\n")
     more = {world: [f"train.batch_size={SEQUENCES * world}"] for world in WORLDS}
     print(*table([(name, load_config(name, more[world]), world) for name in MODELS for world in WORLDS]), sep="\n")
+    print("\n## What Muon adds\n")
+    print(
+        "`llama_1b` beside the same with AdamW, the batch as shipped: bytes sent, ms computing, and the lead with it.\n"
+    )
+    print("| cards | bytes | ms computing | of how many | lead at 50 GB/s |\n| --- | --- | --- | --- | --- |")
+    print(*map(with_muon, WORLDS), sep="\n")
     print("\n## Where the link sets the pace\n")
     print("The fewest cards, of powers of two, on which sending takes longer than computing; the batch as shipped.\n")
     print("| model | 50 GB/s | 450 GB/s |\n| --- | --- | --- |")
@@ -75,6 +81,21 @@ def table(cases: list[tuple[str, Config, int]]) -> Iterator[str]:
             *(f"{own / dense:.2f}" for own, dense in rates),
         ]
         yield f"| {name}, {world} | {' | '.join(cells)} |"
+
+
+def with_muon(world: int) -> str:
+    """Return the row of what Muon adds on so many cards."""
+    config = load_config("llama_1b")
+    adamw = plans(config.replace("optimizer", name="adamw", orthogonalize_dtype="float32"), world, LINK)
+    muon = plans(config, world, LINK)
+    both = list(zip(muon, adamw, strict=True))
+    cells = [
+        pair([f"{own.sent['whole_steps'].total / other.sent['whole_steps'].total - 1:+.1%}" for own, other in both]),
+        pair([f"{(own.computing - other.computing) * 1e3:+.1f}" for own, other in both]),
+        pair([f"{each.computing * 1e3:.0f}" for each in muon]),
+        f"{muon[0].tokens_per_second / muon[1].tokens_per_second:.2f}",
+    ]
+    return f"| {world} | {' | '.join(cells)} |"
 
 
 def plans(config: Config, world: int, link: float) -> list[Plan]:

@@ -10,9 +10,9 @@ measured() {
     printf '```\n'
 }
 printf '# On a CPU\n\n`sh benchmarks/cpu.sh`, %s; MLX with LD_PRELOAD=libtorch_cpu.so.\n' "$(date +%F)"
-measured --layer --backend torch --device cpu --dtype float32 --rounds 100
-measured --layer --backend torch --device cpu --dtype bfloat16 --rounds 100
-measured --model --backend torch --device cpu --seq-len 256 --rounds 9 --kinds dense,lowrank,cola,sltrain,lost
+measured llama_60m_paper --layer --backend torch --device cpu --dtype float32 --rounds 100
+measured llama_60m_paper --layer --backend torch --device cpu --dtype bfloat16 --rounds 100
+measured llama_60m_paper --model --backend torch --device cpu --seq-len 256 --rounds 9 --kinds dense,lowrank,cola,sltrain,lost
 export LD_PRELOAD="$blas"
-measured --layer --backend mlx --device cpu --dtype float32 --rounds 50
-measured --model --backend mlx --device cpu --seq-len 256 --rounds 9 --kinds dense,cola,lost
+measured llama_60m_paper --layer --backend mlx --device cpu --dtype float32 --rounds 50
+measured llama_60m_paper --model --backend mlx --device cpu --seq-len 256 --rounds 9 --kinds dense,cola,lost

@@ -44,11 +44,12 @@ def run_tasks(
     from lost.cli.render.output import note, table
     from lost.cli.render.progress import EvaluationScreen
     from lost.evaluation.lm_eval_model import LmEvalModel
+    from lost.interop.source import read_after
 
     trained = source.config.data.seq_len
     at_once = batch_size * context if batch_size else source.config.train.micro_batch * trained
     screen = EvaluationScreen()
-    model = LmEvalModel(engine, source.tokenizer(), context, at_once, screen)
+    model = LmEvalModel(engine, source.tokenizer(), context, at_once, screen, read_after(source), source.ends)
     with screen.live():
         outcome = tasks.run(model, limit)
     for remark in _remarks(model, source.seq_len):

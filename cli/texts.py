@@ -121,7 +121,7 @@ def run_texts(
             shown = screen.counting(f"evaluating {name}".rstrip(), window * size, text.predictions)
             found[name] = text.measure(engine, window, size, shown)
     values, lines = {}, []
-    forward = budget(source.config).flops_per_token / 3  # of which training has two more for the backward pass
+    forward = budget(source.config).forward_flops_per_token
     for name, each in found.items():
         values[name] = {"nll": each.nll, "bytes": each.bytes, **each.figures()}
         values[name]["information_capacity"] = each.information_capacity(forward)

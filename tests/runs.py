@@ -1,7 +1,9 @@
 """Run folders that no training made: what a law or a search needs of them."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lost.checkpoint import checkpoint_path
 from lost.checkpoint.state import TrainState
@@ -10,12 +12,14 @@ from lost.model.load import dump
 from lost.storage.files import sealed_json
 
 
-def make_run(folder: Path, config: Config, losses: dict[int, float], data: str = "text", speed: float = 1e3) -> Path:
+def make_run(
+    folder: Path, config: Config, losses: dict[int, float], data: str = "text", speed: float = 1e3, **progress: Any
+) -> Path:
     """Write a run with these validation losses, by step; `speed` is in tokens a second."""
     last = checkpoint_path(folder / "checkpoints", max(losses))
     last.mkdir(parents=True)
-    state = TrainState(step=max(losses), data=data)
-    manifest = {"format": 1, **state.__dict__, "guard": state.guard.__dict__, "tokenizer": "", "files": {}}
+    state = TrainState(step=max(losses), data=data, **progress)
+    manifest = {"format": 1, **asdict(state), "tokenizer": "", "files": {}}
     (last / "manifest.json").write_bytes(sealed_json({**manifest, "config": config.model_dump(mode="json")}))
     (folder / "config.yaml").write_text(dump(config))
     rows = [{"step": step, "validation_loss": loss, "bits_per_byte": None} for step, loss in losses.items()]

@@ -40,9 +40,12 @@ def chat(
     from lost.cli.render.conversation import converse
     from lost.generation.conversation import Conversation
     from lost.generation.sampler import Sampler
+    from lost.interop.source import read_after
 
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     source, engine = load_model(path, backend, device)
     positions = source.config.model.max_position_embeddings
-    conversation = Conversation(engine, source.tokenizer(), sampler, positions, max_tokens, stop)
+    conversation = Conversation(
+        engine, source.tokenizer(), sampler, positions, max_tokens, stop, read_after(source), source.ends
+    )
     converse(conversation, str(source.path), source.seq_len, raw)

@@ -51,9 +51,10 @@ def generate(
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
     from lost.errors import UserError
-    from lost.generation.continuation import Continuation
+    from lost.generation.continuation import Continuation, begun
     from lost.generation.sampler import Sampler
     from lost.generation.stopping import ends_of_turn
+    from lost.interop.source import read_after
     from lost.prepare.reading.readers import clean
     from lost.tokenizer.chat_template import question
 
@@ -65,28 +66,29 @@ def generate(
     tokenizer = source.tokenizer()
     if chat and not tokenizer.chat_template:
         note("the tokenizer has no chat template: the plain one of `lost prepare --examples` is used")
-    begin = [tokenizer.end_of_text, *(question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()]
+    text = (question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()
+    begin = begun(text, read_after(source), tokenizer)
     room = source.config.model.max_position_embeddings - len(begin)
     if room < 1:
         raise UserError(
             f"the prompt has {len(begin)} tokens; expected fewer than model.max_position_embeddings = "
             f"{source.config.model.max_position_embeddings}; shorten it"
         )
-    ends = ends_of_turn(tokenizer) if chat else ()
+    ends = {*source.ends, *(ends_of_turn(tokenizer) if chat else ())}
     written = []
     for number in range(1, samples + 1):
         if samples > 1:
             note(f"sample {number} of {samples}")
-        text = Continuation(engine, tokenizer, begin, sampler, min(max_tokens, room), stop, ends)
+        answered = Continuation(engine, tokenizer, begin, sampler, min(max_tokens, room), stop, ends)
         if as_json:
-            written.append({"text": "".join(text), "token_ids": text.tokens, "ended": text.ended})
+            written.append({"text": "".join(answered), "token_ids": answered.tokens, "ended": answered.ended})
         else:
             write_text("" if chat else prompt, raw)
-            for piece in text:
+            for piece in answered:
                 write_text(piece, raw)
             write_text("\n", raw)
-        if text.ended == "length" and room < max_tokens:
+        if answered.ended == "length" and room < max_tokens:
             note(f"stopped after {room} tokens: the model has no more positions")
-        if source.seq_len and len(begin) + len(text.tokens) > source.seq_len:
+        if source.seq_len and len(begin) + len(answered.tokens) > source.seq_len:
             note(f"longer than the {source.seq_len} tokens that the model was trained on: the end may be worse")
     answer(as_json, {"prompt": prompt, **(written[0] if written else {}), "samples": written}, [])

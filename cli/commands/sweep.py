@@ -2,11 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lost.cli.options import AsJson, Backend, Device, local_path, path_option
+
+if TYPE_CHECKING:
+    from lost.sweep.plan import Sweep
+
+_DATA = ("data.path", "data.mixture")  # keys that name what a run reads
 
 
 def sweep(
@@ -40,7 +45,6 @@ def sweep(
     from lost.cli.render.output import answer, note
     from lost.cli.render.output import table as shown
     from lost.cli.render.sweep import SweepScreen, sensitivity_lines
-    from lost.data.dataset import Dataset
     from lost.storage.lock import locked
     from lost.sweep.plan import read_sweep
     from lost.sweep.report import TABLE, table, write_report
@@ -53,11 +57,12 @@ def sweep(
     plan, folder = read_sweep(file), out or Path("runs") / file.stem
     if sensitive:
         check_searches(plan)
+    read = _fingerprint(plan, data)
     command = [sys.executable, "-m", "lost", "train", str(folder / CONFIG), "--json", "--backend", backend]
     command += ["--device", device, *(["--data", str(data)] if data else [])]
     each = threads or max(1, threads_asked_for() // jobs)
     with locked(folder, note):
-        results = Results(plan, folder, Dataset(data).fingerprint if data else None)
+        results = Results(plan, folder, read)
         runner = Runner(command, folder, each)
         screen = SweepScreen(results, runner, as_json)
 
@@ -83,3 +88,16 @@ def sweep(
     if not complete:
         screen.message(f"stopped; `lost sweep {file}` with the same options goes on")
         raise typer.Exit(128 + asked.number)
+
+
+def _fingerprint(plan: "Sweep", data: Path | None) -> str | None:
+    """Return the fingerprint of what all runs read; None: the grid says what each of them does.
+
+    Raises:
+        DataError: nothing names it, or it can't be used.
+    """
+    from lost.data.mixture import open_dataset
+
+    if data is None and any(key.startswith(_DATA) for cell in plan.cells for key in cell.settings):
+        return None
+    return open_dataset(plan.configuration(next(plan.trials({}))).data, data).fingerprint

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lost.cli.render.output import count, duration, table
+from lost.scaling.comparison import FAR
 from lost.utils.wording import counted
 
 
@@ -50,7 +51,7 @@ def comparison_lines(value: dict[str, Any]) -> Iterator[str]:
     rows = []
     for each in value["crossings"]:
         write = _WRITTEN[each["unit"]]
-        tried = f"{write(each['low'])} to {write(10 * each['trained'])}"
+        tried = f"{write(each['low'])} to {write(FAR * each['trained'])}"
         at = "no crossing in range" if each["at"] is None else write(each["at"])
         if each["at"] and each["at"] > each["trained"]:
             at += f", {each['at'] / each['trained']:.1f} times beyond what was trained"
@@ -67,7 +68,7 @@ def comparison_lines(value: dict[str, Any]) -> Iterator[str]:
     else:
         yield (
             f"{what}: as good as {first} of {count(equal['equal'])}{_behind(equal['interval'], count)}, "
-            f"{equal['density']:.2f} times its size"
+            f"{equal['ratio']:.2f} times its size"
         )
 
 

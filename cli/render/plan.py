@@ -54,5 +54,5 @@ def cluster_lines(value: dict[str, Any], kind: str) -> Iterator[str]:
     yield from table([f"{value['world']} cards, at best", kind, "dense"], rows)
     yield (
         f"each sends {value['link_bytes_per_second'] / 1e9:g} GB/s in rings, hidden behind computing where that takes "
-        "longer; latency isn't counted, nor what the optimizer computes"
+        "longer; latency isn't counted"
     )

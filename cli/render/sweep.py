@@ -13,12 +13,15 @@ from rich.text import Text
 from lost.cli.render.folding import folded
 from lost.cli.render.output import count
 from lost.cli.render.output import table as shown
+from lost.errors import ConfigError
+from lost.model.load import load_config
 from lost.sweep.plan import Sweep
 from lost.sweep.report import table
 from lost.sweep.results import Results
 from lost.sweep.runner import Runner
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
+from lost.training.run_dir import CONFIG
 from lost.utils.printable import printable
 from lost.utils.wording import counted
 
@@ -71,15 +74,15 @@ class SweepScreen:
 
     def _state(self, name: str) -> tuple[ProgressBar | Text, Text]:
         """Return how far a run is."""
-        path = self._results.folder / name / METRICS
+        folder = self._results.folder / name
         try:
-            rows = [row for row in read_rows(path) if isinstance(row.get("loss_mean"), float)]
-        except OSError:
-            rows = []
+            rows = [row for row in read_rows(folder / METRICS) if isinstance(row.get("loss_mean"), float)]
+            total = load_config(folder / CONFIG).last_step  # the sweep's own may have a length in tokens
+        except (OSError, ConfigError):
+            rows, total = [], 0
         if not rows:
             return Text(""), Text("starting")
-        trial = next(each for each in self._results.trials() if each.name == name)
-        total, last = self._results.sweep.configuration(trial).last_step, rows[-1]
+        last = rows[-1]
         bar = ProgressBar(total=total, completed=last["step"], width=20)
         return bar, Text(f"step {last['step']}/{total}  loss {last['loss_mean']:.4f}")
 

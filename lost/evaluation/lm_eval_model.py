@@ -4,7 +4,7 @@ Tokenization of a context with its continuation is lm_eval's own (`lm_eval.api.m
 and stop strings follow its Hugging Face model, against which this one is tested.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -19,6 +19,7 @@ from lost.generation.stopping import until
 from lost.tokenizer import Tokenizer
 
 _MAX_GENERATED = 256  # tokens where a task sets no limit, as in lm_eval's Hugging Face model
+_TOP_K = 50  # of a task that samples and says nothing else, as in transformers
 _SUPPORTED = {"do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks"}
 
 
@@ -31,6 +32,8 @@ class LmEvalModel:
         context: tokens that the model reads at once; longer inputs are truncated on the left.
         tokens_at_once: tokens a batch may hold, padding included.
         progress: called with the kind of request, the number answered, and the total.
+        begin: the token that a text is read after; None: end-of-text, where there is nothing else to read after.
+        ends: tokens with which generation ends, beside end-of-text.
 
     Attributes:
         num_truncated: requests truncated so far.
@@ -44,15 +47,20 @@ class LmEvalModel:
         context: int,
         tokens_at_once: int,
         progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+        begin: int | None = None,
+        ends: Iterable[int] = (),
     ) -> None:
         self._engine, self.tokenizer, self.context = engine, tokenizer, context
         self._tokens_at_once, self._progress = tokens_at_once, progress
         self._samplers: dict[tuple[float, int, float], Sampler] = {}
+        self.begin = tokenizer.end_of_text if begin is None else begin
+        self._ends = {tokenizer.end_of_text, *ends}
         self.num_truncated = self.longest = 0
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, nothing added."""
-        return self.tokenizer.encode(text).tolist()
+        """Return the ids of a text; nothing is added, but for what an imported model's tokenizer puts before texts."""
+        ids = self.tokenizer.encode(text).tolist()
+        return ids if self.begin == self.tokenizer.end_of_text else [self.begin, *ids]
 
     def continuations(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]]
@@ -72,7 +80,7 @@ class LmEvalModel:
                     f"the task scores {_short(text)}, which has {len(continuation)} tokens after its context; expected "
                     f"between 1 and {self.context}, what the model reads at once; change the task"
                 )
-            tokens = (context or [self.tokenizer.end_of_text]) + continuation
+            tokens = (context or [self.begin]) + continuation
             scored.append(ScoreRequest(np.array(self._last(tokens, self.context + 1)), len(continuation)))
         return [(score.log_likelihood, score.greedy) for score in self._scores("continuations", scored)]
 
@@ -84,7 +92,7 @@ class LmEvalModel:
         windows: list[ScoreRequest] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
-            ids = [self.tokenizer.end_of_text, *self.encode(text)]
+            ids = [self.begin, *self.tokenizer.encode(text).tolist()]
             for window in evaluation_batches(np.array(ids), self.context, 1) if len(ids) > 1 else ():
                 windows.append(ScoreRequest(window.tokens[0], window.predictions))
                 owners.append(number)
@@ -127,12 +135,12 @@ class LmEvalModel:
                 f"the task generates up to {limit} tokens (max_gen_toks); expected 1 to {self.context - 1}: the model "
                 f"reads {self.context} at once, the prompt included; lower the task's max_gen_toks"
             )
-        prompt = self._last(self.encode(context) or [self.tokenizer.end_of_text], room)
+        prompt = self._last(self.encode(context) or [self.begin], room)
         self.longest = max(self.longest, len(prompt) + limit - 1)
         vocabulary = self.tokenizer.vocab_size
         sampler.begin(prompt)
         generated = self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit)
-        tokens = takewhile(lambda token: token != self.tokenizer.end_of_text, generated)
+        tokens = takewhile(lambda token: token not in self._ends, generated)
         return "".join(until(self.tokenizer.stream(tokens), [stop for stop in stops if stop]))
 
     def _sampler(self, settings: Mapping[str, Any]) -> Sampler:
@@ -148,7 +156,7 @@ class LmEvalModel:
                 "change its generation_kwargs"
             )
         temperature = float(settings.get("temperature", 1.0)) if settings["do_sample"] else 0.0
-        key = (temperature, int(settings.get("top_k", 0)), float(settings.get("top_p", 1.0)))
+        key = (temperature, int(settings.get("top_k", _TOP_K)), float(settings.get("top_p", 1.0)))
         if key not in self._samplers:
             self._samplers[key] = Sampler(*key, seed=0)
         return self._samplers[key]
@@ -167,8 +175,12 @@ def as_lm_eval_model(model: LmEvalModel) -> Any:
         def eot_token_id(self) -> int:
             return model.tokenizer.end_of_text
 
+        @property
+        def prefix_token_id(self) -> int:
+            return model.begin
+
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return model.encode(string)
+            return model.tokenizer.encode(string).tolist() if add_special_tokens is False else model.encode(string)
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             return super().loglikelihood(requests, disable_tqdm)

@@ -60,3 +60,15 @@ class Continuation:
                 return
             yield token
         self.ended = "length"
+
+
+def begun(tokens: list[int], begin: int, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a text after the one that begins it, which a template of others may have written already.
+
+    Args:
+        tokens: of the text.
+        begin: end-of-text, which stands before whatever was learned from, or what an imported model has learned.
+        tokenizer: the model's.
+    """
+    written = begin != tokenizer.end_of_text and tokens[:1] == [begin]
+    return tokens if written else [begin, *tokens]

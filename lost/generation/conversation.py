@@ -1,11 +1,11 @@
 """A conversation with a model: turns in its chat template or, where it has none, a text that both write on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lost.engine import Engine
 from lost.errors import UserError
-from lost.generation.continuation import Continuation
+from lost.generation.continuation import Continuation, begun
 from lost.generation.sampler import Sampler
 from lost.generation.stopping import ends_of_turn
 from lost.tokenizer import Tokenizer
@@ -24,6 +24,8 @@ class Conversation:
         positions: the model's.
         limit: most tokens of an answer.
         stops: texts before any of which an answer ends.
+        begin: the token that stands before all, unless the template writes it; None: end-of-text.
+        ends: tokens with which an answer ends, beside end-of-text and the template's end of a turn.
 
     Attributes:
         messages: so far.
@@ -44,12 +46,15 @@ class Conversation:
         positions: int,
         limit: int,
         stops: Sequence[str] = (),
+        begin: int | None = None,
+        ends: Iterable[int] = (),
     ) -> None:
         self._engine, self._tokenizer, self._sampler = engine, tokenizer, sampler
         self._positions, self._limit, self._stops = positions, limit, stops
         self._template = template_of(tokenizer) if tokenizer.chat_template else None
         self.has_template = self._template is not None
-        self._ends = ends_of_turn(tokenizer) if self._template else frozenset()
+        self._ends = {*ends, *(ends_of_turn(tokenizer) if self._template else ())}
+        self._begin = tokenizer.end_of_text if begin is None else begin
         self.answer: Continuation | None = None
         self.messages: list[dict[str, str]] = []
         self.dropped = self.tokens = 0
@@ -96,13 +101,14 @@ class Conversation:
         while True:
             special_tokens = self._template is not None and self._template.special_tokens
             tokens = self._tokenizer.encode(self._text(), special_tokens).tolist()
-            room = self._positions - 1 - len(tokens)  # end-of-text stands before all
+            tokens = begun(tokens, self._begin, self._tokenizer)
+            room = self._positions - len(tokens)
             alone = len(self._read()) == 1
             if room >= wanted or (alone and room > 0):
-                return [self._tokenizer.end_of_text, *tokens]
+                return tokens
             if alone:
                 raise UserError(
-                    f"the message has {len(tokens) + 1} tokens, end-of-text before it; expected fewer than "
+                    f"the message has {len(tokens)} tokens, with what stands before it; expected fewer than "
                     f"model.max_position_embeddings = {self._positions}; shorten it"
                 )
             self.dropped += 1

@@ -12,7 +12,8 @@ from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
 from lost.config import Config, DType
 from lost.errors import CheckpointError
-from lost.model.parameters import Parameter
+from lost.interop.special_tokens import ends_of_text, with_ends
+from lost.model.parameters import Parameter, vocabulary
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import folder_within, resolved
 from lost.storage.tensors import PART_BYTES
@@ -46,13 +47,14 @@ def rewrite(
     """
     check_destination(path, source.path, overwrite)
     moments = () if weights_only else source.moments()
+    tokenizer = with_ends(source.tokenizer(), ends_of_text(source.path, vocabulary(source.config)))
     written = checkpoint.write(
         path,
         cast(source.parameters(), dtype),
         cast(moments, dtype),
         follow(source.config, dtype),
         source.progress,
-        source.tokenizer(),
+        tokenizer,
         part_bytes,
     )
     compare(cast(source.parameters(), dtype), written.parameters())

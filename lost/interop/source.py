@@ -9,6 +9,8 @@ from lost.config import Config
 from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
 from lost.interop.hub.download import fetched
+from lost.interop.special_tokens import begin_of_text, ends_of_text, imported, puts_before
+from lost.model.parameters import vocabulary
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
 from lost.tracking.log import FILE as LOG
@@ -28,6 +30,7 @@ class Source:
         parameters: yields its arrays by name.
         sizes: of its files in bytes, by name.
         remarks: on how it was read, for the user.
+        ends: tokens that it says end a text, beside end-of-text, which may be among them.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Source:
     parameters: Callable[[], NamedArrays]
     sizes: Mapping[str, int]
     remarks: Sequence[str]
+    ends: tuple[int, ...] = ()
 
 
 def open_source(path: Path) -> Source:
@@ -63,6 +67,7 @@ def open_source(path: Path) -> Source:
             found.parameters,
             found.weights.sizes,
             found.remarks,
+            found.ends,
         )
     if not ((path / MANIFEST).exists() or (path / "checkpoints").exists()):
         what = "holds no model; " if path.exists() else f"doesn't exist; {did_you_mean_path(path)}"
@@ -76,8 +81,28 @@ def open_source(path: Path) -> Source:
     sizes = {name: seal["size"] for name, seal in held.files.items()}
     remarks = [f"skipped: {reason}" for reason in rejected]
     return Source(
-        held.path, held.config, held.progress, held.config.data.seq_len, held.tokenizer, held.parameters, sizes, remarks
+        held.path,
+        held.config,
+        held.progress,
+        held.config.data.seq_len,
+        held.tokenizer,
+        held.parameters,
+        sizes,
+        remarks,
+        ends_of_text(held.path, vocabulary(held.config)),
     )
+
+
+def read_after(source: Source) -> int:
+    """Return the token that a text is read after: end-of-text, as in training.
+
+    Of weights of others that weren't trained since, it is the one that their tokenizer puts there, if it does.
+    """
+    tokenizer, progress = source.tokenizer(), source.progress
+    if progress is not None and (progress.step or not imported(progress)):
+        return tokenizer.end_of_text
+    begin = begin_of_text(tokenizer)
+    return begin if puts_before(tokenizer, begin) else tokenizer.end_of_text
 
 
 def _runs_in(folder: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from lost.checkpoint import Checkpoint, Origin
 from lost.config import Config, DType
 from lost.errors import CheckpointError, ConfigError
+from lost.interop.hub.download import published
 from lost.interop.layout import is_plain
 from lost.interop.rewrite import cast
 from lost.interop.source import Source, is_folder_of_another, open_source
@@ -42,7 +43,8 @@ class AdapterExport:
         dtype: of the factors.
         bytes: of all files.
         difference: the largest between log-probabilities of the base with the adapter, and ours.
-        base: the folder of the base model that PEFT is to open; None: it isn't one that transformers opens.
+        base: the folder of the base model that PEFT is to open, by its name if it is the hub's; None: it isn't one
+            that transformers opens.
         origin: the base model as the run began with it; None: it isn't known any more.
     """
 
@@ -168,10 +170,12 @@ def _description(pairs: Mapping[str, Pair], base: Path | None) -> dict[str, Any]
     ranks = {name: len(down) for name, (down, _, _) in pairs.items()}
     alphas = {name: alpha for name, (_, _, alpha) in pairs.items()}
     rank, alpha = (Counter(each.values()).most_common(1)[0][0] for each in (ranks, alphas))
+    name, revision = published(base) or (str(base), None) if base else (None, None)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base) if base else None,
+        "base_model_name_or_path": name,
+        "revision": revision,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,

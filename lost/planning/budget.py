@@ -73,6 +73,7 @@ class Budget:
         embeddings: those of the embedding and, if it isn't tied, the head.
         flops_per_token: forward and backward, two FLOPs a multiply-add, a frozen weight without a gradient; attention
             over a full window, as in the PaLM paper (arXiv 2204.02311, appendix B).
+        forward_flops_per_token: of that, forward alone.
         memory: estimate of training's peak, without the framework itself.
     """
 
@@ -81,6 +82,7 @@ class Budget:
     projections: int
     embeddings: int
     flops_per_token: int
+    forward_flops_per_token: int
     memory: Memory
 
 
@@ -152,6 +154,7 @@ def budget(
         ),
         embeddings=head * (1 if model.tie_word_embeddings else 2),
         flops_per_token=6 * forward - 2 * still,
+        forward_flops_per_token=2 * forward,
         memory=Memory(
             weights=weights // shards + 4 * integers + whole_weights,
             gradients=sums * trained * width // shards + whole_gradients,

@@ -2,13 +2,18 @@
 
 An estimate of the best case: a compiled step in which every kernel is bound either by arithmetic or by memory's
 bandwidth, and reaches a stated share of the card's peak. What isn't counted: launches, gaps, kernels that don't exist.
+
+Where Muon or its kin orthogonalizes, its products are counted once a step, in their own type. A matrix of n columns and
+q n rows takes (4 q + 14) n^3 multiply-adds in float32, (10 q + 5) n^3 in bfloat16 (`RUNS` of `lost.optim.muon`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lost.config import Config
 from lost.model.parameters import layer_projections, parameter_table, projections, vocabulary
+from lost.optim import KINDS as OPTIMIZERS
+from lost.optim.muon import RUNS, Muon, shapes_orthogonalized
 from lost.planning.alignment import product_sizes
 from lost.planning.budget import CAST_ANEW, budget, dense_twin
 from lost.planning.peak_flops import peak_flops
@@ -43,8 +48,7 @@ class Card:
 
 def card_for(config: Config, tflops: float | None = None, bandwidth: float | None = None) -> Card:
     """Return a card by its peak in TFLOP/s and its memory's bandwidth in GB/s; an H100 where they are left out."""
-    peak = tflops * 1e12 if tflops else peak_flops("H100", config.train.product_dtype)
-    assert peak  # an H100's is known
+    peak = tflops * 1e12 if tflops else _of_an_h100(config.train.product_dtype)
     return Card(peak, bandwidth * 1e9) if bandwidth else Card(peak)
 
 
@@ -56,7 +60,8 @@ class Step:
         products: of the projections and the head, forward and backward.
         attention: its kernels.
         elementwise: norms, rotations, activations, sums; and the head's loss.
-        weights: casts, sums of gradients, the update.
+        weights: casts, sums of gradients, the update but for what makes it orthogonal.
+        orthogonalizing: that, by Newton-Schulz.
         tokens: of the step on this card.
         flops: as model FLOPs are counted, so without recomputation.
     """
@@ -65,13 +70,14 @@ class Step:
     attention: float
     elementwise: float
     weights: float
+    orthogonalizing: float
     tokens: int
     flops: int
 
     @property
     def seconds(self) -> float:
         """All of it."""
-        return self.products + self.attention + self.elementwise + self.weights
+        return self.products + self.attention + self.elementwise + self.weights + self.orthogonalizing
 
     @property
     def tokens_per_second(self) -> float:
@@ -123,6 +129,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
         attention=parts * attention,
         elementwise=parts * elementwise,
         weights=weights,
+        orthogonalizing=_orthogonalizing(config, card, shards),
         tokens=local_batch * length,
         flops=budget(config).flops_per_token * local_batch * length,
     )
@@ -140,6 +147,33 @@ def report(config: Config, card: Card) -> dict[str, Any]:
         step = step_on_a_card(each, card, each.train.micro_batch, each.train.batch_size)
         figures.append({"tokens_per_second": step.tokens_per_second, "mfu": step.mfu(card)} if step else {})
     return {**asdict(card), "micro_batch_size": config.train.micro_batch, **figures[0], "dense": figures[1]}
+
+
+def _of_an_h100(dtype: str) -> float:
+    peak = peak_flops("H100", dtype)
+    assert peak  # it is known
+    return peak
+
+
+def _orthogonalizing(config: Config, card: Card, shards: int) -> float:
+    """Return the seconds in which a card orthogonalizes its share of the matrices.
+
+    Its peak in their type is to that of the model's as an H100's are.
+    """
+    train, settings = config.train, config.optimizer
+    if not issubclass(OPTIMIZERS[settings.name], Muon):
+        return 0.0
+    dtype = settings.orthogonalize_dtype
+    product = "tf32" if (dtype, train.matmul_precision) == ("float32", "high") else dtype
+    faster = _of_an_h100(product) / _of_an_h100(train.product_dtype)
+    card = replace(card, peak_flops=faster * card.peak_flops)
+    runs, width, seconds = RUNS if dtype == "float32" else (1,) * sum(RUNS), _WIDTH[dtype], 0.0
+    for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items():
+        short, long = sorted(shape)
+        tall = card.seconds(2 * long * short**2, width * (2 * long * short + short**2))  # x^T x, or x by what it gives
+        square = card.seconds(2 * short**3, width * 3 * short**2)
+        seconds += -(-count // shards) * sum(2 * tall + (4 * run - 3) * square for run in runs)
+    return seconds
 
 
 def _elements(config: Config, layer: int) -> int:

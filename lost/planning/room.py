@@ -100,7 +100,10 @@ def fits_whole(config: Config, device: str, room: int, workers: int) -> bool:
     """Return whether each PyTorch worker has memory for all weights and gradients during a step.
 
     Then weights are all-gathered, and gradients reduce-scattered, once a step rather than in each micro-batch and pass.
+    Beside a teacher they aren't.
     """
+    if config.teacher.path is not None:
+        return False
     micro_batch = local_batch_size(config, workers)[1]
     return _estimate(config, "torch", device, workers, whole_steps=True)(micro_batch).total <= room
 

@@ -13,7 +13,7 @@ from lost.model.inspect import LayerReport
 from lost.model.load import dump
 from lost.report.curves import ACROSS, Curve
 from lost.report.inspections import inspections
-from lost.report.plots import COLOURS, METRICS, Metric, channels_svg, lines_svg, metric_svg, spectra_svg
+from lost.report.plots import METRICS, Metric, channels_svg, lines_svg, look, metric_svg, spectra_svg
 from lost.report.story import Layers, Story, differences
 from lost.tracking.metrics import is_number
 from lost.utils.extras import need
@@ -46,7 +46,7 @@ def page(stories: Sequence[Story], with_layers: bool) -> str:
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M %z"),
         across=list(ACROSS.values()),
-        colours=len(COLOURS),
+        looks=[look(number) for number in range(len(stories))],
         runs=[_facts(story) for story in stories],
         differences=differences(stories),
         losses=[
@@ -150,6 +150,10 @@ def _layers(story: Story) -> dict[str, Any]:
     }
 
 
+def _block(report: LayerReport) -> int:
+    return int(report.name.split(".")[2])
+
+
 def _within_block(report: LayerReport) -> str:
     return report.name.rpartition(".")[2].removesuffix("_proj")
 
@@ -162,9 +166,9 @@ def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, Curve]]]:
         ("sparse part's share", "sparse_share"),
         ("norm", "norm"),
     ):
-        values: dict[str, list[float]] = {}
+        points: dict[str, list[tuple[int, float]]] = {}  # not each block has one, where kinds differ
         for report in layers.reports:
             if (value := getattr(report, key)) is not None:
-                values.setdefault(_within_block(report), []).append(value)
-        if values:
-            yield title, {name: Curve(np.arange(len(line)), np.array(line)) for name, line in values.items()}
+                points.setdefault(_within_block(report), []).append((_block(report), value))
+        if points:
+            yield title, {name: Curve(*np.array(line, np.float64).T) for name, line in points.items()}

@@ -21,6 +21,7 @@ from lost.utils.printable import printable
 # Colours of lines: told apart by those who don't see red or green (Wong, Nature Methods 8, 441, 2011), on white and
 # on black. The page's style sheet has its own for both.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#e69f00", "#777777")
+STYLES = ("solid", "dashed", "dotted")  # of the lines of more runs than colours, as matplotlib and CSS call them
 _BLOCKS, _VALUES = 12, 80  # of a plot of spectra: lines, and points of a line
 _PLACE = (0.175, 0.155, 0.805, 0.77)  # of axes with numbers alone around them: left, bottom, width, height, in shares
 _INK, _GRID = "#101010", "#d0d0d0"
@@ -36,12 +37,19 @@ class Metric:
         title: of the plot.
         log: whether its axis is logarithmic.
         smooth: whether its running mean is drawn over it.
+        unit: of the title, in the field's own.
     """
 
     key: str
     title: str
     log: bool = False
     smooth: bool = False
+    unit: float = 1.0
+
+    def curve(self, story: Story, across: Across) -> Curve:
+        """Return the curve of a run."""
+        line = curve(story, story.rows, self.key, across)
+        return Curve(line.x, line.y / self.unit)
 
 
 METRICS = {
@@ -52,7 +60,7 @@ METRICS = {
         Metric("lr", "learning rate"),
         Metric("grad_norm", "gradient norm", log=True, smooth=True),
         Metric("tokens_per_second", "tokens a second", smooth=True),
-        Metric("memory_bytes", "memory (GiB)"),
+        Metric("memory_bytes", "memory (GiB)", unit=2**30),
         Metric("skipped", "updates left out"),
         Metric("divergence", "divergence from the teacher, nats a token"),
         Metric("stall_seconds", "training held up by a save (s)"),
@@ -93,25 +101,30 @@ def draw(axes: Any, stories: Sequence[Story], metric: Metric, across: Across) ->
     """Draw one field of every run; return whether there is more to see than a count that stayed 0."""
     found = False
     for number, story in enumerate(stories):
-        whole = curve(story, story.rows, metric.key, across)
-        if metric.key == "memory_bytes":
-            whole = Curve(whole.x, whole.y / 2**30)
+        whole = metric.curve(story, across)
         if not len(whole.y):
             continue
         found |= bool(whole.y.any())
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": story.name.replace("$", r"\$")}
+        colour, style = look(number)
+        named = {"color": COLOURS[colour], "linestyle": style, "label": story.name.replace("$", r"\$")}
         thin = whole.thinned()
         if metric.smooth and len(whole.x) > 20:
-            axes.plot(thin.x, thin.y, alpha=0.25, linewidth=0.8, color=look["color"])
+            axes.plot(thin.x, thin.y, alpha=0.25, linewidth=0.8, color=COLOURS[colour])
             thin = whole.smoothed().thinned()
         marker = {"marker": "o", "markersize": 3} if len(thin.x) <= 40 else {}
-        axes.plot(thin.x, thin.y, linewidth=1.5, **look, **marker)
+        axes.plot(thin.x, thin.y, linewidth=1.5, **named, **marker)
     if metric.log and _any_positive(axes):
         axes.set_yscale("log")
     axes.set_xlabel(across.title)
     axes.margins(x=0.01)
     axes.grid(linewidth=0.6)
     return found
+
+
+def look(number: int) -> tuple[int, str]:
+    """Return which of the colours a run's line has, and its style."""
+    styles, colour = divmod(number, len(COLOURS))
+    return colour, STYLES[styles % len(STYLES)]
 
 
 def _any_positive(axes: Any) -> bool:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from lost.report.curves import Across, Curve, curve
+from lost.report.curves import Across, Curve
 from lost.report.plots import Metric
 from lost.report.story import Story
 from lost.utils.extras import need
@@ -27,7 +27,7 @@ def terminal_plot(stories: Sequence[Story], metric: Metric, across: Across) -> s
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plotsize(width, min(height - 2, _LINES))
-    curves = [curve(story, story.rows, metric.key, across) for story in stories]
+    curves = [metric.curve(story, across) for story in stories]
     lines = [line.smoothed() if metric.smooth else line for line in curves]
     logarithmic = metric.log and any((line.y > 0).any() for line in lines)
     for number, (story, line) in enumerate(zip(stories, lines, strict=True)):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lost.errors import DataError, UserError
+from lost.model.parameters import parameter_table
 from lost.scaling.law import Fit, Points, fit, missing
 from lost.scaling.runs import LEVEL, TrainedRun
 from lost.utils.wording import counted
@@ -18,8 +19,7 @@ _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("model", "projection", "optimizer", "schedule"), True),
     "train": {"batch_size", "dtype", "param_dtype", "grad_clip", "z_loss", "skip_spikes"},
 }
-"""What a run's loss depends on, but for its text and its seed."""
-
+"""What a run's loss depends on, but for its text, its seed, and a teacher."""
 
 _TEXT: dict[str, Callable[[TrainedRun], object]] = {
     "their prepared text": lambda run: run.data,
@@ -93,9 +93,10 @@ def fitted(family: Family) -> FittedFamily:
 def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]]:
     """Return the losses that are fitted, and which runs are left out and why.
 
-    Where all rates are constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run;
-    else, or where none was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not
-    in size and tokens, as those of a search for a rate do, the ones with the best settings are taken.
+    Runs with frozen parameters, and those that didn't begin with initial weights, are left out. Where all rates are
+    constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run; else, or where none
+    was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not in size and tokens,
+    as those of a search for a rate do, the ones with the best settings are taken.
 
     Args:
         runs: at least one.
@@ -105,12 +106,17 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
         DataError: their losses are of different text.
         UserError: they are of several kinds, of rates that decay and of some that don't, or none is left.
     """
+    reasons = {run.folder: _unlike_others(run) for run in runs}
+    left_out = [f"left out: {folder}: {reason}" for folder, reason in reasons.items() if reason]
+    runs = [run for run in runs if not reasons[run.folder]]
+    if not runs:
+        raise UserError(f"no run trained a whole model from initial weights: expected some; {'; '.join(left_out)}")
     check_same_text(runs)
     _check_one([run.kind for run in runs], runs, "kind of projection", "name those of one, or two kinds with --compare")
     at_peak = not ends and all(run.config.schedule.name in LEVEL for run in runs) and any(map(TrainedRun.at_peak, runs))
     losses = {run.folder: run.at_peak() if at_peak else run.at_end() for run in runs}
     where = "at the peak rate, after a tenth of its steps" if at_peak else "at its schedule's end"
-    left_out = [f"left out: {run.folder}: it has no validation {where}" for run in runs if not losses[run.folder]]
+    left_out += [f"left out: {run.folder}: it has no validation {where}" for run in runs if not losses[run.folder]]
     used = [run for run in runs if losses[run.folder]]
     if not used:
         raise UserError(f"no run has a validation {where}: expected some that have; {'; '.join(left_out)}")
@@ -162,12 +168,31 @@ def check_comparable(one: Family, two: Family) -> None:
         )
 
 
+def _unlike_others(run: TrainedRun) -> str | None:
+    """Return why no law of size and tokens is of a run; None: one may be.
+
+    A branch on the same text is taken for the longer run that it makes of its source.
+    """
+    if any(row.frozen for row in parameter_table(run.config).values()):
+        return "some of its parameters are frozen, which its size counts too"
+    origin = run.origin
+    while origin and origin.moments and origin.data in ("", run.data):  # empty: before there were branches on others
+        origin = origin.before
+    return f"it didn't begin with initial weights, but with those of {origin.path}" if origin else None
+
+
+def _settings_of(run: TrainedRun) -> tuple[str, str | None]:
+    """Return what runs that differ in their seeds alone have in common."""
+    taught = {"teacher": {"weight", "temperature"}} if run.teacher else {}
+    return run.config.model_dump_json(include=_SETTINGS | taught), run.teacher
+
+
 def _with_best_settings(runs: Sequence[TrainedRun], losses: dict[Path, dict[int, float]]) -> list[TrainedRun]:
     """Return, of the runs of each size and number of tokens, those with the settings whose last loss is lowest."""
-    groups: dict[tuple[int, int, int], dict[str, list[TrainedRun]]] = {}
+    groups: dict[tuple[int, int, int], dict[tuple[str, str | None], list[TrainedRun]]] = {}
     for run in runs:
         at = run.size, run.flops, run.tokens(max(losses[run.folder]))
-        groups.setdefault(at, {}).setdefault(run.config.model_dump_json(include=_SETTINGS), []).append(run)
+        groups.setdefault(at, {}).setdefault(_settings_of(run), []).append(run)
 
     def last(same: list[TrainedRun]) -> float:
         return statistics.mean(losses[run.folder][max(losses[run.folder])] for run in same)

@@ -48,7 +48,7 @@ def comparison(first: FittedFamily, second: FittedFamily) -> dict[str, Any]:
     return {
         "compared": [report(each) for each in (first, second)],
         "crossings": [asdict(each) for each in crossings(first, second)],
-        "effective_size": {**asdict(equal), "density": equal.equal and equal.equal / equal.size},
+        "effective_size": {**asdict(equal), "ratio": equal.equal and equal.equal / equal.size},
     }
 
 

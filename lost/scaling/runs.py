@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lost.checkpoint import checkpoints, open_checkpoint
+from lost.checkpoint.state import Origin, TrainState
 from lost.config import Config
 from lost.errors import CheckpointError, UserError
 from lost.model.load import load_config
@@ -36,6 +37,8 @@ class TrainedRun:
         flops: of a token, forward and backward.
         seconds: of a token, by the median of its reported steps.
         losses: of its validations, nats a token, by step.
+        teacher: the identity of what it learns from beside its data; None: nothing.
+        origin: of the weights that it began with; None: they were drawn.
     """
 
     folder: Path
@@ -46,6 +49,8 @@ class TrainedRun:
     flops: int
     seconds: float
     losses: dict[int, float]
+    teacher: str | None = None
+    origin: Origin | None = None
 
     @property
     def kind(self) -> str:
@@ -132,21 +137,23 @@ def _read(folder: Path) -> TrainedRun:
             speeds.append(speed)
     if not losses or not speeds:
         raise UserError("it has no validation yet")
-    own, dense = budget(config), budget(dense_twin(config))
+    own, dense, progress = budget(config), budget(dense_twin(config)), _progress(folder)
     return TrainedRun(
         folder,
         config,
-        _fingerprint(folder),
+        progress.data,
         own.parameters - own.embeddings,
         dense.parameters - dense.embeddings,
         own.flops_per_token,
         1 / statistics.median(speeds),
         losses,
+        progress.teacher,
+        progress.origin,
     )
 
 
-def _fingerprint(folder: Path) -> str:
-    """Return the fingerprint of the data that a run was trained on, which its checkpoints know.
+def _progress(folder: Path) -> TrainState:
+    """Return what the checkpoints of a run know of it: its data, its teacher, what it began with.
 
     Raises:
         CheckpointError: none can be read; of several the newest one's.
@@ -154,7 +161,7 @@ def _fingerprint(folder: Path) -> str:
     error = CheckpointError("it has no checkpoint, which says what text it was trained on")
     for path in checkpoints(folder / "checkpoints"):
         try:
-            return open_checkpoint(path).progress.data
+            return open_checkpoint(path).progress
         except CheckpointError as damaged:
             error = damaged
     raise error

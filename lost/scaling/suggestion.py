@@ -264,11 +264,10 @@ def _with_batch(config: Config, tokens: float, experience: Experience | None) ->
     wanted = step_law_batch(tokens)
     if experience:
         wanted *= _batch_tokens(experience.proxy.config) / step_law_batch(experience.tokens)
-    batch = round_batch(wanted / config.data.seq_len)
-    divides = config.train.micro_batch_size in (None, "auto") or batch % config.train.micro_batch == 0
-    return config.replace(
-        "train", batch_size=batch, micro_batch_size=config.train.micro_batch_size if divides else "auto"
-    )
+    batch, at_once = round_batch(wanted / config.data.seq_len), config.train.micro_batch_size
+    if batch != config.train.batch_size and (at_once is None or (isinstance(at_once, int) and batch % at_once)):
+        at_once = "auto"  # all of another batch at once may not fit, nor its parts divide it
+    return config.replace("train", batch_size=batch, micro_batch_size=at_once)
 
 
 def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experience | None) -> Config:

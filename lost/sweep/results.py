@@ -25,7 +25,7 @@ class Results:
     Args:
         sweep: its file.
         folder: holds everything; it is made if necessary.
-        data: the fingerprint of what all runs read; None: their configuration names it.
+        data: the fingerprint of what all runs read; None: the grid says what each does.
 
     Raises:
         ConfigError: the folder's sweep had other runs under the same names, or other data.

@@ -6,17 +6,21 @@ The one exception is sentencepiece's own sign for a space, U+2581, which is deco
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from lost.errors import DataError
+from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import Entry, Tokenizer
 from lost.tokenizer.chat_template import PLAIN
 from lost.tokenizer.huggingface import read_config
 from lost.utils.machine import cores
+from lost.utils.parsing import parse_object
 
+ADDED = "added_tokens.json"  # where transformers keeps tokens that a model doesn't have
 SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
@@ -57,7 +61,7 @@ class PieceTokenizer(Tokenizer):
         """Load a file; of a template beside it only ours is read, the others' need tokens that no text encodes to.
 
         Raises:
-            DataError: it isn't such a model, or `end_of_text` is given.
+            DataError: it isn't such a model, files beside it add tokens to it, or `end_of_text` is given.
         """
         if end_of_text is not None:
             raise DataError(
@@ -65,7 +69,27 @@ class PieceTokenizer(Tokenizer):
                 "token is; expected the option with a tokenizer.json only; leave it out"
             )
         made = cls(content, str(file))
+        made._check_beside(file)
         return made.with_chat_template(PLAIN) if read_config(file).get("chat_template") == PLAIN else made
+
+    def _check_beside(self, file: Path) -> None:
+        """Refuse a model to which the files beside it add tokens, or another end of a text.
+
+        A token for padding may be missing: no text has it.
+        """
+        config, ours = read_config(file), self._processor.id_to_piece(self.end_of_text)
+        end, listed = _content(config.get("eos_token")) or ours, config.get("added_tokens_decoder")
+        named = [*_added(file), *map(_content, listed.values() if isinstance(listed, dict) else ())]
+        known = {*self._processor.id_to_piece(list(range(self.vocab_size))), _content(config.get("pad_token")), None}
+        added = [each for each in named if each not in known]
+        if end == ours and not added:
+            return
+        what = f"add the token {added[0]}" if end == ours else f"end a text with {end}"
+        raise DataError(
+            f"{file} is a sentencepiece model that ends a text with {ours}, and the files beside it {what}; expected "
+            "what the model itself has, or a tokenizer.json, which has all of it; write one into the folder with "
+            "transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -91,6 +115,23 @@ class PieceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without control symbols; bytes that make no character become U+FFFD."""
         return self._processor.decode(list(ids))
+
+
+def _added(file: Path) -> Mapping[str, Any]:
+    """Return the tokens that a file beside a model adds, and their ids."""
+    path = file.with_name(ADDED)
+    try:
+        return parse_object(read_inside(path, path.parent, DOCUMENT_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
+
+
+def _content(token: Any) -> str | None:
+    """Return a token's text, which is given alone or in an object with its properties."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:

@@ -137,6 +137,45 @@ def test_what_bounds_a_step() -> None:
     assert step_on_a_card(config.replace("projection", kind="sltrain"), card, 64, 512) is None
 
 
+def test_what_makes_updates_orthogonal() -> None:
+    """By hand, of n x q n matrices: (4 q + 14) n^3 multiply-adds in float32, (10 q + 5) n^3 in bfloat16, a step."""
+    asked = ("optimizer.name=muon", "projection.kind=dense", "train.dtype=float32")
+    for settings, of_tall, of_square, faster in (
+        (("optimizer.orthogonalize_dtype=float32",), 4, 14, 1.0),
+        (("optimizer.orthogonalize_dtype=bfloat16",), 10, 5, 989 / 67),
+        (("train.matmul_precision=high",), 4, 14, 1.0),  # TF32, as all other products
+    ):
+        config = load_config("llama_1b_paper", (*asked, *settings))
+        wide = config.model.intermediate_size / 2048
+        layer = 4 * (of_tall + of_square) + 3 * (of_tall * wide + of_square)
+        flops = 2 * 24 * layer * 2048**3
+        alone, of_eight = [known(step_on_a_card(config, Card(1.0, 1e30, 1.0), 1, 8, shards)) for shards in (1, 8)]
+        assert alone.orthogonalizing == pytest.approx(flops / faster)
+        assert of_eight.orthogonalizing == pytest.approx(alone.orthogonalizing / 8)
+        assert alone.seconds > alone.orthogonalizing
+
+
+def test_the_ceiling_of_muon_is_above_what_a_card_did() -> None:
+    """Of benchmarks/results/cuda-nvidia-h100-80gb-hbm3: 519 ms beside 1,816, most of it Newton-Schulz in float32."""
+    config = load_config("llama_1b", ("optimizer.orthogonalize_dtype=float32", "projection.activation=silu"))
+    card = card_for(config)
+    own, dense = [known(step_on_a_card(each, card, 64, 128)).seconds for each in (config, dense_twin(config))]
+    assert 0.6 * 0.519 < own < 0.519
+    assert 0.6 * 1.816 < dense < 1.816
+
+
+def test_a_teacher_takes_its_room_in_every_table(lost: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each card; and beside one no weights stay whole."""
+    monkeypatch.setattr("lost.training.teacher.teacher_bytes", lambda config: 50 << 30)
+    taught = ("plan", "llama_1b_paper", "--json", "--set", "teacher.path=big", "--set", "train.micro_batch_size=auto")
+    value = json.loads(lost(*taught, "--memory-gib", 72, "--backend", "torch").out)
+    assert value["micro_batch_size"] == value["roofline"]["micro_batch_size"]
+    many = json.loads(lost(*taught, "--world", 2).out)
+    assert many["micro_batch_size"] == many["cluster"]["micro_batch_size"] < 256
+    assert many["memory_bytes"]["total"] == many["cluster"]["memory_bytes"] < 22 << 30
+    assert (many["cluster"]["mode"], many["cluster"]["fits"]) == ("block_by_block", True)
+
+
 def test_the_command_line(lost: Callable[..., Any]) -> None:
     """One card's ceiling, and a table for many; what would do nothing is refused."""
     answer = lost("plan", "llama_1b_paper", "--memory-gib", 72, "--backend", "torch")

@@ -57,7 +57,7 @@ def test_texts(lost: Callable, run: Path, backend: str) -> None:
 def test_information_capacity(lost: Callable, run: Path) -> None:
     """Bits saved of each token's text, over log2 of a forward pass's FLOPs; of further texts too."""
     answer = json.loads(lost("eval", run, "--json", "--device", "cpu").out)
-    flops = budget(load_config(run / "config.yaml")).flops_per_token / 3
+    flops = budget(load_config(run / "config.yaml")).forward_flops_per_token
     saved = 8 * answer["bytes"] - answer["nll"] / math.log(2)
     assert answer["information_capacity"] == pytest.approx(saved / answer["tokens"] / math.log2(flops))
     assert answer["also_evaluated"]["own"]["information_capacity"] == answer["information_capacity"]

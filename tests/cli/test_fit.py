@@ -9,6 +9,7 @@ import pytest
 from conftest import tiny_config
 from runs import make_run
 
+from lost.checkpoint.state import Origin
 from lost.cli.render.fit import comparison_lines
 from lost.config import Config
 from lost.planning.budget import budget
@@ -115,6 +116,39 @@ def test_what_is_unfinished_or_unreadable_is_left_out_and_said(lost: Callable, l
     assert all(f"left out: {ladder / name}" in done.err for name in ("begun", "broken"))
 
 
+def test_runs_of_other_weights_than_initial_ones_are_left_out_and_said(lost: Callable, ladder: Path) -> None:
+    """But a branch on the same text, which is its source made longer; of versions that didn't say on which, too."""
+    tuned = Origin("/a/model", 7, "")
+    begun = {
+        "tuned": tuned,
+        "elsewhere": Origin("/web", 7, "", moments=True, data="web"),
+        "later": Origin("/tuned", 7, "", moments=True, data="text", before=tuned),
+        "branched": Origin("/stable", 7, "", moments=True, data="text"),
+        "early": Origin("/stable", 7, "", moments=True),
+    }
+    config = of_width(16, schedule={"steps": 300})
+    for name, origin in begun.items():
+        make_run(ladder / name, config, {300: loss_of(config, 300)}, origin=origin)
+    done = lost("fit", ladder, "--json")
+    assert json.loads(done.out)["runs"] == 11
+    for name, path in (("tuned", "/a/model"), ("elsewhere", "/web"), ("later", "/a/model")):
+        assert f"left out: {ladder / name}: it didn't begin with initial weights, but with those of {path}" in done.err
+    for path in ladder.iterdir():
+        if path.name not in ("tuned", "elsewhere"):
+            shutil.rmtree(path)
+    refused = lost("fit", ladder)
+    assert (refused.code, "no run trained a whole model from initial weights" in refused.err) == (2, True)
+
+
+def test_runs_with_frozen_weights_are_left_out_and_said(lost: Callable, ladder: Path) -> None:
+    """Adapters of one model would all have its size."""
+    config = of_width(16, projection={"kind": "lora", "rank": 4}, schedule={"steps": 300})
+    make_run(ladder / "adapted", config, {300: 2.0})
+    done = lost("fit", ladder, "--json")
+    assert json.loads(done.out)["runs"] == 9
+    assert f"left out: {ladder / 'adapted'}: some of its parameters are frozen" in done.err
+
+
 def test_what_is_beside_runs_is_left_out_in_one_line(lost: Callable, ladder: Path) -> None:
     """As a shell writes runs/x/*; a path that isn't there is refused as ever."""
     for name in ("a.log", "b.log", "results.jsonl", "table.md"):
@@ -178,6 +212,18 @@ def test_of_a_search_for_a_rate_the_best_is_taken(lost: Callable, ladder: Path) 
     assert "left out: 1 run of settings that did worse" in done.err
 
 
+def test_a_teacher_is_a_setting(lost: Callable, ladder: Path) -> None:
+    """Which one, at which weight and temperature; without one, what these would be doesn't matter."""
+    for number, (identity, weight, loss) in enumerate(
+        (("a", 0.5, 9.0), ("a", 0.7, 8.0), ("b", 0.5, 7.0), (None, 0.7, 0.0))
+    ):
+        config = of_width(64, schedule={"steps": 400}, teacher={"path": identity, "weight": weight})
+        make_run(ladder / str(number), config, {400: loss or loss_of(config, 400)}, teacher=identity)
+    done = lost("fit", ladder, "--json")
+    assert json.loads(done.out)["runs"] == 10
+    assert "left out: 3 runs of settings that did worse" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -214,7 +260,7 @@ def test_two_kinds_of_one_folder_are_compared(lost: Callable, ladder: Path) -> N
     assert (tokens["unit"], tokens["ahead"]) == ("tokens", "dense")
     assert tokens["at"] == pytest.approx(40_000, rel=0.1)
     assert [each["kind"] for each in value["compared"]] == ["dense", "lost"]
-    assert value["effective_size"]["density"] > 1
+    assert value["effective_size"]["ratio"] > 1
     shown = "\n".join(comparison_lines(value))
     assert "dense and lost cross at" in shown
     assert "3.1 times beyond what was trained" in shown

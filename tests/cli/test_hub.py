@@ -65,8 +65,8 @@ def test_a_model_is_imported_from_one_commit(lost: Callable, hub: Hub, folder: P
     read = {each.rpartition("/")[2] for each in hub.requests if "/resolve/" in each}
     parts = {path.name for path in (folder / "out").glob("*.safetensors")}
     assert len(parts) > 1
-    assert read == {"config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
-                    "model.safetensors.index.json", *parts}  # fmt: skip
+    assert read == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+                    "tokenizer_config.json", "model.safetensors.index.json", *parts}  # fmt: skip
     assert all(f"/resolve/{sha}/" in each for each in hub.requests if "/resolve/" in each)
     assert TOKEN not in done.out + done.err
 
@@ -99,6 +99,24 @@ def test_a_run_begins_with_a_model_of_the_hub_and_resumes_without_it(
     assert (done.code, "started with" in done.err) == (2, True)
     assert f"--init-from hf://some/one@{'0' * 40}: the run in" in done.err
     assert lost(*begin).code == 0
+
+
+def test_adapters_name_their_base_as_the_hub_does(
+    lost: Callable, hub: Hub, folder: Path, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
+) -> None:
+    """With its commit, so that they open on another machine, whose cache is elsewhere."""
+    hub.repositories["some/one"] = model(folder)
+    text = tiny_yaml.read_text()
+    tiny_yaml.write_text("data:" + text.partition("data:")[2])
+    chosen = ("schedule.steps=2", "projection.kind=lora", "projection.rank=4")
+    sets = [word for each in chosen for word in ("--set", each)]
+    run, begin = tmp_path / "run", ("--init-from", "hf://some/one", "--data", prepared.path)
+    done = lost("train", tiny_yaml, *begin, "--out", run, *sets)
+    assert done.code == 0, done.err
+    assert lost("convert", run, tmp_path / "adapter", "--to", "peft").code == 0
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    named = (described["base_model_name_or_path"], described["revision"])
+    assert named == ("some/one", hub.repositories["some/one"].sha)
 
 
 def test_its_tokenizer_alone_comes_down_for_data(lost: Callable, hub: Hub, folder: Path, tmp_path: Path) -> None:

@@ -243,6 +243,22 @@ def test_a_tokenizer_of_another_model(lost: Callable, folder: Path) -> None:
     assert "its tokenizer has 320 entries and its model 200" in refused(lost, folder)
 
 
+def test_a_window_limits_and_never_widens(lost: Callable, folder: Path) -> None:
+    for window, positions in ((40, 40), (4096, 64)):
+        rewrite(folder, architectures=["MistralForCausalLM"], sliding_window=window)
+        answer = lost("convert", folder, folder.parent / f"out-{window}", "--from", "hf")
+        assert answer.code == 0, answer.err
+        assert open_checkpoint(folder.parent / f"out-{window}").config.model.max_position_embeddings == positions
+        assert ("sequences are limited to the window" in answer.err) is (window == 40)
+
+
+def test_a_template_that_is_not_read_is_named(lost: Callable, folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    answer = lost("convert", folder, folder.parent / "out", "--from", "hf")
+    assert answer.code == 0, answer.err
+    assert f"the chat template of {folder} isn't read: tokenizer.model encodes no text to the tokens" in answer.err
+
+
 def test_options_that_do_not_go_together(lost: Callable, folder: Path, text: Path) -> None:
     assert "--density without --rank" in refused(lost, folder, "--density", 0.1)
     assert "--calibrate without --rank" in refused(lost, folder, "--calibrate", text)

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from lost.data.dataset import Dataset
+from lost.model.inspect import LayerReport
 from lost.report.curves import ACROSS, Curve, curve
+from lost.report.page import _by_projection
 from lost.report.plots import COLOURS, spectra_svg
-from lost.report.story import read_stories
+from lost.report.story import Layers, read_stories
 
 Lost = Callable[..., Any]
 HOSTILE = "<script>alert(1) $x$ $"
@@ -175,6 +177,41 @@ def test_a_count_that_stayed_0_is_plotted_where_it_is_asked_for(lost: Lost, runs
     assert "updates left out</figcaption>" not in (tmp_path / "a.html").read_text()
 
 
+def test_memory_is_in_the_unit_of_its_title(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    """In a picture and in the terminal."""
+    rows = [{"step": step, "loss": 1.0, "memory_bytes": step * 2**30} for step in (3, 5)]
+    (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert lost("plot", runs[0], "--y", "memory_bytes", "-o", tmp_path / "a.svg").code == 0
+    for shown in (lost("plot", runs[0], "--y", "memory_bytes").out, (tmp_path / "a.svg").read_text()):
+        assert "memory (GiB)" in shown
+        assert {"3.0", "5.0"} <= {found[:3] for found in re.findall(r"\d\.\d+", shown)}
+        assert "3221225472" not in shown
+
+
+def test_a_block_without_a_value_moves_no_other() -> None:
+    """As where some layers of a projection have no sparse part."""
+    reports = [
+        LayerReport(f"model.layers.{block}.mlp.up_proj", kind, (4, 4), 2, None, 1.0, 1.0, 2.0, share, np.ones(2))
+        for block, kind, share in ((0, "lowrank", None), (1, "lost", 0.25), (2, "lowrank", None), (3, "lost", 0.5))
+    ]
+    lines = dict(_by_projection(Layers(1, reports, {})))
+    assert list(lines["norm"]["up"].x) == [0, 1, 2, 3]
+    sparse = lines["sparse part's share"]["up"]
+    assert [*zip(sparse.x, sparse.y, strict=True)] == [(1, 0.25), (3, 0.5)]
+
+
+def test_more_runs_than_colours_have_lines_of_another_style(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
+    for number in range(len(COLOURS) - len(runs) + 1):
+        shutil.copytree(runs[0], runs[0].with_name(f"{number}"))
+    assert lost("plot", runs[0].parent, "--x", "steps", "-o", tmp_path / "a.svg").code == 0
+    dashed = re.findall(r"stroke-dasharray[^\"]*stroke: (#\w+)", (tmp_path / "a.svg").read_text())
+    assert set(dashed) == {COLOURS[0]}
+    assert lost("report", runs[0].parent, "--no-layers", "-o", tmp_path / "a.html").code == 0
+    legends = re.findall(r"border-top-style: (\w+); border-top-color: var\((.*?)\)", (tmp_path / "a.html").read_text())
+    one = [*(("solid", f"--run{number}") for number in range(8)), ("dashed", "--run0")]
+    assert legends == 2 * one
+
+
 def test_samples(lost: Lost, runs: list[Path], tmp_path: Path) -> None:
     """Newest first; markup and what steers a reader's eye as it stands; what isn't text is left out."""
     rows: list[dict[str, Any]] = [
@@ -262,7 +299,10 @@ def test_a_plot_in_the_terminal(lost: Lost, runs: list[Path], monkeypatch: pytes
     assert "colours" not in answer.err
     for number in range(9 - len(runs)):
         shutil.copytree(runs[0], runs[0].with_name(f"{number}"))
-    assert "9 runs share 8 colours" in lost("plot", *(runs[0].parent.iterdir()), "--y", "lr").err
+    note = lost("plot", *(runs[0].parent.iterdir()), "--y", "lr").err
+    assert (
+        "9 runs share 8 colours; name fewer, or draw them to a file with --out, where lines of 24 runs differ" in note
+    )
 
 
 @pytest.mark.parametrize(

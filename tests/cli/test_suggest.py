@@ -112,6 +112,17 @@ def test_rate_and_batch_are_in_proportion_to_a_tuned_run(
     assert value["loss"] is None  # of one run there is no law
 
 
+def test_another_batch_is_not_taken_at_once(lost: Callable, yaml: Path) -> None:
+    """It was the smaller one that fitted the device."""
+    whole = "train.micro_batch_size=null"
+    value = suggested(lost, yaml, "--tokens", "640000", "--set", whole)
+    overrides = [word for before, word in itertools.pairwise(shlex.split(value["command"])) if before == "--set"]
+    made = load_config(yaml, overrides)
+    assert (made.train.batch_size, made.train.micro_batch_size) == (128, "auto")
+    same = suggested(lost, yaml, "--tokens", "640000", "--set", whole, "--set", "train.batch_size=128")
+    assert whole in shlex.split(same["command"])
+
+
 def test_the_command_is_the_suggestion(lost: Callable, yaml: Path, prepared: Dataset) -> None:
     """Its settings make the run; what the user set and it doesn't change stays; rates keep their proportions."""
     sets = ("--set", "train.grad_clip=0.5", "--set", "optimizer.lr=1", "--set", "optimizer.head_lr=0.5",

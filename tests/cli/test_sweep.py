@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,16 @@ import pytest
 from processes import Process, start_python
 from runs import make_run
 
+from lost.cli.render.sweep import SweepScreen
 from lost.data.dataset import Dataset
 from lost.data.mixture import with_data
+from lost.model.load import load_config
+from lost.planning.horizon import with_steps
+from lost.prepare.sources import Sources
+from lost.prepare.text import prepare
 from lost.sweep.plan import read_sweep
 from lost.sweep.results import Results
+from lost.sweep.runner import Runner
 
 GRID = "grid: {projection.kind: [dense, lost]}\n"
 
@@ -138,6 +145,53 @@ def test_sensitivity_of_a_sweep_that_is_done(
     (row,) = json.loads(done.out)["sensitivity"]
     assert (row["best"], row["loss"], row["sensitivity"]) == (1e-2, 3, 1)  # of 5, 4, 3 and 4
     assert "mean excess" in lost(*arguments, "--out", tmp_path / "out", "--sensitivity").out
+
+
+def test_a_terminal_shows_how_far_a_run_is_whose_length_is_in_tokens(
+    file: Path, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its steps are in its own configuration; the sweep's has none. A run without either file is about to begin."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    tiny_yaml.write_text(tiny_yaml.read_text().replace("  steps: 20\n", "  tokens: 1280\n"))
+    results = Results(read_sweep(file), tmp_path / "out")
+    run = make_run(
+        tmp_path / "out" / "dense-seed0", with_steps(load_config(tiny_yaml, ["model.vocab_size=99"])), {7: 3}
+    )
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"step": 7, "loss_mean": 3.25}) + "\n")
+    runner = Runner([], tmp_path / "out", 1)
+    runner.running = {trial.name: (trial.wanted, None) for trial in results.trials()}
+    screen = SweepScreen(results, runner, on_stderr=False)
+    with screen.live():
+        screen.refresh()
+        shown = capsys.readouterr().out
+    assert "step 7/20  loss 3.2500" in shown
+    assert "starting" in shown
+
+
+@pytest.mark.usefixtures("forked")
+def test_data_that_the_configuration_names_is_known_too(
+    lost: Callable,
+    file: Path,
+    tiny_yaml: Path,
+    arguments: list[object],
+    prepared: Dataset,
+    text_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """Prepared anew under the same name, its losses would stand beside those of before."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared.path, data)
+    tiny_yaml.write_text(tiny_yaml.read_text().replace("data:\n", f"data:\n  path: {data}\n"))
+    file.write_text(f"config: {tiny_yaml}\nseeds: [3]\n")
+    command = [each for each in arguments if each not in ("--data", prepared.path)]
+    assert lost(*command, "--out", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "results.jsonl").read_text())["data"] == prepared.fingerprint
+    shutil.rmtree(data)
+    prepare(Sources([text_folder]), data, 300, 0.1)
+    done = lost(*command, "--out", tmp_path / "out")
+    assert (done.code, "read other data (seed3 for one)" in done.err) == (2, True)
 
 
 def test_a_file_that_is_not_there(lost: Callable, tmp_path: Path) -> None:

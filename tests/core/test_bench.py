@@ -1,9 +1,15 @@
 """Interleaved timing, and the ratios of `lost bench`."""
 
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
 import pytest
 
 from lost.bench.options import as_kind
 from lost.bench.timing import summarize, time_interleaved
+from lost.bench.trial import tokens_per_second
+from lost.config import Config
+from lost.engine import StepResult
 from lost.model.load import load_config
 from lost.planning.peak_flops import peak_flops
 
@@ -62,3 +68,25 @@ def test_cola_has_an_activation_beside_layers_without_one() -> None:
     assert as_kind(linear, "cola") == {"kind": "cola", "activation": "silu"}
     assert as_kind(gelu, "cola") == {"kind": "cola"}
     assert as_kind(linear, "lost") == {"kind": "lost"}
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3, 16])
+def test_a_trial_counts_the_update_once_a_step(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, micro_batches: int
+) -> None:
+    """A micro-batch takes 2 s and the update 5, whatever the length of the steps that were timed."""
+    clock = [0.0]
+
+    def step(batches: Sequence[object], predictions: int, lr: float) -> StepResult:
+        clock[0] += 2 * len(batches) + 5
+        assert predictions == len(batches) * tokens
+        return StepResult(lambda: (0.0, 0.0))
+
+    asked = config(train={"batch_size": 2 * micro_batches, "micro_batch_size": 2})
+    tokens = 2 * asked.data.seq_len
+    engine = SimpleNamespace(load=list, step=step)
+    module = SimpleNamespace(create=lambda config, device: engine)
+    monkeypatch.setattr("lost.bench.trial.backend_module", lambda name: module)
+    monkeypatch.setattr("lost.bench.trial.time.perf_counter", lambda: clock[0])
+    speed = tokens_per_second(asked, "torch", "cpu")
+    assert speed == pytest.approx(micro_batches * tokens / (2 * micro_batches + 5))

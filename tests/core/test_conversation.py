@@ -71,7 +71,7 @@ def test_the_oldest_turns_make_room(prepared: Dataset) -> None:
         assert conversation.dropped == max(0, asked - 2)
     assert len(json.loads(conversation.record())["messages"]) == len(conversation.messages) == 12
     before, dropped = list(conversation.messages), conversation.dropped
-    with pytest.raises(UserError, match=rf"tokens, end-of-text before it; .*max_position_embeddings = {4 * turn}"):
+    with pytest.raises(UserError, match=rf"tokens, with what stands before it; .*max_position_embeddings = {4 * turn}"):
         conversation.ask("what " * 4 * turn)
     assert (conversation.messages, conversation.dropped) == (before, dropped)
     assert "".join(conversation.ask("what")) == "the rank"

@@ -202,9 +202,11 @@ def test_the_card_says_what_was_measured_and_what_kind_of_model_it_is(
     }
     sets = {"text": prepared.path}
     for name, line in lines.items():
-        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+        files = [tmp_path / f"{name}.jsonl", tmp_path / f"{name}-valid.jsonl"]
+        for file in files:
+            file.write_text(json.dumps(line))
         sets[name] = tmp_path / name
-        prepare_examples([tmp_path / f"{name}.jsonl"], sets[name], prepared.tokenizer, [tmp_path / f"{name}.jsonl"])
+        prepare_examples(files[:1], sets[name], prepared.tokenizer, files[1:])
     texts = {}
     for name, path in {**sets, "elsewhere": tmp_path / "nowhere"}.items():
         settings = config(model={"vocab_size": 320}, data={"path": str(path)}, train={"eval_tokens": 1000})

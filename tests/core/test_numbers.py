@@ -68,6 +68,7 @@ def test_budget_by_hand(config: Callable[..., Config]) -> None:
     assert counted.embeddings == 2 * 19 * 16
     assert counted.parameters == inside + 2 * 19 * 16 + 3 * 16
     assert counted.flops_per_token == 6 * (inside + 19 * 16 + 2 * 8 * 16)
+    assert counted.forward_flops_per_token == 2 * (inside + 19 * 16 + 2 * 8 * 16)
     assert counted.memory.moments == 2 * 4 * counted.parameters
     tied = budget(settings.replace("model", tie_word_embeddings=True))
     assert tied.parameters == counted.parameters - 19 * 16

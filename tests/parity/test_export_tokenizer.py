@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -102,10 +103,12 @@ def test_conversations_have_the_tokens_of_training(
     ]
     (tmp_path / "chat.jsonl").write_text("\n".join([json.dumps({"messages": said})] * 9))
     (tmp_path / "text.jsonl").write_text('{"prompt": "the", "completion": " rank"}\n' * 9)
+    for name in ("chat", "text"):
+        shutil.copy(tmp_path / f"{name}.jsonl", tmp_path / f"{name}-valid.jsonl")
     command = ("train", tiny_yaml, "--set", "train.stop_after=1", "--out")
     for name in ("chat", "text"):
         done = lost("prepare", tmp_path / f"{name}.jsonl", "--examples", "--tokenizer", prepared.path, "--valid",
-                    tmp_path / f"{name}.jsonl", "--out", tmp_path / name)  # fmt: skip
+                    tmp_path / f"{name}-valid.jsonl", "--out", tmp_path / name)  # fmt: skip
         assert done.code == 0, done.err
         assert lost(*command, tmp_path / f"{name}-run", "--data", tmp_path / name).code == 0
         done = lost("convert", tmp_path / f"{name}-run", tmp_path / f"{name}-out", "--to", "hf")

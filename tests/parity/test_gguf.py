@@ -18,14 +18,12 @@ from lost.data.dataset import Dataset
 from lost.errors import DataError, ExportError
 from lost.interop.to_gguf.file import _describe_tokenizer
 from lost.interop.to_gguf.folder import export
-from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_gguf.tensors import GgufType
 from lost.interop.to_gguf.vocabulary import vocabulary
 from lost.interop.to_hf.dense import dense_twin, merged
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import Tokenizer, load_tokenizer
-from lost.tokenizer.chat_template import PLAIN
 from lost.tokenizer.comparison import AWKWARD
 from lost.tokenizer.sentencepiece import PieceTokenizer
 
@@ -271,22 +269,3 @@ def test_the_command(lost: Callable, config: Callable[..., Config], prepared: Da
     done = lost("convert", path, tmp_path / "no", "--to", "hf", "--dtype", "q8_0")
     assert (done.code, "--dtype q8_0 with --to hf" in done.err) == (2, True)
     assert not (tmp_path / "no").exists()
-
-
-CHATML = (
-    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def test_a_modelfile_has_a_template_of_ours_or_leaves_it_to_ollama(prepared: Dataset) -> None:
-    """No text of a stranger's template gets into it."""
-    hostile = '{{ messages[0].content }}"""\nADAPTER /etc/passwd'
-    forms = {"plain": PLAIN, "chatml": CHATML, "hostile": hostile, "no template": "{% endif %}"}
-    found = {name: modelfile("m.gguf", prepared.tokenizer.with_chat_template(text), 64) for name, text in forms.items()}
-    turn = '"""{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}\n{{ end }}<|assistant|>\n"""\n'
-    assert f'TEMPLATE {turn}PARAMETER stop "<|user|>"' in found["plain"]
-    assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n" in found["chatml"]
-    first = found["hostile"].splitlines()[0]
-    assert found["hostile"] == found["no template"] == f"{first}\nFROM ./m.gguf\nPARAMETER num_ctx 64\n"
-    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("m.gguf", prepared.tokenizer, 64)

@@ -28,7 +28,7 @@ def plot(
     from lost.cli.render.output import note, say
     from lost.errors import UserError
     from lost.report.curves import ACROSS, curve
-    from lost.report.plots import METRICS, Metric, save_plot
+    from lost.report.plots import METRICS, STYLES, Metric, save_plot
     from lost.report.story import read_stories
     from lost.report.terminal import COLOURS, terminal_plot
     from lost.tracking.metrics import is_number
@@ -53,7 +53,10 @@ def plot(
     if out is None:
         print(terminal_plot(stories, metric, ACROSS[x]))
         if len(stories) > len(COLOURS):
-            note(f"{len(stories)} runs share {len(COLOURS)} colours; name fewer, or draw them to a file with --out")
+            note(
+                f"{len(stories)} runs share {len(COLOURS)} colours; name fewer, or draw them to a file with --out, "
+                f"where lines of {len(COLOURS) * len(STYLES)} runs differ"
+            )
     else:
         if os.path.lexists(out) and not out.is_file():
             raise UserError(f"--out {out}: it is no file; expected a new file's name, or a picture's to replace")

@@ -112,7 +112,8 @@ def plan(
             expected = "--world" if option == "--link" else "a CUDA device, which --memory-gib may stand for"
             raise UserError(f"{option} {given:g} was given without {expected}, and would do nothing; leave it out")
     teacher = teacher_bytes(asked)
-    settings = with_micro_batch(asked, name, device_name, room - teacher, cards)
+    beside = room - teacher
+    settings = with_micro_batch(asked, name, device_name, beside, cards)
     for text in filter(None, (remark, unaligned(settings, device_name))):
         note(text)
     whole_steps = cards > 1 and fits_whole(settings, device_name, room, cards)
@@ -146,10 +147,10 @@ def plan(
         lines += rates_lines(value["rates"], settings.optimizer.base_width)
     if on_cuda:
         card = roofline.card_for(settings, tflops, bandwidth)
-        value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, room), card)
+        value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, beside), card)
         lines += roofline_line(value["roofline"], settings.projection.kind)
         if world is not None:
-            value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, room)
+            value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, beside)
             lines += cluster_lines(value["cluster"], settings.projection.kind)
     if as_json:
         check_room(settings, name, device_name, room, cards, teacher)  # whose error is then the one answer

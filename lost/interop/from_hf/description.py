@@ -95,7 +95,8 @@ def read_description(folder: Path) -> Description:
             model, projection = read_layers(raw["projections"], model)
         # Within its window, sliding attention is full attention, and longer sequences are refused everywhere.
         reach = _window(architecture, raw) or model.max_position_embeddings
-        limited = ModelConfig.model_validate({**model.model_dump(), "max_position_embeddings": reach})
+        windowed = ModelConfig.model_validate({**model.model_dump(), "max_position_embeddings": reach})
+        limited = min(model, windowed, key=lambda each: each.max_position_embeddings)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'model'}: {e['msg']}" for e in error.errors())
         raise CheckpointError(f"{path} describes an impossible model: {problems}; download the file again") from None

@@ -11,9 +11,11 @@ from lost.errors import CheckpointError, DataError
 from lost.interop.from_hf.description import SUPPORTED, read_description
 from lost.interop.from_hf.weights import Weights, check_shapes
 from lost.interop.layout import exported_name
-from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, shapes_of
+from lost.interop.special_tokens import ends_of_text, with_ends
+from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, shapes_of, vocabulary
 from lost.storage.arrays import fitting
 from lost.tokenizer import Tokenizer, load_tokenizer
+from lost.tokenizer.huggingface import TEMPLATE, read_config
 
 _SEQ_LEN = 2048  # of the windows in `lost eval`, unless the model's context is shorter
 
@@ -28,7 +30,8 @@ class Imported:
         config: its vocabulary known. The folder doesn't describe training: sections other than `model` and `projection`
             hold values for evaluation and placeholders, which a training replaces.
         seq_len: of the windows in training; None: unknown.
-        tokenizer: the folder's.
+        tokenizer: the folder's, with the tokens that end a text, where there are several, among its files.
+        ends: the tokens that the folder says end a text, end-of-text perhaps among them.
         remarks: on how it was read, for the user.
         weights: its arrays.
     """
@@ -38,6 +41,7 @@ class Imported:
     config: Config
     seq_len: int | None
     tokenizer: Tokenizer
+    ends: tuple[int, ...]
     remarks: list[str]
     weights: Weights
 
@@ -88,7 +92,10 @@ def open_folder(folder: Path) -> Imported:
         del shapes[HEAD]
     check_shapes(folder, shapes, expected)
     tokenizer = _tokenizer(folder, model.vocab_size)
-    return Imported(folder, description.architecture, config, seq_len, tokenizer, description.remarks, weights)
+    ends = ends_of_text(folder, vocabulary(config))
+    remarks = [*description.remarks, *_unread_template(folder, tokenizer)]
+    tokenizer = with_ends(tokenizer, ends)
+    return Imported(folder, description.architecture, config, seq_len, tokenizer, ends, remarks, weights)
 
 
 def _stored_names(config: Config, architecture: str) -> dict[str, str]:
@@ -114,3 +121,14 @@ def _tokenizer(folder: Path, entries: int | None) -> Tokenizer:
             "than the model's; use the tokenizer that belongs to it"
         )
     return tokenizer
+
+
+def _unread_template(folder: Path, tokenizer: Tokenizer) -> list[str]:
+    """Return a remark where a chat template stands beside a tokenizer that can't take it: its tokens are no text's."""
+    held = read_config(folder / tokenizer.FILE).get("chat_template") or (folder / TEMPLATE).exists()
+    if tokenizer.chat_template or not held:
+        return []
+    return [
+        f"the chat template of {folder} isn't read: {tokenizer.FILE} encodes no text to the tokens that it writes; "
+        "with a tokenizer.json in the folder, which transformers' save_pretrained writes, it is"
+    ]

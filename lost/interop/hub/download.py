@@ -8,10 +8,12 @@ from typing import Any
 from lost.errors import CheckpointError, UserError
 from lost.interop.from_hf.description import FILE as CONFIG
 from lost.interop.from_hf.weights import INDEX, SINGLE, indexed
+from lost.interop.special_tokens import GENERATION
 from lost.storage.nofollow import resolved
 from lost.tokenizer import KINDS
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
 from lost.tokenizer.huggingface import TEMPLATE
+from lost.tokenizer.sentencepiece import ADDED
 from lost.utils.hub import library, reaching
 
 _Get = Callable[[str], Path]  # downloads a file of a repository
@@ -19,6 +21,7 @@ _Get = Callable[[str], Path]  # downloads a file of a repository
 SCHEME = "hf://"
 _ROOT = "hf:"  # of the path that such an address becomes
 _ADDRESS = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_SNAPSHOT = re.compile(r"/models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$")
 _PART = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
@@ -80,6 +83,12 @@ def cached(path: Path) -> Path:
     return resolved(home / revision if revision and re.fullmatch("[0-9a-f]{40}", revision) else home)
 
 
+def published(folder: Path) -> tuple[str, str] | None:
+    """Return the name of a model on the hub and its commit, if a folder is its snapshot in a cache; else None."""
+    found = _SNAPSHOT.search(folder.as_posix())
+    return (found["name"].replace("--", "/", 1), found["commit"]) if found else None
+
+
 def _after_scheme(path: Path) -> str:
     return "/".join(path.parts[1:])
 
@@ -111,14 +120,14 @@ def _of_model(name: str, held: set[str], get: _Get) -> list[str]:
             "expected a model's folder as transformers writes it; choose another, or a revision that has them"
         )
     weights = [SINGLE] if SINGLE in held else [INDEX, *_parts(get(INDEX), name)]
-    return [CONFIG, *_of_tokenizer(name, held, get), *weights]
+    return [CONFIG, *({GENERATION} & held), *_of_tokenizer(name, held, get), *weights]
 
 
 def _of_tokenizer(name: str, held: set[str], get: _Get) -> list[str]:
     """Return the names of a tokenizer's files, likewise."""
     if not held & KINDS.keys():
         raise CheckpointError(f"{SCHEME}{name} holds no {' or '.join(KINDS)}; expected a model's; choose another")
-    return [each for each in (*KINDS, TOKENIZER_CONFIG, TEMPLATE) if each in held]
+    return [each for each in (*KINDS, TOKENIZER_CONFIG, ADDED, TEMPLATE) if each in held]
 
 
 def _parts(index: Path, name: str) -> list[str]:

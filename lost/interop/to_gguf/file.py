@@ -10,6 +10,7 @@ import numpy as np
 
 from lost.config import Config
 from lost.errors import ExportError
+from lost.interop.special_tokens import begin_of_text, puts_before
 from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, architecture, check_stored, stored_as
 from lost.interop.to_gguf.vocabulary import Vocabulary
 from lost.tokenizer import Tokenizer
@@ -33,7 +34,7 @@ def write_file(
         path: of the file.
         config: the model's.
         words: of its tokenizer.
-        tokenizer: the run's.
+        tokenizer: the run's, as its model learned it.
         dtype: of the matrices.
         tensors: yields what is to be in it, float32, in one order whenever it is called.
     """
@@ -99,12 +100,14 @@ def _describe_tokenizer(writer: Any, words: Vocabulary, tokenizer: Tokenizer) ->
     writer.add_token_types(words.types)
     writer.add_token_scores(words.scores)
     writer.add_token_merges(words.merges)
-    writer.add_bos_token_id(tokenizer.end_of_text)  # behind it every text stood in training
+    begin = begin_of_text(tokenizer)
+    writer.add_bos_token_id(begin)
     writer.add_eos_token_id(tokenizer.end_of_text)
     writer.add_pad_token_id(tokenizer.end_of_text)
     if words.unknown is not None:
         writer.add_unk_token_id(words.unknown)
-    writer.add_add_bos_token(True)
+    # Behind end-of-text every text stood in training; of another token the tokenizer itself says whether.
+    writer.add_add_bos_token(begin == tokenizer.end_of_text or puts_before(tokenizer, begin))
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(words.space_prefix)
     if tokenizer.chat_template:

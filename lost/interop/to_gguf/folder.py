@@ -5,6 +5,7 @@ from pathlib import Path
 from lost.checkpoint import Checkpoint
 from lost.errors import ConfigError
 from lost.interop.layout import is_plain
+from lost.interop.special_tokens import as_learned
 from lost.interop.to_gguf.file import check_file, write_file
 from lost.interop.to_gguf.modelfile import FILE, MARK, modelfile
 from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, tensors
@@ -46,7 +47,7 @@ def export(
     """
     check_free(path, overwrite, _is_ours)
     gguf = need("gguf", "gguf", "writing a GGUF file")
-    tokenizer = source.tokenizer()
+    tokenizer = as_learned(source)
     words, texts = vocabulary(tokenizer), [*AWKWARD, *validation_texts(source.config, tokenizer)]
     tokens = probe(tokenizer, texts, source.config.model.max_position_embeddings)[:_POSITIONS]
     target = merge(source, "gguf", tokens, backend)

@@ -44,8 +44,9 @@ mlx_lm.generate --model PATH --prompt "Once"{plain}{flag}
 mlx_lm.server --model PATH{flag}
 ```
 {why}
-{nature}In training every text stood behind the end-of-text token, which no tokenizer adds by itself.
+{nature}{before}
 """
+_BEFORE = "In training every text stood behind the end-of-text token, which no tokenizer adds by itself."
 _TRANSFORMERS = """\
 With transformers 4.57 or newer:
 
@@ -117,6 +118,7 @@ def card(
             why="" if known else _CODE,
             plain="" if nature == _CHAT else " --ignore-chat-template",
             nature=nature,
+            before=_BEFORE if source.progress.step else "",
         ),
     ]
     return "\n".join(sections)

@@ -13,6 +13,8 @@ from lost.engine import create_engine, inference_config
 from lost.errors import ExportError
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
+from lost.tokenizer.huggingface import JsonTokenizer
+from lost.utils.extras import need
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
 QUANTIZED_READERS = {"mlx-lm": READERS["mlx-lm"]}  # who opens what mlx-lm has quantised
@@ -104,6 +106,21 @@ def check_with(
             )
     difference = compare(ours, log_probabilities(reading.scores), f"{name}'s", tolerance)
     return Agreement(name, difference, len(texts))
+
+
+def check_adds_nothing(path: Path) -> None:
+    """Check that an export's tokenizer.json puts no token around a text, as nothing stood there in training.
+
+    Raises:
+        ExportError: it does.
+    """
+    theirs = need("tokenizers", "hf", "reading tokenizer.json").Tokenizer.from_file(str(path / JsonTokenizer.FILE))
+    bare, usual = (theirs.encode("a", add_special_tokens=added).ids for added in (False, True))
+    if usual != bare:
+        raise ExportError(
+            f"the exported tokenizer gives the text 'a' the token ids {usual}; expected {bare}, without tokens around "
+            "it that the run never learned; nothing was kept; report this"
+        )
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray, whose: str, tolerance: float = _TOLERANCE) -> float:

@@ -5,6 +5,7 @@ neither: it is a Llama or a Qwen3, and opens without code of ours. A Qwen2 is wr
 attention's outputs: transformers reads every tokenizer beside a Qwen2 as Qwen2's own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def code_files() -> dict[str, bytes]:
 
 
 def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]:
-    """Return the content of config.json.
+    """Return the content of config.json, but for what `generation_config` says otherwise.
 
     Args:
         config: the run's.
@@ -76,6 +77,13 @@ def model_config(config: Config, end_of_text: int, dtype: str) -> dict[str, Any]
     }
 
 
-def generation_config(end_of_text: int) -> dict[str, Any]:
-    """Return the content of generation_config.json."""
-    return {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+def generation_config(end_of_text: int, begin: int, ends: Sequence[int] = ()) -> dict[str, Any]:
+    """Return the content of generation_config.json.
+
+    Args:
+        end_of_text: the token that separates documents.
+        begin: the one that stands before a text.
+        ends: all that a text ends with, where that isn't end-of-text alone.
+    """
+    ends = [*dict.fromkeys((*ends, end_of_text))]
+    return {"bos_token_id": begin, "eos_token_id": ends if len(ends) > 1 else end_of_text, "pad_token_id": end_of_text}

@@ -16,11 +16,13 @@ from lost.errors import CheckpointError
 from lost.evaluation.perplexity import Evaluation
 from lost.interop.layout import is_plain, renamed
 from lost.interop.rewrite import cast, check_nothing_within
+from lost.interop.special_tokens import GENERATION, as_learned, begin_of_text, ends_of_text, imported
 from lost.interop.to_hf.card import card
 from lost.interop.to_hf.check import (
     QUANTIZED_READERS,
     READERS,
     Agreement,
+    check_adds_nothing,
     check_with,
     installed_readers,
     own_scores,
@@ -32,6 +34,7 @@ from lost.interop.to_hf.quantized import Quantization, Quantized, check_quantize
 from lost.interop.to_hf.samples import validation_texts
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.adapted import adapters
+from lost.model.parameters import vocabulary
 from lost.storage.arrays import NamedArrays
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
@@ -127,6 +130,8 @@ def export(
     readers, missing = installed_readers(QUANTIZED_READERS if quantization else READERS)
     with atomic_dir(path, replace=overwrite) as folder:
         write(folder, source, target, arrays(), kept, part_bytes, license)
+        if not imported(source.progress):
+            check_adds_nothing(folder)
         quantized, own = None, arrays
         if quantization:
             config, stored = quantize(folder, quantization)
@@ -161,10 +166,13 @@ def write(
         part_bytes: start a new file once one holds this much.
         license: as in `card`.
     """
-    tokenizer = source.tokenizer()
+    tokenizer = as_learned(source)
+    ends = ends_of_text(source.path, vocabulary(source.config))
+    special = generation_config(tokenizer.end_of_text, begin_of_text(tokenizer), ends)
     files = tokenizer_files(tokenizer, target.model.max_position_embeddings)
-    files[CONFIG] = _json(model_config(target, tokenizer.end_of_text, dtype))
-    files["generation_config.json"] = _json(generation_config(tokenizer.end_of_text))
+    described = model_config(target, tokenizer.end_of_text, dtype)
+    files[CONFIG] = _json(described | {key: special[key] for key in ("bos_token_id", "eos_token_id")})
+    files[GENERATION] = _json(special)
     files |= {} if is_plain(target) else code_files()
     files[_CARD] = card(source, target, dtype, license).encode()
     for name, content in files.items():

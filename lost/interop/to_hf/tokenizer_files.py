@@ -12,13 +12,13 @@ from lost.utils.extras import need
 
 
 def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
-    """Return the tokenizer files of an export, which add no tokens around a text.
+    """Return the tokenizer files of an export.
 
-    A tokenizer.json is unchanged. A sentencepiece model is accompanied by one that gives the same ids and, like
-    sentencepiece, treats special tokens that are written out in a text as text.
+    A tokenizer.json is unchanged. A sentencepiece model is accompanied by one that gives the same ids, adds no tokens
+    around a text and, like sentencepiece, treats special tokens that are written out in a text as text.
 
     Args:
-        tokenizer: the run's.
+        tokenizer: the run's, as its model learned it.
         positions: of the model, which limit the length of a text.
 
     Raises:
@@ -34,7 +34,7 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
         content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json as it is; a model's own class may change it
-        "bos_token": own["eos_token"],  # precedes every text in training; evaluators prepend it
+        "bos_token": own["eos_token"],  # precedes every text in training, and evaluators prepend it; else its own
         "pad_token": own["eos_token"],
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,

@@ -19,10 +19,39 @@ PARTS = (
 
 
 class Pass:
-    """What convolutions know of the pass under way: the cache, and which positions are no padding, (b, s, 1)."""
+    """What convolutions know of the pass under way.
+
+    The cache; which positions are no padding, (b, s, 1); and each token's number in its own text, likewise.
+    """
 
     cache = None
     present = None
+    positions = None
+
+
+class Recent(DynamicSlidingWindowLayer):
+    """The last features of a convolution as keys: those that it reads, and as many as may be taken back."""
+
+    most = 64
+
+    def __init__(self, count: int) -> None:
+        super().__init__(sliding_window=count + self.most + 1)
+        self.count = count
+
+    def crop(self, tokens: int) -> None:
+        """Take back: a negative number says how many tokens go, a positive one, of transformers 4, how many stay."""
+        if not self.is_initialized:
+            return
+        back = -tokens if tokens <= 0 else max(0, self.cumulative_length - tokens)
+        left = self.keys.shape[-2] - back
+        if left < min(self.count, self.cumulative_length - back):
+            raise ValueError(
+                f"{back} tokens were to be taken back from a cache; expected at most {self.most}, which the "
+                "convolutions of this model keep; in assisted decoding, lower num_assistant_tokens"
+            )
+        first = max(0, left - self.sliding_window + 1)
+        self.keys, self.values = self.keys[:, :, first:left], self.values[:, :, first:left]
+        self.cumulative_length -= back
 
 
 class Layer(nn.Module):
@@ -42,16 +71,21 @@ class Layer(nn.Module):
         if self.conv is None:
             return hidden
         if self.now.present is not None:
-            hidden = hidden * self.now.present.to(hidden.dtype)
+            hidden = hidden * self.now.present.to(hidden)
         count, length, before = self.earlier, hidden.shape[1], hidden
         if self.now.cache is not None:
             layers = self.now.cache.layers
             while len(layers) <= self.place:
-                layers.append(DynamicSlidingWindowLayer(sliding_window=count + 1))
+                layers.append(Recent(count))
             before = layers[self.place].update(hidden[:, None], hidden[:, None, :, :0])[0][:, 0]
         before = F.pad(before, (0, 0, max(0, count + length - before.shape[1]), 0))[:, -count - length :]
-        taps = self.conv.view(count, -1)
-        return hidden + sum(taps[n - 1] * before[:, count - n : count - n + length] for n in range(1, count + 1))
+        taps, mixed = self.conv.view(count, -1), hidden
+        for n in range(1, count + 1):
+            earlier = before[:, count - n : count - n + length]
+            if self.now.positions is not None:  # of texts that follow each other, none reads the one before it
+                earlier = earlier * (self.now.positions >= n).to(hidden)
+            mixed = mixed + taps[n - 1] * earlier
+        return mixed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
@@ -176,6 +210,12 @@ class LostModel(LlamaModel):
     ):
         """Llama's, after telling convolutions what they can't see."""
         if self.convolved:
+            if "attention_instances" in kwargs:  # vLLM and SGLang: requests in one row, and a cache of keys and values
+                raise ValueError(
+                    "this model's layers read earlier tokens (earlier_tokens in config.json), which vLLM and SGLang "
+                    "don't keep for them; expected a model trained with projection.short_conv_width=0; serve this one "
+                    "with mlx-lm or transformers"
+                )
             if self.gradient_checkpointing and self.training:  # blocks run twice, and take no cache
                 past_key_values, use_cache = None, False
             if past_key_values is None and (self.config.use_cache if use_cache is None else use_cache):
@@ -188,6 +228,7 @@ class LostModel(LlamaModel):
             padded = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
             self.now.cache = past_key_values
             self.now.present = attention_mask[:, -length:, None] if padded else None
+            self.now.positions = None if position_ids is None else position_ids[..., None]
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
