@@ -109,7 +109,7 @@ CASES = [
     ("an upload is private unless it's wanted public", "lost/interop/hub/upload.py",
      "private=not public", "private=False", "tests/cli/test_hub.py::test_an_export_goes_up"),
     ("a hub's code and pickles stay there", "lost/interop/hub/download.py",
-     "return [CONFIG, *_of_tokenizer(name, held, get), *weights]", "return sorted(held)",
+     "return [CONFIG, *({GENERATION} & held), *_of_tokenizer(name, held, get), *weights]", "return sorted(held)",
      "tests/cli/test_hub.py::test_a_model_is_imported_from_one_commit"),
     ("workers leave with their launcher", "lost/distributed/launcher.py",
      "        while os.getppid() == parent:\n", "        while True:\n",

@@ -39,8 +39,9 @@ def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
         model = SimpleNamespace(max_position_embeddings=positions)
         source = SimpleNamespace(
-            config=SimpleNamespace(model=model), path=tmp_path, seq_len=seq_len, tokenizer=lambda: tokenizer
-        )
+            config=SimpleNamespace(model=model), path=tmp_path, seq_len=seq_len, tokenizer=lambda: tokenizer,
+            progress=None, ends=(),
+        )  # fmt: skip
         opened = source, SimpleNamespace(generate=generate)
         monkeypatch.setattr("lost.cli.load.load_model", lambda *arguments: opened)
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("".join(f"{each}\n" for each in typed).encode())))

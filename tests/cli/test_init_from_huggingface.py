@@ -42,10 +42,11 @@ def test_a_folder_of_transformers_is_tuned(lost: Callable, tmp_path: Path) -> No
 
     said = [{"role": "user", "content": "the rank"}, {"role": "assistant", "content": "the weight"}]
     lines = [json.dumps({"messages": said}), json.dumps({"messages": [said[0], {**said[1], "content": "of"}]})]
-    (tmp_path / "chat.jsonl").write_text("\n".join(lines * 30))
+    for name in ("chat.jsonl", "held.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines * 30))
     (tmp_path / "new.yaml").write_text(NEW)
     prepared = lost("prepare", tmp_path / "chat.jsonl", "--examples", "--tokenizer", tmp_path / "hf", "--out",
-                    tmp_path / "data", "--valid", tmp_path / "chat.jsonl")  # fmt: skip
+                    tmp_path / "data", "--valid", tmp_path / "held.jsonl")  # fmt: skip
     assert prepared.code == 0, prepared.err
     command = ("train", tmp_path / "new.yaml", "--init-from", tmp_path / "hf", "--data", tmp_path / "data", "--out",
                tmp_path / "run", "--device", "cpu", "--backend", "torch")  # fmt: skip

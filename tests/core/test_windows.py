@@ -91,9 +91,11 @@ def test_nothing_to_learn() -> None:
 
 
 def test_marks_on_disk(prepared: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"prompt": "the rank", "completion": " of it"}\n{"text": "the weight"}\n' * 3)
+    files = [tmp_path / "train.jsonl", tmp_path / "valid.jsonl"]
+    for file in files:
+        file.write_text('{"prompt": "the rank", "completion": " of it"}\n{"text": "the weight"}\n' * 3)
     out = tmp_path / "out"
-    splits = prepare_examples([tmp_path / "x.jsonl"], out, prepared.tokenizer, [tmp_path / "x.jsonl"])
+    splits = prepare_examples(files[:1], out, prepared.tokenizer, files[1:])
     dataset, before = Dataset(out), (out / "train.marks").read_bytes()
     split, targets = dataset.split(TRAIN), splits[TRAIN]["targets"]
     assert split.loss_mask is not None
