@@ -24,6 +24,7 @@ from lost.model.load import load_config
 from lost.planning.budget import budget
 
 RUNS, OFF = 3, 0.15
+FEW = ("train.batch_size=2", "train.micro_batch_size=2", "data.seq_len=16")  # so that the update takes most
 EIGHT = ("train.batch_size=8", "train.micro_batch_size=8")
 CONFIGURATIONS = {
     "quickstart": ("quickstart", *EIGHT),
@@ -40,6 +41,11 @@ CONFIGURATIONS = {
     "quickstart, 1,024 tokens": ("quickstart", "train.batch_size=2", "train.micro_batch_size=2", "data.seq_len=1024",
                                  "model.max_position_embeddings=1024"),
     "quickstart, bfloat16": ("quickstart", "train.batch_size=2", "train.micro_batch_size=2", "train.dtype=bfloat16"),
+    "32 tokens": ("quickstart", *FEW),
+    "32 tokens, compiled": ("quickstart", *FEW, "train.compile=true"),
+    "32 tokens, dense": ("quickstart", *FEW, "projection.kind=dense"),
+    "32 tokens, dense, compiled": ("quickstart", *FEW, "projection.kind=dense", "train.compile=true"),
+    "32 tokens, Spectron": ("quickstart", *FEW, "optimizer.name=spectron"),
     "llama_60m_paper, float32": ("llama_60m_paper", "train.batch_size=4", "train.micro_batch_size=4",
                                  "train.dtype=float32"),
     "llama_60m, float32": ("llama_60m", "train.batch_size=4", "train.micro_batch_size=4", "train.dtype=float32"),
