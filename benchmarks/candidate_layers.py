@@ -88,7 +88,7 @@ class TorchCrossing(torch_layers.Lost):
     """The crossing, of features after the activation, kept by the projection's name within its block."""
 
     crossing: TorchTensor
-    earlier: dict[str, TorchTensor] = {}  # noqa: RUF012 - of the pass under way
+    crossed: dict[str, TorchTensor] = {}  # noqa: RUF012 - of the pass under way
 
     def __init__(self, projection: Projection, dtype: torch.dtype) -> None:
         super().__init__(projection, dtype)
@@ -98,9 +98,9 @@ class TorchCrossing(torch_layers.Lost):
     def _widen(self, *parts: TorchTensor) -> TorchTensor:
         hidden, kept = parts
         if not self.first:
-            hidden = hidden + self.crossing * self.earlier[self.place]
+            hidden = hidden + self.crossing * self.crossed[self.place]
         hidden = self.prepared(hidden)
-        self.earlier[self.place] = TORCH_ACTIVATIONS[self.activation](hidden)
+        self.crossed[self.place] = TORCH_ACTIVATIONS[self.activation](hidden)
         return super()._widen(hidden, kept)
 
     def prepared(self, hidden: TorchTensor) -> TorchTensor:
