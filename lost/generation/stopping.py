@@ -42,8 +42,7 @@ def ends_of_turn(tokenizer: Tokenizer) -> frozenset[int]:
     Raises:
         DataError: the template isn't valid.
     """
-    template, answer = template_of(tokenizer), "x"
-    after = template.completion("x", answer)[1].partition(answer)[2] if template.special_tokens else ""
+    after = template_of(tokenizer).after_answer()
     ordinary = set(tokenizer.encode(after).tolist())
     return frozenset([id for id in tokenizer.encode(after, special_tokens=True).tolist() if id not in ordinary][:1])
 

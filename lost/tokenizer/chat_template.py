@@ -45,6 +45,9 @@ class Template(Protocol):
     def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return the text before and from an answer to a prompt."""
 
+    def after_answer(self) -> str:
+        """Return the text between an answer and what follows it, as far as special tokens are written out there."""
+
 
 def template_of(tokenizer: Tokenizer) -> Template:
     """Return the tokenizer's own template, or the plain one.
@@ -100,6 +103,10 @@ class PlainTemplate:
         self.question((), tools)  # refuses tools
         return prompt, answer
 
+    def after_answer(self) -> str:
+        """Return no text: end-of-text ends an answer."""
+        return ""
+
 
 class JinjaTemplate:
     """A Hugging Face chat template, rendered as in transformers (`utils/chat_template_utils.py`), within bounds.
@@ -141,6 +148,17 @@ class JinjaTemplate:
     def completion(self, prompt: str, answer: str, tools: Any = None) -> tuple[str, str]:
         """Return the text before and from an answer to a prompt, as a conversation of the two."""
         return self.split([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}], tools)
+
+    def after_answer(self) -> str:
+        """Return what follows an answer.
+
+        Of a whole conversation: a template may begin an answer that is to come by what it leaves out of one that is
+        there, such as `<think>`.
+        """
+        answer = "an answer"
+        messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": answer}]
+        _, found, after = self._rendered(messages, None, False).rpartition(answer)
+        return after if found else ""
 
     def _rendered(self, messages: Sequence[Message], tools: Any, answer: bool) -> str:
         try:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError
-from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import CONFIG, Entry, Tokenizer
+from lost.tokenizer.config_file import is_unicode, read_config, read_template, token_text
 from lost.tokenizer.growth import check_growth
 from lost.tokenizer.spelling import Spelling
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
-TEMPLATE = "chat_template.jinja"
 _WELL_KNOWN = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")  # a chat template may mention them
 
@@ -48,7 +47,7 @@ class JsonTokenizer(Tokenizer):
             document.update(padding=None, truncation=None)
             check_growth(document)
             self._processor = tokenizers.Tokenizer.from_str(json.dumps(document))
-        end_of_text = self._processor.token_to_id(self._end_of_text)
+        end_of_text = self._processor.token_to_id(self._end_of_text) if is_unicode(self._end_of_text) else None
         if end_of_text is None:
             raise DataError(
                 f"{source} has no token {self._end_of_text!r} to separate documents; expected one that it has; name "
@@ -81,7 +80,7 @@ class JsonTokenizer(Tokenizer):
             DataError: no end-of-text token is known, or a file is damaged.
         """
         stored = read_config(file)
-        kept = {name: text for name in _NAMED_TOKENS if (text := _content(stored.get(name)))}
+        kept = {name: text for name in _NAMED_TOKENS if (text := token_text(stored.get(name)))}
         if end_of_text := end_of_text or kept.get("eos_token") or _well_known(content):
             kept["eos_token"] = end_of_text
         else:
@@ -89,7 +88,7 @@ class JsonTokenizer(Tokenizer):
                 f"{file} doesn't say which token ends a text: {CONFIG} beside it has no eos_token, and it has none "
                 f"of {', '.join(_WELL_KNOWN)}; expected one; name it with --end-of-text"
             )
-        chat = _text(file.with_name(TEMPLATE)) or stored.get("chat_template")
+        chat = read_template(file) or stored.get("chat_template")
         # The generic class uses tokenizer.json as it is; a model's own class may rebuild it.
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **kept} | ({"chat_template": chat} if chat else {})
         return cls(content, config, str(file))
@@ -157,35 +156,6 @@ def _library(problem: str, expected: str) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())
         raise DataError(f"{problem}: {reason:.400}; expected {expected}; use another") from None
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Return what `tokenizer_config.json` beside a tokenizer's file says; {}: there is none.
-
-    Raises:
-        DataError: it can't be read.
-    """
-    path = file.with_name(CONFIG)
-    try:
-        return parse_object(_text(path) or "{}")
-    except ValueError as error:
-        raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
-
-
-def _text(path: Path) -> str | None:
-    """Return the text of a file beside the tokenizer, or None if it doesn't exist."""
-    try:
-        return read_inside(path, path.parent, DOCUMENT_BYTES).decode()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} can't be read: {error}; expected text in UTF-8; restore it, or remove it") from None
-
-
-def _content(token: Any) -> str | None:
-    """Return a token's text, which is given alone or in an object with its properties."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
 
 
 def _well_known(content: bytes) -> str | None:

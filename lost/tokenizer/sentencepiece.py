@@ -16,7 +16,7 @@ from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer.base import Entry, Tokenizer
 from lost.tokenizer.chat_template import PLAIN
-from lost.tokenizer.huggingface import read_config
+from lost.tokenizer.config_file import read_config, token_text
 from lost.utils.machine import cores
 from lost.utils.parsing import parse_object
 
@@ -78,9 +78,9 @@ class PieceTokenizer(Tokenizer):
         A token for padding may be missing: no text has it.
         """
         config, ours = read_config(file), self._processor.id_to_piece(self.end_of_text)
-        end, listed = _content(config.get("eos_token")) or ours, config.get("added_tokens_decoder")
-        named = [*_added(file), *map(_content, listed.values() if isinstance(listed, dict) else ())]
-        known = {*self._processor.id_to_piece(list(range(self.vocab_size))), _content(config.get("pad_token")), None}
+        end, listed = token_text(config.get("eos_token")) or ours, config.get("added_tokens_decoder")
+        named = [*_added(file), *map(token_text, listed.values() if isinstance(listed, dict) else ())]
+        known = {*self._processor.id_to_piece(list(range(self.vocab_size))), token_text(config.get("pad_token")), None}
         added = [each for each in named if each not in known]
         if end == ours and not added:
             return
@@ -126,12 +126,6 @@ def _added(file: Path) -> Mapping[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}; expected one JSON object; restore it, or remove it") from None
-
-
-def _content(token: Any) -> str | None:
-    """Return a token's text, which is given alone or in an object with its properties."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int) -> PieceTokenizer:

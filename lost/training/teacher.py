@@ -91,7 +91,7 @@ def teacher_bytes(config: Config) -> int:
 
 def _weights_bytes(source: Source, config: Config) -> int:
     width = {"float32": 4, "bfloat16": 2}[config.train.compute_dtype]
-    return sum(row.size * (width if row.trained else 4) for row in parameter_table(source.config).values())
+    return sum(row.size * (4 if row.integer else width) for row in parameter_table(source.config).values())
 
 
 def teacher_source(path: str) -> Source:

@@ -11,7 +11,7 @@ import pytest
 from chatml import CHATML, END, START, TURN_END, saved
 
 from lost.data.dataset import Dataset
-from lost.errors import UserError
+from lost.errors import DataError, UserError
 from lost.generation.continuation import Continuation
 from lost.generation.conversation import Conversation
 from lost.generation.sampler import Sampler
@@ -135,6 +135,19 @@ def test_an_answer_ends_with_its_turn(tmp_path: Path) -> None:
     expected = tokenizer.encode(f"{asked}{START}assistant\n", special_tokens=True).tolist()
     assert engine.read[1][1:] == expected
     assert ends_of_turn(tokenizer.with_chat_template(PLAIN)) == frozenset()
+
+
+def test_a_model_that_is_made_to_think_first_ends_its_answers(tmp_path: Path) -> None:
+    """A template that begins answers with `<think>`, which finished ones don't have, is fit to talk, not to train."""
+    template = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+    assert "<think>" in template
+    tokenizer = load_tokenizer(saved(tmp_path, template, END))
+    assert ends_of_turn(tokenizer) == {*tokenizer.encode(TURN_END, special_tokens=True).tolist()}
+    conversation, engine = talk(tokenizer, "the rank")
+    list(conversation.ask("what"))
+    assert engine.read
+    with pytest.raises(DataError, match="changes a conversation when an answer is added"):
+        template_of(tokenizer).completion("what", "the rank")
 
 
 def test_a_special_token_stops_a_text(tmp_path: Path) -> None:

@@ -148,6 +148,7 @@ def test_what_is_kept_of_the_configuration(gpt: Path, tmp_path: Path) -> None:
         ("tokenizer.json", b"\x00\xff", "is not a tokenizer.json"),
         ("tokenizer_config.json", b"{", "can't be read"),
         ("tokenizer_config.json", b'{"eos_token": "<gone>"}', "has no token '<gone>'"),
+        ("tokenizer_config.json", b'{"eos_token": "\\ud800"}', "doesn't say which token ends a text"),
         ("tokenizer_config.json", b'{"eos_token": null}', "doesn't say which token ends a text"),
         ("tokenizer_config.json", b"[]", "it holds a list, not an object"),
         ("chat_template.jinja", b"\xff", "expected text in UTF-8"),
@@ -158,6 +159,12 @@ def test_refused(tmp_path: Path, name: str, content: bytes, named: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=named):
         load_tokenizer(folder)
+
+
+def test_an_end_that_no_text_can_be_is_no_token(gpt: Path) -> None:
+    """What a shell hands over for a byte that isn't UTF-8."""
+    with pytest.raises(DataError, match=r"has no token '\\udcff'"):
+        load_tokenizer(gpt, "\udcff")
 
 
 def test_library_missing_and_option_without_effect(

@@ -133,6 +133,18 @@ def test_a_model_learns_nothing_from_its_own_twin(student: Config, backend: str)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_teacher_may_be_a_model_with_adapters(student: Config, teacher: Config, backend: str) -> None:
+    """Most of its weights aren't trained, and are weights all the same."""
+    adapted = teacher.replace("projection", kind="lora", rank=2, alpha=2.0).replace("model", tie_word_embeddings=False)
+    engine = started(student, backend, adapted)
+    report = engine.step([Batch(tokens())], 24, 1e-3)
+    taught, own = reference.Teacher(student.teacher, predicted(adapted, 2.0)), doubled(student)
+    assert report.divergence is not None
+    expected = taught.divergence(reference.logits(student, own, tokens()[:, :-1])).mean()
+    assert report.divergence() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_evaluation_is_without_the_teacher(student: Config, teacher: Config, backend: str) -> None:
     nll, count = started(student, backend, teacher).evaluate([Batch(tokens())])
     assert nll / count == pytest.approx(reference.loss(student, doubled(student), tokens()), rel=1e-6)

@@ -28,7 +28,7 @@ class Teacher:
         self._model, table = Model(config, DTYPES[config.train.compute_dtype], dtype), parameter_table(config)
         held: list[tuple[str, mx.array]] = []
         for name, array in check_arrays(parameters, shapes_of(table), index_limits(table)):
-            held.append((name, to_mlx(array).astype(dtype if table[name].trained else mx.int32)))
+            held.append((name, to_mlx(array).astype(mx.int32 if table[name].integer else dtype)))
             mx.eval(held[-1][1])
         self._model.update(tree_unflatten(held))
 

@@ -15,7 +15,7 @@ from lost.interop.special_tokens import ends_of_text, with_ends
 from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, shapes_of, vocabulary
 from lost.storage.arrays import fitting
 from lost.tokenizer import Tokenizer, load_tokenizer
-from lost.tokenizer.huggingface import TEMPLATE, read_config
+from lost.tokenizer.config_file import TEMPLATE, read_config
 
 _SEQ_LEN = 2048  # of the windows in `lost eval`, unless the model's context is shorter
 

@@ -12,7 +12,7 @@ from lost.interop.special_tokens import GENERATION
 from lost.storage.nofollow import resolved
 from lost.tokenizer import KINDS
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
-from lost.tokenizer.huggingface import TEMPLATE
+from lost.tokenizer.config_file import TEMPLATE
 from lost.tokenizer.sentencepiece import ADDED
 from lost.utils.hub import library, reaching
 
