@@ -337,13 +337,6 @@ def closes(*layers: Layer) -> Reads:
     return [(each, [name for name in each.trainable_parameters() if name not in each.opens]) for each in layers]
 
 
-KINDS: dict[str, type[Layer]] = {
-    **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
-    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
-    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
-}
-
-
 def layer(projection: Projection, dtype: mx.Dtype) -> Layer:
     """Return the layer of a projection.
 
@@ -351,5 +344,5 @@ def layer(projection: Projection, dtype: mx.Dtype) -> Layer:
         BackendError: this backend doesn't implement its kind.
     """
     kind = projection.settings.kind
-    cls: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "mlx")
+    cls: type[Layer] = implementation("projection.kind", kind, type(projection).layers, "mlx")
     return cls(projection, dtype)

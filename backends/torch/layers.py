@@ -248,13 +248,6 @@ def narrow(layers: Sequence[Layer], x: Tensor, last: bool) -> list[Narrow]:
     return narrow_lost(x, [each.down for each in lost], [each.channels for each in lost], last)
 
 
-KINDS: dict[str, type[Layer]] = {
-    **{"dense": Dense, "lowrank": LowRank, "cola": LowRank, "sltrain": SlTrain, "lost": Lost},
-    **{"lora": Adapter, "pissa": Adapter, "eva": Adapter},
-    **{"lora_xs": FixedPair, "lora_sb": FixedPair, "svfit": FixedPair},
-}
-
-
 def layer(projection: Projection, dtype: torch.dtype) -> Layer:
     """Return the layer of a projection.
 
@@ -262,5 +255,5 @@ def layer(projection: Projection, dtype: torch.dtype) -> Layer:
         BackendError: this backend doesn't implement its kind.
     """
     kind = projection.settings.kind
-    cls: type[Layer] = KINDS.get(kind) or implementation("projection.kind", kind, type(projection).layers, "torch")
+    cls: type[Layer] = implementation("projection.kind", kind, type(projection).layers, "torch")
     return cls(projection, dtype)

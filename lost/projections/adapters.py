@@ -16,7 +16,7 @@ from lost.errors import ConfigError
 from lost.method.decompose import leading_pair
 from lost.method.eigen import leading_eigenvectors
 from lost.method.quantized import GROUP, quantized, unpacked
-from lost.projections.base import Array, Projection, Tensor
+from lost.projections.base import Array, Projection, Tensor, twins
 from lost.projections.lowrank import check_rank
 from lost.utils.randomness import generator
 
@@ -29,6 +29,8 @@ class Adapter(Projection):
         begins_by: what it is to be told of the run's data: the second moment of what the layer reads, the mean of x x^T
             (in x in); or the gradient of the mean loss for the weight (out x in).
     """
+
+    layers: ClassVar[Mapping[str, str]] = twins("Adapter")
 
     keeps_base: ClassVar[bool] = True
     begins_by: ClassVar[Literal["inputs", "gradients"] | None] = None

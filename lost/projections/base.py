@@ -48,6 +48,11 @@ class Tensor:
         return not (self.integer or self.frozen)
 
 
+def twins(name: str) -> Mapping[str, str]:
+    """Return `Projection.layers` of a class that both backends have, under one name, in their own `layers.py`."""
+    return MappingProxyType({backend: f"lost.backends.{backend}.layers:{name}" for backend in ("torch", "mlx")})
+
+
 @dataclass(frozen=True)
 class Projection(ABC):
     """A linear map of `in_features` to `out_features`, or its replacement.
@@ -55,8 +60,7 @@ class Projection(ABC):
     To add a kind: subclass this in a file of its own, with `layers`, and register it in `lost.projections.KINDS`.
 
     Attributes:
-        layers: each backend's layer for it, as `module:Class`; those of the built-in kinds are in the backend's own
-            `layers.py`.
+        layers: each backend's layer for it, as `module:Class`.
     """
 
     layers: ClassVar[Mapping[str, str]] = MappingProxyType({})

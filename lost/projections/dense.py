@@ -1,15 +1,18 @@
 """A plain matrix: y = W x."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
-from lost.projections.base import Array, Projection, Tensor
+from lost.projections.base import Array, Projection, Tensor, twins
 from lost.projections.lowrank import orthogonal
 
 
 class Dense(Projection):
     """y = W x, with W (out x in)."""
+
+    layers: ClassVar[Mapping[str, str]] = twins("Dense")
 
     def _tensors(self) -> dict[str, Tensor]:
         """W alone."""

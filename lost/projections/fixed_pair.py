@@ -7,16 +7,19 @@ Each begins with a `core` of zeros, so with the base model's outputs to the bit;
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
 from lost.method.decompose import leading_directions
 from lost.projections.adapters import Adapter
-from lost.projections.base import Array, Tensor
+from lost.projections.base import Array, Tensor, twins
 
 
 class FixedPair(Adapter):
     """`down` (rank x in) and `up` (out x rank), frozen; `core` (rank x rank)."""
+
+    layers: ClassVar[Mapping[str, str]] = twins("FixedPair")
 
     @property
     def scale(self) -> float:

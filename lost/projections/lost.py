@@ -6,12 +6,13 @@ Stored with `up = [B | sparse]`, so that one matrix product computes y from r ac
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from lost.method.decompose import Factors, channel_count, compose, decompose
 from lost.projections.activations import ACTIVATIONS
-from lost.projections.base import Array, Tensor
+from lost.projections.base import Array, Tensor, twins
 from lost.projections.lowrank import Bottleneck, initial_pair
 from lost.utils.randomness import generator
 
@@ -21,6 +22,8 @@ class Lost(Bottleneck):
 
     Kept channels are the token's own; a convolution reads earlier tokens in the bottleneck alone.
     """
+
+    layers: ClassVar[Mapping[str, str]] = twins("Lost")
 
     @property
     def channels(self) -> int:

@@ -1,12 +1,13 @@
 """The plain low-rank projection: two thin matrices, y = B A x."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from lost.errors import ConfigError
 from lost.method.decompose import leading_pair
-from lost.projections.base import Array, Projection, Tensor
+from lost.projections.base import Array, Projection, Tensor, twins
 from lost.utils.randomness import normal
 
 
@@ -62,6 +63,8 @@ class Bottleneck(Projection):
 
 class LowRank(Bottleneck):
     """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
+
+    layers: ClassVar[Mapping[str, str]] = twins("LowRank")
 
     @property
     def starts_at_zero(self) -> bool:

@@ -1,17 +1,20 @@
 """SLTrain (arXiv 2406.02214): a low-rank weight plus a sparse one with random, fixed support."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from lost.errors import ConfigError
-from lost.projections.base import Array, Projection, Tensor
+from lost.projections.base import Array, Projection, Tensor, twins
 from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator, normal
 
 
 class SlTrain(Projection):
     """y = (alpha / rank up down + S) x, S being zero except for `values` at the row-major `indices`."""
+
+    layers: ClassVar[Mapping[str, str]] = twins("SlTrain")
 
     def __post_init__(self) -> None:
         check_rank(self)
