@@ -20,7 +20,7 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     weights = run.source.path if run.source else None
     parameters, dense = budget(config).parameters, budget(dense_twin(config)).parameters
     step, disk = result.start.progress.step if result.start else run.first_step, result.disk
-    tokens = result.steps * config.train.batch_size * config.data.seq_len
+    tokens = result.steps * config.tokens_per_step
     value: dict[str, Any] = {
         "run": str(folder),
         "backend": run.backend,

@@ -259,6 +259,11 @@ class Config(Section):
         """The step at which training ends: the schedule's end, or `stop_after` before it."""
         return min(self.schedule.total_steps, self.train.stop_after or self.schedule.total_steps)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """The tokens of an optimizer's step, over all processes."""
+        return self.train.batch_size * self.data.seq_len
+
     def replace(self, section: str, **changes: Any) -> "Config":
         """Return a copy with changed fields in one section, validated again."""
         raw = self.model_dump()

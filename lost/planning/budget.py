@@ -85,6 +85,11 @@ class Budget:
     forward_flops_per_token: int
     memory: Memory
 
+    @property
+    def without_embeddings(self) -> int:
+        """The parameters that scaling laws count (arXiv 2001.08361, section 2.1)."""
+        return self.parameters - self.embeddings
+
 
 def budget(
     config: Config,

@@ -149,7 +149,7 @@ def plan_cluster(config: Config, world: int, link: float, card: Card, room: int)
     memory = budget(config, "torch", "cuda", micro_batch, local_batch, shards, whole_steps).memory.total
     sent = {name: traffic(config, world, whole) for name, whole in (("whole_steps", True), ("block_by_block", False))}
     seconds = sent["whole_steps" if whole_steps else "block_by_block"].total / link
-    tokens = config.train.batch_size * config.data.seq_len
+    tokens = config.tokens_per_step
     return Plan(world, micro_batch, whole_steps, memory <= room, memory, sent, step.seconds, seconds, tokens)
 
 

@@ -92,7 +92,7 @@ class Story:
 
     def tokens(self, step: int) -> int:
         """Return the tokens that were read up to a step."""
-        return step * self.config.train.batch_size * self.config.data.seq_len
+        return step * self.config.tokens_per_step
 
     @cached_property
     def seconds(self) -> dict[int, float]:

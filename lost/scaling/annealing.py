@@ -27,7 +27,6 @@ from lost.training.run_dir import MUTABLE_KEYS, differences
 from lost.utils.wording import counted
 
 _LEAST = 6  # losses: the law has five constants
-_EARLY = 10  # the first tenth of a run follows no law of its rates
 _POWERS = np.geomspace(0.02, 4, 30)
 _SPEEDS = np.geomspace(1, 1e4, 17)  # of C, where 1 is that of a fall which takes all of a run
 _GROUPS = 300  # of falls, each at its middle; no more losses of a run are read either
@@ -157,8 +156,7 @@ def _check_one_model(runs: Sequence[TrainedRun]) -> None:
 def _points(run: TrainedRun) -> dict[int, float]:
     """Return a run's losses, by step, without its beginning, and without what stands beyond its end."""
     ends = run.config.schedule.total_steps
-    begins = max(run.config.schedule.warmup_steps, ends // _EARLY)
-    steps = [step for step in sorted(run.losses) if begins < step <= ends]
+    steps = [step for step in sorted(run.losses) if run.early < step <= ends]
     kept = dict.fromkeys(np.linspace(0, len(steps) - 1, min(len(steps), _GROUPS)).astype(int).tolist())
     return {steps[each]: run.losses[steps[each]] for each in kept}
 

@@ -21,7 +21,7 @@ from lost.utils.wording import did_you_mean_path
 
 LEVEL = ("constant", "wsd")  # schedules that keep the rate at its peak: a longer run begins like a shorter one
 _NAMED = 3  # of what is left out by one line
-_EARLY = 10  # the first tenth of a run tells more of its start than of its tokens
+_EARLY = 10  # the first tenth of a run tells more of its start than of its tokens and rates
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TrainedRun:
 
     def tokens(self, step: int) -> int:
         """Return the tokens that it has read after a step."""
-        return step * self.config.train.batch_size * self.config.data.seq_len
+        return step * self.config.tokens_per_step
 
     def at_end(self) -> dict[int, float]:
         """Return the loss at the schedule's end, by its step; nothing: it hasn't come there."""
@@ -68,9 +68,14 @@ class TrainedRun:
 
     def at_peak(self) -> dict[int, float]:
         """Return the losses, by step, up to which the rate has stayed at its peak; without the run's beginning."""
+        last = level_until(self.config.schedule)
+        return {step: loss for step, loss in self.losses.items() if self.early < step <= last}
+
+    @property
+    def early(self) -> int:
+        """The step up to which it follows no law: its warm-up's, or a tenth of its steps."""
         schedule = self.config.schedule
-        begins = max(schedule.warmup_steps, schedule.total_steps // _EARLY)
-        return {step: loss for step, loss in self.losses.items() if begins < step <= level_until(schedule)}
+        return max(schedule.warmup_steps, schedule.total_steps // _EARLY)
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[TrainedRun], list[str]]:
@@ -142,8 +147,8 @@ def _read(folder: Path) -> TrainedRun:
         folder,
         config,
         progress.data,
-        own.parameters - own.embeddings,
-        dense.parameters - dense.embeddings,
+        own.without_embeddings,
+        dense.without_embeddings,
         own.flops_per_token,
         1 / statistics.median(speeds),
         losses,

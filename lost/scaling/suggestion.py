@@ -142,19 +142,19 @@ def suggest(
         config = with_steps(config)  # of which warm-up and decay are shares
     chosen = config
     if tokens:
-        chosen = _closest(config, fits, lambda counts: tokens / _size(counts))
+        chosen = _closest(config, fits, lambda counts: tokens / counts.without_embeddings)
     elif seconds:
         flops = speed(config) * budget(config).flops_per_token * seconds
         chosen = _for_flops(config, fits, flops, experience.law if experience else None)
     counts = budget(chosen)
-    read = tokens or TOKENS_PER_PARAMETER * _size(counts)
+    read = tokens or TOKENS_PER_PARAMETER * counts.without_embeddings
     rate = speed(_with_batch(chosen, read, experience))
     read = rate * seconds if seconds else read
     final = _with_rate(_with_batch(chosen, read, experience), counts, read, experience)
-    read = final.schedule.total_steps * _batch_tokens(final)
+    read = final.schedule.total_steps * final.tokens_per_step
     loss, between = None, None
     if experience and experience.law:
-        loss, between = experience.law.parameters.predict(_size(counts), read)
+        loss, between = experience.law.parameters.predict(counts.without_embeddings, read)
     known = loss or (experience.loss if experience else None)
     return Suggestion(final, counts, read, rate, loss, between, critical_batch(known) if known else None)
 
@@ -171,12 +171,12 @@ def report(suggested: Suggestion, experience: Experience | None, reading: Readin
     return {
         "model": config.model.model_dump(mode="json"),
         "rank": config.projection.rank,
-        "parameters": {"total": counts.parameters, "without_embeddings": _size(counts)},
+        "parameters": {"total": counts.parameters, "without_embeddings": counts.without_embeddings},
         "tokens": suggested.tokens,
         "tokens_per_parameter": suggested.tokens / counts.parameters,
-        "tokens_per_parameter_without_embeddings": suggested.tokens / _size(counts),
+        "tokens_per_parameter_without_embeddings": suggested.tokens / counts.without_embeddings,
         "batch_size": config.train.batch_size,
-        "batch_tokens": _batch_tokens(config),
+        "batch_tokens": config.tokens_per_step,
         "lr": config.optimizer.lr,
         "rate_from": str(experience.proxy.folder) if experience else _KNOWN_BY[follows_step_law(config)],
         "steps": config.schedule.total_steps,
@@ -231,13 +231,13 @@ def _for_flops(config: Config, fits: Fits, flops: float, law: FittedFamily | Non
     if law:
         trained, constants = [run.size for run in law.family.runs], law.parameters.law
         known = {
-            float(constants.loss(_size(counts), flops / counts.flops_per_token)): each
+            float(constants.loss(counts.without_embeddings, flops / counts.flops_per_token)): each
             for each in shapes(config)
-            if min(trained) / FAR <= _size(counts := budget(each)) <= max(trained) * FAR
+            if min(trained) / FAR <= (counts := budget(each)).without_embeddings <= max(trained) * FAR
         }
         if found := next((known[loss] for loss in sorted(known) if fits(known[loss])), None):
             return found
-    return _closest(config, fits, lambda counts: flops / counts.flops_per_token / _size(counts))
+    return _closest(config, fits, lambda counts: flops / counts.flops_per_token / counts.without_embeddings)
 
 
 def _closest(config: Config, fits: Fits, tokens_per_parameter: Callable[[Budget], float]) -> Config:
@@ -263,7 +263,7 @@ def _with_batch(config: Config, tokens: float, experience: Experience | None) ->
     """Return the configuration with the batch for a run of so many tokens."""
     wanted = step_law_batch(tokens)
     if experience:
-        wanted *= _batch_tokens(experience.proxy.config) / step_law_batch(experience.tokens)
+        wanted *= experience.proxy.config.tokens_per_step / step_law_batch(experience.tokens)
     batch, at_once = round_batch(wanted / config.data.seq_len), config.train.micro_batch_size
     if batch != config.train.batch_size and (at_once is None or (isinstance(at_once, int) and batch % at_once)):
         at_once = "auto"  # all of another batch at once may not fit, nor its parts divide it
@@ -276,14 +276,14 @@ def _with_rate(config: Config, counts: Budget, tokens: float, experience: Experi
     rate = optimizer.lr
     if experience:
         tuned, by_width = experience.proxy, _width_power(config)
-        rate = tuned.config.optimizer.lr * step_law_rate(_size(counts), tokens, by_width)
+        rate = tuned.config.optimizer.lr * step_law_rate(counts.without_embeddings, tokens, by_width)
         rate /= step_law_rate(tuned.size, experience.tokens, by_width)
     elif follows_step_law(config):
-        rate = step_law_rate(_size(counts), tokens)
+        rate = step_law_rate(counts.without_embeddings, tokens)
     rate = float(f"{rate:.2e}")
     own = {key: getattr(optimizer, key) for key in ("embedding_lr", "head_lr")}
     rates = {key: each and float(f"{rate * each / optimizer.lr:.2e}") for key, each in own.items()}
-    steps = math.ceil(tokens / _batch_tokens(config))
+    steps = math.ceil(tokens / config.tokens_per_step)
     known = schedule.steps
     warm_up = schedule.warmup_ratio or (known and schedule.warmup_steps / known) or _WARM_UP
     decay = schedule.decay_ratio
@@ -303,11 +303,3 @@ def _width_power(config: Config) -> float:
     """Return the power of the width by which the rate of the blocks' matrices goes; that of the rest is no higher."""
     optimizer = optimizer_of(config)
     return max(optimizer.width_powers(row)[0] for row in parameter_table(config).values())
-
-
-def _size(counts: Budget) -> int:
-    return counts.parameters - counts.embeddings
-
-
-def _batch_tokens(config: Config) -> int:
-    return config.train.batch_size * config.data.seq_len

@@ -163,7 +163,7 @@ def measured(folder: Path, answer: dict[str, Any], threads: int) -> dict[str, An
     config, rows = load_config(folder / CONFIG), read_rows(folder / METRICS)
     validated: dict[str, Any] = next((row for row in reversed(rows) if "validation_loss" in row), {})
     steps = [row for row in rows if "tokens_per_second" in row]
-    per_step = config.train.batch_size * config.data.seq_len
+    per_step = config.tokens_per_step
     known = {**validated, **{key: value for key, value in answer.items() if value is not None}}
     return {
         "loss": known["validation_loss"],

@@ -84,7 +84,7 @@ class Run:
         self.tracker = Trackers(*own, tracker, others=others, refused=self._refused)
         self.stream, self.valid = open_data(config, dataset, teacher.targets if teacher else None)
         self.further = {name: each.split(VALID) for name, each in further.items()}
-        self.per_step = config.train.batch_size * config.data.seq_len
+        self.per_step = config.tokens_per_step
         beside = teacher.memory(config) if teacher else 0
         self.micro_batches = MicroBatches(config, self.stream, engine, adapts, self.tracker.message, beside)
         self._profile = Profile(folder, tracing, self.tracker.message) if tracing and first else None

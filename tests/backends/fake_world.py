@@ -59,7 +59,7 @@ def main() -> None:
         local_batch, micro_batch = local_batch_size(config, WORLD)
         batches = list(random_batches(config))[: local_batch // micro_batch]
         with Sent() as sent:
-            engine.step(batches, config.train.batch_size * config.data.seq_len, 1e-3)
+            engine.step(batches, config.tokens_per_step, 1e-3)
         found[name] = [sent.gathered, sent.scattered, sent.between_copies, sent.orthogonalized]
     print(json.dumps(found))
 

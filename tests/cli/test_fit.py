@@ -32,7 +32,7 @@ def size_of(config: Config) -> int:
 
 
 def loss_of(config: Config, step: int) -> float:
-    return planted(size_of(config), step * config.train.batch_size * config.data.seq_len)
+    return planted(size_of(config), step * config.tokens_per_step)
 
 
 @pytest.fixture
