@@ -6,8 +6,8 @@ usage: python benchmarks/cluster_plans.py        (seconds; nothing is measured)
 from collections.abc import Iterator
 
 from lost.config import Config
+from lost.model.adapted import dense_twin
 from lost.model.load import load_config
-from lost.planning.budget import dense_twin
 from lost.planning.cluster import Plan, paced_by_link, plan_cluster
 from lost.planning.roofline import card_for, step_on_a_card
 

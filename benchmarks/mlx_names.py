@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lost.planning.budget import FUSED_WIDTHS
+from lost.planning.memory.mlx import FUSED_WIDTHS
 
 PINS = Path(__file__).parents[1] / "constraints.txt"
 LIBRARY, KERNELS = "mlx/lib/libmlx.dylib", "mlx/lib/mlx.metallib"
@@ -24,12 +24,12 @@ ANYWHERE = {  # in MLX for Linux too
 IN_LIBRARY = {
     **ANYWHERE,
     "MLX_ENABLE_TF32": "cli/commands/beforehand/tf32.py: the self-test once more",
-    "MLX_SDPA_VJP_FALLBACK": "lost/planning/budget.py: whether attention keeps scores",
+    "MLX_SDPA_VJP_FALLBACK": "lost/planning/memory/mlx.py: whether attention keeps scores",
     "[METAL] Command buffer": "lost/errors.py: memory runs out, or macOS ends a computation",
 }
 IN_KERNELS = {
     **{
-        f"sdpa_vjp_odo_{dtype}_{width}": "lost/planning/budget.py: widths of heads without scores"
+        f"sdpa_vjp_odo_{dtype}_{width}": "lost/planning/memory/mlx.py: widths of heads without scores"
         for dtype in ("float", "bfloat16_t")
         for width in sorted(FUSED_WIDTHS)
     },

@@ -36,7 +36,7 @@ def weight_gradients(engine: Engine, batches: Iterable[Batch], names: Sequence[s
 def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
     """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
     assert isinstance(engine, TorchEngine)
-    parameters = dict(engine.model.named_parameters())
+    parameters = {name: each for name, each in engine.model.named_parameters() if each.requires_grad}
     totals = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in parameters.items()}
     for number, batch in enumerate(batches, 1):
         engine.model.zero_grad(set_to_none=True)

@@ -139,7 +139,8 @@ def describe(config: "Config", engine: "Engine", dataset: "Dataset") -> str:
     from lost.cli.render.output import count
     from lost.data.mixture import training_stream
     from lost.distributed.group import local_batch_size
-    from lost.planning.budget import budget, dense_twin
+    from lost.model.adapted import dense_twin
+    from lost.planning.budget import budget
     from lost.utils.wording import counted
 
     own, dense = budget(config), budget(dense_twin(config))

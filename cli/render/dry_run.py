@@ -12,7 +12,8 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     from lost.cli.render.output import answer, count, size
     from lost.data.mixture import Mixture
     from lost.distributed.group import local_batch_size
-    from lost.planning.budget import budget, dense_twin
+    from lost.model.adapted import dense_twin
+    from lost.planning.budget import budget
     from lost.utils.wording import counted
 
     config, folder, dataset = run.config, run.folder, run.dataset

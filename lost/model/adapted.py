@@ -1,4 +1,4 @@
-"""Which layers of a model adapt another one, and the configuration of that one."""
+"""The configurations of a model's relatives: of what its adapters adapt, and with every projection dense."""
 
 from typing import Any
 
@@ -32,6 +32,11 @@ def check_used(config: Config) -> None:
             f"projection.rho = {own.rho:g}: ranks move between layers of eva alone (projection.kind = {own.kind}); "
             "expected that kind; choose it, or leave rho out"
         )
+
+
+def dense_twin(config: Config) -> Config:
+    """Return the configuration with every projection dense."""
+    return config.replace("projection", kind="dense", overrides={})
 
 
 def unquantized(config: Config) -> Config:

@@ -16,10 +16,11 @@ from typing import Any
 
 from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
+from lost.model.adapted import dense_twin
 from lost.model.parameters import parameter_table
 from lost.optim import KINDS
 from lost.optim.muon import Muon, shapes_orthogonalized
-from lost.planning.budget import budget, dense_twin
+from lost.planning.budget import budget
 from lost.planning.micro_batch import with_micro_batch
 from lost.planning.roofline import Card, step_on_a_card
 from lost.planning.room import fits_whole

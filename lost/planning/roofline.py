@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lost.config import Config
+from lost.model.adapted import dense_twin
 from lost.model.parameters import layer_projections, parameter_table, projections, vocabulary
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim.muon import RUNS, Muon, shapes_orthogonalized
 from lost.planning.alignment import product_sizes
-from lost.planning.budget import CAST_ANEW, budget, dense_twin
+from lost.planning.budget import budget
+from lost.planning.memory.torch import CAST_ANEW
 from lost.planning.peak_flops import peak_flops
 from lost.projections import Projection
 

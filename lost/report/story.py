@@ -12,9 +12,10 @@ import numpy as np
 from lost.checkpoint import find_checkpoint
 from lost.config import Config
 from lost.errors import UserError
+from lost.model.adapted import dense_twin
 from lost.model.inspect import LayerReport, inspect_layers
 from lost.model.load import load_config
-from lost.planning.budget import budget, dense_twin
+from lost.planning.budget import budget
 from lost.scaling.runs import each_once, run_folders
 from lost.storage.nofollow import read_bytes
 from lost.tracking.log import FILE as LOG

@@ -10,9 +10,10 @@ from lost.checkpoint import checkpoints, open_checkpoint
 from lost.checkpoint.state import Origin, TrainState
 from lost.config import Config
 from lost.errors import CheckpointError, UserError
+from lost.model.adapted import dense_twin
 from lost.model.load import load_config
 from lost.optim.schedule import level_until
-from lost.planning.budget import budget, dense_twin
+from lost.planning.budget import budget
 from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import is_number, read_rows

@@ -10,10 +10,10 @@ import pytest
 from processes import run_python
 
 from lost.config import Config
+from lost.model.adapted import dense_twin
 from lost.model.load import load_config
 from lost.model.parameters import projections
 from lost.planning.alignment import product_sizes
-from lost.planning.budget import dense_twin
 from lost.planning.cluster import paced_by_link, plan_cluster, traffic
 from lost.planning.roofline import Card, card_for, step_on_a_card
 

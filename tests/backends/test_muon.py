@@ -32,7 +32,8 @@ from lost.model.parameters import EMBEDDING, Parameter
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim import state_shapes
 from lost.optim.muon import newton_schulz, pieces, scale
-from lost.planning.budget import _torch_update, budget
+from lost.planning.budget import budget
+from lost.planning.memory import torch as torch_memory
 
 Lost = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
@@ -196,10 +197,10 @@ def test_an_update_takes_what_is_planned_however_many_matrices_there_are(
         engine.load(initial_values(settings))
         engine.step([batch], 8, 1e-3)
         peaks.append(peak_memory("cpu", lambda engine=engine: engine._optimizer.step(1e-3, torch.tensor(False)))[1])
-        assert peaks[-1] == pytest.approx(_torch_update(settings, 1), rel=0.15 if name == "muon" else 0.35)
+        assert peaks[-1] == pytest.approx(torch_memory.update(settings, 1), rel=0.15 if name == "muon" else 0.35)
         ends.append({name: array.copy() for name, array in engine.dump()})
         if most > peaks[0]:
-            assert budget(settings).memory.activations == _torch_update(settings, 1)
+            assert budget(settings).memory.activations == torch_memory.update(settings, 1)
     assert peaks[1] < 0.5 * peaks[0]
     assert_near(ends[1], ends[0])
 

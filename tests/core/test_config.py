@@ -6,8 +6,9 @@ import pytest
 
 from lost.config import Config
 from lost.errors import ConfigError
+from lost.model.adapted import dense_twin
 from lost.model.load import dump, load_config, shipped
-from lost.planning.budget import budget, dense_twin
+from lost.planning.budget import budget
 from lost.planning.vocabulary import with_vocabulary
 from lost.training.run_dir import fixed_differences
 

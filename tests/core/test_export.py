@@ -18,7 +18,7 @@ from lost.errors import ConfigError, DataError
 from lost.interop.layout import is_plain, renamed, stored_layers
 from lost.interop.to_hf.card import card
 from lost.interop.to_hf.check import compare
-from lost.interop.to_hf.dense import dense_twin, merged
+from lost.interop.to_hf.dense import merged, merged_config
 from lost.interop.to_hf.description import model_config
 from lost.interop.to_hf.pieces import read_pieces
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
@@ -43,7 +43,7 @@ LINEAR = (
 def test_a_merged_model_computes_the_same(config: Callable[..., Config], projection: dict) -> None:
     settings = config(projection=projection)
     values = dict(initial_values(settings.replace("model", initializer_range=0.3)))
-    twin = dense_twin(settings)
+    twin = merged_config(settings)
     found = dict(merged(settings, twin, values.items()))
     assert is_plain(twin)
     assert {name: array.dtype.name for name, array in found.items()} == dict.fromkeys(found, "float32")
@@ -57,7 +57,7 @@ def test_a_merged_model_computes_the_same(config: Callable[..., Config], project
 def test_what_bends_is_not_merged(config: Callable[..., Config]) -> None:
     bent = config(projection={"activation": "none", "overrides": {"*.0.mlp.up_proj": {"activation": "gelu"}}})
     with pytest.raises(ConfigError, match=r"1 projections have an activation inside, model\.layers\.0\.mlp\.up_proj"):
-        dense_twin(bent)
+        merged_config(bent)
 
 
 def test_layers_are_described_with_every_choice_resolved(config: Callable[..., Config]) -> None:
@@ -185,7 +185,7 @@ def test_the_card_has_the_runs_numbers(config: Callable[..., Config], prepared: 
     assert "Licence: none was chosen yet" in text
     assert str(tmp_path) not in text
     assert "trust" not in card(
-        source, dense_twin(config(projection={"kind": "dense"}, model={"vocab_size": 320})), "float32"
+        source, merged_config(config(projection={"kind": "dense"}, model={"vocab_size": 320})), "float32"
     )
     imported = write(tmp_path / "imported", initial_values(settings), (), settings, TrainState(), prepared.tokenizer)
     assert "It was imported" in card(imported, settings, "float32")
@@ -234,4 +234,4 @@ def test_the_card_says_what_was_measured_and_what_kind_of_model_it_is(
 def test_layers_that_read_earlier_tokens_do_not_merge(config: Callable[..., Config]) -> None:
     settings = config(projection={"kind": "lost", "activation": "none", "short_conv_width": 3})
     with pytest.raises(ConfigError, match=r"14 projections read earlier tokens, .*width = 3\), so no matrix"):
-        dense_twin(settings)
+        merged_config(settings)

@@ -14,7 +14,8 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import local_batch_size
 from lost.engine import StepResult
 from lost.errors import ConfigError
-from lost.planning.budget import _mlx_fuses, budget
+from lost.planning.budget import budget
+from lost.planning.memory.mlx import fuses
 from lost.planning.room import check_room
 
 
@@ -58,12 +59,12 @@ def test_attention_scores_on_mlx(
             raise PackageNotFoundError(package)
         return installed
 
-    monkeypatch.setattr("lost.planning.budget.version", version)
+    monkeypatch.setattr("lost.planning.memory.mlx.version", version)
     monkeypatch.delenv("MLX_SDPA_VJP_FALLBACK", raising=False)
     heads = {"hidden_size": 4 * width, "head_dim": width, "max_position_embeddings": 2048}
-    _mlx_fuses.cache_clear()
+    fuses.cache_clear()
     one, two = (budget(config(model=heads, data={"seq_len": size}), "mlx", device, 1).memory for size in (1024, 2048))
-    _mlx_fuses.cache_clear()
+    fuses.cache_clear()
     more = two.activations - 2 * one.activations  # what doesn't grow with the tokens, or grows with their square
     assert (more > 4 * 4 * 2 * (2048**2 - 2 * 1024**2)) is made
 

@@ -20,7 +20,7 @@ from lost.interop.to_gguf.file import _describe_tokenizer
 from lost.interop.to_gguf.folder import export
 from lost.interop.to_gguf.tensors import GgufType
 from lost.interop.to_gguf.vocabulary import vocabulary
-from lost.interop.to_hf.dense import dense_twin, merged
+from lost.interop.to_hf.dense import merged, merged_config
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
 from lost.model.init import initial_values
 from lost.tokenizer import Tokenizer, load_tokenizer
@@ -78,7 +78,7 @@ def test_what_is_written_is_compared(
         ("tensors._paired", lambda model, name, array: array, "log-probabilities differ from ours"),
         (
             "folder.merged",
-            lambda *_: merged(source.config, dense_twin(source.config), iter(large)),
+            lambda *_: merged(source.config, merged_config(source.config), iter(large)),
             "blk.0.attn_q.weight was read back as F16",
         ),
         ("file._describe_tokenizer", lambda writer, *_: writer.add_tokenizer_model("other"), "unknown tokenizer"),

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from lost.backends.mlx.kernels.loss import in_chunks, scaled
 from lost.config import TeacherConfig
-from lost.planning.budget import logits_at_once
+from lost.planning.memory.logits import logits_at_once
 
 _BUFFERS = 4  # of a chunk's logits, where the loss without a teacher has one: a chunk is so much smaller
 _LEAST = 1e-37

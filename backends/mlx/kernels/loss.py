@@ -9,7 +9,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from lost.planning.budget import logits_at_once
+from lost.planning.memory.logits import logits_at_once
 
 
 def head_loss(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lost.backends.torch.kernels.loss import IGNORED, compiled, in_chunks
 from lost.config import TeacherConfig
-from lost.planning.budget import logits_at_once
+from lost.planning.memory.logits import logits_at_once
 
 _BUFFERS = 4  # of a chunk's logits, where the loss without a teacher has one: a chunk is so much smaller
 

@@ -9,7 +9,7 @@ from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.data.batch import SoftTargets
 from lost.model.parameters import index_limits, parameter_table, shapes_of
-from lost.planning.budget import logits_at_once
+from lost.planning.memory.logits import logits_at_once
 from lost.storage.arrays import NamedArrays, check_arrays
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lost.planning.budget import logits_at_once
+from lost.planning.memory.logits import logits_at_once
 
 IGNORED = -100
 

@@ -171,7 +171,7 @@ def _elsewhere(backend: str, device: str) -> tuple[str, str]:
     """
     from lost.engine import resolve_backend
     from lost.errors import UserError
-    from lost.planning.budget import devices_of
+    from lost.planning.memory.logits import devices_of
 
     name = resolve_backend(backend)
     kinds = devices_of(name)

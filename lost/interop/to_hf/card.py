@@ -13,7 +13,8 @@ from lost.errors import DataError
 from lost.evaluation.perplexity import perplexity
 from lost.interop.layout import architecture
 from lost.interop.to_hf.quantized import Quantized
-from lost.planning import budget
+from lost.model.adapted import dense_twin
+from lost.planning.budget import budget
 from lost.storage.nofollow import resolved
 from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
@@ -95,7 +96,7 @@ def card(
     parts = source.progress.origin.parts if source.progress.origin else ()
     if parts:
         merged += f" Its weights are the average of {counted(len(parts), 'checkpoint')}."
-    count, twin = (budget.budget(each).parameters for each in (target, budget.dense_twin(target)))
+    count, twin = (budget(each).parameters for each in (target, dense_twin(target)))
     dense = "" if known else f" (a dense one of its shape: {twin:,})"
     nature = _nature(source)
     code = "" if known else ", trust_remote_code=True"

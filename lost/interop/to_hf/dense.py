@@ -8,9 +8,8 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.interop.to_hf.check import compare, own_scores
-from lost.model.adapted import base_config
+from lost.model.adapted import base_config, dense_twin
 from lost.model.parameters import projections
-from lost.planning import budget
 from lost.storage.arrays import NamedArrays
 
 
@@ -26,10 +25,10 @@ def merge(source: Checkpoint, form: str, tokens: Sequence[int], backend: str) ->
         backend: computes the log-probabilities.
 
     Raises:
-        ConfigError: as `dense_twin`.
+        ConfigError: as `merged_config`.
         ExportError: they differ.
     """
-    target = base_config(source.config) if form in ("hf", "mlx-lm") else dense_twin(source.config, form)
+    target = base_config(source.config) if form in ("hf", "mlx-lm") else merged_config(source.config, form)
     compare(
         own_scores(source.config, source.parameters(), tokens, backend),
         own_scores(target, merged(source.config, target, source.parameters()), tokens, backend),
@@ -38,7 +37,7 @@ def merge(source: Checkpoint, form: str, tokens: Sequence[int], backend: str) ->
     return target
 
 
-def dense_twin(config: Config, form: str = "dense") -> Config:
+def merged_config(config: Config, form: str = "dense") -> Config:
     """Return the configuration of the equivalent dense model.
 
     Args:
@@ -61,7 +60,7 @@ def dense_twin(config: Config, form: str = "dense") -> Config:
             f"({nonlinear[0].settings.activation}), so no matrix is equivalent; expected projection.activation = none "
             "in all; use --to hf or --to mlx-lm, which keep the layers as they are"
         )
-    return budget.dense_twin(config)
+    return dense_twin(config)
 
 
 def merged(config: Config, target: Config, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
