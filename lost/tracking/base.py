@@ -10,7 +10,10 @@ from lost.errors import StorageError
 
 
 class Tracker:
-    """Someone who is told how a run goes. A subclass takes what it cares for."""
+    """Someone who is told how a run goes. A subclass takes what it cares for.
+
+    Rows are those that go to metrics.jsonl.
+    """
 
     def begin(self, step: int) -> None:
         """Begin after a step; what was reported of later ones, by an earlier life of the run, is void."""
@@ -22,19 +25,27 @@ class Tracker:
         """Take a step, as each is taken; an accelerator may still be computing it, so there are no numbers."""
 
     def step(self, row: dict[str, Any]) -> None:
-        """Take a reported step: the row that goes to metrics.jsonl."""
+        """Take a reported step."""
+        self.row(row)
 
     def validation(self, row: dict[str, Any]) -> None:
-        """Take a validation: the row that goes to metrics.jsonl."""
+        """Take a validation."""
+        self.row(row)
 
     def measurement(self, row: dict[str, Any]) -> None:
-        """Take an inspection of the model, or its gradients' noise: the row that goes to metrics.jsonl."""
+        """Take an inspection of the model, or its gradients' noise."""
+        self.row(row)
 
     def samples(self, row: dict[str, Any]) -> None:
-        """Take texts that the model wrote: the row that goes to metrics.jsonl."""
+        """Take texts that the model wrote."""
+        self.row(row)
 
     def checkpoint(self, row: dict[str, Any]) -> None:
-        """Take a checkpoint that was written, or that could not be: the row that goes to metrics.jsonl."""
+        """Take a checkpoint that was written, or that could not be."""
+        self.row(row)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Take any of these five, all of which come here unless a subclass takes them itself."""
 
     def message(self, text: str) -> None:
         """Take a sentence."""

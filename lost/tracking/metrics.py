@@ -40,27 +40,7 @@ class MetricsFile(Tracker):
             rows = [row for row in read_rows(self._path) if row["step"] <= step] if there else []
         replace_text(self._path, "".join(_line(row) for row in rows))
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Append a reported step."""
-        self.write(row)
-
-    def validation(self, row: dict[str, Any]) -> None:
-        """Append a validation."""
-        self.write(row)
-
-    def measurement(self, row: dict[str, Any]) -> None:
-        """Append a measurement."""
-        self.write(row)
-
-    def samples(self, row: dict[str, Any]) -> None:
-        """Append samples."""
-        self.write(row)
-
-    def checkpoint(self, row: dict[str, Any]) -> None:
-        """Append a checkpoint."""
-        self.write(row)
-
-    def write(self, row: dict[str, Any]) -> None:
+    def row(self, row: dict[str, Any]) -> None:
         """Append one row."""
         line = _line(row).encode()
         with storage(self._path), open_update(self._path) as file:

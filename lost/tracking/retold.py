@@ -71,27 +71,15 @@ class Retold(Tracker, ABC, Generic[S]):
         taken = max((row["seconds"] for row in rows if "loss" in row), default=0.0)
         self._offset = self._at = time.time() - taken
         for row in rows:
-            self._write(row)
+            self.row(row)
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Write a reported step."""
-        self._write(row)
-
-    def validation(self, row: dict[str, Any]) -> None:
-        """Write a validation."""
-        self._write(row)
-
-    def measurement(self, row: dict[str, Any]) -> None:
-        """Write what was measured."""
-        self._write(row)
-
-    def samples(self, row: dict[str, Any]) -> None:
-        """Write texts, and how long they took."""
-        self._write(row)
-
-    def checkpoint(self, row: dict[str, Any]) -> None:
-        """Write how long a save took."""
-        self._write(row)
+    def row(self, row: dict[str, Any]) -> None:
+        """Write its numbers and texts."""
+        if "loss" in row:
+            self._at = self._offset + row["seconds"]
+        self.write(row["step"], scalars(row), self._at)
+        if samples := texts(row):
+            self.write_texts(row["step"], samples, self._at)
 
     @abstractmethod
     def open(self, place: Path, run: str) -> None:
@@ -120,13 +108,6 @@ class Retold(Tracker, ABC, Generic[S]):
             samples: prompt and text of each.
             at: as `write` has it.
         """
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if "loss" in row:
-            self._at = self._offset + row["seconds"]
-        self.write(row["step"], scalars(row), self._at)
-        if samples := texts(row):
-            self.write_texts(row["step"], samples, self._at)
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:

@@ -182,5 +182,5 @@ def test_the_longest_row_is_still_read(config: Callable[..., Config], tmp_path: 
     engine.load(initial_values(settings))
     texts = write_samples(engine, settings, Wordy(), 1)  # type: ignore[arg-type]
     assert [len(each["text"]) for each in texts] == [4000] * 16
-    MetricsFile(tmp_path).write({"step": 1, "texts": texts, "seconds": 1.0})
+    MetricsFile(tmp_path).row({"step": 1, "texts": texts, "seconds": 1.0})
     assert not list(problems(tmp_path / "metrics.jsonl", settings))

@@ -48,11 +48,11 @@ def test_log_drops_what_a_resumed_run_writes_again(tmp_path: Path) -> None:
     log = MetricsFile(tmp_path)
     log.begin(0)
     for step in range(1, 6):
-        log.write({"step": step, "loss": 0.1 + step})
+        log.row({"step": step, "loss": 0.1 + step})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 6, "lo')  # cut off by a crash
     log.begin(3)
-    log.write({"step": 4, "loss": 9.25})
+    log.row({"step": 4, "loss": 9.25})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["loss"] == 9.25

@@ -204,10 +204,10 @@ def test_a_row_of_metrics_is_whole_or_not_there(tmp_path: Path) -> None:
     """A disk that is full takes the beginning of a line: the next row must not be glued to it."""
     limited = (
         "import resource, sys; from pathlib import Path; from lost.tracking.metrics import MetricsFile\n"
-        "metrics = MetricsFile(Path(sys.argv[1])); metrics.begin(0); metrics.write({'step': 1})\n"
+        "metrics = MetricsFile(Path(sys.argv[1])); metrics.begin(0); metrics.row({'step': 1})\n"
         "for limit in (20, resource.RLIM_INFINITY):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
-        "    try: metrics.write({'step': 2, 'loss': 3.5})\n"
+        "    try: metrics.row({'step': 2, 'loss': 3.5})\n"
         "    except Exception as error: print(type(error).__name__)\n"
     )
     done = run_python("-c", limited, tmp_path)
@@ -232,7 +232,7 @@ def test_a_full_disk_takes_no_metrics_either(
     def refuse(metrics: MetricsFile, row: dict) -> None:
         raise StorageError("metrics.jsonl could not be written: No space left on device.")
 
-    monkeypatch.setattr(MetricsFile, "write", refuse)
+    monkeypatch.setattr(MetricsFile, "row", refuse)
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--set", "train.stop_after=10")
     assert lost(*arguments, "--out", tmp_path / "a").code == 2
     answer = lost(*arguments, "--out", tmp_path / "b", "--set", "train.on_save_error=continue")

@@ -164,7 +164,7 @@ def test_a_defect_of_ours_is_none_of_the_disk_s(tmp_path: Path) -> None:
 
 def test_rows_and_manifests_are_json(lost: Lost, tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path)
-    metrics.write({"step": 1, "loss": float("nan"), "norms": [float("inf"), 1.0]})
+    metrics.row({"step": 1, "loss": float("nan"), "norms": [float("inf"), 1.0]})
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
         "step": 1, "loss": None, "norms": [None, 1.0]
     }  # fmt: skip
