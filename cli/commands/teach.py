@@ -36,10 +36,10 @@ def teach(
     from rich.progress import Progress
 
     from lost.cli.load import load_weights, open_model
-    from lost.cli.render.output import answer, note, size
+    from lost.cli.render.output import answer, note
     from lost.data.dataset import Dataset
     from lost.training.teaching import lesson
-    from lost.utils.wording import counted
+    from lost.utils.wording import counted, sized
 
     source = open_model(path)
     length = seq_len or source.seq_len or source.config.data.seq_len
@@ -56,7 +56,7 @@ def teach(
         {"out": str(out), **value, "bytes": written},
         [
             f"{out}: {counted(told.windows, 'window')} of {told.seq_len}, the {told.top_k} likeliest of "
-            f"{told.vocab_size:,} entries each, {size(written)}",
+            f"{told.vocab_size:,} entries each, {sized(written)}",
             f"`lost train CONFIG --data {data} teacher.path={out}` learns from it",
         ],
     )

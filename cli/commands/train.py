@@ -167,7 +167,7 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     """Return one line that describes how training ended."""
     from shlex import quote
 
-    from lost.cli.render.output import size
+    from lost.utils.wording import sized
 
     verb = "stopped" if result.interrupted else "done"
     if result.stopped_early:
@@ -177,6 +177,6 @@ def ending(config: "Config", engine: "Engine", result: "Result") -> str:
     memory = engine.memory()
     # What a CPU's backend doesn't record is the system's figure: beside it, the estimate of arrays alone looks wrong.
     what = "the whole process" if engine.device == "cpu" and memory.keys() == {"memory_bytes"} else "arrays"
-    peak = f"peak memory: {size(memory['memory_bytes'])}, {what}"
+    peak = f"peak memory: {sized(memory['memory_bytes'])}, {what}"
     again = f"; `lost train {quote(str(result.checkpoint.parents[1]))}` resumes" if result.interrupted else ""
     return f"{verb} at step {result.progress.step}: {result.checkpoint} ({peak}){again}"

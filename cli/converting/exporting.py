@@ -30,9 +30,10 @@ def export_folder(
     from dataclasses import asdict
 
     from lost.cli.converting.quantizing import measure_on, told
-    from lost.cli.render.output import answer, note, size
+    from lost.cli.render.output import answer, note
     from lost.interop.to_gguf import folder as gguf
     from lost.interop.to_hf import folder as hf
+    from lost.utils.wording import sized
 
     if push:
         push.check()
@@ -58,7 +59,7 @@ def export_folder(
         opens = "every tensor read back and compared"
     lines = [
         f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, weights in {result.dtype}, "
-        f"{size(result.bytes)}; {opens}",
+        f"{sized(result.bytes)}; {opens}",
         *(
             f"{each.reader}: log-probabilities differ by at most {each.difference:.1e}; the same token ids for "
             f"{each.texts} texts"

@@ -53,10 +53,11 @@ def grow_checkpoint(
     """Grow a checkpoint as `KEY=VALUE` say, and answer with both sizes and how to train on."""
     from shlex import quote
 
-    from lost.cli.render.output import answer, count, size
+    from lost.cli.render.output import answer, count
     from lost.planning.budget import budget
     from lost.reshape.grow.checkpoint import grow
     from lost.reshape.grow.target import sizes
+    from lost.utils.wording import sized
 
     asked = sizes(assignments)
     written, goal = grow(source, out, asked, depth or "stack", moments, part_bytes, overwrite)
@@ -72,7 +73,7 @@ def grow_checkpoint(
     option = "--branch-from" if moments else "--init-from"
     further = "--set schedule.steps=N" if moments else "--data DATA"
     lines = [
-        f"{source.path} -> {out}: {count(before)} parameters, now {count(after)}; {same}; {what}, {size(total)}",
+        f"{source.path} -> {out}: {count(before)} parameters, now {count(after)}; {same}; {what}, {sized(total)}",
         f"train on: lost train {option} {quote(str(out))} {further} --out RUN",
     ]
     answer(as_json, value, lines)

@@ -219,7 +219,8 @@ def _lines(
     before: "Evaluation | None",
     after: "Evaluation | None",
 ) -> list[str]:
-    from lost.cli.render.output import count, size, table
+    from lost.cli.render.output import count, table
+    from lost.utils.wording import sized
 
     lines = []
     if layers:
@@ -242,7 +243,7 @@ def _lines(
         what += f" (were {count(parameters['before'])})"
     lines.append(
         f"{request.source} ({value['architecture']}) -> {request.out}: {what} in {value['dtype']}, "
-        f"{size(value['bytes'])}; read back and compared"
+        f"{sized(value['bytes'])}; read back and compared"
     )
     lines += remarks
     if before and after:

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     """Print how training would start."""
-    from lost.cli.render.output import answer, count, size
+    from lost.cli.render.output import answer, count
     from lost.data.mixture import Mixture
     from lost.distributed.group import local_batch_size
     from lost.model.adapted import dense_twin
     from lost.planning.budget import budget
-    from lost.utils.wording import counted
+    from lost.utils.wording import counted, sized
 
     config, folder, dataset = run.config, run.folder, run.dataset
     at_once = local_batch_size(config, run.workers.world_size)[1]
@@ -52,14 +52,15 @@ def answer_dry_run(result: "DryRun", run: "Ready", as_json: bool) -> None:
     more = counted(disk.checkpoints, "more checkpoint")
     sequences = f"{counted(at_once, 'sequence')} at once"
     each = " each" if run.workers.world_size > 1 else ""
+    memory = sized(result.memory.total)
     rows = [
         ["backend", run.backend],
         ["workers", f"{run.workers.world_size} ({', '.join(result.devices)})"],
         ["parameters", f"{count(parameters)} (dense: {count(dense)})"],
-        ["memory", f"{size(result.memory.total)} needed{each} for arrays, {size(result.room)} available; {sequences}"],
+        ["memory", f"{memory} needed{each} for arrays, {sized(result.room)} available; {sequences}"],
         ["data", f"{dataset.path}: {count(result.tokens)} tokens, intact; the run takes {taken}"],
         ["run folder", f"{folder}: {begins} step {step}{first}{removes}"],
-        ["disk", f"{size(disk.needed)} needed for {more}, {size(disk.free)} free"],
+        ["disk", f"{sized(disk.needed)} needed for {more}, {sized(disk.free)} free"],
         ["to go", f"{counted(result.steps, 'step')}, {count(tokens)} tokens"],
     ]
     width = max(len(name) for name, _ in rows)

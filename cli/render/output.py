@@ -70,11 +70,6 @@ def number(value: float | None, digits: int) -> str:
     return "not finite" if value is None else f"{value:.{digits}f}"
 
 
-def size(number: float) -> str:
-    """Return bytes in GiB or MiB."""
-    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
-
-
 def duration(seconds: float) -> str:
     """Return 3,725 seconds as 1:02:05."""
     minutes, rest = divmod(int(seconds), 60)

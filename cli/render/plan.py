@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lost.cli.render.output import count, size, table
-from lost.utils.wording import counted
+from lost.cli.render.output import count, table
+from lost.utils.wording import counted, sized
 
 
 def roofline_line(value: dict[str, Any], kind: str) -> Iterator[str]:
@@ -41,9 +41,9 @@ def cluster_lines(value: dict[str, Any], kind: str) -> Iterator[str]:
 
     rows = [
         row("sequences at once", *(str(each["micro_batch_size"]) for each in both)),
-        row("memory a card", *(size(each["memory_bytes"]) + ("" if each["fits"] else " (too much)") for each in both)),
-        row("sent a step, whole", *(size(each["sent_bytes"]["whole_steps"]) for each in both)),
-        row("sent a step, by block", *(size(each["sent_bytes"]["block_by_block"]) for each in both)),
+        row("memory a card", *(sized(each["memory_bytes"]) + ("" if each["fits"] else " (too much)") for each in both)),
+        row("sent a step, whole", *(sized(each["sent_bytes"]["whole_steps"]) for each in both)),
+        row("sent a step, by block", *(sized(each["sent_bytes"]["block_by_block"]) for each in both)),
         row("mode", *(each["mode"].replace("_", " ") for each in both)),
         row("computing", *(f"{each['computing_seconds'] * 1e3:.1f} ms" for each in both)),
         row("sending", *(f"{each['sending_seconds'] * 1e3:.1f} ms" for each in both)),

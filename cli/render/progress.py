@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from lost.cli.render.folding import folded
-from lost.cli.render.output import count, duration, number, size
+from lost.cli.render.output import count, duration, number
 from lost.tracking import Tracker
 from lost.tracking.metrics import texts
 from lost.utils.printable import JOINERS, printable
-from lost.utils.wording import counted
+from lost.utils.wording import counted, sized
 
 _BAR = "  | "  # before each line of a sample
 
@@ -139,7 +139,7 @@ class TrainingScreen(Tracker):
             *([f"divergence {number(row['divergence'], 4)}"] if "divergence" in row else []),
             f"lr {row['lr']:.2e}",
             f"grad {number(row['grad_norm'], 2)}",
-            size(row["memory_bytes"]),
+            sized(row["memory_bytes"]),
         ]
 
     def _first_numbers(self) -> list[str]:

@@ -29,7 +29,7 @@ from lost.planning.peak_flops import peak_flops
 from lost.planning.room import check_room
 from lost.projections import Projection, projection
 from lost.utils.machine import cores
-from lost.utils.wording import counted
+from lost.utils.wording import counted, sized
 
 T = TypeVar("T")
 Log = Callable[[str], None]
@@ -272,9 +272,9 @@ def _check_room(target: Target, configs: Mapping[str, Config]) -> None:
     total, most = _held_at_once(target, configs, config.train.micro_batch)
     if total > room:
         raise ConfigError(
-            f"--kinds {','.join(configs)}: held at once, they need about {total / 2**30:.2f} GiB, and {target.device} "
-            f"has {room / 2**30:.2f} GiB; expected them to fit; name fewer kinds, "
-            f"or a smaller --batch (its activations are {most / 2**30:.2f} GiB of that)"
+            f"--kinds {','.join(configs)}: held at once, they need about {sized(total)}, and {target.device} "
+            f"has {sized(room)}; expected them to fit; name fewer kinds, "
+            f"or a smaller --batch (its activations are {sized(most)} of that)"
         )
 
 

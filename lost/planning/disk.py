@@ -8,6 +8,7 @@ from pathlib import Path
 from lost.checkpoint import array_bytes, checkpoints
 from lost.config import Config
 from lost.storage.files import existing, stale_temps
+from lost.utils.wording import sized
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class DiskRoom:
         if self.needed <= self.free:
             return ""
         return (
-            f"{self.folder} has {_mib(self.free)} free, and the run's checkpoints will take {_mib(self.needed)} more "
-            f"({self.checkpoints} of {_mib(self.needed // self.checkpoints)}: {self.settings}); expected room for all "
+            f"{self.folder} has {sized(self.free)} free, and the run's checkpoints will take {sized(self.needed)} more "
+            f"({self.checkpoints} of {sized(self.needed // self.checkpoints)}: {self.settings}); expected room for all "
             "of them; make room, keep fewer, or choose another --out"
         )
 
@@ -67,7 +68,3 @@ def _saves(step: int, last: int, every: int) -> int:
     if step >= last or not every:
         return int(step < last)
     return last // every - step // every + (last % every > 0)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"

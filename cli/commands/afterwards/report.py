@@ -26,11 +26,12 @@ def report(
 
     One HTML file that needs no network and no script. Several runs are drawn over each other.
     """
-    from lost.cli.render.output import answer, size
+    from lost.cli.render.output import answer
     from lost.errors import UserError
     from lost.report.page import page
     from lost.report.story import read_stories
     from lost.storage.files import replace_text
+    from lost.utils.wording import sized
 
     out = out or Path("report.html")
     if not out.absolute().parent.is_dir():
@@ -41,7 +42,7 @@ def report(
         raise UserError(f"--out {out}: something else is there; expected a new file's name, or a page to replace")
     text = page(read_stories(runs), layers)
     replace_text(out, text)
-    answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({size(len(text.encode()))})"])
+    answer(as_json, {"path": str(out), "bytes": len(text.encode())}, [f"wrote {out} ({sized(len(text.encode()))})"])
 
 
 def _is_page(path: Path) -> bool:

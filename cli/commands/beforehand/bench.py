@@ -137,8 +137,8 @@ def _shape(shape: str | None, rank: int | None, density: float | None, tokens: i
 
 def _shown(value: dict[str, Any], console: "Console") -> "Iterator[str | Table]":
     """Yield the answer for a terminal."""
-    from lost.cli.render.output import count, size
-    from lost.utils.wording import counted
+    from lost.cli.render.output import count
+    from lost.utils.wording import counted, sized
 
     versions = ", ".join(f"{name} {version}" for name, version in value["versions"].items())
     threads = f", {counted(value['threads'], 'thread')}" if value["threads"] else ""
@@ -151,7 +151,7 @@ def _shown(value: dict[str, Any], console: "Console") -> "Iterator[str | Table]"
         )
         yield _table(
             layer["results"],
-            [*_TIMES, ("FLOP/s", "flops_per_second", count), ("saved", "saved_bytes", size)],
+            [*_TIMES, ("FLOP/s", "flops_per_second", count), ("saved", "saved_bytes", sized)],
             console,
         )
     if model := value["model"]:
@@ -163,9 +163,9 @@ def _shown(value: dict[str, Any], console: "Console") -> "Iterator[str | Table]"
         more: list[_Column] = [
             ("tokens/s", "tokens_per_second", lambda rate: f"{rate:,.0f}"),
             ("MFU", "mfu", lambda share: f"{share:.1%}"),
-            ("peak", "peak_memory_bytes", size),
-            ("planned", "planned_memory_bytes", size),
-            ("saved", "saved_bytes", size),
+            ("peak", "peak_memory_bytes", sized),
+            ("planned", "planned_memory_bytes", sized),
+            ("saved", "saved_bytes", sized),
             ("parameters", "parameters", count),
         ]
         yield _table(model["results"], [*_TIMES, *more], console)

@@ -33,10 +33,11 @@ def doctor(
     import platform
 
     from lost import __version__
-    from lost.cli.render.output import answer, size
+    from lost.cli.render.output import answer
     from lost.engine import BACKENDS, backend_module
     from lost.errors import BackendError, UserError
     from lost.utils.machine import memory_bytes
+    from lost.utils.wording import sized
 
     if not self_test and (backend, device) != ("auto", "auto"):
         raise UserError("--backend and --device only have an effect with --self-test; add it, or leave them out")
@@ -64,7 +65,7 @@ def doctor(
         "ready": works,
     }
     lines = [
-        f"lost {__version__}, Python {value['python']}, {value['platform']}, {os.cpu_count()} CPUs, {size(memory)}",
+        f"lost {__version__}, Python {value['python']}, {value['platform']}, {os.cpu_count()} CPUs, {sized(memory)}",
         "packages: " + ", ".join(f"{name} {_version(name) or '-'}" for name in _PACKAGES),
     ]
     lines += [
@@ -73,7 +74,7 @@ def doctor(
     ]
     for name, entry in backends.items():
         if entry["works"]:
-            devices = ", ".join(f"{kind} ({size(room)})" for kind, room in entry["devices"].items())
+            devices = ", ".join(f"{kind} ({sized(room)})" for kind, room in entry["devices"].items())
             lines.append(f"backend {name}: works; devices, the fastest first: {devices}")
         else:
             lines.append(f"backend {name}: {entry['reason']}")

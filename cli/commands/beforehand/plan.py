@@ -76,7 +76,7 @@ def plan(
     if suggest:
         answer_suggestion(config, data, [*overrides, *assignments], backend, device, hours, tokens, from_runs, as_json)
         return
-    from lost.cli.render.output import answer, count, note, size, table
+    from lost.cli.render.output import answer, count, note, table
     from lost.cli.render.plan import cluster_lines, rates_lines, roofline_line
     from lost.errors import UserError
     from lost.model.load import load_config
@@ -88,6 +88,7 @@ def plan(
     from lost.planning.room import check_room, fits_whole
     from lost.planning.vocabulary import with_vocabulary
     from lost.training.teacher import teacher_bytes
+    from lost.utils.wording import sized
 
     asked, remark = with_vocabulary(load_config(config, [*overrides, *assignments]), data)
     if world is not None:
@@ -126,8 +127,8 @@ def plan(
         ["parameters", *map(count, totals), f"{totals[0] / totals[1]:.2f}"],
         *([["trained", count(trained), count(totals[1]), f"{trained / totals[1]:.4f}"]] if trained < totals[0] else []),
         ["FLOPs per token", *map(count, flops), f"{flops[0] / flops[1]:.2f}"],
-        *([key, size(own[key]), size(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
-        *([["the teacher, beside it", size(teacher), size(teacher), "1.00"]] if teacher else []),
+        *([key, sized(own[key]), sized(dense[key]), f"{own[key] / dense[key]:.2f}"] for key in own),
+        *([["the teacher, beside it", sized(teacher), sized(teacher), "1.00"]] if teacher else []),
     ]
     parts = value["parameters"]
     frozen = f" (frozen ones in {settings.train.frozen_dtype})" if settings.train.frozen_dtype else ""
@@ -157,7 +158,7 @@ def plan(
     value |= {"teacher_bytes": teacher, "device_bytes": room, "fits": own["total"] + teacher <= room}
     if value["fits"]:
         lines.append(
-            f"fits: {size(own['total'] + teacher)} of {size(room)} on {'each card' if cards > 1 else device_name}"
+            f"fits: {sized(own['total'] + teacher)} of {sized(room)} on {'each card' if cards > 1 else device_name}"
         )
     answer(as_json, value, lines)
     check_room(settings, name, device_name, room, cards, teacher)
