@@ -18,6 +18,7 @@ from lost.backends.mlx.layers import layer as make_layer
 from lost.bench.compare import Machine, Pass
 from lost.config import TrainConfig
 from lost.data.batch import Batch
+from lost.planning.memory.mlx import compiles
 from lost.projections import Projection
 from lost.utils.machine import processor_name
 
@@ -58,7 +59,7 @@ def layer(
     def gradients(x: mx.array, y_grad: mx.array, *weights: mx.array) -> list[mx.array]:
         return mx.vjp(forward, [x, *weights], [y_grad])[1]
 
-    passes = mx.compile(gradients) if (device == "gpu" if train.compile is None else train.compile) else gradients
+    passes = mx.compile(gradients) if compiles(train, device) else gradients
     inputs = [x, y_grad, *(arrays[name] for name in trained)]
     mx.eval(inputs, arrays)
 

@@ -28,6 +28,7 @@ from lost.optim import optimizer_of, state_shapes
 from lost.optim.muon import AT_ONCE
 from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
+from lost.planning.memory.mlx import compiles
 from lost.storage.arrays import NamedArrays, check_arrays
 from lost.utils.threads import threads_asked_for
 
@@ -68,7 +69,7 @@ class MlxEngine:
         self.model.model.keep(train.checkpoint_activations)
         self.model.hold(name for name, row in self._table.items() if row.frozen)
         update = implementation("optimizer.name", config.optimizer.name, optimizer_of(config).updates, self.backend)
-        self.compiled = self.device == "gpu" if train.compile is None else train.compile
+        self.compiled = compiles(train, self.device)
         stacks = getattr(update, "stacks", None)
         most = AT_ONCE if stacks == "always" or (stacks and self.compiled) else 1
         self._names = kinds(config.optimizer, [row for row in self._table.values() if row.trained], most)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from lost import __version__
 from lost.config import Config
-from lost.errors import BackendError, ConfigError
+from lost.errors import BackendError, ConfigError, WorkerLostError
 from lost.utils.wording import counted
 
 # Environment variables that launchers set in each process: the number of processes, or (MLX) this one's rank.
@@ -47,6 +47,14 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """Leave the group in an orderly way, once nothing more is done together."""
+
+
+def lost_contact(workers: Workers) -> WorkerLostError:
+    """Return the error of a worker whose communication with the others has failed."""
+    return WorkerLostError(
+        f"rank {workers.rank} of {workers.world_size} lost contact with another worker; nothing was saved since the "
+        "last checkpoint; run the same command again to resume from it"
+    )
 
 
 class SingleProcess:

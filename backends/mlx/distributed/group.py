@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.nn import average_gradients
 
-from lost.distributed.group import SingleProcess, single_process
-from lost.errors import BackendError, GpuStoppedError, OutOfMemoryError, WorkerLostError
+from lost.distributed.group import SingleProcess, lost_contact, single_process
+from lost.errors import BackendError, GpuStoppedError, OutOfMemoryError
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
 
@@ -80,7 +80,7 @@ class MlxGroup:
         with mx.stream(mx.cpu):
             total, present = np.asarray(self._sum(mx.array([value, 1.0], mx.float64)))
         if present != self.world_size:  # MLX's ring may go on without a worker: noticed here
-            raise self._gone()
+            raise lost_contact(self)
         return float(total)
 
     def spread(self, arrays: dict[str, mx.array]) -> Iterator[tuple[str, mx.array]]:
@@ -110,10 +110,4 @@ class MlxGroup:
         except RuntimeError as error:
             if OutOfMemoryError.caused(error) or GpuStoppedError.caused(error):
                 raise  # it is this worker that can't go on
-            raise self._gone() from error
-
-    def _gone(self) -> WorkerLostError:
-        return WorkerLostError(
-            f"rank {self.rank} of {self.world_size} lost contact with another worker; nothing was saved since the last "
-            "checkpoint; run the same command again to resume from it"
-        )
+            raise lost_contact(self) from error

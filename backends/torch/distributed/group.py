@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from lost.backends.torch import devices
 from lost.backends.torch.arrays import to_tensor
-from lost.distributed.group import SingleProcess, Workers, single_process
-from lost.errors import BackendError, OutOfMemoryError, WorkerLostError
+from lost.distributed.group import SingleProcess, Workers, lost_contact, single_process
+from lost.errors import BackendError, OutOfMemoryError
 from lost.storage.arrays import NamedArrays
 
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
@@ -132,7 +132,4 @@ def worker_errors(workers: Workers) -> Iterator[None]:
         told = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
         if not told or OutOfMemoryError.caused(error):
             raise
-        raise WorkerLostError(
-            f"rank {workers.rank} of {workers.world_size} lost contact with another worker; nothing was saved since "
-            "the last checkpoint; run the same command again to resume from it"
-        ) from error
+        raise lost_contact(workers) from error

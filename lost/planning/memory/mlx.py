@@ -5,7 +5,7 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from lost.config import Config
+from lost.config import Config, TrainConfig
 from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.planning.memory.logits import logits_at_once
 from lost.planning.memory.shared import BYTES, largest_turn, recast, saved_of_norms
@@ -68,9 +68,13 @@ def update(config: Config, device: str, trained: int) -> int:
         device: as the backend names it.
         trained: bytes of what is trained.
     """
-    compiled = config.train.compile if config.train.compile is not None else device == "gpu"
     turn = largest_turn(config, 1, {"float32": (2.5, 20.0), "bfloat16": (1.25, 10.0)})
-    return int((2.8 if turn and compiled else 1.4) * trained) + turn
+    return int((2.8 if turn and compiles(config.train, device) else 1.4) * trained) + turn
+
+
+def compiles(train: TrainConfig, device: str) -> bool:
+    """Return whether a step is compiled: by default on a GPU."""
+    return device == "gpu" if train.compile is None else train.compile
 
 
 @cache
