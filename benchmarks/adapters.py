@@ -7,22 +7,20 @@ lines, of which each is to be learned as the answer to the one before. OUT holds
 """
 
 import json
-import platform
 import statistics
 import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from answers import lost
+from commands import lost
+from common import heading
 
 from lost.checkpoint import find_checkpoint
 from lost.planning.budget import budget
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
-from lost.utils.machine import processor_name
 
 STEPS, RANK, SEEDS = 100, 8, (0, 1, 2)
 BASE = {
@@ -89,10 +87,7 @@ def main() -> None:
         held = ("--valid-fraction", 0.05, "--out", out / "examples")
         lost("prepare", file, "--examples", "--tokenizer", out / "base", *held)
     before = lost("eval", out / "base", "--data", out / "examples", "--threads", 1, "--backend", "torch")
-    print(
-        f"`python benchmarks/adapters.py DATA SPEECHES OUT`, {processor_name()}, one thread; Python "
-        f"{platform.python_version()}, torch {torch.__version__}\n"
-    )
+    print(f"{heading('Adapters', 'torch', words='DATA SPEECHES OUT')}, one thread.\n")
     size = budget(find_checkpoint(out / "base")[0].config).parameters
     print(
         f"A dense model of {size:,} parameters, trained on 1.02M tokens of DATA; then 100 steps of 8 x 128 tokens of "

@@ -8,14 +8,12 @@ Python's own standard library, with DATA's tokenizer.
 
 import sys
 import sysconfig
-from importlib.metadata import version
 from pathlib import Path
 
-from answers import lost
+from commands import lost, sets
+from common import heading
 
-from lost import __version__
 from lost.tracking.metrics import FILE, read_rows
-from lost.utils.machine import processor_name
 
 RECIPE = """
 model: {hidden_size: 64, intermediate_size: 172, num_hidden_layers: 4, num_attention_heads: 4, vocab_size: 5632,
@@ -39,15 +37,18 @@ def main(data: Path, work: Path) -> None:
     lost("prepare", library, *chosen, "--tokenizer", data, "--out", other)
     both = sets(f"data.also_evaluate.other={other}")
     lost("train", work / "recipe.yaml", "--data", data, "--out", stable, *both, *where)
-    print(f"# Branches\n\n`python benchmarks/branches.py DATA WORK`: lost {__version__}, torch {version('torch')},")
-    print(f"{processor_name()}. LOST of .82M parameters, Muon, 2,048 tokens a step, one seed; nats a token.\n")
+    print(f"{heading('Branches', 'torch', words='DATA WORK')}.")
+    print("LOST of .82M parameters, Muon, 2,048 tokens a step, one seed; nats a token.\n")
     print(f"One run at a constant rate, and a branch of it from each of three steps that decays over {DECAY} (wsd).\n")
     print("| step | stable run | steps of the branch | its end |\n| --- | --- | --- | --- |")
     for step in STEPS:
-        decay = sets(f"schedule.name=wsd schedule.decay_steps={DECAY} schedule.steps={step + DECAY} train.eval_every=0")
+        end = step + DECAY
+        decay = sets(
+            "schedule.name=wsd", f"schedule.decay_steps={DECAY}", f"schedule.steps={end}", "train.eval_every=0"
+        )
         own = lost("train", "--branch-from", f"{stable}@{step}", "--out", work / f"decayed-{step}", *decay, *where)
-        print(f"| {step} | {losses(stable, step)[0]:.4f} | {step} to {step + DECAY} | {own['validation_loss']:.4f} |")
-    again = sets("schedule.name=cosine schedule.steps=200 schedule.warmup_steps=20 train.eval_every=50")
+        print(f"| {step} | {losses(stable, step)[0]:.4f} | {step} to {end} | {own['validation_loss']:.4f} |")
+    again = sets("schedule.name=cosine", "schedule.steps=200", "schedule.warmup_steps=20", "train.eval_every=50")
     both = sets(f"data.also_evaluate.old={data}")
     command = ("train", "--branch-from", f"{stable}@{STEPS[-1]}", "--data", other, "--out", work / "continued")
     lost(*command, *again, *both, *where)
@@ -58,11 +59,6 @@ def main(data: Path, work: Path) -> None:
     for step in (50, 100, 150, 200):
         new, old = losses(work / "continued", step)
         print(f"| {step} | {new:.4f} | {old:.4f} |")
-
-
-def sets(settings: str) -> list[str]:
-    """Return what sets each of these."""
-    return [word for setting in settings.split() for word in ("--set", setting)]
 
 
 def losses(run: Path, step: int) -> list[float]:

@@ -3,25 +3,22 @@
 usage: python benchmarks/budgets.py DATA TRAIN VALID WORK > benchmarks/results/budgets.md
 
 DATA is a prepared set of TRAIN and VALID (JSONL, gzipped; vocabulary 5,632). WORK keeps the model and each result: what
-is there isn't done again. Every step is a command of `lost`, in this process; together minutes of one core.
+is there isn't done again. Every step is a command of `lost`; together minutes of one core.
 """
 
 import gzip
 import json
 import math
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from answers import lost
+from commands import lost
+from common import heading
 
-from lost import __version__
 from lost.interop.from_hf import open_folder
 from lost.interop.from_hf.conversion import decomposed_config, equal_ranks
 from lost.planning.budget import budget
-from lost.utils.machine import processor_name
 
 RANKS, DENSITY = (56, 40, 24), 0.03  # for all projections alike; budgets are what those models have
 SHOWN, HELD_OUT = 150_000, 100_000  # bytes of JSONL: to calibrate on, to measure on
@@ -110,10 +107,8 @@ def main(data: Path, train: Path, valid: Path, work: Path) -> None:
         command = ["convert", dense, out, "--from", "hf", *chosen, *text, "--overwrite"]
         return out, results.of(f"{rank}, {way}", *command)
 
-    command = shlex.join(["python", "benchmarks/budgets.py", "DATA", train.name, valid.name, "WORK"])
-    print(f"# Compressed to a budget\n\n`{command}`,")
-    print(f"lost {__version__}, torch {torch.__version__}, {processor_name()}, float32, density {DENSITY}; ", end="")
-    print(f"{measured:,} bytes held out\n")
+    print(heading("Compressed to a budget", "torch", words=f"DATA {train.name} {valid.name} WORK"), end="; ")
+    print(f"float32, density {DENSITY}; {measured:,} bytes held out\n")
     print("| budget | ranks | kept | stay dense | bits per byte | healed |")
     print("| --- | --- | --- | --- | --- | --- |")
     for rank in RANKS:

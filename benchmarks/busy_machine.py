@@ -6,9 +6,7 @@ The quickstart configuration, with a vocabulary of 4096, started anew for each f
 so many processes that never wait (default: none, one, and as many as there are cores).
 """
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,9 +16,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import torch
+from commands import call, sets, steps
+from common import heading
 
-from lost.utils.machine import cores, processor_name
+from lost.utils.machine import cores
 
 STEPS = 5  # the first one isn't counted
 SETTINGS: dict[str, dict[str, str]] = {
@@ -42,20 +41,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         text = Path(sysconfig.get_path("stdlib"))
-        subprocess.run(
-            [sys.executable, "-m", "lost", "prepare", text / "email", text / "asyncio", "--include", "*.py",
-             "--vocab-size", "4096", "--out", work / "data"], check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        texts = (text / "email", text / "asyncio", "--include", "*.py")
+        call("prepare", *texts, "--vocab-size", 4096, "--out", work / "data")
         for number in range(rounds):
             for (name, busy), found in rates.items():
                 with busy_processes(busy):
                     found.append(rate(work / "data", work / f"{number}-{name}-{busy}", SETTINGS[name]))
                 told = f"round {number + 1}: {name}, beside {busy}: {found[-1]:.0f} tokens/s"
                 print(told, file=sys.stderr, flush=True)
-    command = " ".join(["python benchmarks/busy_machine.py", *sys.argv[1:]])
-    print(f"# Training on a busy CPU\n\n`{command}`: tokens/s, median (all rounds)\n")
-    print(f"PyTorch {torch.__version__}, Python {platform.python_version()}, {cores()} cores of {processor_name()};")
-    print(f"load of the machine before it: {load:.1f}\n")
+    print(f"{heading('Training on a busy CPU', 'torch')}, {cores()} cores;")
+    print(f"load of the machine before it: {load:.1f}. Tokens/s, median (all rounds).\n")
     print("| | " + " | ".join(f"beside {busy} busy processes" if busy else "alone" for busy in company) + " |")
     print("| --- |" + " --- |" * len(company))
     for name in SETTINGS:
@@ -79,16 +74,12 @@ def busy_processes(number: int) -> Iterator[None]:
 
 def rate(data: Path, run: Path, setting: dict[str, str]) -> float:
     """Return the tokens a second of the steps that count."""
-    sets = ["model.vocab_size=4096", "train.log_every=1", "train.eval_every=0", "train.save_every=0",
-            f"train.stop_after={STEPS}", "train.eval_tokens=1000"]  # fmt: skip
-    arguments = ["train", "quickstart", "--data", data, "--out", run, "--backend", "torch", "--device", "cpu"]
+    words = sets("model.vocab_size=4096", "train.log_every=1", "train.eval_every=0", "train.save_every=0",
+                 f"train.stop_after={STEPS}", "train.eval_tokens=1000")  # fmt: skip
+    where = ("--data", data, "--out", run, "--backend", "torch", "--device", "cpu")
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | setting
-    subprocess.run(
-        [sys.executable, "-m", "lost", *map(str, arguments), *(word for each in sets for word in ("--set", each))],
-        check=True, stdout=subprocess.DEVNULL, env=environment,
-    )  # fmt: skip
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return statistics.harmonic_mean([row["tokens_per_second"] for row in rows if "loss" in row][1:])
+    call("train", "quickstart", *where, *words, env=environment)
+    return statistics.harmonic_mean([row["tokens_per_second"] for row in steps(run)[1:]])
 
 
 if __name__ == "__main__":

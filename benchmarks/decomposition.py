@@ -6,17 +6,13 @@ TEXT is one file of at least 200,000 characters. Its last 30,000 measure, its fi
 trained on all but the last 30,000. Every step is a command of `lost`.
 """
 
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 
-import torch
-from answers import lost
-
-from lost import __version__
-from lost.utils.machine import processor_name
+from commands import lost
+from common import heading
 
 MEASURED, SHOWN = 30_000, 100_000  # characters
 RANKS = (192, 96, 64, 32)
@@ -47,9 +43,8 @@ def main(text: Path) -> None:
         lost("prepare", place / "train.txt", "--vocab-size", 1000, "--out", place / "data")
         lost("train", place / "config.yaml", "--data", place / "data", "--out", place / "run")
         lost("convert", place / "run", place / "dense", "--to", "hf")
-        print("# Decomposed to LOST layers\n")
-        print(f"`{shlex.join(['python', 'benchmarks/decomposition.py', text.name])}`, lost {__version__}, torch")
-        print(f"{torch.__version__}, {processor_name()}, float32, density 0.03; {len(whole):,} characters\n")
+        print(heading("Decomposed to LOST layers", "torch", words=text.name), end="; ")
+        print(f"float32, density 0.03; {len(whole):,} characters\n")
         print("| rank | parameters | perplexity | error | perplexity, calibrated | error | error on inputs |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for rank in RANKS:

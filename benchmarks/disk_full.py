@@ -9,8 +9,6 @@ the command makes where there is room, to the bit.
 
 import argparse
 import os
-import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lost.checkpoint import check_intact, open_checkpoint
+from commands import arrays, command
+from common import heading, write_words
 
 STEPS = 40
 CONFIG = f"""\
@@ -40,56 +39,54 @@ def main() -> None:
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="disk-full-"))
     write_inputs(work)
-    prepare = ["prepare", str(work / "text.txt"), "--vocab-size", "320", "--workers", "1", "--out"]
-    train = ["train", str(work / "run.yaml"), "--data", str(work / "data"), "--backend", options.backend, "--out"]
-    assert run([*prepare, str(work / "data")]) == run([*train, str(work / "whole")]) == 0
-    print(f"# Full disks\n\n`{shlex.join(['python', 'benchmarks/disk_full.py', *sys.argv[1:]])}`\n")
+    prepare = ["prepare", work / "text.txt", "--vocab-size", 320, "--workers", 1, "--out"]
+    train = ["train", work / "run.yaml", "--data", work / "data", "--backend", options.backend, "--out"]
+    assert run([*prepare, work / "data"]) == run([*train, work / "whole"]) == 0
+    print(f"{heading('Full disks', options.backend)}\n")
     print("| command | disks | KiB | refused | done at once |\n| --- | --- | --- | --- | --- |")
     faults = []
-    for name, command, whole, times in (("train", train, work / "whole", 3), ("prepare", prepare, work / "data", 2)):
+    for name, words, whole, times in (("train", train, work / "whole", 3), ("prepare", prepare, work / "data", 2)):
         most = times * sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
         sizes = [4 * round(most * part / options.sizes / 4096) + 4 for part in range(options.sizes)]
         codes: Counter[int] = Counter()
         for size in sizes:
             with disk(work / "disk", size) as place:
-                codes[code := run([*command, str(place / "out")])] += 1
-                found = wrong(place, code, [*command, str(place / "out")], state(whole))
+                codes[code := run([*words, place / "out"])] += 1
+                found = wrong(place, code, [*words, place / "out"], state(whole))
                 faults += [f"{name} on {size} KiB: {each}" for each in found]
         print(f"| {name} | {len(sizes)} | {sizes[0]} to {sizes[-1]} | {codes[2]} | {codes[0]} |", flush=True)
     print("\n" + ("\n".join(f"- {fault}" for fault in faults) or "Each ended equal to the bit once there was room."))
     sys.exit(1 if faults else 0)
 
 
-def wrong(place: Path, code: int, command: list[str], meant: dict[str, bytes]) -> Iterator[str]:
+def wrong(place: Path, code: int, words: list[object], meant: dict[str, bytes]) -> Iterator[str]:
     """Yield what is wrong after a command on a small disk, and after the same command once it is large."""
     out = place / "out"
     if code not in (0, 2):
         yield f"exit code {code}"
-    if [*out.glob("checkpoints/step-*")] and run(["verify", str(out)]):
+    if [*out.glob("checkpoints/step-*")] and run(["verify", out]):
         yield "what is left is not whole"
     subprocess.run(["mount", "-o", "remount,size=1g", place], check=True)
-    if code and run(command):
+    if code and run(words):
         yield "it did not go on"
     elif state(out) != meant:
         yield "it ended otherwise"
 
 
 def write_inputs(work: Path) -> None:
-    """Write a configuration, and a little text made up of words."""
+    """Write a configuration and a little text."""
     (work / "run.yaml").write_text(CONFIG)
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(40)]
-    (work / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    write_words(work / "text.txt", 40)
 
 
-def run(command: list[str]) -> int:
+def run(words: list[object]) -> int:
     """Return a command's exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "lost", *command], capture_output=True, env=environment).returncode
+    return subprocess.run(command(*words), capture_output=True, env=environment).returncode
 
 
 @contextmanager
-def disk(place: Path, size: int):
+def disk(place: Path, size: int) -> Iterator[Path]:
     """Mount an empty disk of so many KiB."""
     place.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", place], check=True)
@@ -103,9 +100,7 @@ def state(out: Path) -> dict[str, bytes]:
     """Return the arrays at the end of a run, or the files of a prepared set but for its description."""
     if not (out / "checkpoints").exists():
         return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".bin", ".model")}
-    found = open_checkpoint(out / "checkpoints" / f"step-{STEPS:08d}")
-    check_intact(found)
-    return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
+    return arrays(out, STEPS)
 
 
 if __name__ == "__main__":

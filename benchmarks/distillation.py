@@ -3,21 +3,17 @@
 usage: python benchmarks/distillation.py DATA WORK > benchmarks/results/distillation.md      (15 minutes of one core)
 
 DATA is a prepared set. WORK keeps every run: what is there already isn't trained again. Every step is a command of
-`lost` in this process, on one thread.
+`lost`, on one thread.
 """
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
-from answers import lost
-
-from lost import __version__
-from lost.utils.machine import processor_name
+from commands import lost, sets
+from common import heading
 
 RANK, RATES, SEEDS = 32, ("1e-3", "3e-3"), (1, 2, 3)
 CONFIG = """\
@@ -34,7 +30,7 @@ train: {batch_size: 8, eval_every: 0, eval_tokens: 65536, save_every: 0, log_eve
 optimizer: {name: muon, weight_decay: 0.01}
 schedule: {name: cosine, steps: 60, warmup_steps: 6}
 """
-WAYS = {
+WAYS: dict[str, dict[str, float]] = {
     "the text alone": {},
     "weight 0.5": {"weight": 0.5},
     "weight 1": {"weight": 1},
@@ -65,15 +61,15 @@ class Study:
     def healed(self, way: str, rate: str, seed: int, steps: int | None = None) -> float:
         """Return the validation loss after some steps; None: all of the schedule."""
         name = "-".join([*way.replace(",", "").split(), rate, str(seed), *([f"{steps} steps"] if steps else [])])
-        sets = [f"optimizer.lr={rate}", f"train.seed={seed}"]
+        settings = [f"optimizer.lr={rate}", f"train.seed={seed}"]
         if WAYS[way]:
             teacher = {"path": str(self.work / "dense"), **WAYS[way]}
-            sets += [f"teacher.{key}={value}" for key, value in teacher.items()]
+            settings += [f"teacher.{key}={value}" for key, value in teacher.items()]
         if steps:
-            sets.append(f"train.stop_after={steps}")
+            settings.append(f"train.stop_after={steps}")
         done = self.once(
             name, "train", self.work / "healing.yaml", "--init-from", self.work / "start", "--data", self.data,
-            *HERE, "--out", self.work / name, *(word for each in sets for word in ("--set", each)),
+            *HERE, "--out", self.work / name, *sets(*settings),
         )  # fmt: skip
         return float(done["validation_loss"])
 
@@ -86,9 +82,8 @@ def main(data: Path, work: Path) -> None:
         for number, way in enumerate(WAYS)
         for rate in RATES
     }
-    print("# A decomposed model healed with and without its teacher\n")
-    print(f"`{shlex.join(['python', 'benchmarks/distillation.py', 'DATA', 'WORK'])}`, lost {__version__}, torch")
-    print(f"{torch.__version__}, {processor_name()}, one thread, float32.\n")
+    title = "A decomposed model healed with and without its teacher"
+    print(f"{heading(title, 'torch', words='DATA WORK')}, one thread, float32.\n")
     before, after = study.layers["parameters"]["before"], study.layers["parameters"]["after"]
     start = study.healed("the text alone", "1e-9", 1, 1)  # a step that changes nothing
     print(f"Dense: {before / 1e6:.2f}M parameters, validation loss {study.dense['validation_loss']:.4f} after")

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
-import scipy
 import scipy.linalg
+from common import heading
 from threadpoolctl import threadpool_limits
 
 from lost.method.eigen import leading_eigenvectors
@@ -47,8 +47,7 @@ def main() -> None:
             alone = seconds(way, 1)
             with threadpool_limits(1, user_api="blas"):
                 times[name].append((alone, seconds(way, 2)))
-    print("# Leading eigenvectors\n\n`python benchmarks/eigenvectors.py`\n")
-    print(f"numpy {np.__version__}, scipy {scipy.__version__}, medians of {ROUNDS} in seconds\n")
+    print(f"{heading('Leading eigenvectors', 'numpy', 'scipy')}; medians of {ROUNDS} in seconds\n")
     print("| way | one, all BLAS threads | two in threads, one BLAS thread each |")
     print("| --- | --- | --- |")
     for name, pairs in times.items():

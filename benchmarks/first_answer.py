@@ -9,7 +9,6 @@ runs in one thread: threads that wait for each other would be counted too.
 import argparse
 import os
 import platform
-import random
 import shlex
 import statistics
 import subprocess
@@ -17,6 +16,8 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from common import write_words
 
 SIZES = "model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, num_attention_heads: 4}\n"
 CONFIG = f"{SIZES}projection: {{rank: 8}}\ndata: {{seq_len: 16}}\ntrain: {{batch_size: 4}}\nschedule: {{steps: 1}}\n"
@@ -52,9 +53,7 @@ def main() -> None:
 
 def cases(tree: Path, place: Path) -> dict[str, tuple[list[object], dict[str, str]]]:
     """Return what is measured by name, Python's arguments and variables, and make the files that it needs."""
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(400)]
-    (place / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    write_words(place / "text.txt", 400)
     (place / "tiny.yaml").write_text(CONFIG)
     lost, cpu = ["-m", "lost"], ["--backend", "torch", "--device", "cpu"]
     train = [*lost, "train", place / "tiny.yaml", "--data", place / "data", *cpu]

@@ -9,18 +9,17 @@ The table goes to benchmarks/results/growing.md, also with some of the runs.
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import lost
+from commands import lost
+from common import heading
+
 from lost.checkpoint import open_checkpoint
 from lost.planning.budget import budget
-from lost.utils.machine import processor_name
 
 STEPS, BASE_STEPS = 400, 130
 CONFIG = """\
@@ -83,16 +82,12 @@ class Lost:
         config = open_checkpoint(checkpoint).config
         return float(budget(config).flops_per_token) * config.train.batch_size * config.data.seq_len
 
-    def _answer(self, name: str, arguments: list[str]) -> dict[str, object]:
+    def _answer(self, name: str, arguments: list[str]) -> dict[str, Any]:
         kept = self.work / f"{name}.json"
         if not kept.exists():
             print(" ".join(arguments), file=sys.stderr, flush=True)
-            done = subprocess.run(
-                [sys.executable, "-m", "lost", *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=True
-            )
-            kept.write_text(done.stdout)
-        answer: dict[str, object] = json.loads(kept.read_text())
-        return answer
+            kept.write_text(json.dumps(lost(*arguments)))
+        return dict(json.loads(kept.read_text()))
 
 
 def measure(lost_: Lost, seed: int, losses: dict[str, list[float]], costs: dict[str, tuple[float, str]]) -> None:
@@ -130,12 +125,10 @@ def write_table(losses: dict[str, list[float]], costs: dict[str, tuple[float, st
     """Write what is known so far."""
     seeds = len(losses["from the start"])
     lines = [
-        "# Grown models\n",
-        f"`python benchmarks/growing.py DATA --seeds {seeds}`, lost {lost.__version__}, torch {version('torch')}, "
-        f"Python {platform.python_version()}, {processor_name()}, one thread. 6 blocks, 128 wide, rank 32, looking "
-        "back, Muon at 3e-3, steps of 512 tokens; small models at a constant rate, grown ones under a cosine of their "
-        "own with a warm-up of 30 steps. FLOPs as `lost plan` counts them, the small model's included; validation loss "
-        "over 65,536 tokens.\n",
+        f"{heading('Grown models', 'torch', words=f'DATA --seeds {seeds}')}, one thread.\n",
+        "6 blocks, 128 wide, rank 32, looking back, Muon at 3e-3, steps of 512 tokens; small models at a constant "
+        "rate, grown ones under a cosine of their own with a warm-up of 30 steps. FLOPs as `lost plan` counts them, "
+        "the small model's included; validation loss over 65,536 tokens.\n",
         "| way | steps | TFLOPs | loss, mean | by seed | beside from the start, seed by seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]

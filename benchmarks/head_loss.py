@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from common import heading
 
 from lost.backends.torch.kernels import loss
 
@@ -20,8 +21,8 @@ ROUNDS = 9
 def main() -> None:
     """Print one table: medians in milliseconds, methods interleaved, the first round discarded."""
     torch.manual_seed(0)
-    print("# The head's loss\n\n`python benchmarks/head_loss.py`\n")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, medians of {ROUNDS - 1} in ms\n")
+    print(heading("The head's loss", "torch"), end=", ")
+    print(f"{torch.get_num_threads()} threads, float32; medians of {ROUNDS - 1} in ms\n")
     columns: dict[str, list[str]] = defaultdict(list)
     for vocab, hidden, tokens in SHAPES:
         x = torch.randn(tokens, hidden, requires_grad=True)

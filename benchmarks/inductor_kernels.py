@@ -14,13 +14,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 import torch._inductor.config as inductor
+from common import heading
 from functorch.compile import make_boxed_func
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.graph import GraphLowering
@@ -87,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", default="bfloat16")
     dtype = parser.parse_args().dtype
-    print("# Kernels of a compiled block\n\n`python benchmarks/inductor_kernels.py`\n")
-    print(f"torch {version('torch')}, {dtype}, fused and products and others, as generated for a CPU\n")
+    print(heading("Kernels of a compiled block", "torch"), end="; ")
+    print(f"{dtype}, fused and products and others, as generated for a CPU\n")
     print("| kind | forward | backward | together |\n| --- | --- | --- | --- |")
     for kind in KINDS:
         passes = counts(kind, dtype)

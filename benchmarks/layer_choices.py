@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import heading
 from torch import Tensor
 
 from lost.backends.torch.kernels.lost import narrow_lost, widen_lost
 from lost.bench.timing import time_interleaved
-from lost.utils.machine import processor_name
 
 TOKENS, IN, OUT, RANK, KEPT, GAMMA = 1024, 768, 2048, 256, 32, 0.7
 ROUNDS, CALLS = 40, 4  # calls a sample
@@ -25,14 +25,9 @@ Way = Callable[[Tensor], Tensor]
 def main() -> None:
     """Print a table a type."""
     torch.manual_seed(0)
-    print("# Ways to compute a LOST layer\n\n`python benchmarks/layer_choices.py`\n")
-    print(
-        f"{processor_name()}, {torch.get_num_threads()} threads; torch {torch.__version__}. {IN} -> {OUT}, rank {RANK},"
-    )
-    print(
-        f"{KEPT} channels, {TOKENS} tokens, forward and backward; medians of {ROUNDS} rounds in turns, beside the first"
-    )
-    print("line of each part. Weights are float32 and cast in each pass.")
+    print(f"{heading('Ways to compute a LOST layer', 'torch')}, {torch.get_num_threads()} threads.")
+    print(f"{IN} -> {OUT}, rank {RANK}, {KEPT} channels, {TOKENS} tokens, forward and backward; medians of {ROUNDS}")
+    print("rounds in turns, beside the first line of each part. Weights are float32 and cast in each pass.")
     for dtype in (torch.float32, torch.bfloat16):
         for title, ways in (("One layer", one_layer()), ("Three layers that read the same x", three_layers())):
             print(f"\n## {title}, {str(dtype).removeprefix('torch.')}\n")

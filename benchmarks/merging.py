@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from answers import lost
+from commands import lost, sets
+from common import heading
 
-from lost import __version__
 from lost.data.dataset import TRAIN, VALID, Dataset, Split
 from lost.data.writer import SplitWriter, write_description
 from lost.tokenizer import Tokenizer
-from lost.utils.machine import processor_name
 
 MEASURED, SHOWN = 65_536, 40_000  # tokens that measure, and that Fisher information is taken on
 SEEN, MORE, EVERY = 500, 200, 50  # steps of the beginning, of a branch, between two checkpoints
@@ -95,13 +93,13 @@ class Family:
     Args:
         place: of all runs.
         kind: of layers.
-        sets: overrides that mean it.
+        settings: overrides that mean it.
     """
 
-    def __init__(self, place: Path, kind: str, sets: list[str]) -> None:
+    def __init__(self, place: Path, kind: str, settings: list[str]) -> None:
         self._place, self._kind, self._figures = place, kind, Figures(place)
-        words = [each for word in sets for each in ("--set", word)]
-        self.start = train(place, f"{kind} start", place / "config.yaml", "--data", place / "start", *words)
+        words = ("--data", place / "start", *sets(*settings))
+        self.start = train(place, f"{kind} start", place / "config.yaml", *words)
         self._figures.row(f"{kind}: the beginning", SEEN, self.start)
 
     def tails(self) -> None:
@@ -133,7 +131,7 @@ class Family:
 
     def branch(self, name: str, source: str, rates: tuple[str, ...], *words: object) -> Path:
         """Train on from a checkpoint under another schedule."""
-        options = [word for each in rates for word in ("--set", f"schedule.{each}")]
+        options = sets(*(f"schedule.{each}" for each in rates))
         return train(self._place, f"{self._kind} {name}", "--branch-from", source, *words, *options)
 
     def merged(self, what: str, steps: int | str, name: str, parts: list[str], *words: object) -> None:
@@ -148,11 +146,8 @@ def main(data: Path, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     cut(Dataset(data), place)
     (place / "config.yaml").write_text(CONFIG)
-    print("# Merged\n")
-    print(f"`python benchmarks/merging.py DATA FOLDER`, lost {__version__}, torch {torch.__version__},")
-    print(
-        f"{processor_name()}, one thread; 128 wide, 4 blocks, Muon, 1,024 tokens a step; loss on {MEASURED:,} tokens of"
-    )
+    print(f"{heading('Merged', 'torch', words='DATA FOLDER')}, one thread.")
+    print(f"128 wide, 4 blocks, Muon, 1,024 tokens a step; loss on {MEASURED:,} tokens of")
     print("validation text. Off: by how much outputs of merged layers differ from the average of their parts'.\n")
     print("| weights | steps | loss | off |\n| --- | --- | --- | --- |")
     looking_back = Family(place, "lost, looking back", LOST)

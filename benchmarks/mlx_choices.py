@@ -7,15 +7,14 @@ The preloaded library gives MLX a BLAS; its own on Linux is a slow reference one
 
 import gc
 import os
-import platform
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
 
 import mlx.core as mx
 import numpy as np
+from common import heading
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import loss
@@ -32,11 +31,8 @@ MIB = 2**20
 def main() -> None:
     """Print the tables."""
     blas = "with PyTorch's BLAS" if "torch" in os.environ.get("LD_PRELOAD", "") else "with its own BLAS"
-    print("# What MLX does on a CPU\n\n`python benchmarks/mlx_choices.py`\n")
-    print(
-        f"mlx {version('mlx')} on {mx.default_device().type.name}, {platform.machine()}, {os.cpu_count()} CPUs, {blas}"
-    )
-    print(f"medians of {ROUNDS - 1}, ways interleaved\n")
+    print(f"{heading('What MLX does on a CPU', 'mlx')};")
+    print(f"on {mx.default_device().type.name}, {os.cpu_count()} CPUs, {blas}; medians of {ROUNDS - 1}, in turns\n")
     gather()
     convolution()
     for shape in ((8192, 256, 8192), (1024, 512, 32000)):

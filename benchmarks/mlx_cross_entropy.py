@@ -6,13 +6,12 @@ The preloaded library gives MLX a BLAS; its own on Linux is a slow reference one
 and on CUDA alone MLX has one kernel for it.
 """
 
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from statistics import median
 
 import mlx.core as mx
 import numpy as np
+from common import heading
 
 from lost.backends.mlx.kernels.loss import head_loss
 from lost.bench.timing import time_interleaved
@@ -24,8 +23,8 @@ SHAPES = ((1024, 256, 8192), (256, 512, 32000))  # tokens, width, entries: a chu
 
 def main() -> None:
     """Print one table."""
-    print("# MLX's cross-entropy\n\n`python benchmarks/mlx_cross_entropy.py`\n")
-    print(f"mlx {version('mlx')} on {mx.default_device().type.name}, {platform.machine()}; medians of {ROUNDS}\n")
+    print(heading("MLX's cross-entropy", "mlx"), end="; ")
+    print(f"on {mx.default_device().type.name}, medians of {ROUNDS}\n")
     print(
         "| tokens x width x entries, type | way | ms | peak, MiB | gradients apart |\n| --- | --- | --- | --- | --- |"
     )

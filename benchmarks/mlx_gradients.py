@@ -10,17 +10,16 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
 from threading import Thread
 
 import mlx.core as mx
 import numpy as np
+from common import heading
 
 from lost.backends.mlx.devices import resolve
 from lost.backends.mlx.kernels.gather import embedded, kept
@@ -54,9 +53,8 @@ def main() -> None:
         )  # fmt: skip
         for name, values in json.loads(done.stdout).items():
             found[name] += values
-    print("# Gradients of MLX's gathers, again and again\n\n`python benchmarks/mlx_gradients.py`\n")
-    processes = f"{given.runs} processes of 1 to {MOST_THREADS} threads"
-    print(f"mlx {version('mlx')} on {device}, {platform.machine()}; {processes}\n")
+    print(heading("Gradients of MLX's gathers, again and again", "mlx"), end="; ")
+    print(f"on {device}, {given.runs} processes of 1 to {MOST_THREADS} threads\n")
     print("| gradient | computed | different results |\n| --- | --- | --- |")
     for name, values in found.items():
         print(f"| {name} | {len(values)} | {len(set(values))} |")

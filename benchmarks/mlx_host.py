@@ -8,26 +8,23 @@ follow from their widths.
 
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import mlx.core as mx
+from common import heading
 from mlx_graph import NARROW
 
 from lost.backends.mlx.engine import MlxEngine
 from lost.model.load import load_config
-from lost.utils.machine import processor_name
 
 ROUNDS = 20
 
 
 def main() -> None:
     """Print the table."""
-    print(
-        f"# The host's time for an update\n\n`python benchmarks/mlx_host.py`, mlx {version('mlx')}, {processor_name()}"
-    )
+    print(heading("The host's time for an update", "mlx"))
     print(f"\nMilliseconds to make the graph; median (least) of {ROUNDS} rounds in turns.\n")
     print("| recipe | optimizer | kind | not compiled | compiled |\n| --- | --- | --- | --- | --- |")
     for recipe in ("quickstart", "llama_60m"):

@@ -8,10 +8,10 @@ the totals. Models are narrow; how many operations there are doesn't follow from
 
 import sys
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from common import heading
 from mlx_graph import as_on_metal, launches
 
 # micro-batches of a step: quickstart's batch is one; llama_60m's 512 sequences are eight of 64 in 6 GiB (docs/mac.md)
@@ -22,7 +22,7 @@ KINDS = ("lost", "dense")
 def main() -> None:
     """Print the tables."""
     as_on_metal(setattr)
-    print(f"# Operations of a step on Metal\n\n`python benchmarks/mlx_launches.py`, mlx {version('mlx')}")
+    print(heading("Operations of a step on Metal", "mlx"))
     for name, micro_batches in RECIPES.items():
         found = {kind: [by_kind(each) for each in launches(name, f"projection.kind={kind}")] for kind in KINDS}
         print(f"\n## {name}\n\nThe first micro-step, one that adds to its gradients, the update; LOST, dense.\n")

@@ -9,12 +9,11 @@ configuration has a process of its own, three times: how far MLX computes ahead 
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 
 import numpy as np
+from common import heading
 
 from lost.backends.mlx.devices import resolve
 from lost.backends.mlx.engine import MlxEngine
@@ -62,8 +61,8 @@ def main() -> None:
     if given.only:
         print(json.dumps(measured(given.only, device)))
         return
-    print("# MLX's memory beside the plan's\n\n`python benchmarks/mlx_memory.py`\n")
-    print(f"mlx {version('mlx')} on {device}, {platform.machine()}; MiB, peaks of {RUNS} processes\n")
+    print(heading("MLX's memory beside the plan's", "mlx"), end="; ")
+    print(f"on {device}, MiB, peaks of {RUNS} processes\n")
     print("| configuration | estimate | peaks | largest over estimate |\n| --- | --- | --- | --- |")
     off = []
     for name in CONFIGURATIONS:

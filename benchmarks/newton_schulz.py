@@ -5,6 +5,7 @@ usage: python benchmarks/newton_schulz.py > benchmarks/results/newton_schulz.md 
 
 import numpy as np
 import torch
+from common import heading
 
 from lost.backends.torch.optim import muon
 from lost.optim.muon import newton_schulz
@@ -15,7 +16,7 @@ SHAPES, CONDITIONS = ((256, 64), (688, 96)), (10, 100, 1_000, 10_000)
 
 def main() -> None:
     """Print one table: matrices whose singular values fall evenly on a logarithmic scale."""
-    print(f"`python benchmarks/newton_schulz.py`, torch {torch.__version__}: relative distance in norm\n")
+    print(f"{heading('Newton and Schulz in float32', 'torch')}; relative distance in norm\n")
     print("| shape | condition | " + " | ".join("runs of " + " + ".join(map(str, runs)) for runs in RUNS) + " |")
     print("| --- | --- |" + " --- |" * len(RUNS))
     random = np.random.default_rng(0)

@@ -10,13 +10,10 @@ in float32 but for llama.cpp with a file of another type. TEXT are text and .jso
 import argparse
 import gzip
 import json
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +33,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=24)
     options = parser.parse_args()
+    from common import heading
+
     from lost.checkpoint import find_checkpoint
 
     source, _ = find_checkpoint(options.run)
@@ -52,9 +51,7 @@ def main() -> None:
             asked = {"prompts": prompts, "tokens": options.tokens}
             found[f"llama.cpp, {short}"] = llama(Path(place) / short / f"model-{short}.gguf", asked)["generated"]
         ids = equal_ids(tokenizer, documents, Path(place) / "f32" / "model-f32.gguf")
-    print(f"# Opened elsewhere\n\n`{shlex.join(['python', 'benchmarks/opens_elsewhere.py', *sys.argv[1:]])}`\n")
-    packages = ("transformers", "mlx-lm", "xllamacpp", "gguf", "torch")
-    print(f"{', '.join(f'{name} {version(name)}' for name in packages)}, {os.uname().machine}.\n")
+    print(f"{heading('Opened elsewhere', 'transformers', 'mlx-lm', 'xllamacpp', 'gguf', 'torch')}.\n")
     print(f"{options.tokens} greedy tokens after each of {len(prompts)} prompts, beside ours in float32; where one "
           "differs, by how much our first choice leads our second there (in logits).\n")  # fmt: skip
     print("| | bytes on disk | prompts with all tokens ours | first differences |\n| --- | --- | --- | --- |")
@@ -80,9 +77,10 @@ def read(path: Path) -> Iterator[str]:
 
 def export(run: Path, place: Path) -> dict[str, int]:
     """Write all exports, and return their sizes in bytes: the weights, for a folder."""
+    from commands import call
+
     for kind, name, dtype in (("dense", "dense", "float32"), *(("gguf", short, long) for long, short in TYPES.items())):
-        command = [sys.executable, "-m", "lost", "convert", run, place / name, "--to", kind, "--dtype", dtype]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        call("convert", run, place / name, "--to", kind, "--dtype", dtype)
     files = {short: place / short / f"model-{short}.gguf" for short in TYPES.values()}
     return {name: path.stat().st_size for name, path in {**files, "dense": place / "dense/model.safetensors"}.items()}
 

@@ -3,17 +3,16 @@
 usage: python benchmarks/optimizers.py > benchmarks/results/optimizers.md        (minutes on two cores)
 """
 
-import platform
 from functools import partial
 
 import torch
+from common import heading
 
 from lost.backends.torch.engine import TorchEngine
 from lost.bench.compare import random_batches, random_parameters
 from lost.bench.options import settings
 from lost.bench.timing import summarize, time_interleaved
 from lost.optim import state_shapes
-from lost.utils.machine import processor_name
 
 KINDS, OPTIMIZERS = ("lost", "dense"), ("adamw", "muon", "spectron")
 BATCH, TOKENS, ROUNDS = 4, 256, 9
@@ -21,10 +20,7 @@ BATCH, TOKENS, ROUNDS = 4, 256, 9
 
 def main() -> None:
     """Time the steps of all models in turns, and print one table."""
-    print(
-        f"`python benchmarks/optimizers.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, float32\n"
-    )
+    print(f"{heading('What an optimizer costs a step', 'torch')}, {torch.get_num_threads()} threads, float32\n")
     print(f"llama_60m_paper, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}.\n")
     print("| kind | optimizer | state, M entries | step, ms | 25-75 % | beside adamw |")
     print("| --- | --- | --- | --- | --- | --- |")

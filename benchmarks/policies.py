@@ -3,18 +3,17 @@
 usage: python benchmarks/policies.py > benchmarks/results/policies.md        (minutes on two cores)
 """
 
-import platform
 from functools import partial
 
 import numpy as np
 import torch
+from common import heading
 
 from lost.backends.torch.bench import saved_bytes
 from lost.backends.torch.engine import TorchEngine
 from lost.bench.compare import random_batches, random_parameters
 from lost.bench.options import settings
 from lost.bench.timing import summarize, time_interleaved
-from lost.utils.machine import processor_name
 
 POLICIES = ("none", "narrow", "full")
 BATCH, TOKENS, ROUNDS = 4, 256, 7
@@ -57,10 +56,7 @@ def main() -> None:
     steps = {policy: partial(lambda each: each.step(batches, BATCH * TOKENS, 0.0).wait(), engines[policy])
              for policy in POLICIES}  # fmt: skip
     times = time_interleaved(steps, ROUNDS)
-    print(
-        f"`python benchmarks/policies.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, float32\n"
-    )
+    print(f"{heading('What a policy keeps, and costs', 'torch')}, {torch.get_num_threads()} threads, float32\n")
     print(
         f"llama_130m_paper, LOST, {BATCH} x {TOKENS} tokens a step; steps in turns, median and quartiles of {ROUNDS}. "
         "Kept: bytes that the forward pass leaves for the backward pass. Loss and gradients: of a first step, relative "

@@ -14,8 +14,8 @@ from statistics import mean
 
 import numpy as np
 import torch
+from common import heading
 
-from lost import __version__
 from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
 from lost.data.batch import Batch
@@ -23,7 +23,6 @@ from lost.data.dataset import Dataset
 from lost.engine import StepResult
 from lost.tracking import Tracker
 from lost.training.trainer import train
-from lost.utils.machine import processor_name
 
 STEPS, WARM_UP, SEEDS = 250, 50, (1, 2)
 CONFIG = {
@@ -86,12 +85,9 @@ def main(data: Path, work: Path) -> None:
     torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     dataset = Dataset(data)
-    print("# Samples weighed by their loss\n")
-    print(f"`python benchmarks/reweighting.py DATA WORK`, lost {__version__}, torch {torch.__version__},")
-    print(
-        f"{processor_name()}, one thread, float32; LOST, 128 wide, 2 blocks, {STEPS} steps of 8 x 128 tokens, weighed"
-    )
-    print(f"after {WARM_UP}.\n\n| samples | validation loss, by seed | mean |\n| --- | --- | --- |")
+    print(f"{heading('Samples weighed by their loss', 'torch', words='DATA WORK')}, one thread, float32.")
+    print(f"LOST, 128 wide, 2 blocks, {STEPS} steps of 8 x 128 tokens, weighed after {WARM_UP}.\n")
+    print("| samples | validation loss, by seed | mean |\n| --- | --- | --- |")
     for weighed, name in ((False, "count alike"), (True, "weighed by their loss")):
         losses = [validated(dataset, work, weighed, seed) for seed in SEEDS]
         print(f"| {name} | {', '.join(f'{each:.4f}' for each in losses)} | {mean(losses):.4f} |", flush=True)

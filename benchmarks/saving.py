@@ -6,15 +6,16 @@ A model of llama_130m_paper's shape on a CPU in float32, 2 x 128 tokens a step: 
 much. 200 steps with a checkpoint every 100 beside 200 steps without, in turns.
 """
 
-import json
 import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
-import torch
+from commands import call, sets, steps
+from common import heading
+
+from lost.tracking.metrics import FILE, read_rows
 
 STEPS, EVERY = 200, 100
 
@@ -27,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         text = Path(sysconfig.get_path("stdlib"), "email")  # any text will do
-        lost("prepare", str(text), "--include", "*.py", "--out", str(work / "data"), "--vocab-size", "1000")
+        call("prepare", text, "--include", "*.py", "--out", work / "data", "--vocab-size", 1000)
         for number in range(rounds):
             for every, found in seconds.items():
                 run = work / f"run-{number}-{every}"
@@ -36,7 +37,7 @@ def main() -> None:
                 stalls += [stall] if every else []
                 print(f"save_every {every}: {found[-1]:.1f} s", file=sys.stderr, flush=True)
     without, with_saves = (statistics.median(each) for each in seconds.values())
-    print(f"# Saving beside the training\n\n`python benchmarks/saving.py {rounds}`, PyTorch {torch.__version__}\n")
+    print(f"{heading('Saving beside the training', 'torch', words=str(rounds))}\n")
     print(
         f"llama_130m_paper's shape, {STEPS - 1} steps of 2 x 128 tokens, a checkpoint (arrays of 1.2 GB) at step "
         f"{EVERY}.\n"
@@ -51,32 +52,14 @@ def main() -> None:
 
 def train(work: Path, run: Path, every: int) -> tuple[float, float]:
     """Return the seconds of the steps after the first, and those for which training waited for a save meanwhile."""
-    sets = ["model.vocab_size=32000", "data.seq_len=128", "train.batch_size=2", "train.micro_batch_size=2",
-            "train.dtype=float32", "train.log_every=1", "train.eval_every=0", "train.eval_tokens=256",
-            f"train.save_every={every}", f"train.stop_after={STEPS}"]  # fmt: skip
-    arguments = [
-        "train",
-        "llama_130m_paper",
-        "--data",
-        work / "data",
-        "--out",
-        run,
-        "--device",
-        "cpu",
-        "--backend",
-        "torch",
-    ]
-    lost(*map(str, arguments), *(word for value in sets for word in ("--set", value)))
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = [row["seconds"] for row in rows if "loss" in row]
-    return steps[-1] - steps[0], sum(
-        row["stall_seconds"] for row in rows if row["step"] == EVERY and "checkpoint" in row
-    )
-
-
-def lost(*arguments: str) -> None:
-    """Call the command line."""
-    subprocess.run([sys.executable, "-m", "lost", *arguments], check=True, stdout=subprocess.DEVNULL)
+    words = sets("model.vocab_size=32000", "data.seq_len=128", "train.batch_size=2", "train.micro_batch_size=2",
+                 "train.dtype=float32", "train.log_every=1", "train.eval_every=0", "train.eval_tokens=256",
+                 f"train.save_every={every}", f"train.stop_after={STEPS}")  # fmt: skip
+    where = ("--data", work / "data", "--out", run, "--device", "cpu", "--backend", "torch")
+    call("train", "llama_130m_paper", *where, *words)
+    ends = [row["seconds"] for row in steps(run)]
+    saves = [row for row in read_rows(run / FILE) if row["step"] == EVERY and "checkpoint" in row]
+    return ends[-1] - ends[0], sum(row["stall_seconds"] for row in saves)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 
-import torch
+from common import heading
 
 from lost.model.load import load_config
 from lost.planning.budget import budget
@@ -39,7 +39,7 @@ FLOAT32 = ["train.dtype=float32", "train.param_dtype=float32"]
 
 def main() -> None:
     """Print two tables."""
-    print(f"# Starting shard by shard\n\n`python benchmarks/shards.py`, PyTorch {torch.__version__}\n")
+    print(f"{heading('Starting shard by shard', 'torch')}\n")
     print("llama_7b_paper at a quarter of its width, in float32: most memory of a process while it starts, MiB.\n")
     print(
         "| processes | 16 layers | 32 layers | what 16 layers add | of their weights |\n| --- | --- | --- | --- | --- |"

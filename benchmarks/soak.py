@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lost.checkpoint import check_intact, checkpoints, open_checkpoint
+from commands import arrays, call, command
+from common import heading, write_words
+
+from lost.checkpoint import checkpoints
 from lost.storage.failpoints import POINTS
 
 STEPS = 1500
@@ -73,7 +75,7 @@ def main() -> None:
         world, run = worlds[number % len(worlds)], work / f"run-{number}"
         while not live(work, run, world, backend, device, chance, tally):
             print(f"{tally.kills.total()} kills, {tally.ended.total()} runs ended", file=sys.stderr, flush=True)
-        if state(run) != expected[world]:
+        if arrays(run, STEPS) != expected[world]:
             tally.faults.append(f"{run} ({world} processes) ended otherwise than the undisturbed run")
         tally.ended[world] += 1
         number += 1
@@ -82,36 +84,24 @@ def main() -> None:
 
 
 def prepare(work: Path) -> None:
-    """Write a configuration, and a little text made up of words."""
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(40)]
-    (work / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    """Write a configuration and a little text, and prepare that."""
+    write_words(work / "text.txt", 40)
     (work / "soak.yaml").write_text(CONFIG)
     if not (work / "data").exists():
-        arguments = ["prepare", work / "text.txt", "--out", work / "data", "--vocab-size", "320"]
-        subprocess.run([sys.executable, "-m", "lost", *arguments], check=True, capture_output=True)
+        call("prepare", work / "text.txt", "--out", work / "data", "--vocab-size", 320)
 
 
-def command(work: Path, run: Path, world: int, backend: str, device: str) -> list[str]:
-    """Return what starts a run, or goes on with it."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "--no-python"]
-    train = [sys.executable, "-m", "lost", "train", work / "soak.yaml", "--data", work / "data", "--out", run]
-    words = [*([sys.executable, *launcher] if world > 1 else []), *train, "--backend", backend, "--device", device]
-    return [str(word) for word in words]
+def training(work: Path, run: Path, backend: str, device: str) -> list[object]:
+    """Return the words that start a run, or go on with it."""
+    where = ("--data", work / "data", "--out", run, "--backend", backend, "--device", device)
+    return ["train", work / "soak.yaml", *where]
 
 
 def undisturbed(work: Path, world: int, backend: str, device: str) -> dict[str, bytes]:
     """Return how a run ends that nobody kills."""
     run = work / f"undisturbed-{world}"
-    subprocess.run(command(work, run, world, backend, device), check=True, capture_output=True)
-    return state(run)
-
-
-def state(run: Path) -> dict[str, bytes]:
-    """Return the bytes of every array at the end of a run."""
-    found = open_checkpoint(run / "checkpoints" / f"step-{STEPS:08d}")
-    check_intact(found)
-    return {name: array.tobytes() for name, array in (*found.parameters(), *found.moments())}
+    call(*training(work, run, backend, device), workers=world)
+    return arrays(run, STEPS)
 
 
 def live(work: Path, run: Path, world: int, backend: str, device: str, chance: random.Random, tally: Tally) -> bool:
@@ -125,7 +115,7 @@ def live(work: Path, run: Path, world: int, backend: str, device: str, chance: r
     else:
         moment = chance.uniform(0.5, 20)
     with subprocess.Popen(
-        command(work, run, world, backend, device),
+        command(*training(work, run, backend, device), workers=world),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
@@ -200,8 +190,7 @@ def kill(number: int) -> None:
 
 def report(tally: Tally, one_checkpoint: int) -> None:
     """Print what happened."""
-    command = shlex.join(["python", "benchmarks/soak.py", *sys.argv[1:]])
-    print(f"# Soak\n\n`{command}`: {tally.kills.total()} times kill -9\n")
+    print(f"{heading('Soak')}; {tally.kills.total()} times kill -9\n")
     print("| killed | times |\n| --- | --- |")
     for name, times in sorted(tally.kills.items()):
         print(f"| {name} | {times} |")

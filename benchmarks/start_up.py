@@ -3,11 +3,11 @@
 usage: python benchmarks/start_up.py [CONFIG]        (default llama_1b_paper; minutes)
 """
 
-import platform
 import sys
 import time
 
 import numpy as np
+from common import heading
 
 from lost.backends.torch.engine import TorchEngine
 from lost.method.decompose import decompose
@@ -37,9 +37,7 @@ def main() -> None:
     for _ in range(3):  # interleaved
         own.append(seconds(lambda: decompose(weight, 512, 0.03)))
         svd.append(seconds(lambda: np.linalg.svd(weight, full_matrices=False)))
-    print(f"# Start-up\n\n`python benchmarks/start_up.py {name}`\n")
-    print(f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}")
-    print()
+    print(f"{heading('Start-up', 'numpy', 'scipy', words=name)}\n")
     print("| what | seconds | beside |")
     print("| --- | --- | --- |")
     print(f"| decompose 2048 x 5461, rank 512, median of 3 | {np.median(own):.2f} | |")

@@ -12,17 +12,15 @@ import argparse
 import itertools
 import json
 import shlex
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from answers import lost
+from commands import lost
+from common import heading
 
-from lost import __version__
 from lost.config import Config
 from lost.model.load import load_config
-from lost.utils.machine import processor_name
 
 KINDS: dict[str, dict[str, Any]] = {
     "lost": {"rank": 8, "density": 0.03, "align": 8, "short_conv_width": 3},
@@ -63,9 +61,8 @@ def main(data: Path, work: Path, jobs: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
     where = ["--data", str(data), "--backend", "torch", "--device", "cpu"]
     options = [*where, "--jobs", str(jobs), "--threads", "1"]
-    print("# Suggested rates beside the best of five\n")
-    print(f"`python benchmarks/suggested_rates.py DATA WORK`: lost {__version__}, torch {version('torch')},")
-    print(f"{processor_name()}. Muon, proposals, one seed; from a model of 2 blocks 32 wide and .8M tokens, tuned.\n")
+    print(f"{heading('Suggested rates beside the best of five', 'torch', words='DATA WORK')}.")
+    print("Muon, proposals, one seed; from a model of 2 blocks 32 wide and .8M tokens, tuned.\n")
     print("| kind | width, blocks | tokens, batch | suggested | its loss | best of five | its loss | above it by |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind, projection in KINDS.items():

@@ -7,22 +7,20 @@ is by default, and fused. All of them clip gradients and read the loss. Float32 
 """
 
 import gc
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from common import heading
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lost.backends.torch.engine import TorchEngine
 from lost.bench.compare import random_batches, random_parameters
 from lost.bench.options import settings
 from lost.bench.timing import summarize, time_interleaved
-from lost.utils.machine import processor_name
 
 TOKENS, TIMED_BATCH, MEMORY_BATCH, ROUNDS = 256, 4, 16, 7
 MIB = 2**20
@@ -93,10 +91,8 @@ def main() -> None:
     """Print one table."""
     torch.manual_seed(0)
     times = time_interleaved({name: make(TIMED_BATCH) for name, make in WAYS.items()}, ROUNDS, warm_up=2)
-    print(
-        f"`python benchmarks/transformers_step.py`, {processor_name()}, {torch.get_num_threads()} threads; Python "
-        f"{platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, float32\n"
-    )
+    print(heading("Our step beside transformers'", "torch", "transformers"), end=", ")
+    print(f"{torch.get_num_threads()} threads, float32\n")
     print(
         f"Step: {TIMED_BATCH} x {TOKENS} tokens, in turns, median and quartiles of {ROUNDS} after 2 warm-up rounds. "
         f"Peak: of the whole process (VmHWM) during its second step of {MEMORY_BATCH} x {TOKENS} tokens, each in a "

@@ -9,16 +9,16 @@ for a few steps, through `lost train`, data and log included; the first steps of
 """
 
 import argparse
-import json
 import os
 import platform
-import random
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from commands import call, sets, steps
+from common import write_words
 
 STEPS, LEFT_OUT = 14, 4
 SETTINGS = ("train.batch_size=4", "train.micro_batch_size=4", "data.seq_len=256", "train.log_every=1",
@@ -56,28 +56,21 @@ def main() -> None:
 
 def lost(tree: Path, *arguments: object) -> None:
     """Run a command of a tree."""
-    subprocess.run(
-        [sys.executable, "-m", "lost", *map(str, arguments)],
-        cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, check=True, capture_output=True,
-    )  # fmt: skip
+    call(*arguments, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)})
 
 
 def prepared(tree: Path, folder: Path) -> Path:
-    """Prepare a little text made up of words."""
-    chance = random.Random(0)
-    words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(400)]
-    (folder / "text.txt").write_text("\n".join(" ".join(chance.choices(words, k=12)) for _ in range(3000)))
+    """Prepare a little text."""
+    write_words(folder / "text.txt", 400)
     lost(tree, "prepare", folder / "text.txt", "--out", folder / "data", "--vocab-size", 600)
     return folder / "data"
 
 
 def seconds(tree: Path, folder: Path, data: Path, backend: str, more: list[str]) -> float:
     """Return the median time of a step in a process of its own."""
-    sets = [word for setting in (*SETTINGS, *more) for word in ("--set", setting)]
     command = ("train", "llama_60m_paper", "--data", data, "--out", folder / "run", "--fresh", "--overwrite")
-    lost(tree, *command, "--backend", backend, *sets)
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    found = [row["tokens"] / row["step"] / row["tokens_per_second"] for row in rows if "loss" in row]
+    lost(tree, *command, "--backend", backend, *sets(*SETTINGS, *more))
+    found = [row["tokens"] / row["step"] / row["tokens_per_second"] for row in steps(folder / "run")]
     return statistics.median(found[LEFT_OUT:])
 
 

@@ -7,27 +7,23 @@ command goes on where it was ended. Minutes on a quiet core.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import sentencepiece
 import tokenizers
+from commands import call
+from common import heading
 
-import lost
 from lost.checkpoint import find_checkpoint
 from lost.planning.budget import budget
 from lost.prepare.sources import Sources
 from lost.reshape.vocabulary.checkpoint import write_with
 from lost.reshape.vocabulary.rows import Rows, corresponding
 from lost.tokenizer import load_tokenizer
-from lost.utils.machine import processor_name
 
 CONFIG = Path(__file__).parent / "studies" / "vocabularies.yaml"
 DOCUMENTS, BYTES, STEPS = 200, 100_000, 100  # to train on again; of VALID; of training
@@ -61,14 +57,13 @@ def main(data: Path, train: Path, valid: Path, work: Path) -> None:
     held_out = work / "valid.txt"
     held_out.write_bytes("\n\n".join(Sources([valid]).documents()).encode()[:BYTES].decode(errors="ignore").encode())
     base = work / "base"
-    command("train", CONFIG, "--data", data, "--out", base)
-    print("# A model with another vocabulary\n\n`python benchmarks/vocabularies.py DATA TRAIN VALID WORK`\n")
+    call("train", CONFIG, "--data", data, "--out", base)
+    packages = ("torch", "sentencepiece", "tokenizers")
+    print(f"{heading('A model with another vocabulary', *packages, words='DATA TRAIN VALID WORK')}.\n")
     print(
-        f"{processor_name()}; lost {lost.__version__}, torch {version('torch')}, sentencepiece "
-        f"{sentencepiece.__version__}, tokenizers {tokenizers.__version__}. The model: "
-        f"`benchmarks/studies/vocabularies.yaml`, 500 steps of 1,024 tokens. Bits a byte of {BYTES:,} bytes that it "
-        f"never saw; {STEPS} steps more, at rate {RATE:g}, are of {DOCUMENTS} "
-        "documents that it may have seen.\n"
+        f"The model: `benchmarks/studies/vocabularies.yaml`, 500 steps of 1,024 tokens. Bits a byte of {BYTES:,} bytes "
+        f"that it never saw; {STEPS} steps more, at rate {RATE:g}, are of {DOCUMENTS} documents that it may have "
+        "seen.\n"
     )
     print("| tokenizer | tokens | known | bytes a token | new rows | bits a byte | after the steps |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -85,7 +80,7 @@ def changed(base: Path, train: Path, held_out: Path, work: Path) -> None:
     for name, tokenizer in new_tokenizers(source.path, train, work).items():
         data = work / f"{name}-data"
         if not data.exists():
-            command("prepare", train, "--max-documents", DOCUMENTS, "--tokenizer", tokenizer, "--out", data)
+            call("prepare", train, "--max-documents", DOCUMENTS, "--tokenizer", tokenizer, "--out", data)
         theirs = load_tokenizer(tokenizer)
         rows = corresponding(own, theirs, own.vocab_size)
         length = BYTES / len(theirs.encode(held_out.read_text()))
@@ -105,7 +100,7 @@ def new_tokenizers(own: Path, train: Path, work: Path) -> dict[str, Path]:
     """Return the model's tokenizer, one of the same kind with more tokens, and one of bytes that merge, by name."""
     larger, merging = work / "larger", work / "bytes"
     if not larger.exists():
-        command("prepare", train, "--max-documents", DOCUMENTS, "--vocab-size", 8192, "--out", larger)
+        call("prepare", train, "--max-documents", DOCUMENTS, "--vocab-size", 8192, "--out", larger)
     if not merging.exists():
         merging.mkdir()
         made = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -131,7 +126,7 @@ def pruned(base: Path, work: Path) -> None:
     for kept in ("all", "half"):
         out = work / f"pruned-{kept}" if kept == "half" else base
         if not out.exists():
-            command("convert", base, out, "--prune-vocab", work / f"{kept}.txt")
+            call("convert", base, out, "--prune-vocab", work / f"{kept}.txt")
         held = find_checkpoint(out)[0]
         count = f"{held.tokenizer().vocab_size:,} | {budget(held.config).parameters:,}"
         figures = [f"{bits(out, work / f'{name}.txt'):.4f}" for name in parts]
@@ -141,19 +136,13 @@ def pruned(base: Path, work: Path) -> None:
 def trained(start: Path, data: Path, run: Path) -> Path:
     """Return a run of some steps that begins with a checkpoint's weights."""
     sets = [f"schedule.steps={STEPS}", "schedule.warmup_steps=10", f"optimizer.lr={RATE:g}", "train.stop_after=null"]
-    command("train", "--init-from", start, "--data", data, "--out", run, *sets)
+    call("train", "--init-from", start, "--data", data, "--out", run, *sets)
     return run
 
 
 def bits(model: Path, text: Path) -> float:
     """Return bits a byte of a text."""
-    return float(json.loads(command("eval", model, "--text", text, "--json"))["bits_per_byte"])
-
-
-def command(*arguments: Any) -> str:
-    """Call the command line, and return what it prints."""
-    call = [sys.executable, "-m", "lost", *map(str, arguments)]
-    return subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return float(json.loads(call("eval", model, "--text", text, "--json"))["bits_per_byte"])
 
 
 if __name__ == "__main__":

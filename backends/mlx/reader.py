@@ -1,4 +1,4 @@
-"""mlx-lm on exported folders: opened, to check exports, and quantised; runs don't need it."""
+"""mlx-lm on exported folders: opened, to check exports, and quantized; runs don't need it."""
 
 import io
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def read(folder: Path, tokens: Sequence[int], texts: Sequence[str]) -> Reading:
 
 
 def quantize(folder: Path, bits: int, group_size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the config.json and the arrays of a folder's model once its matrices are quantised.
+    """Return the config.json and the arrays of a folder's model once its matrices are quantized.
 
     Matrices whose rows aren't a multiple of `group_size` long stay as they are, as mlx-lm's predicate has it.
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lost.tracking.metrics import FILE, read_rows
+
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -62,5 +64,4 @@ def prepared(folder: Path, small: bool) -> Path:
 
 def metrics(run: Path, key: str) -> list[Any]:
     """Return the values of a key, line by line, of those lines that have it."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows if key in row]
+    return [row[key] for row in read_rows(run / FILE) if key in row]

@@ -1,7 +1,7 @@
 """Sections of a configuration: what a run is, field by field, with defaults.
 
 The text below a field is what `lost config` and docs/configuration.md say of the key.
-Values are checked one by one here; `lost.model.load` reads files and words the messages. Names follow Hugging Face
+Values are checked one by one here; `lost.config.document` reads files and words the messages. Names follow Hugging Face
 where it has one.
 """
 

@@ -111,8 +111,9 @@ class Engine(Protocol):
         """Return (summed negative log-likelihood in nats, number of predictions counted) of this worker's batches."""
 
     def predict(self, batches: Iterable[Batch], top_k: int, temperature: float) -> Iterator[SoftTargets]:
-        """Yield, for each batch, the likeliest `top_k` entries of every prediction, their logits over `temperature`.
+        """Yield, for each batch, the `top_k` likeliest entries of every prediction, in any order.
 
+        With their log-probabilities at `temperature`; ids int32, (b, s, top_k).
         Only where this worker holds the whole model.
         """
 

@@ -70,6 +70,6 @@ def reaching(name: str, again: str = "give the same command again when there are
 
 def _unreachable(name: str, why: str, again: str) -> NetworkError:
     return NetworkError(
-        f"{name}: the hub can't be reached: {why:.300}; expected a network and a hub that answers; {again}: what was "
-        "sent or received isn't again"
+        f"{name}: the hub can't be reached: {why:.300}; expected a network and a hub that answers; {again}: "
+        "files already transferred are not transferred again"
     )

@@ -39,7 +39,7 @@ def write_soft_targets(
     log: Callable[[str], None],
     part_bytes: int = _PART_BYTES,
 ) -> Description:
-    """Write what a teacher predicts for every window of a set; what an earlier call began is gone on with.
+    """Write what a teacher predicts for every window of a set; an interrupted call is resumed.
 
     Args:
         out: the folder.
