@@ -12,11 +12,14 @@ def export_adapters(
     checkpoint: "Checkpoint", out: Path, dtype: "DType | None", overwrite: bool, backend: str, as_json: bool
 ) -> None:
     """Export the adapters of a checkpoint, and say on which model they are to be opened."""
-    from lost.cli.render.output import answer, note, size
+    from lost.cli.render.output import answer, note
     from lost.interop.hub.download import as_typed
     from lost.interop.to_peft import export
+    from lost.utils.wording import sized
 
     result = export(checkpoint, out, dtype, overwrite, backend)
+    for remark in result.remarks:
+        note(remark)
     if result.base is None:
         where = as_typed(result.origin) if result.origin else "the base model"
         note(
@@ -28,7 +31,7 @@ def export_adapters(
     value |= {"dtype": result.dtype, "bytes": result.bytes, "base": base, "difference": result.difference}
     lines = [
         f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, adapters in {result.dtype}, "
-        f"{size(result.bytes)}; opens with peft{f' on {as_typed(result.base)}' if result.base else ''}",
+        f"{sized(result.bytes)}; opens with peft{f' on {as_typed(result.base)}' if result.base else ''}",
         f"the base model with what was written: log-probabilities differ by at most {result.difference:.1e}",
     ]
     answer(as_json, value, lines)

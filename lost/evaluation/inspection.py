@@ -31,13 +31,13 @@ def inspect_model(engine: Engine, config: Config, window: Batch) -> dict[str, An
     Returns:
         activation_rms: by block, root mean square of its output.
         largest_logit: of all positions and entries.
-        spectral_norm: by projection, the largest singular value of its weight, activations taken as the identity; None
-            where a weight isn't finite.
+        spectral_norm: by projection, the largest singular value of its weight, activations taken as the identity,
+            without those of which no weight is known; None where there is none, or one isn't finite.
         effective_rank: by projection, as `LayerReport` has it; or None.
     """
     activations, largest_logit = engine.activations(window)
     try:
-        layers = list(inspect_layers(config, dict(engine.dump())))
+        layers = [each for each in inspect_layers(config, dict(engine.dump())) if len(each.singular_values)]
     except (CheckpointError, np.linalg.LinAlgError):
         layers = []
     return {

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ import numpy as np
 from lost.checkpoint import Checkpoint, Origin
 from lost.config import Config, DType
 from lost.errors import CheckpointError, ConfigError
-from lost.interop.hub.download import published
+from lost.interop.hub.download import as_typed, published
 from lost.interop.layout import is_plain
-from lost.interop.rewrite import cast
+from lost.interop.rewrite import NUMPY, cast
+from lost.interop.rewrite import compare as check_written
 from lost.interop.source import Source, is_folder_of_another, open_source
 from lost.interop.to_hf.check import compare, own_scores, probe
 from lost.interop.to_hf.folder import check_free
 from lost.interop.to_hf.samples import validation_texts
 from lost.method.decompose import leading_pair
 from lost.model.adapted import adapters, base_config
+from lost.model.parameters import parameter_table
 from lost.projections.adapters import Adapter
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
@@ -30,6 +32,9 @@ from lost.utils.parsing import parse_object
 
 DESCRIPTION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ONE_FILE = 1 << 62  # bytes
+# What a run may change of its base model, and outputs depend on; PEFT takes it from the base. (Of the rest that is free
+# initial weights depend on one, and nothing that is computed on the number of positions.)
+_COMPUTED_WITH = ("rope_theta",)
 Pair = tuple[np.ndarray, np.ndarray, float]
 """down (r x in), up (out x r), and alpha, of which up down is multiplied by alpha / r."""
 
@@ -42,10 +47,11 @@ class AdapterExport:
         path: the folder.
         dtype: of the factors.
         bytes: of all files.
-        difference: the largest between log-probabilities of the base with the adapter, and ours.
+        difference: the largest between log-probabilities of the base with the adapter as it was written, and ours.
         base: the folder of the base model that PEFT is to open, by its name if it is the hub's; None: it isn't one
             that transformers opens.
         origin: the base model as the run began with it; None: it isn't known any more.
+        remarks: on what could not be compared, for the user.
     """
 
     path: Path
@@ -54,6 +60,7 @@ class AdapterExport:
     difference: float
     base: Path | None
     origin: Path | None
+    remarks: Sequence[str] = ()
 
 
 def export(
@@ -64,21 +71,24 @@ def export(
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        dtype: of the factors; None: unchanged.
+        dtype: of the factors; None: unchanged, or float32 for products, which the run's own type would round.
         overwrite: replace an earlier export of this kind.
         backend: computes the log-probabilities to compare with.
 
     Raises:
         CheckpointError: something is at `path`, or the base model isn't where it was, and is needed.
-        ConfigError: the run has no adapters, or trained more than them; or PEFT has no such model.
-        ExportError: the base model with what was written isn't the run's.
+        ConfigError: the run has no adapters, or trained more than them, or computes otherwise than its base; or PEFT
+            has no such model.
+        ExportError: the base model with the adapters isn't the run's.
         StorageError: the disk refused.
     """
     check_free(path, overwrite, _is_ours)
-    config, kept = source.config, dtype or source.config.train.param_dtype
+    config = source.config
     _check(config)
     base = _base(source.progress.origin)
+    remarks = _compared(config, base)
     weights, pairs = _layers(source, base)
+    kept = dtype or _exact(pairs, config.train.param_dtype)
     tokenizer = source.tokenizer()
     texts = [*AWKWARD, *validation_texts(config, tokenizer)]
     tokens = probe(tokenizer, texts, config.model.max_position_embeddings)
@@ -88,13 +98,10 @@ def export(
         (written,) = write_tensors(partial, "adapter_model", cast(_renamed(pairs), kept), _ONE_FILE)
         (partial / written).rename(partial / WEIGHTS)
         factors = dict(read_tensors([partial / WEIGHTS]))
-        difference = compare(
-            own_scores(config, source.parameters(), tokens, backend),
-            own_scores(base_config(config), _applied(source, weights, pairs, factors), tokens, backend),
-            "the base model's, with the adapter,",
-        )
+        check_written(cast(_renamed(pairs), kept), factors.items())
+        difference = _difference(source, weights, pairs, factors, kept != "float32", tokens, backend)
         size = sum(each.stat().st_size for each in partial.iterdir())
-    return AdapterExport(path, kept, size, difference, folder, base.path if base else None)
+    return AdapterExport(path, kept, size, difference, folder, base.path if base else None, remarks)
 
 
 def _check(config: Config) -> None:
@@ -109,12 +116,16 @@ def _check(config: Config) -> None:
             "--to peft: more than the adapters was trained (projection.train_rest = true); expected false; use --to hf "
             "or dense, which export the whole model"
         )
-    if packed := [each.name for each in adapters(config) if each.settings.bits and not each.keeps_base]:
-        raise ConfigError(
-            f"--to peft: the base weight of {packed[0]} has moved (pissa), and is rounded to few bits, so no pair is "
-            "the difference from the base model; expected another kind, or no bits; use --to hf or dense, "
-            "which export the whole model"
-        )
+    table = parameter_table(config)
+    for each in adapters(config):
+        halved = table[f"{each.name}.weight"].dtype == "bfloat16"
+        rounded = "few bits" if each.settings.bits else "bfloat16" if halved else None
+        if rounded and not each.keeps_base:
+            raise ConfigError(
+                f"--to peft: the base weight of {each.name} has moved ({each.settings.kind}), and is rounded to "
+                f"{rounded}, so no pair is the difference from the base model; expected another kind, or weights in "
+                "float32 (train.frozen_dtype, projection.bits); use --to dense or hf, which export the whole model"
+            )
     if not is_plain(base_config(config)):
         raise ConfigError(
             "--to peft: PEFT names the layers of a plain Llama or Qwen3, and the base model has others; expected "
@@ -133,6 +144,30 @@ def _base(origin: Origin | None) -> Source | None:
             return found
         origin = found.progress.origin if found.progress else None
     return None
+
+
+def _compared(config: Config, base: Source | None) -> list[str]:
+    """Refuse a base model that computes otherwise than the run; return what is to be said where none is known."""
+    own = {key: getattr(config.model, key) for key in _COMPUTED_WITH}
+    if base is None:
+        wanted = " and ".join(f"{key} = {value}" for key, value in own.items())
+        return [
+            "the base model isn't where the run began with it, so its description wasn't compared with the run's: name "
+            f"one to PEFT that has {wanted} in its config.json"
+        ]
+    for key, value in own.items():
+        if (theirs := getattr(base.config.model, key)) != value:
+            raise ConfigError(
+                f"--to peft: the run has model.{key} = {value}, and {theirs} in the base model {as_typed(base.path)}, "
+                "which PEFT opens as it is; expected the same; use --to hf or dense, which export the whole model"
+            )
+    return []
+
+
+def _exact(pairs: Mapping[str, Pair], own: DType) -> DType:
+    """Return the run's type of weights if all factors have it, else float32: products have more digits."""
+    held = (each for down, up, _ in pairs.values() for each in (down, up))
+    return own if all(np.array_equal(each.astype(NUMPY[own]).astype(np.float64), each) for each in held) else "float32"
 
 
 def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarray], dict[str, Pair]]:
@@ -213,6 +248,33 @@ def _applied(
         elif suffix == "weight":
             down, up = (factors[_name(owner, factor)].astype(np.float64) for factor in "AB")
             yield name, (weights[owner] + pairs[owner][2] / len(down) * (up @ down)).astype(np.float32)
+
+
+def _difference(
+    source: Checkpoint,
+    weights: Mapping[str, np.ndarray],
+    pairs: Mapping[str, Pair],
+    factors: Mapping[str, np.ndarray],
+    rounded: bool,
+    tokens: Sequence[int],
+    backend: str,
+) -> float:
+    """Return the largest difference between log-probabilities of the base model with what was written, and ours.
+
+    Raises:
+        ExportError: it is more than rounding errors; of factors that were rounded, that of the ones before.
+    """
+    ours = own_scores(source.config, source.parameters(), tokens, backend)
+
+    def found(held: Mapping[str, np.ndarray], *tolerance: float) -> float:
+        applied = _applied(source, weights, pairs, held)
+        theirs = own_scores(base_config(source.config), applied, tokens, backend)
+        return compare(ours, theirs, "the base model's, with the adapter,", *tolerance)
+
+    if not rounded:
+        return found(factors)
+    found(dict(_renamed(pairs)))
+    return found(factors, np.inf)  # what rounding changes is asked for, and said
 
 
 def _is_ours(path: Path) -> bool:

@@ -12,7 +12,8 @@ from lost.projections import Projection
 from lost.projections.sltrain import SlTrain
 from lost.storage.arrays import NOT_FINITE, is_finite
 
-_PAIRS = ("lost", "lowrank", "cola")  # kinds whose weight is a product, with few singular values
+# Kinds whose weight is a product, with few singular values; composed here, so that an activation may be inside.
+_PAIRS = ("lost", "lowrank", "cola")
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class LayerReport:
         shape: (out, in).
         rank: of the low-rank pair; None without one.
         channels: kept input channels; None except for LOST.
-        norm: Frobenius norm of the composed weight, activations taken as the identity.
+        norm: Frobenius norm of the composed weight, activations taken as the identity; None where none is known.
         spectrum: share of the composed weight's squared singular values that its leading `rank` ones hold; None
             without a rank, 1 for lowrank and cola.
-        effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007).
+        effective_rank: exp of the entropy of the squared singular values (Roy and Vetterli, 2007); None likewise.
         sparse_share: the sparse part's share of the sum of both parts' squared norms; None without one.
-        singular_values: the composed weight's, descending, as many as aren't zero by its parts' sizes.
+        singular_values: the composed weight's, descending, as many as aren't zero by its parts' sizes; empty likewise.
     """
 
     name: str
@@ -38,9 +39,9 @@ class LayerReport:
     shape: tuple[int, int]
     rank: int | None
     channels: int | None
-    norm: float
+    norm: float | None
     spectrum: float | None
-    effective_rank: float
+    effective_rank: float | None
     sparse_share: float | None
     singular_values: np.ndarray = field(repr=False)
 
@@ -63,9 +64,16 @@ def inspect_layers(config: Config, parameters: Mapping[str, np.ndarray]) -> Iter
         yield _report(projection, values)
 
 
+def _is_one_matrix(projection: Projection) -> bool:
+    """Whether a layer computes what one matrix does; else only its kind could say what it is but for an activation."""
+    return not (projection.has_activation or projection.earlier_tokens)
+
+
 def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerReport:
     kind, shape = projection.settings.kind, (projection.out_features, projection.in_features)
     rank, channels, sparse_share = None, None, None
+    if kind not in _PAIRS and not _is_one_matrix(projection):
+        return LayerReport(projection.name, kind, shape, None, None, None, None, None, None, np.empty(0))
     if isinstance(projection, SlTrain):
         rank = projection.settings.rank
         low = projection.scale * values["up"] @ values["down"]

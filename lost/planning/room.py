@@ -8,12 +8,15 @@ from lost.config import Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.errors import ConfigError
 from lost.planning.budget import Memory, budget
+from lost.planning.memory.measuring import measuring, measuring_config
 from lost.utils.wording import sized
 
 _CLOSE, _SMALL = 0.1, 2**30  # below so many bytes, what isn't counted (workspaces, rounding up) is a large part
 
 
-def check_room(config: Config, backend: str, device: str, room: int, workers: int = 1, teacher: int = 0) -> Memory:
+def check_room(
+    config: Config, backend: str, device: str, room: int, workers: int = 1, teacher: int = 0, begins: bool = False
+) -> Memory:
     """Refuse a run that doesn't fit its device by this estimate: running out of memory may come hours later.
 
     Args:
@@ -23,9 +26,10 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
         room: the memory in bytes that a run may take there.
         workers: processes that share the batch, one device each, with `room` bytes each.
         teacher: bytes of a teacher's weights, which each of them holds.
+        begins: whether the run begins with a model that its adapters are of, and that some kinds measure.
 
     Returns:
-        The estimate, the teacher's among the weights.
+        The estimate of training, the teacher's among the weights.
 
     Raises:
         ConfigError: it doesn't fit; the message has the numbers, and the largest micro-batch that does.
@@ -34,6 +38,8 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     needed = _estimate(config, backend, device, workers)(micro_batch)
     needed = replace(needed, weights=needed.weights + teacher)
     if needed.total <= room:
+        if begins:
+            _check_beginning(config, backend, device, room, workers)
         return needed
     if fitting := smaller_micro_batch(config, backend, device, room - teacher, workers, below=local_batch):
         remedy = f"the nearest that fits is --set train.micro_batch_size={fitting}, which computes the same"
@@ -44,6 +50,45 @@ def check_room(config: Config, backend: str, device: str, room: int, workers: in
     raise ConfigError(
         f"train.micro_batch_size = {micro_batch}: training needs about {sized(needed.total)} ({parts}), and "
         f"{device} has {sized(room)}; expected less; {remedy}"
+    )
+
+
+def beginning(config: Config, backend: str, device: str, workers: int = 1) -> int:
+    """Return the bytes that a run holds where it measures what its adapters begin by; 0: nothing.
+
+    That is before it has gradients, moments, or a teacher. One process measures, and has the base model whole.
+
+    Args:
+        config: its vocabulary and its micro-batch known.
+        backend: torch or mlx.
+        device: as the backend names it.
+        workers: processes that share the run.
+    """
+    taken = measuring(config, backend, device)
+    return _own_weights(config, backend, device, workers) + taken.base + taken.beside if taken else 0
+
+
+def _own_weights(config: Config, backend: str, device: str, workers: int) -> int:
+    return _estimate(config, backend, device, workers)(1).weights
+
+
+def _check_beginning(config: Config, backend: str, device: str, room: int, workers: int) -> None:
+    """Refuse a run that has no room for its base model beside its own weights.
+
+    Raises:
+        ConfigError: it hasn't.
+    """
+    taken, needed = measuring(config, backend, device), beginning(config, backend, device, workers)
+    if taken is None or needed <= room:
+        return
+    own = _own_weights(config, backend, device, workers)
+    halves = "--set train.frozen_dtype=bfloat16 --set train.dtype=bfloat16, which halve the base model's, or "
+    raise ConfigError(
+        f"projection.kind = {taken.kind}: where it begins, the run measures its base model beside itself, which needs "
+        f"about {sized(needed)} ({sized(own)} its own weights, {sized(taken.base)} the base "
+        f"model's, {sized(taken.beside)} for what is measured), and {device} has {sized(room)}; expected less; try "
+        f"{'' if measuring_config(config).train.param_dtype == 'bfloat16' else halves}a kind that measures nothing, "
+        "such as lora"
     )
 
 

@@ -18,7 +18,7 @@ from lost.report.story import Layers, Story, differences
 from lost.tracking.metrics import is_number
 from lost.utils.extras import need
 from lost.utils.printable import JOINERS, printable
-from lost.utils.wording import counted
+from lost.utils.wording import counted, sized
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _LOG_LINES = 400
@@ -94,7 +94,7 @@ def _facts(story: Story) -> dict[str, Any]:
         "time of training": _duration(seconds),
         "FLOPs": f"{tokens * story.flops_per_token:.3g}",
         "tokens a second": f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "",
-        "most memory": f"{max(memory) / 2**30:.2f} GiB" if memory else "",
+        "most memory": sized(max(memory)) if memory else "",
         "updates left out": str(last.get("skipped", "")),
         "kind": story.config.projection.kind,
         "optimizer": f"{story.config.optimizer.name}, rate {story.config.optimizer.lr:g}",
@@ -140,7 +140,7 @@ def _layers(story: Story) -> dict[str, Any]:
     widths = [report.shape[1] for report in layers.reports]
     kept = {name.removeprefix("model.layers."): array for name, array in layers.channels.items()}
     spectra: dict[str, list[np.ndarray]] = {}
-    for report in layers.reports:
+    for report in (each for each in layers.reports if len(each.singular_values)):
         spectra.setdefault(_within_block(report), []).append(report.singular_values)
     return {
         "step": layers.step,

@@ -1,5 +1,8 @@
 """Ranks of adapters by layer: of one sum, each has what its inputs' directions explain (EVA, arXiv 2410.07170)."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from lost.config import Config
@@ -30,12 +33,37 @@ def with_ranks(config: Config, measure: Measure) -> Config:
     shares = _shares(config, layers, measure)
     order = [(-share, number) for number, each in enumerate(layers) for share in shares[each.name]]
     taken = [number for _, number in sorted(order)[: sum(each.settings.rank for each in layers)]]
-    overrides = dict(config.projection.overrides)
-    for number, layer in enumerate(layers):
-        rank = taken.count(number)
-        own = {"kind": "eva", "rank": rank, "alpha": layer.scale * rank} if rank else {"kind": "dense"}
-        overrides[layer.name] = own
-    return config.replace("projection", overrides=overrides)
+    ranks = [taken.count(number) for number in range(len(layers))]
+    return config.replace("projection", overrides=_overrides(config, layers, ranks))
+
+
+def may_become(config: Config, overrides: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether overrides are what `with_ranks` makes of a configuration's own by some measurement.
+
+    Args:
+        config: with layers that are `unmoved`.
+        overrides: of a run, in their order.
+    """
+    layers = unmoved(config)
+    if any(each.name not in overrides for each in layers):
+        return False
+    ranks = [overrides[each.name].get("rank", 0) for each in layers]
+    made = _overrides(config, layers, ranks)
+    return list(made.items()) == list(overrides.items()) and sum(ranks) == sum(each.settings.rank for each in layers)
+
+
+def _overrides(config: Config, layers: Sequence[Eva], ranks: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Return the configuration's overrides, and after them, as the last that matches counts, one for each layer.
+
+    It has all that sets the layer apart from the section, as nothing of another one counts for it any more.
+    """
+    names, usual = {each.name for each in layers}, config.projection.model_dump()
+    overrides = {pattern: own for pattern, own in config.projection.overrides.items() if pattern not in names}
+    for layer, rank in zip(layers, ranks, strict=True):
+        own = {key: value for key, value in layer.settings.model_dump().items() if value != usual[key]}
+        moved = {**own, "kind": layer.settings.kind, "rank": rank, "alpha": layer.scale * rank}
+        overrides[layer.name] = moved if rank else {"kind": "dense"}
+    return overrides
 
 
 def _shares(config: Config, layers: list[Eva], measure: Measure) -> dict[str, np.ndarray]:

@@ -142,6 +142,39 @@ def test_found_by_an_entry_point(toy: ModuleType, tiny_yaml: Path, monkeypatch: 
     monkeypatch.undo()
 
 
+def test_what_is_no_one_matrix_has_no_spectrum(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, registered: None, toy: ModuleType, monkeypatch: Any
+) -> None:
+    """Of a kind with an activation, which only it could take for the identity: in answers, training and reports."""
+
+    class Bent(toy.Scaled):
+        has_activation = True
+
+        def merged(self, values: object) -> Any:
+            raise NotImplementedError("there is no one matrix")
+
+    monkeypatch.setitem(PROJECTIONS, "bent", Bent)
+    sets = ("projection.kind=scaled", "projection.overrides={'*.mlp.*': {kind: bent}}", "train.inspect_every=2")
+    words = [word for value in (*sets, "schedule.steps=2") for word in ("--set", value)]
+    done = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--backend", "torch", *words)
+    assert done.code == 0, done.err
+    plain = {f"model.layers.{n}.self_attn.{part}_proj" for n in range(2) for part in "qkvo"}
+    (row,) = (each for each in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+              if "spectral_norm" in each)  # fmt: skip
+    assert row["spectral_norm"].keys() == row["effective_rank"].keys() == plain
+    answer = lost("inspect", tmp_path / "run", "--json")
+    assert answer.code == 0, answer.err
+    layers = json.loads(answer.out)["layers"]
+    keys = ("norm", "spectrum", "effective_rank", "sparse_share")
+    seen = {each["name"]: [each[key] for key in keys] for each in layers}
+    assert len(seen) == 14
+    assert {name for name, values in seen.items() if values[0] and values[2]} == plain
+    assert all(values == [None] * 4 for name, values in seen.items() if name not in plain)
+    shown = lost("inspect", tmp_path / "run").out
+    assert "bent has an activation or reads earlier tokens, so it is no one matrix" in " ".join(shown.split())
+    assert lost("report", tmp_path / "run", "--out", tmp_path / "report.html").code == 0
+
+
 def test_unknown_names(tiny_yaml: Path) -> None:
     for setting, words in (
         ("schedule.name=cosin", "did you mean 'cosine'"),

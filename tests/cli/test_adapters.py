@@ -1,18 +1,25 @@
 """Adapters by the commands a user types: a dense model is adapted, moved, merged, and taken out for PEFT."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from adaptations import RANK, TOKENS, arrays, at, run_data, scores
 from processes import torchrun
+from safetensors.numpy import load_file
 
+from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
-from lost.engine import BACKENDS
+from lost.engine import BACKENDS, backend_module
 from lost.model.parameters import parameter_table
+from lost.planning.budget import budget
+from lost.storage.tensors import read_tensors
 
 KINDS = ("lora", "pissa")
 
@@ -201,6 +208,69 @@ def test_the_base_is_named_where_peft_opens_it(
     assert "the base model isn't where the run began with it" in gone.err
 
 
+def test_a_base_that_rotates_otherwise_is_refused(
+    adapt: Callable, lost: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
+) -> None:
+    """PEFT would open the base as it is, with its frequencies; of one that isn't there, what it must have is said."""
+    run = adapt("lora", "run", 1, "model.rope_theta=5e5")
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
+    said = " ".join(answer.err.split())
+    assert answer.code == 2, answer.err
+    assert f"model.rope_theta = 500000.0, and 10000.0 in the base model {at(bases['dense'], 2).path}" in said
+    assert "--to hf or dense" in said
+    assert not (tmp_path / "adapter").exists()
+    base = Path(shutil.copytree(bases["dense"], tmp_path / "base"))
+    words = ("projection.kind=lora", "projection.rank=2", "schedule.steps=2", "model.rope_theta=5e5")
+    begun = lost("train", "--init-from", base, "--data", prepared.path, "--out", tmp_path / "second",
+                 *(word for each in words for word in ("--set", each)))  # fmt: skip
+    assert begun.code == 0, begun.err
+    base.rename(tmp_path / "elsewhere")
+    answer = lost("convert", tmp_path / "second", tmp_path / "adapter", "--to", "peft")
+    assert answer.code == 0, answer.err
+    assert "rope_theta = 500000.0 in its config.json" in " ".join(answer.err.split())
+
+
+@pytest.mark.parametrize("rounded", ["train.frozen_dtype=bfloat16", "train.param_dtype=bfloat16"])
+def test_a_moved_base_that_was_rounded_is_refused(
+    adapt: Callable, lost: Callable, tmp_path: Path, rounded: str
+) -> None:
+    """No pair of rank 2 r is what rounding took; merged it is a model like any."""
+    run = adapt("pissa", "run", 1, rounded, "train.dtype=bfloat16")
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
+    said = " ".join(answer.err.split())
+    assert answer.code == 2, answer.err
+    assert "has moved (pissa), and is rounded to bfloat16" in said
+    assert "--to dense" in said
+    assert lost("convert", run, tmp_path / "dense", "--to", "dense").code == 0
+
+
+def test_factors_are_rounded_where_that_is_asked_for(
+    adapt: Callable, lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much that changes is said; anything else in the file is refused, however little."""
+    run = adapt("lora", "run", 3, "optimizer.lr=0.5")
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft", "--dtype", "bfloat16", "--json")
+    assert answer.code == 0, answer.err
+    exact = json.loads(lost("convert", run, tmp_path / "exact", "--to", "peft", "--json").out)["difference"]
+    assert max(1e-5, 10 * exact) < json.loads(answer.out)["difference"] < 0.1
+    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    pairs = {name: each for name, each in at(run, 3).parameters() if name.endswith((".down", ".up"))}
+    assert len(written) == len(pairs)
+    for name, each in pairs.items():
+        layer, _, side = name.rpartition(".")
+        theirs = written[f"base_model.model.{layer}.lora_{'A' if side == 'down' else 'B'}.weight"]
+        assert theirs.tobytes() == each.astype(ml_dtypes.bfloat16).tobytes()
+
+    def damaged(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in read_tensors(paths):
+            yield name, (array * (1 + 2**-7)).astype(array.dtype)
+
+    monkeypatch.setattr("lost.interop.to_peft.read_tensors", damaged)
+    answer = lost("convert", run, tmp_path / "second", "--to", "peft", "--dtype", "bfloat16")
+    assert (answer.code, "not written correctly" in answer.err) == (2, True), answer.err
+    assert not (tmp_path / "second").exists()
+
+
 @pytest.mark.parametrize(
     ("base", "sets", "expected"),
     [
@@ -251,6 +321,74 @@ def test_not_for_peft(
     answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
     assert answer.code == 2
     assert expected in " ".join(answer.err.split())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_measured_of_a_base_in_half_the_bytes(
+    adapt: Callable, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """As a run computes in bfloat16, and freezes its weights in it: as many directions are found of what it reads."""
+    module, asked = backend_module(backend), []
+
+    def create(config: Config, *rest: Any) -> Any:
+        asked.append(config)
+        return made(config, *rest)
+
+    made = module.create
+    monkeypatch.setattr(module, "create", create)
+    found = []
+    for name, sets in (("whole", ()), ("half", ("train.frozen_dtype=bfloat16",))):
+        begun = at(adapt("eva", name, 1, "train.dtype=bfloat16", *sets, backend=backend), 0)
+        found.append({key: each.astype(np.float64) for key, each in begun.parameters() if key.endswith(".down")})
+    measured = [each.train for each in asked if each.projection.kind == "dense"]
+    assert [each.param_dtype for each in measured] == ["float32", "bfloat16"]
+    assert len(found[0]) == 14
+    for name, down in found[0].items():
+        assert np.linalg.svd(down @ found[1][name].T)[1].min() > 0.9, name  # the least cosine between both spaces
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("kind", "rho"), [("eva", 1), ("eva", 2), ("lora_sb", 1)])
+def test_a_run_that_begins_by_its_base_has_room_for_it_or_does_not_begin(
+    adapt: Callable, bases: dict[str, Path], lost: Callable, prepared: Dataset, tmp_path: Path, backend: str,
+    kind: str, rho: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Beside its own weights, before it trains; from then on it needs no more than training does."""
+    sets = (f"projection.kind={kind}", f"projection.rank={RANK}", f"projection.rho={rho}", "schedule.steps=9")
+    run = adapt(kind, "run", 1, f"projection.rho={rho}", base="wide", backend=backend)
+    room = budget(at(run, 1).config, backend, "cpu").memory.total
+    monkeypatch.setattr(f"lost.backends.{backend}.capacity", lambda device: room)
+    given = [word for each in sets for word in ("--set", each)]
+    command = ("train", "--init-from", bases["wide"], "--data", prepared.path, "--backend", backend, "--device", "cpu",
+               "--out", tmp_path / "second", *given)  # fmt: skip
+    for more in ((), ("--dry-run",)):
+        answer = lost(*command, *more)
+        said = " ".join(answer.err.split())
+        assert (answer.code, "the run measures its base model beside itself" in said) == (2, True), said
+        assert f"projection.kind = {kind}" in said
+        assert "ranks moved" not in said  # refused before anything is measured
+    assert not (tmp_path / "second").exists()
+    adapt(kind, "run", 2, f"projection.rho={rho}", base="wide", backend=backend)
+    monkeypatch.undo()
+
+
+def test_what_it_begins_by_is_planned(lost: Callable, tiny_yaml: Path) -> None:
+    sizes = ("model.hidden_size=64", "model.intermediate_size=128", "model.vocab_size=320", "projection.rank=4")
+
+    def plan(kind: str, *options: str) -> Any:
+        words = [word for each in (*sizes, f"projection.kind={kind}") for word in ("--set", each)]
+        return lost("plan", tiny_yaml, *words, "--backend", "torch", "--device", "cpu", *options)
+
+    dense, lora, eva = (json.loads(plan(kind, "--json").out) for kind in ("dense", "lora", "eva"))
+    assert (dense["beginning_bytes"], lora["beginning_bytes"]) == (0, 0)
+    weights = eva["memory_bytes"]["weights"]
+    assert eva["beginning_bytes"] > weights + 4 * dense["parameters"]["total"]
+    assert "where it begins" in plan("eva").out
+    assert "where it begins" not in plan("lora").out
+    room = str(eva["memory_bytes"]["total"] / 2**30)
+    assert plan("lora", "--memory-gib", room).code == 0
+    refused = plan("eva", "--memory-gib", room)
+    assert (refused.code, "beside itself" in refused.err, "fits:" in refused.out) == (2, True, False)
 
 
 def test_two_processes_train_the_same_run(

@@ -15,6 +15,7 @@ from lost.data.dataset import Dataset
 KINDS = {
     "lost": ["projection.learn_gamma=true", "model.use_qk_norm=true", "projection.short_conv_width=3"],
     "dense": ["projection.kind=dense", "model.attention_bias=true"],
+    "normed": ["projection.kind=dense", "model.attention_bias=true", "model.use_qk_norm=true"],
     "mixed": ["projection.kind=sltrain", 'projection.overrides={"*.mlp.*": {"kind": "cola", "activation": "gelu"}}'],
 }
 
@@ -90,6 +91,22 @@ def test_training_begins_with_it(
         assert (name, first.tobytes()) == (other, second.tobytes())
     refused = lost(*command, "--set", "model.rms_norm_eps=1e-3", "--init-from", out, "--out", tmp_path / "other")
     assert (refused.code, "model.rms_norm_eps = 0.001" in refused.err) == (2, True)
+
+
+def test_plain_matrices_under_names_of_our_own_are_decomposed(
+    lost: Callable, exported: Callable, tmp_path: Path
+) -> None:
+    """Norms on queries and keys beside biases: no class of others has both, so layer and norm are parts of one."""
+    run, out = exported("normed")
+    own = dict(open_checkpoint(run / "checkpoints" / "step-00000006").parameters())
+    for option, amount in (("--rank", 4), ("--budget", 0.996)):
+        done = lost("convert", out, tmp_path / option, "--from", "hf", option, amount)
+        assert done.code == 0, done.err
+        found = dict(open_checkpoint(tmp_path / option).parameters())
+        assert any(name.endswith(".down") for name in found)
+        kept = [name for name in found if name.endswith((".bias", "_norm.weight", "norm.weight"))]
+        assert {"model.layers.0.self_attn.q_norm.weight", "model.layers.0.self_attn.q_proj.bias"} <= {*kept}
+        assert all(found[name].tobytes() == own[name].tobytes() for name in kept)
 
 
 def test_another_tokenizer_is_refused_still(

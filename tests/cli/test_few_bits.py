@@ -107,6 +107,15 @@ def test_counted_as_they_are(lost: Callable, tiny_yaml: Path) -> None:
     assert saved == 2 * entries - entries // 2 - 2 * 2 * entries // GROUP
 
 
+@pytest.mark.parametrize("bits", ["null", "4"])
+def test_inspected_with_as_many_parameters_as_were_planned(adapt: Callable, lost: Callable, bits: str) -> None:
+    """Words of few bits are of as many entries as their weight has, and scales are no parameters."""
+    run = adapt("lora", "run", 1, f"projection.bits={bits}", base="wide")
+    shown, planned = (json.loads(lost(*command, "--json").out) for command in
+                      (("inspect", run), ("plan", run / "config.yaml", "--data", run_data(run))))  # fmt: skip
+    assert shown["parameters"] == planned["parameters"]["total"]
+
+
 def test_refused(adapt: Callable, bases: dict[str, Path], lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
     for bits, expected in ((4, "has 32 inputs, and each 64 have a scale"), (3, "projection.bits = 3")):
         words = ("--set", "projection.kind=lora", "--set", "projection.rank=4", "--set", f"projection.bits={bits}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from adaptations import RANK, TOKENS, arrays, at, run_data, scores
+from safetensors.numpy import load_file
 
 from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
@@ -106,6 +107,21 @@ def test_merged_for_others_and_taken_out_for_peft(
         found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
     np.testing.assert_allclose(found, scores(at(run, 3), "torch", logits), atol=2e-5)
     assert np.abs(found - scores(at(bases["dense"], 2), "torch", logits)).max() > 1e-4
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [((), "float32"), (("--dtype", "bfloat16"), "bfloat16")])
+def test_products_are_written_in_float32_unless_a_type_is_asked_for(
+    adapt: Callable, lost: Callable, tmp_path: Path, asked: tuple[str, ...], dtype: str
+) -> None:
+    """Of a run in bfloat16, which holds both factors of `lora_B`, but not their product."""
+    run = adapt("lora_xs", "run", 3, "train.dtype=bfloat16", "train.param_dtype=bfloat16", "optimizer.lr=0.5")
+    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft", *asked, "--json")
+    assert answer.code == 0, answer.err
+    value = json.loads(answer.out)
+    assert value["dtype"] == dtype
+    assert (value["difference"] < 1e-4) is (dtype == "float32")
+    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {each.dtype.name for each in written.values()} == {dtype}
 
 
 def test_a_rank_that_a_layer_has_not_is_refused(

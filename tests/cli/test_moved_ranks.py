@@ -78,6 +78,52 @@ def test_a_run_keeps_its_ranks(
     np.testing.assert_allclose(found, scores(last, "torch", logits), atol=2e-5)
 
 
+def test_layers_keep_their_other_settings(config: Callable[..., Config]) -> None:
+    """Of two layers by pattern and by name; whatever matched last before, what was measured does now."""
+    one, few = "model.layers.1.mlp.down_proj", {"bits": 8, "init_std": 0.5}
+    overrides = {one: {"bits": None, "rank": 4}, "*.q_proj": few, "*.mlp.*": {"bits": None}, "*.1.mlp.*": {"alpha": 8}}
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    given = {"kind": "eva", "rank": 2, "alpha": 6, "rho": 2, "bits": 4, "overrides": overrides}
+    settings = config(model=sizes, projection=given)
+    before = {each.name: each.settings for each in adapters(settings)}
+    widths = {each.name: each.in_features for each in adapters(settings)}
+    moved = with_ranks(settings, lambda what, names: {name: np.diag(0.5 ** np.arange(widths[name])) for name in names})
+    assert unmoved(moved) == []
+    found = {each.name: each.settings for each in adapters(moved)}
+    assert sum(each.rank for each in found.values()) == sum(each.rank for each in before.values())
+    for name, each in found.items():
+        was = before[name]
+        assert each == was.model_copy(update={"rank": each.rank, "alpha": was.alpha / was.rank * each.rank})
+    assert {each.bits for each in found.values()} == {None, 4, 8}
+    assert found["model.layers.0.self_attn.q_proj"].init_std == 0.5
+    assert found[one].alpha == 4 * found[one].rank  # by a pattern that comes after it
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    ["{'model.layers.0.mlp.up_proj': {rank: 2, alpha: 8}}",
+     "{'*.mlp.*': {bits: 8}, 'model.layers.0.mlp.up_proj': {rank: 2, bits: null}, '*.[qk]_proj': {kind: dense}}"],
+)  # fmt: skip
+def test_a_run_with_layers_by_name_is_resumed_by_the_same_command(
+    adapt: Callable, lost: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path, overrides: str
+) -> None:
+    """And by no other: whatever was asked otherwise of a layer is named."""
+    sets = (RHO, f"projection.overrides={overrides}")
+    for stop in (1, 2):
+        run = adapt("eva", "run", stop, *sets, base="wide")
+    begun, last = at(run, 0).config.projection, at(run, 2).config.projection
+    assert list(begun.overrides.items()) == list(last.overrides.items())
+    words = ["projection.kind=eva", f"projection.rank={RANK}", "schedule.steps=9", "train.save_every=1", RHO]
+    for other in (overrides.replace("rank: 2", "rank: 3"), "{}", overrides.replace("{rank", "{init_std: 1.0, rank")):
+        given = [word for each in (*words, f"projection.overrides={other}") for word in ("--set", each)]
+        answer = lost("train", "--init-from", bases["wide"], "--data", prepared.path, "--out", run, *given)
+        assert (answer.code, "projection.overrides = " in answer.err) == (2, True), other
+    for begin in ([run], ["--init-from", bases["wide"], "--out", run]):
+        answer = lost("train", *begin, "--data", prepared.path, "--set", "train.stop_after=3")
+        assert answer.code == 0, answer.err
+    assert at(run, 3).config.projection == last
+
+
 def test_refused(adapt: Callable, bases: dict[str, Path], lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
     run = adapt("eva", "run", 1)
     for begin, words, expected in (

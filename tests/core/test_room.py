@@ -14,7 +14,9 @@ from lost.data.dataset import Dataset
 from lost.distributed.group import local_batch_size
 from lost.engine import StepResult
 from lost.errors import ConfigError
+from lost.model.adapted import dense_twin
 from lost.planning.budget import budget
+from lost.planning.memory.measuring import measuring
 from lost.planning.memory.mlx import fuses
 from lost.planning.room import check_room
 
@@ -35,6 +37,32 @@ def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:
 def test_nothing_fits(config: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"no train.micro_batch_size alone .*checkpoint_activations=full, .*smaller"):
         check_room(config(), "mlx", "gpu", 1000)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("kind", ["eva", "lora_sb"])
+def test_the_base_model_beside_a_run_that_begins_by_it(config: Callable[..., Config], kind: str, backend: str) -> None:
+    """Whole, and unquantized; in the type that the run freezes it in, if it computes in that one."""
+    wide = {"hidden_size": 256, "intermediate_size": 512}
+    settings = config(model=wide, projection={"kind": kind, "rank": 4, "bits": 4}, train={"dtype": "bfloat16"})
+    dense = 4 * budget(dense_twin(settings)).parameters
+    training = budget(settings, backend, "cpu").memory
+    taken = measuring(settings, backend, "cpu")
+    assert taken
+    assert taken.base == dense
+    room = training.weights + taken.base + taken.beside
+    assert room > training.total
+    check_room(settings, backend, "cpu", room, begins=True)
+    check_room(settings, backend, "cpu", room - 1)  # resumed, or of adapters that are trained further
+    with pytest.raises(ConfigError, match=rf"projection.kind = {kind}: .* beside .* train.frozen_dtype=bfloat16"):
+        check_room(settings, backend, "cpu", room - 1, begins=True)
+    half = measuring(settings.replace("train", frozen_dtype="bfloat16"), backend, "cpu")
+    assert half
+    assert half.base == dense // 2
+    exact = measuring(settings.replace("train", frozen_dtype="bfloat16", dtype="float32"), backend, "cpu")
+    assert exact
+    assert exact.base == dense
+    check_room(settings.replace("projection", kind="lora"), backend, "cpu", room - 1, begins=True)
 
 
 def test_accumulating_on_mlx_holds_two_sets_of_gradients(config: Callable[..., Config]) -> None:

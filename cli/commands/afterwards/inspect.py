@@ -19,6 +19,8 @@ def ancestry(progress: "TrainState") -> Iterator[str]:
         how = "branched from" if origin.moments else "started with the weights of"
         other = f", trained on {origin.data_path}" if origin.data_path and origin.data != data else ""
         yield f"{how} {origin.path}{other}"
+        if origin.omitted:
+            yield f"({origin.omitted} more between, which aren't named any more)"
         data, origin = origin.data, origin.before
 
 
@@ -33,20 +35,23 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
     from lost.cli.load import open_model
-    from lost.cli.render.output import answer, count, size, table
+    from lost.cli.render.output import answer, count, table
+    from lost.model.adapted import unquantized
     from lost.model.inspect import inspect_layers
-    from lost.utils.wording import counted
+    from lost.model.parameters import parameter_table
+    from lost.utils.wording import counted, sized
 
     source = open_model(path)
     progress = source.progress
     parameters = dict(source.parameters())
     layers = list(inspect_layers(source.config, parameters))
-    trained = sum(array.size for array in parameters.values() if array.dtype.kind != "i")
+    held = parameter_table(unquantized(source.config)).values()  # few bits are of as many parameters
+    total = sum(row.size for row in held if not row.integer)
     stored = sum(source.sizes.values())
-    value = {"path": str(source.path), **(asdict(progress) if progress else {}), "parameters": trained, "bytes": stored}
+    value = {"path": str(source.path), **(asdict(progress) if progress else {}), "parameters": total, "bytes": stored}
     seen = f"step {progress.step}, {count(progress.tokens)} tokens seen, " if progress else ""
     lines = [
-        f"{source.path}: {seen}{count(trained)} parameters, {size(stored)} in {counted(len(source.sizes), 'file')}",
+        f"{source.path}: {seen}{count(total)} parameters, {sized(stored)} in {counted(len(source.sizes), 'file')}",
         *(ancestry(progress) if progress else []),
         "",
         *table(
@@ -58,14 +63,18 @@ def inspect(path: Model, as_json: AsJson = False) -> None:
                     f"{each.shape[0]}x{each.shape[1]}",
                     each.rank or "-",
                     each.channels or "-",
-                    f"{each.norm:.2f}",
+                    "-" if each.norm is None else f"{each.norm:.2f}",
                     "-" if each.spectrum is None else f"{each.spectrum:.1%}",
-                    f"{each.effective_rank:.1f}",
+                    "-" if each.effective_rank is None else f"{each.effective_rank:.1f}",
                     "-" if each.sparse_share is None else f"{each.sparse_share:.1%}",
                 ]
                 for each in layers
             ],
         ),
+    ]
+    lines += [
+        f"no weight: {kind} has an activation or reads earlier tokens, so it is no one matrix"
+        for kind in dict.fromkeys(each.kind for each in layers if each.norm is None)
     ]
     shown = [{key: each for key, each in asdict(layer).items() if key != "singular_values"} for layer in layers]
     answer(as_json, {**value, "layers": shown}, lines)

@@ -85,7 +85,7 @@ def plan(
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
     from lost.planning.micro_batch import with_micro_batch
-    from lost.planning.room import check_room, fits_whole
+    from lost.planning.room import beginning, check_room, fits_whole
     from lost.planning.vocabulary import with_vocabulary
     from lost.training.teacher import teacher_bytes
     from lost.utils.wording import sized
@@ -143,6 +143,9 @@ def plan(
         f"memory: {settings.train.micro_batch} x {settings.data.seq_len} tokens at once{chosen}, weights in "
         f"{settings.train.param_dtype}{frozen}, computed in {settings.train.compute_dtype}",
     ]
+    at_first = beginning(settings, name, device_name, cards)
+    if at_first:
+        lines.append(f"where it begins: {sized(at_first)}, as it measures the base model, held beside its own weights")
     value["rates"] = groups.report(settings)
     if settings.optimizer.base_width:
         lines += rates_lines(value["rates"], settings.optimizer.base_width)
@@ -154,14 +157,13 @@ def plan(
             value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, beside)
             lines += cluster_lines(value["cluster"], settings.projection.kind)
     if as_json:
-        check_room(settings, name, device_name, room, cards, teacher)  # whose error is then the one answer
-    value |= {"teacher_bytes": teacher, "device_bytes": room, "fits": own["total"] + teacher <= room}
+        check_room(settings, name, device_name, room, cards, teacher, begins=True)  # whose error is then the one answer
+    most = max(own["total"] + teacher, at_first)
+    value |= {"teacher_bytes": teacher, "beginning_bytes": at_first, "device_bytes": room, "fits": most <= room}
     if value["fits"]:
-        lines.append(
-            f"fits: {sized(own['total'] + teacher)} of {sized(room)} on {'each card' if cards > 1 else device_name}"
-        )
+        lines.append(f"fits: {sized(most)} of {sized(room)} on {'each card' if cards > 1 else device_name}")
     answer(as_json, value, lines)
-    check_room(settings, name, device_name, room, cards, teacher)
+    check_room(settings, name, device_name, room, cards, teacher, begins=True)
 
 
 def _elsewhere(backend: str, device: str) -> tuple[str, str]:

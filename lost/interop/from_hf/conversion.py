@@ -190,7 +190,7 @@ def for_each_projection(
 
     def prepared(moments: Mapping[str, np.ndarray], projection: Projection) -> R:
         name = projection.name
-        weight = imported.weights.read(f"{name}.weight").astype(np.float64)
+        weight = imported.read(f"{name}.weight").astype(np.float64)
         moment, rows = moments.get(_measured(name)), weightings.row_gradients.get(name)
         if moment is not None and rows is not None:
             rows = rows / max(float(np.trace(moment)), 1e-30)
@@ -222,7 +222,7 @@ def _decomposed(
     split = {f"{each.name}.weight" for each in projections(config)}
     for name in parameter_table(imported.config):
         if name not in split:
-            yield name, imported.weights.read(name).astype(dtype)
+            yield name, imported.read(name).astype(dtype)
     for name, values, fit in for_each_projection(
         imported, config, weightings, partial(_split, dtype), lambda blocks: log(f"decomposing {blocks}")
     ):

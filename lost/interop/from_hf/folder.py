@@ -51,9 +51,17 @@ class Imported:
         Raises:
             CheckpointError: a file that can't be read, or indices that are out of range.
         """
-        table, stored = parameter_table(self.config), _stored_names(self.config, self.architecture)
-        arrays = ((name, self.weights.read(stored[name])) for name in table)
+        table = parameter_table(self.config)
+        arrays = ((name, self.read(name)) for name in table)
         return fitting(arrays, shapes_of(table), index_limits(table))
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one parameter by our name, whatever the folder calls it, in `train.param_dtype`.
+
+        Raises:
+            CheckpointError: a file that can't be read.
+        """
+        return self.weights.read(_stored_name(self.config, self.architecture, name))
 
 
 def open_folder(folder: Path) -> Imported:
@@ -84,8 +92,8 @@ def open_folder(folder: Path) -> Imported:
             "schedule": {"steps": 1},
         }
     )
-    stored = _stored_names(config, description.architecture)
-    expected = {stored[name]: row.shape for name, row in parameter_table(config).items()}
+    table = parameter_table(config)
+    expected = {_stored_name(config, description.architecture, name): row.shape for name, row in table.items()}
     shapes = dict(weights.shapes)
     if model.tie_word_embeddings and HEAD in shapes:
         _check_tied(folder, weights)
@@ -98,10 +106,9 @@ def open_folder(folder: Path) -> Imported:
     return Imported(folder, description.architecture, config, seq_len, tokenizer, ends, remarks, weights)
 
 
-def _stored_names(config: Config, architecture: str) -> dict[str, str]:
-    """Return the names that a folder has for the parameters."""
-    plain = architecture in SUPPORTED
-    return {name: exported_name(config.model, plain, name) for name in parameter_table(config)}
+def _stored_name(config: Config, architecture: str, name: str) -> str:
+    """Return the name that a folder has for a parameter."""
+    return exported_name(config.model, architecture in SUPPORTED, name)
 
 
 def _check_tied(folder: Path, weights: Weights) -> None:

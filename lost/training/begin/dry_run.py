@@ -101,7 +101,7 @@ def _check_folder(run: Ready, devices: list[str], tracker: Tracker) -> DryRun:
     if disk.shortage:
         raise StorageError(disk.shortage)
     room = backend_module(run.backend).capacity(run.device)
-    memory = check_room(config, run.backend, run.device, room, run.workers.world_size, run.teacher_memory)
+    memory = check_room(config, run.backend, run.device, room, run.workers.world_size, run.teacher_memory, run.begins)
     stream = training_stream(dataset, config.data.seq_len, config.train.seed)
     epochs = stream.epochs(config.last_step * config.train.batch_size)
     ended = start is not None and start.progress.stops_early(config.train.early_stop)

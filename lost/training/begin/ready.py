@@ -15,7 +15,7 @@ from lost.errors import ConfigError, UserError
 from lost.evaluation.further import further_sets
 from lost.generation.samples import beginnings
 from lost.interop.source import Source
-from lost.model.adapted import check_used
+from lost.model.adapted import adapters, check_used
 from lost.model.init import check_trains
 from lost.model.load import load_config
 from lost.optim.unread import unread
@@ -125,6 +125,11 @@ class Ready:
         return self.teacher.memory(self.config) if self.teacher else 0
 
     @property
+    def begins(self) -> bool:
+        """Whether it begins with weights that aren't adapted yet, which its adapters may begin by."""
+        return _begins(self.source)
+
+    @property
     def first_step(self) -> int:
         """The step at which a run that begins has its first checkpoint."""
         keeps = self.branches and self.source and keeps_place(self.source, self.dataset)
@@ -224,16 +229,21 @@ def ready(asked: Request, say: Callable[[str], None] = lambda text: None, measur
         config, name, device, room_of_all - beside, workers.world_size, before.micro_batch if before else None
     )
     _check_micro_batches(config, workers)
+    check_room(config, name, device, room, workers.world_size, beside, _begins(source))  # before ranks are measured
     begins, held_by = source if measures else None, None if asked.fresh else folder
     config = with_moved_ranks(config, held_by, begins, dataset, name, device, workers, say)
     written = written.replace("projection", overrides=config.projection.overrides)
-    check_room(config, name, device, room, workers.world_size, beside)
+    check_room(config, name, device, room, workers.world_size, beside, _begins(source))
     if asked.wired_gib is not None:
         module.wire(int(asked.wired_gib * 2**30), device)
     return Ready(
         config, written, folder, dataset, further, source, branches, name, device, workers, asked.fresh,
         asked.overwrite, remote, tracing, teacher,
     )  # fmt: skip
+
+
+def _begins(source: Source | None) -> bool:
+    return source is not None and not adapters(source.config)
 
 
 def _before(folder: Path | None, workers: Workers) -> TrainConfig | None:

@@ -8,9 +8,9 @@ import numpy as np
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
-from lost.engine import Engine, backend_module, inference_config
+from lost.engine import Engine, backend_module
 from lost.interop.source import Source
-from lost.model.adapted import base_config
+from lost.planning.memory.measuring import measured_at_once, measuring_config
 from lost.reshape.adapters import Measure
 
 _TOKENS = 1 << 14  # of the training text, from its first sample on
@@ -26,11 +26,11 @@ def measure_of(source: Source, config: Config, dataset: Dataset, backend: str, d
         backend: computes them.
         device: as the backend names it.
     """
-    length, size, module = config.data.seq_len, config.train.micro_batch, backend_module(backend)
+    length, size, module = config.data.seq_len, measured_at_once(config), backend_module(backend)
 
     @cache
     def engine() -> Engine:
-        made = module.create(inference_config(base_config(config)), device)
+        made = module.create(measuring_config(config), device)
         made.load(source.parameters())
         return made
 

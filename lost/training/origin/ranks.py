@@ -12,7 +12,7 @@ from lost.errors import ConfigError
 from lost.interop.hub.download import as_typed
 from lost.interop.source import Source
 from lost.model.adapted import adapters
-from lost.reshape.adapter_ranks import unmoved, with_ranks
+from lost.reshape.adapter_ranks import may_become, unmoved, with_ranks
 from lost.training.origin.calibration import measure_of
 from lost.training.run_dir import last_config
 from lost.utils.wording import counted
@@ -65,14 +65,13 @@ def with_moved_ranks(
 def _same(config: Config, before: Config) -> dict[str, Any]:
     """Return the overrides that a run began with, where they are what became of the ones that are asked for."""
     own, held = (each.projection.overrides for each in (config, before))
-    measured = {each.name for each in unmoved(config)}
-    asked = {name: each for name, each in held.items() if name not in measured}
-    return held if asked == own and measured <= held.keys() else own
+    return held if may_become(config, held) else own
 
 
 def _found(config: Config, moved: Config) -> str:
     """Return what is said of ranks that were moved."""
-    ranks = [each.settings.rank for each in adapters(moved) if each.name in moved.projection.overrides]
-    alone = len(adapters(config)) - len(adapters(moved))
+    names = {each.name for each in unmoved(config)}
+    ranks = [each.settings.rank for each in adapters(moved) if each.name in names]
+    alone = len(names) - len(ranks)
     left = f"; {counted(alone, 'layer')} of them stay as they are" if alone else ""
-    return f"ranks moved between {counted(len(unmoved(config)), 'layer')}: {min(ranks)} to {max(ranks)} each{left}"
+    return f"ranks moved between {counted(len(names), 'layer')}: {min(ranks)} to {max(ranks)} each{left}"
