@@ -83,7 +83,7 @@ CASES = [
     ("every sample once, among processes", "lost/training/micro_batches.py",
      "            mine = step + self._engine.workers.rank * self._own_share\n", "            mine = step\n",
      f"{FAULTS}every_sample_once.py"),
-    ("one job a folder", "lost/storage/lock.py",
+    ("one job a folder", "lost/storage/flock.py",
      "        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "        pass\n",
      f"{FAULTS}one_job.py::test_a_second_job"),
     ("a name can't lead out of the folder", "lost/checkpoint/checkpoint.py",

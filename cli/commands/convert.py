@@ -77,7 +77,7 @@ def convert(
     ] = None,
     bits: Annotated[
         Literal["4", "8"] | None,
-        typer.Option(help="--to mlx-lm: quantise its matrices, by mlx-lm's own quantiser."),
+        typer.Option(help="--to mlx-lm: quantize its matrices, by mlx-lm's own quantizer."),
     ] = None,
     group_size: Annotated[
         Literal["32", "64", "128"] | None,
@@ -307,9 +307,9 @@ def _rewrite(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from lost.cli.render.output import answer, size
+    from lost.cli.render.output import answer
     from lost.interop.rewrite import rewrite
-    from lost.utils.wording import counted
+    from lost.utils.wording import counted, sized
 
     written = rewrite(checkpoint, out, dtype, weights_only, part_bytes, overwrite)
     before, after = (sum(seal["size"] for seal in each.files.values()) for each in (checkpoint, written))
@@ -318,6 +318,6 @@ def _rewrite(
     what = "weights" if weights_only else "weights and optimizer state"
     lines = [
         f"{checkpoint.path} -> {out}: step {written.progress.step}, {what} in {written.config.train.param_dtype}, "
-        f"{size(after)} (was {size(before)}) in {counted(len(written.files), 'file')}; read back and compared"
+        f"{sized(after)} (was {sized(before)}) in {counted(len(written.files), 'file')}; read back and compared"
     ]
     answer(as_json, value, lines)

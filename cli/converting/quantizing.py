@@ -15,7 +15,7 @@ _MOST = 50_000  # predictions on the run's validation text
 
 
 def quantization(to: str, bits: str | None, group_size: str | None) -> "Quantization | None":
-    """Return how an export is to be quantised, if it is.
+    """Return how an export is to be quantized, if it is.
 
     Raises:
         UserError: options that would do nothing.
@@ -26,12 +26,12 @@ def quantization(to: str, bits: str | None, group_size: str | None) -> "Quantiza
     if bits is None:
         if group_size is not None:
             raise UserError(
-                f"--group-size {group_size} without --bits: nothing is quantised; add --bits, or leave it out"
+                f"--group-size {group_size} without --bits: nothing is quantized; add --bits, or leave it out"
             )
         return None
     if to != "mlx-lm":
         raise UserError(
-            f"--bits {bits} with --to {to}: expected --to mlx-lm, whose models are quantised; choose it"
+            f"--bits {bits} with --to {to}: expected --to mlx-lm, whose models are quantized; choose it"
             f"{', or --dtype q8_0' if to == 'gguf' else ''}"
         )
     return Quantization(int(bits), int(group_size or 64))  # type: ignore[arg-type]  # the options' choices
@@ -77,7 +77,7 @@ def measure_on(checkpoint: "Checkpoint", text: Path | None, backend: str) -> "Me
 
 
 def told(found: "Quantized") -> tuple[dict[str, Any], list[str]]:
-    """Return what was quantised, as JSON and as lines."""
+    """Return what was quantized, as JSON and as lines."""
     how = found.how
     value: dict[str, Any] = {"bits": how.bits, "group_size": how.group_size, "matrices": found.matrices}
     value |= {"kept": found.kept, "bits_per_weight": found.bits_per_weight, "perplexity": None}

@@ -52,6 +52,7 @@ def change_vocabulary(
     """Write a checkpoint with another vocabulary, and answer."""
     from lost.cli.render.output import answer, note
     from lost.interop.rewrite import check_destination
+    from lost.interop.special_tokens import ends_of
     from lost.prepare.sources import Sources
     from lost.reshape.vocabulary.checkpoint import write_with
     from lost.reshape.vocabulary.pruning import prune
@@ -62,7 +63,7 @@ def change_vocabulary(
         after, rows = _another(checkpoint, before, tokenizer, end_of_text)
     else:
         text = Sources(prune_vocab)
-        after, rows = prune(before, text)
+        after, rows = prune(before, text, ends_of(checkpoint))
         for remark in text.remarks():
             note(remark)
     written = write_with(checkpoint, out, after, rows, dtype, part_bytes, overwrite)

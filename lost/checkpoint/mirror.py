@@ -4,12 +4,13 @@ ADDRESS/checkpoints/step-00000500/  as in a run folder; manifest.json, the seal,
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Queue, SimpleQueue
 from threading import Thread
 
+from lost.checkpoint.changes import same_run
 from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
 from lost.checkpoint.store import checkpoint_path, checkpoints, expendable, is_checkpoint_name, set_latest
 from lost.checkpoint.verify import check_intact
@@ -29,12 +30,11 @@ class Mirror(Thread):
     Args:
         folder: holds the run's checkpoints.
         remote: where the copies go.
-        same_run: says whether two checkpoints can be of one run; copies of another are left alone.
     """
 
-    def __init__(self, folder: Path, remote: Remote, same_run: Callable[[Checkpoint, Checkpoint], bool]) -> None:
+    def __init__(self, folder: Path, remote: Remote) -> None:
         super().__init__(name="mirroring", daemon=True)
-        self._folder, self._remote, self._same_run = folder, remote, same_run
+        self._folder, self._remote = folder, remote
         self._unsealed: set[str] = set()  # what was begun to be copied
         self._asked: Queue[tuple[int, int]] = Queue()
         self._said: SimpleQueue[str] = SimpleQueue()
@@ -99,7 +99,7 @@ class Mirror(Thread):
             except CheckpointError:
                 damaged.add(name)
         for name, each in held.items():
-            if not self._same_run(each, own):
+            if not same_run(each, own):
                 raise UserError(
                     f"{self._remote.address}/{_FOLDER}/{name} is a checkpoint of another run; expected an address of "
                     "this run's own; name another"

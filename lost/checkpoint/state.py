@@ -28,6 +28,7 @@ class Origin:
         updates: that the moments are of, where steps are counted anew, as a branch on other data does; else 0.
         parts: what was averaged, each with its share; none: it is no average.
         share: of the average that it is a part of.
+        omitted: how many generations between it and `before` aren't kept (`lost.checkpoint.lineage`).
     """
 
     path: str
@@ -40,6 +41,7 @@ class Origin:
     updates: Natural = 0
     parts: "tuple[Origin, ...]" = ()
     share: Finite = 1.0
+    omitted: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,14 @@ class TrainState:
         """Return the state that fields of JSON say.
 
         Raises:
-            ValueError: they are unknown, of another type, or out of range.
+            ValueError: they are unknown, of another type, or out of range, alone or beside each other.
         """
-        return _parser().validate_python(fields)
+        state = _parser().validate_python(fields)
+        if (skipped := state.guard.skipped) > state.step:
+            raise ValueError(f"guard.skipped = {skipped}, at step {state.step}; expected no more")
+        if state.guard.in_a_row > skipped:
+            raise ValueError(f"guard.in_a_row = {state.guard.in_a_row}, of guard.skipped = {skipped}; expected no more")
+        return state
 
     def stops_early(self, rule: EarlyStop | None) -> bool:
         """Whether the run's patience is at its end."""

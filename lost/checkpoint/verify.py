@@ -24,6 +24,18 @@ def check_intact(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{'; '.join(texts)}; this checkpoint is damaged: use another, or restore the file")
 
 
+def check_fits(checkpoint: Checkpoint) -> None:
+    """Check that the arrays of a checkpoint that was just written are its model's; only those of indices are read.
+
+    Raises:
+        CheckpointError: they aren't, and no command would open it.
+    """
+    if texts := list(_arrays(checkpoint)):
+        raise CheckpointError(
+            f"{'; '.join(texts)}. What was written can't be opened again; remove it, and report that as a defect"
+        )
+
+
 def problems(checkpoint: Checkpoint, values: bool = True) -> Iterator[str]:
     """Yield what is wrong with a checkpoint, all of its files read: what the first stage that finds anything finds.
 

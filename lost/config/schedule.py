@@ -58,11 +58,14 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="after")
     def _each_is_said_once(self) -> "ScheduleConfig":
+        said = {key: value for keys in ALTERNATIVES for key in keys if (value := getattr(self, key)) is not None}
+        if not self.warmup_steps:
+            del said["warmup_steps"]  # its default
         for keys in ALTERNATIVES:
-            given = [f"{key} = {getattr(self, key)}" for key in keys if getattr(self, key)]
+            given = [f"{key} = {said[key]}" for key in keys if key in said]
             if len(given) > 1:
                 raise ValueError(f"{' and '.join(given)}: expected one of them; remove the others")
-        if not any(getattr(self, key) for key in LENGTHS):
+        if not said.keys() & {*LENGTHS}:
             raise ValueError(f"nothing says how long the run is; expected one of {', '.join(LENGTHS)}; add it")
         return self
 

@@ -200,17 +200,19 @@ def with_data(config: Config, dataset: Dataset) -> Config:
 
 def _slots(weights: Mapping[str, float]) -> list[int]:
     """Return how many samples of a block each set gives, in proportion to the weights, by the largest remainders."""
-    total = math.fsum(weights.values())
-    shares = [weight / total * _FINEST for weight in weights.values()]
+    _, exponent = math.frexp(max(weights.values()))  # by a power of two no digit changes, and the sum is a number
+    scaled = [math.ldexp(weight, -exponent) for weight in weights.values()]
+    total = math.fsum(scaled)
+    shares = [weight / total * _FINEST for weight in scaled]
     slots = [int(share) for share in shares]
     by_remainder = sorted(range(len(slots)), key=lambda number: (slots[number] - shares[number], number))
     for number in by_remainder[: _FINEST - sum(slots)]:
         slots[number] += 1
-    for name, count in zip(weights, slots, strict=True):
+    for name, count, weight in zip(weights, slots, scaled, strict=True):
         if not count:
             raise DataError(
-                f"data.mixture: {name} has the weight {weights[name]} of {total:g}; expected at least one "
-                f"{_FINEST:,}th of all; raise it, or leave the set out"
+                f"data.mixture: {name} has the weight {weights[name]}, {weight / total:.2g} of all; expected at least "
+                f"one {_FINEST:,}th of all; raise it, or leave the set out"
             )
     common = math.gcd(*slots)
     times = -(-_SHORTEST * common // _FINEST)

@@ -11,9 +11,9 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
 from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
 from lost.config import Config, DType
-from lost.errors import CheckpointError
-from lost.interop.special_tokens import ends_of_text, with_ends
-from lost.model.parameters import Parameter, vocabulary
+from lost.errors import CheckpointError, UserError
+from lost.interop.special_tokens import own_tokenizer
+from lost.model.parameters import Parameter
 from lost.storage.arrays import NamedArrays
 from lost.storage.nofollow import folder_within, resolved
 from lost.storage.tensors import PART_BYTES
@@ -36,7 +36,7 @@ def rewrite(
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
         dtype: of weights and moments, rounded to nearest; the configuration's `param_dtype` follows, and with
-            bfloat16 also its `dtype`. None: unchanged.
+            bfloat16 also its `dtype` and, where weights alone are written, its optimizer. None: unchanged.
         weights_only: leave out the moments; training can't resume from the result.
         part_bytes: start a new file once one holds this much.
         overwrite: replace an existing checkpoint.
@@ -44,17 +44,19 @@ def rewrite(
     Raises:
         CheckpointError: something is at `path`, or the written arrays aren't the intended ones.
         StorageError: the disk refused.
+        UserError: the moments are of an optimizer that doesn't take this type.
     """
     check_destination(path, source.path, overwrite)
+    has_moments = not weights_only and bool(source.array_files(checkpoint.OPTIMIZER))
+    config = follow(source.config, dtype, has_moments)
     moments = () if weights_only else source.moments()
-    tokenizer = with_ends(source.tokenizer(), ends_of_text(source.path, vocabulary(source.config)))
     written = checkpoint.write(
         path,
         cast(source.parameters(), dtype),
         cast(moments, dtype),
-        follow(source.config, dtype),
+        config,
         source.progress,
-        tokenizer,
+        own_tokenizer(source),
         part_bytes,
     )
     compare(cast(source.parameters(), dtype), written.parameters())
@@ -140,12 +142,32 @@ def as_stored(arrays: NamedArrays, table: Mapping[str, Parameter]) -> Iterator[t
         yield name, array if kept == "int32" else array.astype(NUMPY[kept])
 
 
-def follow(config: Config, dtype: DType | None) -> Config:
-    """Return the configuration for weights in another type."""
+def follow(config: Config, dtype: DType | None, has_moments: bool = False) -> Config:
+    """Return the configuration for weights in another type.
+
+    Args:
+        config: theirs so far.
+        dtype: the type; None: unchanged.
+        has_moments: whether the optimizer's go along. Without them AdamW, which takes every type, stands in for one
+            that doesn't.
+
+    Raises:
+        UserError: they do, of an optimizer that needs float32 weights.
+    """
     if dtype is None:
         return config
     computed = "bfloat16" if dtype == "bfloat16" else config.train.compute_dtype
-    return config.replace("train", param_dtype=dtype, frozen_dtype=None, dtype=computed)
+    changes = {"param_dtype": dtype, "frozen_dtype": None, "dtype": computed}
+    try:
+        return config.replace("train", **changes)
+    except ValueError:
+        name = config.optimizer.name
+        if has_moments:
+            raise UserError(
+                f"--dtype {dtype}: optimizer.name = {name}, whose state goes along, needs float32 weights; expected "
+                "float32 with it; add --weights-only, or leave --dtype out"
+            ) from None
+        return config.replace("optimizer", name="adamw").replace("train", **changes)
 
 
 def compare(intended: NamedArrays, written: NamedArrays) -> None:

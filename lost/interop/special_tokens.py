@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lost.checkpoint import CONFIG, Checkpoint, Origin, TrainState
+from lost.checkpoint.lineage import line
 from lost.errors import CheckpointError
+from lost.model.parameters import vocabulary
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
@@ -41,10 +43,8 @@ def as_learned(source: Checkpoint) -> Tokenizer:
 
 def imported(progress: TrainState) -> bool:
     """Whether the weights, or those that they were trained from, came from another library."""
-    first: TrainState | Origin = progress
-    origin = progress.origin
-    while origin:
-        first, origin = origin, origin.parts[0] if origin.parts else origin.before
+    generations: list[TrainState | Origin] = [progress, *line(progress.origin)]
+    first = generations[-1]
     return not (first.step or first.data)
 
 
@@ -86,6 +86,24 @@ def ends_of_text(folder: Path, entries: int) -> tuple[int, ...]:
             ids = found if isinstance(found, list) else [found]
             return tuple(each for each in ids if type(each) is int and 0 <= each < entries)
     return ()
+
+
+def ends_of(source: Checkpoint) -> tuple[int, ...]:
+    """Return the tokens that a checkpoint says end a text; none: end-of-text alone does.
+
+    Raises:
+        CheckpointError: as `ends_of_text`.
+    """
+    return ends_of_text(source.path, vocabulary(source.config))
+
+
+def own_tokenizer(source: Checkpoint) -> Tokenizer:
+    """Return a checkpoint's tokenizer, among whose files stand the tokens that end a text: for what is made of it.
+
+    Raises:
+        CheckpointError, DataError: as `Checkpoint.tokenizer`, or `ends_of_text`.
+    """
+    return with_ends(source.tokenizer(), ends_of(source))
 
 
 def with_ends(tokenizer: Tokenizer, ends: Sequence[int]) -> Tokenizer:

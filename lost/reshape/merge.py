@@ -14,9 +14,12 @@ import numpy as np
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, Origin, TrainState
+from lost.checkpoint.lineage import kept_of_part
+from lost.checkpoint.verify import check_fits
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.interop.rewrite import NUMPY
+from lost.interop.special_tokens import own_tokenizer
 from lost.model.parameters import parameter_table
 from lost.projections import Projection
 from lost.storage.arrays import NOT_FINITE, Digest, NamedArrays, is_finite
@@ -52,7 +55,7 @@ def reading(parts: Sequence[Part]) -> Iterator[list[Read]]:
 
 
 def averaged(parts: Sequence[Part]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every parameter of the average, computed in float64, in the first part's type; indices are the first's.
+    """Yield every parameter of the average, computed in float64, in the first part's types; indices are the first's.
 
     Args:
         parts: of one model, with the same indices (`likeness.check_alike`).
@@ -60,21 +63,22 @@ def averaged(parts: Sequence[Part]) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         CheckpointError: a weight isn't finite.
     """
-    dtype = NUMPY[parts[0].checkpoint.config.train.param_dtype]
     with reading(parts) as reads:
         for name, row in parameter_table(parts[0].checkpoint.config).items():
-            yield name, reads[0](name) if row.integer else mean(parts, reads, name).astype(dtype)
+            yield name, reads[0](name) if row.integer else mean(parts, reads, name).astype(NUMPY[row.dtype])
 
 
 def mean(parts: Sequence[Part], reads: Sequence[Read], name: str) -> np.ndarray:
     """Return the average of a parameter, float64: sum of share F W over that of share F, with F = 1 without Fisher.
 
+    There is none of what a part didn't train, as beside adapters.
+
     Raises:
         CheckpointError: a weight isn't finite.
     """
     weights: list[np.ndarray | float] = [each.share for each in parts]
-    fishers = [each.fisher[name].astype(np.float64) for each in parts if each.fisher is not None]
-    if fishers:
+    fishers = [each.fisher[name].astype(np.float64) for each in parts if each.fisher and name in each.fisher]
+    if len(fishers) == len(parts):
         floor = _FLOOR * float(np.mean(fishers)) + np.finfo(np.float32).tiny
         weights = [each.share * (fisher + floor) for each, fisher in zip(parts, fishers, strict=True)]
     total = sum(
@@ -119,10 +123,12 @@ def write_merged(parts: Sequence[Part], path: Path, config: Config, arrays: Name
         arrays: its parameters.
 
     Raises:
-        CheckpointError: as the arrays raise it, or what was read back is not what was written.
+        CheckpointError: as the arrays raise it, or what was read back is not what was written, or not of that model.
         StorageError: the disk refused.
     """
-    return checkpoint.write(path, arrays, (), config, _progress(parts), parts[0].checkpoint.tokenizer())
+    written = checkpoint.write(path, arrays, (), config, _progress(parts), own_tokenizer(parts[0].checkpoint))
+    check_fits(written)
+    return written
 
 
 def _progress(parts: Sequence[Part]) -> TrainState:
@@ -150,7 +156,7 @@ def _origin(part: Part) -> Origin:
         str(resolved(part.checkpoint.path)),
         progress.step,
         digest.hexadecimal,
-        before=progress.origin,
+        before=kept_of_part(progress.origin),
         data=progress.data,
         data_path=data.path or " + ".join(data.mixture or ()),
         share=part.share,

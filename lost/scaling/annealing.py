@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize, nnls
 
+from lost.checkpoint.changes import MUTABLE_KEYS, differences
 from lost.config import Config, OptimizerConfig, ScheduleConfig
 from lost.errors import ConfigError, UserError
 from lost.optim.schedule import learning_rate
 from lost.planning.horizon import with_steps
 from lost.scaling.family import check_same_text
 from lost.scaling.runs import TrainedRun
-from lost.training.run_dir import MUTABLE_KEYS, differences
 from lost.utils.wording import counted
 
 _LEAST = 6  # losses: the law has five constants

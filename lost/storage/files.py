@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
-from lost.errors import StorageError
+from lost.errors import RunBusyError, StorageError
 from lost.storage.failpoints import failpoint
+from lost.storage.flock import taken
 from lost.storage.nofollow import DOCUMENT_BYTES, is_folder, open_read, read_bytes, remove, resolved, write_new
 from lost.utils.parsing import parse_object
 
@@ -29,32 +30,91 @@ def atomic_dir(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Every file in it is flushed to disk before the rename. What an earlier crash left behind is removed first. With
     `replace`, an existing folder is renamed away at the last moment; between the two renames there is none.
+
+    Raises:
+        RunBusyError: another command is writing there.
+        StorageError: the disk refused, or another command's work is there that it would go on with.
     """
-    partial = begin_dir(path)
+    with _held(path) as partial:
+        try:
+            with storage(path):
+                yield partial
+            publish(partial, path, replace)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that one command at a time has.
+
+    The lock is the folder's own, so that none is left behind, nor does one move along. Where folders can't be locked,
+    as on many network shares, nothing keeps a second command away.
+    """
+    partial = _free_partial(path)
+    with storage(path):
+        if not is_folder(partial):
+            remove(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         with storage(path):
-            yield partial
-        publish(partial, path, replace)
-    except BaseException:
-        remove(partial)
-        raise
+            free = taken(handle) is not False and is_named(handle, partial)  # else it was just finished, or given up
+        if not free:
+            raise RunBusyError(
+                f"{path} is being written by another command; expected one at a time; wait for it, stop it, or choose "
+                "another folder"
+            )
+        with storage(path):
+            _empty(partial)
+        yield partial
+    finally:
+        os.close(handle)
+
+
+def is_named(handle: int, path: Path) -> bool:
+    """Return whether an open file or folder still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder.
+
+    Raises:
+        OSError: something can't be removed.
+    """
+    for each in folder.iterdir():
+        remove(each)
+    if any(folder.iterdir()):
+        raise OSError(errno.ENOTEMPTY, "what an earlier command left there can't be removed", str(folder))
 
 
 def begin_dir(path: Path) -> Path:
     """Make an empty folder beside `path` that is to become it; what an earlier crash left behind is removed.
 
+    Nothing keeps another command from it: the run's lock does.
+
     Raises:
         StorageError: the disk refused, or another command's work is there that it would go on with.
     """
+    partial = _free_partial(path)
+    remove(partial)
+    with storage(path):
+        partial.mkdir(parents=True)
+    return partial
+
+
+def _free_partial(path: Path) -> Path:
     partial = partial_folder(path)
     if _resumable(partial):
         raise StorageError(
             f"{partial} holds what `lost prepare` or `lost teach` began, and would go on with; expected nothing "
             "there; name another folder, or remove it"
         )
-    remove(partial)
-    with storage(path):
-        partial.mkdir(parents=True)
     return partial
 
 

@@ -1,6 +1,5 @@
 """The lock of a run folder, which admits one job; the system releases it however its holder ends."""
 
-import errno
 import fcntl
 import json
 import os
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lost.errors import RunBusyError, StorageError
-from lost.storage.files import LOCK, storage
+from lost.storage.files import LOCK, is_named, storage
+from lost.storage.flock import taken
 from lost.storage.nofollow import open_read, open_update
 from lost.utils.addresses import without_userinfo
 from lost.utils.parsing import parse_json
 
 _MAX_BYTES = 1 << 16  # of another job's description
 _TIMEOUT = 5.0  # seconds; workers whose launcher was killed need one or two to notice
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextmanager
@@ -41,11 +40,11 @@ def locked(folder: Path, warn: Callable[[str], None], timeout: float = _TIMEOUT)
     with ExitStack() as opened:
         file = opened.enter_context(_open(folder))
         deadline = time.monotonic() + timeout
-        while not (_taken(file.fileno(), folder, warn) and _named(file.fileno(), folder)):
+        while not (_taken(file.fileno(), folder, warn) and is_named(file.fileno(), folder / LOCK)):
             if time.monotonic() > deadline:
                 raise _busy(folder, _described(file))
             time.sleep(0.1)
-            if not _named(file.fileno(), folder):  # the folder was renamed, as when it is finished
+            if not is_named(file.fileno(), folder / LOCK):  # the folder was renamed, as when it is finished
                 file = opened.enter_context(_open(folder))
         job = {
             "host": socket.gethostname(),
@@ -102,24 +101,11 @@ def _open(folder: Path) -> BinaryIO:
         return open_update(folder / LOCK)
 
 
-def _named(handle: int, folder: Path) -> bool:
-    """Return whether an open file is still the folder's lock."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.lstat(folder / LOCK))
-    except FileNotFoundError:
-        return False
-
-
 def _taken(handle: int, folder: Path, warn: Callable[[str], None]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
+    found = taken(handle)
+    if found is None:
         warn(f"the file system of {folder} has no locks: nothing keeps a second job from writing there too")
-    return True
+    return found is not False
 
 
 def _described(file: BinaryIO) -> str:

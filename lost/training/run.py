@@ -218,8 +218,8 @@ class Run:
             raise diverged(progress, self.engine, report.wait(), None if self.saved == self.folder else self.saved)
         if guard.skipped > before.skipped:
             self.tracker.message(
-                f"up to step {progress.step}: {guard.skipped - before.skipped} updates left out, their gradients not "
-                "finite or far beyond the usual"
+                f"up to step {progress.step}: {counted(guard.skipped - before.skipped, 'update')} skipped, as their "
+                "gradients were not finite or were far larger than usual"
             )
         return replace(progress, guard=guard)
 

@@ -1,4 +1,4 @@
-"""The run folder: where training starts, what may change on resuming."""
+"""The run folder: what is in it, and where training starts."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ from lost.checkpoint import (
     prune,
     set_latest,
 )
+from lost.checkpoint.changes import differences, fixed_differences
 from lost.checkpoint.store import checkpoint_around
 from lost.config import Config
 from lost.data.dataset import VALID, Dataset
@@ -24,7 +25,6 @@ from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
-from lost.optim.schedule import agree_until
 from lost.storage.files import LOCK, check_writable, remove_folder, remove_stale, replace_text, storage
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
@@ -39,21 +39,6 @@ _OTHERS = {
     MANIFEST: "a checkpoint",
     "config.json": "an exported model",
     "results.jsonl": "a sweep's folder",
-}
-
-# What may change when a run is resumed: none of it changes the results, except for rounding. So may the schedule, as
-# far as it leaves the rates of the steps that were taken as they were.
-MUTABLE_KEYS = {
-    "data.path",
-    "data.mixture",  # paths: other data, or other proportions, are refused by the fingerprint
-    "data.also_evaluate",
-    "teacher.path",  # another teacher is refused by its identity
-    *(f"train.{key}" for key in ("micro_batch_size", "replicas", "compile", "checkpoint_activations")),
-    *(f"train.{key}" for key in ("deterministic", "matmul_precision")),
-    *(f"train.{key}" for key in ("log_every", "eval_every", "eval_tokens", "inspect_every", "noise_scale_every")),
-    *(f"train.{key}" for key in ("save_every", "keep_last", "keep_every", "on_save_error", "max_skipped")),
-    *(f"train.{key}" for key in ("stop_after", "early_stop")),
-    *(f"train.sample_{key}" for key in ("every", "prompts", "tokens", "temperature")),
 }
 
 
@@ -304,42 +289,3 @@ def _check_teacher(before: str | None, now: str | None, config: Config, folder: 
         f"teacher.path = {config.teacher.path}: the run in {folder} has learned {learned} so far; expected that to "
         f"stay; {remedy}, choose another --out, or start over with --fresh --overwrite"
     )
-
-
-def differences(old: Config, new: Config) -> dict[str, str]:
-    """Return the differences of two configurations: by key, a text with both values."""
-    before, after = _flat(old), _flat(new)
-    return {
-        key: f"{key} = {after.get(key)!r}, was {before.get(key)!r}"
-        for key in {**before, **after}
-        if _in_order(before.get(key)) != _in_order(after.get(key))
-    }
-
-
-def fixed_differences(old: Config, new: Config, step: int) -> dict[str, str]:
-    """Return the differences, as `differences` does, with which a run that is at a step can't be resumed."""
-    free = ("tracking.", "schedule.") if agree_until(old.schedule, new.schedule, step) else ("tracking.",)
-    return {
-        key: text for key, text in differences(old, new).items() if key not in MUTABLE_KEYS and not key.startswith(free)
-    }
-
-
-def same_run(one: Checkpoint, other: Checkpoint) -> bool:
-    """Say whether two checkpoints can be of one run: the later one could have come of resuming the earlier one."""
-    first, second = sorted((one, other), key=lambda each: each.progress.step)
-    before, after = first.progress, second.progress
-    given = [(each.data, each.origin, each.teacher) for each in (before, after)]
-    return given[0] == given[1] and not fixed_differences(first.config, second.config, before.step)
-
-
-def _in_order(value: object) -> object:
-    """Return a value that also differs by the order of its keys: the last of `overrides` that matches wins."""
-    return list(value.items()) if isinstance(value, dict) else value
-
-
-def _flat(config: Config) -> dict[str, object]:
-    return {
-        f"{section}.{key}": value
-        for section, keys in config.model_dump(mode="json").items()
-        for key, value in keys.items()
-    }

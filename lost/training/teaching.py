@@ -1,5 +1,6 @@
 """`lost teach`: a model's predictions on the training text of a prepared set, for runs that learn from it elsewhere."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from lost.data.soft_targets.reader import FORMAT, Description
 from lost.data.soft_targets.writer import check_output, write_soft_targets
 from lost.data.writer import token_dtype
 from lost.engine import Engine
-from lost.errors import UserError
+from lost.errors import DataError, UserError
 from lost.interop.source import Source
 from lost.model.parameters import vocabulary
 from lost.training.origin.branch import check_tokenizer
@@ -70,15 +71,18 @@ def lesson(
     """See that a model can be asked about a set, and read its weights for their identity.
 
     Raises:
-        DataError: the set has another tokenizer, or no window; or something else is at `out`.
-        UserError: more is asked for than the model has.
+        DataError: the set has another tokenizer, no window, or damaged training text; or something else is at `out`.
+        UserError: more is asked for than the model has, or what is no temperature.
     """
     check_output(out, overwrite)
+    if not math.isfinite(temperature):
+        raise UserError(f"--temperature {temperature}: expected a number above 0; correct it, or leave it out")
     check_tokenizer(source, dataset)
     entries, positions = vocabulary(source.config), source.config.model.max_position_embeddings
     for option, wanted, most in (("--seq-len", seq_len, positions), ("--top-k", top_k, entries)):
         if wanted > most:
             raise UserError(f"{option} {wanted}: {source.path} has {most}; expected no more; lower it")
+    _check_text(dataset)
     told = Description(
         format=FORMAT,
         teacher=weights_digest(source),
@@ -94,3 +98,16 @@ def lesson(
         log_probabilities=[],
     )
     return Lesson(source, dataset, told, out, overwrite)
+
+
+def _check_text(dataset: Dataset) -> None:
+    """Read all training text: what was predicted on damaged text would be taken for predictions on the intact one.
+
+    Raises:
+        DataError: a shard isn't as it was written.
+    """
+    if damaged := list(dataset.problems(only=TRAIN)):
+        raise DataError(
+            f"{'; '.join(damaged)}; expected the files as `lost prepare` wrote them; restore them, or prepare them "
+            "again"
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lost import checkpoint
 from lost.checkpoint import LATEST, MANIFEST, Checkpoint, checkpoints, open_checkpoint
+from lost.checkpoint.changes import fixed_differences
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset
@@ -22,7 +23,7 @@ from lost.storage.files import stale_temps
 from lost.storage.lock import holder
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.tracking import metrics
-from lost.training.run_dir import CONFIG, config_file, fixed_differences
+from lost.training.run_dir import CONFIG, config_file
 
 
 @dataclass

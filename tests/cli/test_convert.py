@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, open_checkpoint
+from lost.checkpoint import Checkpoint, TrainState, open_checkpoint
+from lost.config import Config
 from lost.data.dataset import Dataset
+from lost.model.init import initial_values
+from lost.optim import state_shapes
+from lost.storage.files import atomic_dir
+from lost.tokenizer import train_tokenizer
 
 Lost = Callable[..., object]
 
@@ -51,6 +56,13 @@ def test_other_file_sizes_change_nothing(lost: Lost, run: Path, source: Checkpoi
     assert list(checkpoint.problems(many)) == []
 
 
+def test_a_second_conversion_to_one_folder_waits_for_none(lost: Lost, run: Path, tmp_path: Path) -> None:
+    with atomic_dir(tmp_path / "out"):
+        refused = lost("convert", run, tmp_path / "out")
+        assert (refused.code, "is being written by another command" in refused.err) == (75, True), refused.err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_bfloat16_rounds_and_says_so(lost: Lost, run: Path, source: Checkpoint, tmp_path: Path) -> None:
     assert lost("convert", run, tmp_path / "out", "--dtype", "bfloat16").code == 0
     written = open_checkpoint(tmp_path / "out")
@@ -64,6 +76,32 @@ def test_bfloat16_rounds_and_says_so(lost: Lost, run: Path, source: Checkpoint, 
     assert losses[1]["nll"] == pytest.approx(losses[0]["nll"], rel=1e-3)
     assert lost("convert", tmp_path / "out", tmp_path / "back", "--dtype", "float32").code == 0
     assert open_checkpoint(tmp_path / "back").config.train.param_dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["muon", "spectron", "adamw8bit"])
+def test_an_optimizer_that_keeps_float32_weights(
+    lost: Lost, config: Callable[..., Config], prepared: Dataset, text_folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Its moments aren't rounded; weights without them are, and AdamW, which takes the type, is to train them on."""
+    settings = config(model={"vocab_size": 320}, optimizer={"name": name})
+    moments = [(each, np.ones(shape, np.float32)) for each, shape in state_shapes(settings).items()]
+    source, out = tmp_path / "source", tmp_path / "out"
+    checkpoint.write(source, initial_values(settings), moments, settings, TrainState(step=3), prepared.tokenizer)
+    rounded = ("--dtype", "bfloat16")
+    refused = lost("convert", source, out, *rounded)
+    words = f"--dtype bfloat16: optimizer.name = {name}, whose state goes along, needs float32 weights"
+    assert (refused.code, words in refused.err, "--weights-only" in refused.err) == (2, True, True), refused.err
+    assert not out.exists()
+    (tmp_path / "other").mkdir()
+    train_tokenizer([path.read_text() for path in text_folder.iterdir()], 330).save(tmp_path / "other")
+    for number, options in enumerate((("--weights-only",), ("--tokenizer", tmp_path / "other"))):
+        answer = lost("convert", source, tmp_path / f"{number}", *options, *rounded)
+        assert answer.code == 0, answer.err
+        written = open_checkpoint(tmp_path / f"{number}")
+        assert list(checkpoint.problems(written)) == []
+        assert (written.config.optimizer.name, written.config.train.param_dtype) == ("adamw", "bfloat16")
+    assert lost("convert", source, out).code == 0
+    assert open_checkpoint(out).config == settings
 
 
 def test_weights_only_is_for_use(

@@ -10,17 +10,21 @@ from exports import checkpoint_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lost.checkpoint import Checkpoint, TrainState, checkpoint_path, open_checkpoint, problems, write
+from lost.checkpoint import MANIFEST, Checkpoint, TrainState, checkpoint_path, open_checkpoint, problems, write
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, backend_module, create_engine
 from lost.errors import CheckpointError
+from lost.interop.source import open_source
+from lost.interop.special_tokens import imported
 from lost.model import reference
 from lost.model.init import initial_values
+from lost.model.parameters import parameter_table
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
-from lost.reshape.merge import Part, averaged, mean
+from lost.reshape.merge import Part, averaged, mean, write_merged
+from lost.training.origin.init_from import begin_with
 
 SMALL = {"vocab_size": 320}
 KINDS = {
@@ -125,6 +129,46 @@ def test_two_branches_of_one_run(lost: Callable, run: Path, tmp_path: Path, monk
     assert made.code == 0, made.err
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "Its weights are the average of 2 checkpoints" in card
+
+
+def begun(path: Path, folder: Path, dataset: Dataset) -> Path:
+    """The first checkpoint of a run that begins with weights."""
+    source = open_source(path)
+    return begin_with(source, source.config, folder, dataset, False, lambda names: {}).path
+
+
+def test_rounds_of_branches_and_averages(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
+    """However many there were, a manifest says as much of them: who averages a year long opens the last one too."""
+    merged = checkpoint_of(config(model=SMALL), tmp_path / "start", prepared).path
+    sizes = []
+    for turn in range(12):
+        paths = [begun(merged, tmp_path / f"{turn}-{number}", prepared) for number in range(4)]
+        parts = [Part(open_checkpoint(path), 1 / 4) for path in paths]
+        before, merged = merged, tmp_path / f"merged-{turn}"
+        written = write_merged(parts, merged, parts[0].checkpoint.config, averaged(parts))
+        sizes.append((merged / MANIFEST).stat().st_size)
+        origin = written.progress.origin
+        assert origin
+        assert [each.path for each in origin.parts] == [str(each) for each in paths]
+        assert [each.before.path for each in origin.parts if each.before] == [str(before)] * 4
+        assert not imported(written.progress)
+    assert sizes[-1] < sizes[0] + 12 * 4 * 500
+
+
+def test_a_long_line_of_runs(lost: Callable, config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
+    """The newest are named, and the first, by which an imported model is known."""
+    settings, first = config(model=SMALL), tmp_path / "imported"
+    path = write(first, initial_values(settings), (), settings, TrainState(), prepared.tokenizer).path
+    for number in range(120):
+        path = begun(path, tmp_path / str(number), prepared)
+    assert (path / MANIFEST).stat().st_size < 64 << 10
+    assert imported(open_checkpoint(path).progress)
+    told = lost("inspect", path)
+    assert told.code == 0, told.err
+    lines = [line for line in told.out.splitlines() if line.startswith(("started with", "("))]
+    assert lines[0] == f"started with the weights of {tmp_path / '118' / 'checkpoints' / 'step-00000000'}"
+    assert lines[-2:] == ["(103 more between, which aren't named any more)", f"started with the weights of {first}"]
+    assert len(lines) == 18
 
 
 def test_strangers_are_refused(
@@ -287,6 +331,40 @@ def test_the_first_models_type_is_kept(config: Callable[..., Config], prepared: 
     written = open_checkpoint(tmp_path / "out")
     assert {array.dtype.name for _, array in written.parameters()} == {"bfloat16", "int32"}
     assert list(problems(written)) == []
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_runs_that_adapt(
+    lost: Callable, adapt: Callable[..., Path], prepared: Dataset, tmp_path: Path, backend: str
+) -> None:
+    """What is frozen keeps a type of its own, and has no Fisher information: shares decide, of the same weights."""
+    runs = [
+        adapt("lora", name, stop, "train.frozen_dtype=bfloat16", backend=backend)
+        for name, stop in zip("ab", (2, 5), strict=True)
+    ]
+    (tmp_path / "text.txt").write_text("the rank of a layer")
+    fisher = ("--by", "fisher", "--text", tmp_path / "text.txt", "--backend", backend, "--device", "cpu")
+    merged = {}
+    for name, options in {"shares": (), "fisher": fisher}.items():
+        answer = lost("merge", *runs, tmp_path / name, *options)
+        assert answer.code == 0, answer.err
+        written = open_checkpoint(tmp_path / name)
+        assert list(problems(written)) == []
+        assert lost("eval", tmp_path / name, "--data", prepared.path, "--backend", backend).code == 0
+        merged[name] = dict(written.parameters())
+    first = dict(open_checkpoint(checkpoint_path(runs[0] / "checkpoints", 2)).parameters())
+    for name, row in parameter_table(written.config).items():
+        assert merged["fisher"][name].dtype.name == ("bfloat16" if row.frozen else "float32")
+        assert np.array_equal(merged["fisher"][name], first[name]) == row.frozen
+        assert np.array_equal(merged["fisher"][name], merged["shares"][name]) == row.frozen
+
+
+def test_what_was_written_is_looked_at(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:
+    """A checkpoint that no command would open is no success."""
+    good = checkpoint_of(config(model=SMALL), tmp_path / "a", prepared)
+    halves = ((name, a if a.dtype == np.int32 else a.astype("bfloat16")) for name, a in good.parameters())
+    with pytest.raises(CheckpointError, match=r"out: .*embed_tokens\.weight is bfloat16 .* float32 .*; remove it"):
+        write_merged([Part(good, 1.0)], tmp_path / "out", good.config, halves)
 
 
 def test_a_part_that_lacks_an_array_is_named(config: Callable[..., Config], prepared: Dataset, tmp_path: Path) -> None:

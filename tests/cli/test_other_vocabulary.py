@@ -49,9 +49,10 @@ def source(
 
 
 def made(kind: str, config: Callable[..., Config], prepared: Dataset, folder: Path) -> Checkpoint:
-    """Return one that learned from a teacher, who knows the old tokens alone."""
+    """Return one that learned from a teacher and was evaluated on another set, both of the old tokens alone."""
     sections = {"model": {"vocab_size": 320}, "teacher": {"path": str(folder / "gone")}} | MODELS[kind]
-    settings = config(**sections, data={"seq_len": 8, "path": str(prepared.path)})
+    also = {"before": str(prepared.path)}
+    settings = config(**sections, data={"seq_len": 8, "path": str(prepared.path), "also_evaluate": also})
     values = initial_values(settings.replace("model", initializer_range=0.3))
     state = TrainState(step=3, validation_loss=2.0)
     return write(folder / "source", values, (), settings, state, prepared.tokenizer)
@@ -83,6 +84,7 @@ def test_pruned_weights_are_those_of_the_kept_tokens(
     written = open_checkpoint(tmp_path / "out")
     assert list(checkpoint.problems(written)) == []
     assert (written.progress.step, written.progress.validation_loss, written.config.teacher.path) == (3, None, None)
+    assert written.config.data.also_evaluate == {}
     before, after = source.tokenizer(), written.tokenizer()
     spelled = {each: number for number, each in before.entries().items()}
     order = [spelled[each] for each in after.entries().values()]

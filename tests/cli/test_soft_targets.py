@@ -15,8 +15,10 @@ from lost.data.batch import SoftTargets
 from lost.data.dataset import Dataset
 from lost.data.soft_targets import writer
 from lost.data.soft_targets.reader import DESCRIPTION, SoftTargetSet
-from lost.errors import DataError
+from lost.errors import DataError, UserError
+from lost.interop.source import open_source
 from lost.storage.files import read_sealed_json, sealed_json
+from lost.training.teaching import lesson
 
 Call = Callable[..., Any]
 SETTINGS = (
@@ -243,11 +245,37 @@ def test_what_is_damaged_or_hostile_is_refused(lost: Call, teach: Call, run: Cal
     [
         (("--top-k", 400), "--top-k 400"),
         (("--seq-len", 4000), "--seq-len 4000"),
+        (("--temperature", "nan"), "--temperature"),
     ],
 )
-def test_more_than_a_teacher_has(teach: Call, more: tuple, words: str) -> None:
+def test_what_can_not_be_asked(teach: Call, monkeypatch: pytest.MonkeyPatch, more: tuple, words: str) -> None:
+    """Refused before the weights are read, which may take minutes."""
+    monkeypatch.setattr("lost.training.teaching.weights_digest", lambda source: pytest.fail("they were read"))
     refused = teach("targets", *more)
     assert (refused.code, words in refused.err) == (2, True), refused.err
+
+
+def test_a_temperature_that_is_no_number(
+    teacher: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the command line's library lets it pass: that takes NaN for no less and no more than any bound."""
+    monkeypatch.setattr("lost.training.teaching.weights_digest", lambda source: pytest.fail("they were read"))
+    with pytest.raises(UserError, match="--temperature nan: expected a number"):
+        lesson(open_source(teacher), prepared, tmp_path / "out", 16, 4, float("nan"), False)
+
+
+def test_damaged_text_is_not_taught(teach: Call, prepared: Dataset, tmp_path: Path) -> None:
+    """Its fingerprint is that of the intact set, so a run would take what was predicted there; others aren't read."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared.path, data)
+    for name, code in (("valid-00000.bin", 0), ("train-00000.bin", 2)):
+        content = bytearray((data / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (data / name).write_bytes(content)
+        answer = teach(f"of-{name}", "--top-k", 2, data=data)
+        assert answer.code == code, answer.err
+    assert f"{data / 'train-00000.bin'} doesn't have the checksum" in answer.err
+    assert not (tmp_path / "of-train-00000.bin").exists()
 
 
 def test_nothing_is_replaced_unasked(teach: Call, tmp_path: Path) -> None:

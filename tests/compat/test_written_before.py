@@ -76,7 +76,7 @@ def inspected(expected: dict) -> dict:
     """Return what `lost inspect` said then, with what an origin has had since."""
     origin = expected["inspect"]["origin"]
     since = {"moments": False, "before": None, "data": "", "data_path": "", "updates": 0,
-             "parts": [], "share": 1.0}  # fmt: skip
+             "parts": [], "share": 1.0, "omitted": 0}  # fmt: skip
     return {**expected["inspect"], "origin": origin and {**origin, **since}}
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from lost import checkpoint
-from lost.checkpoint import TrainState, newest_valid, open_checkpoint, prune
+from lost.checkpoint import Origin, TrainState, newest_valid, open_checkpoint, prune
+from lost.checkpoint.lineage import kept, kept_of_part, line
 from lost.checkpoint.saver import Saver
 from lost.config import Config
 from lost.data.dataset import Dataset
@@ -211,3 +213,39 @@ def test_training_time_never_runs_backwards(
     seconds = [row["seconds"] for row in read_rows(tmp_path / METRICS) if "loss" in row]
     assert len(seconds) == 5
     assert seconds == sorted(seconds)
+
+
+def generations(count: int, **odd: Any) -> Origin:
+    """A line of branches on one text, of which the one in the middle is odd."""
+    made = None
+    for step in range(count):
+        fields = odd if step == count // 2 else {}
+        made = Origin(f"run-{step}", step, "", **{"moments": True, "data": "text", **fields, "before": made})
+    assert made
+    return made
+
+
+@pytest.mark.parametrize("odd", [{}, {"moments": False}, {"data": "other"}])
+def test_a_line_of_origins_is_shortened(odd: dict[str, Any]) -> None:
+    """The first says whether all that is left out branched on the same text: laws of runs ask that."""
+    whole = generations(90, **odd)
+    for short in (kept(whole), kept(kept(whole))):
+        assert short
+        assert [each.step for each in line(short)] == [*range(89, 74, -1), 0]
+        assert [each.omitted for each in line(short)] == [0] * 14 + [74, 0]
+        assert [each.moments for each in line(short)] == [True] * 15 + [not odd]
+    assert kept(None) is None
+    assert kept(few := generations(16)) == few
+
+
+def test_an_average_within_an_average_names_no_parts() -> None:
+    parts = [replace(generations(3), share=0.5) for _ in range(2)]
+    average = Origin("a + b", None, "", parts=tuple(parts))
+    short = kept_of_part(Origin("merged", 7, "", before=average))
+    assert short
+    assert [(each.path, each.parts, each.omitted) for each in line(short)] == [("merged", (), 3), ("run-0", (), 0)]
+    again = kept(Origin("merged", 7, "", before=average))
+    assert again
+    assert again.before
+    assert [each.path for each in again.before.parts] == ["run-2"] * 2
+    assert [each.step for each in line(again)] == [7, None, 2, 1, 0]

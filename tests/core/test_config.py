@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from lost.checkpoint.changes import fixed_differences
 from lost.config import Config
 from lost.errors import ConfigError
 from lost.model.adapted import dense_twin
 from lost.model.load import dump, load_config, shipped
 from lost.planning.budget import budget
 from lost.planning.vocabulary import with_vocabulary
-from lost.training.run_dir import fixed_differences
 
 
 def refusal(path: Path, *overrides: str) -> str:

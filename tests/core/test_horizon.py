@@ -92,6 +92,15 @@ def test_both_in_one_file_are_refused(tiny_yaml: Path) -> None:
         load_config(str(tiny_yaml))
 
 
+@pytest.mark.parametrize("phase", ["warmup", "decay"])
+def test_a_share_of_nothing_is_said_too(tiny_yaml: Path, phase: str) -> None:
+    """It would silently take the steps' place."""
+    both = f"  steps: 20\n  name: wsd\n  {phase}_steps: 10\n  {phase}_ratio: 0"
+    tiny_yaml.write_text(tiny_yaml.read_text().replace("  steps: 20\n  warmup_steps: 2", both))
+    with pytest.raises(ConfigError, match=rf"{phase}_steps = 10 and {phase}_ratio = 0.0: expected one of them"):
+        load_config(str(tiny_yaml))
+
+
 def test_what_depends_on_what_is_not_known(said: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match=r"schedule.epochs = 2.0: how many steps that are depends on"):
         with_steps(said("schedule.epochs=2"))

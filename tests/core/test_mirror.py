@@ -18,7 +18,6 @@ from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, NetworkError
 from lost.storage.files import sealed_json
 from lost.storage.remote import Remote
-from lost.training.run_dir import same_run
 
 MEMORY = "memory://mirror"
 
@@ -146,7 +145,7 @@ def test_of_unsealed_copies_only_its_own_are_removed(
         put(self, source, target, **more)
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", failing)
-    mirror = Mirror(folder, Remote(MEMORY), same_run)
+    mirror = Mirror(folder, Remote(MEMORY))
     mirror.update(keep_last=2, keep_every=0)
     mirror.wait()
     assert ["no answer" in each for each in mirror.said()] == [True]

@@ -161,6 +161,14 @@ def test_examples_mix_with_examples(sets: list[Path], tmp_path: Path) -> None:
         Mixture({str(tmp_path / "p"): 1, str(sets[0]): 1})
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**1022, 2.0**-1000])
+def test_weights_may_be_of_any_size(sets: list[Path], scale: float) -> None:
+    """Their sum needn't be a number of the machine's."""
+    assert weighted(sets, 3 * scale, scale / 2, scale / 2).slots == weighted(sets, 6, 1, 1).slots
+    with pytest.raises(DataError, match=r"has the weight .*, 1e-05 of all; expected"):
+        weighted(sets, 3.9999 * scale, 4e-5 * scale)
+
+
 def test_refused(sets: list[Path], prepared: Dataset, tmp_path: Path) -> None:
     shutil.copytree(sets[0], tmp_path / "copy")
     cases = [

@@ -89,7 +89,7 @@ def test_a_run_goes_on_and_counts(
     arguments = ("train", tiny_yaml, "--data", prepared.path, "--backend", backend, "--device", "cpu", "--out")
     answer = lost(*arguments, tmp_path / "straight")
     assert answer.code == 0, answer.err
-    assert "1 updates left out" in answer.out
+    assert "1 update skipped" in answer.out
     assert "loss not finite" in answer.out
     rows = [json.loads(line) for line in (tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()]
     steps = {row["step"]: row for row in rows if "loss" in row}

@@ -1,5 +1,6 @@
 """One job a run folder, which ends with its launcher and says why."""
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from processes import run_python, start_python, torchrun_command, wait_for_step,
 
 from lost.data.dataset import Dataset
 from lost.errors import RunBusyError, StorageError
+from lost.storage.files import atomic_dir
 from lost.storage.lock import locked
 
 
@@ -72,6 +74,54 @@ def test_a_lock_that_was_moved_away_is_none(tmp_path: Path) -> None:
     with pytest.raises(RunBusyError), locked(folder, print, timeout=0):
         pass
     waiting.__exit__(None, None, None)
+
+
+def test_two_commands_that_write_one_folder(tmp_path: Path) -> None:
+    """The second is refused, and takes nothing from the first; nothing else is left, and the third replaces it."""
+    out = tmp_path / "more" / "out"
+    with atomic_dir(out) as partial:
+        (partial / "first").write_text("1")
+        with pytest.raises(RunBusyError, match="out is being written by another command"), atomic_dir(out):
+            pass
+        (partial / "second").write_text("2")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert sorted(path.name for path in out.iterdir()) == ["first", "second"]
+    with atomic_dir(out, replace=True) as partial:
+        pass
+    assert list(out.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), atomic_dir(out, replace=True):
+        1 / 0  # noqa: B018
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_dead_commands_folder_does_not_block(tmp_path: Path) -> None:
+    """What it left goes, whatever that is."""
+    holder = (
+        "import sys, time; from pathlib import Path; from lost.storage.files import atomic_dir\n"
+        "with atomic_dir(Path(sys.argv[1])) as partial:\n"
+        "    (partial / 'old').mkdir(); print('held', flush=True); time.sleep(600)"
+    )
+    out = tmp_path / "out"
+    with start_python("-c", holder, out) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RunBusyError), atomic_dir(out):
+            pass
+        process.kill()
+    with atomic_dir(out) as partial:
+        assert partial.exists()
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.EBADF])  # the latter of folders on network shares
+def test_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with atomic_dir(tmp_path / "out") as partial:
+        (partial / "file").write_text("1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")

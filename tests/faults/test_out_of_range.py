@@ -124,6 +124,26 @@ def test_a_checkpoint_with_places_out_of_range(
     assert "from step 10" in again.out
 
 
+@pytest.mark.parametrize(
+    ("guard", "words"),
+    [
+        ({"skipped": 21}, "guard.skipped = 21, at step 20; expected no more"),
+        ({"skipped": 3, "in_a_row": 4}, "guard.in_a_row = 4, of guard.skipped = 3; expected no more"),
+    ],
+)
+def test_more_skipped_updates_than_steps(
+    lost: Lost, run: Path, whole: Path, prepared: Dataset, reseal: Callable[..., None], guard: dict, words: str
+) -> None:
+    """Optimizers correct their moments by the number of updates: of a negative one no weight would stay a number."""
+    newest = run / "checkpoints" / "step-00000020"
+    reseal(newest, lambda manifest: manifest["guard"].update(guard))
+    for command in (("eval", newest, "--data", prepared.path), ("verify", run)):
+        answer = lost(*command)
+        assert (answer.code, words in answer.err + answer.out) == (2, True), (command, answer.err + answer.out)
+    again = lost("train", whole / "tiny.yaml", "--data", prepared.path, "--out", run)
+    assert (again.code, "from step 10" in again.out) == (0, True), again.err
+
+
 def test_a_tokenizer_larger_than_the_model(
     lost: Lost, run: Path, prepared: Dataset, text_folder: Path, reseal: Callable[..., None]
 ) -> None:

@@ -174,7 +174,7 @@ def test_mlx_lm_takes_texts_in_batches(
     assert [found[number] for number in numbers] == alone
 
 
-def test_mlx_lm_quantises_and_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
+def test_mlx_lm_quantizes_and_serves(exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
     from mlx_lm.convert import convert
 
     convert(str(exported[1]), str(tmp_path / "q4"), quantize=True, q_group_size=32, q_bits=4, trust_remote_code=True)

@@ -56,9 +56,9 @@ def test_every_kind_opens_and_generates(
         str(tmp_path / "out"), {"trust_remote_code": True}, trust_remote_code=kind != "dense", return_config=True
     )[:3]
     assert (described["quantization"]["bits"], described["quantization"]["group_size"]) == (4, 32)
-    quantised = {name for name, each in model.named_modules() if type(each).__name__.startswith("Quantized")}
-    assert len(quantised) == made.quantized.matrices
-    assert not quantised & set(made.quantized.kept)
+    stored = {name for name, each in model.named_modules() if type(each).__name__.startswith("Quantized")}
+    assert len(stored) == made.quantized.matrices
+    assert not stored & set(made.quantized.kept)
     assert len(list(generate_step(mx.array([1, 40, 41, 300]), model, max_tokens=5))) == 5
 
 
@@ -99,7 +99,7 @@ def test_what_disagrees_is_not_kept(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_can_not_be_quantised_is_refused(
+def test_what_can_not_be_quantized_is_refused(
     lost: Callable, config: Callable[..., Config], prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = checkpoint_of(config(model={"vocab_size": 320}), tmp_path / "source", prepared).path

@@ -138,14 +138,14 @@ def _few_bits(quantized: Quantized | None) -> str:
 def _quantization(quantized: Quantized) -> list[str]:
     how = quantized.how
     rows: dict[str, Any] = {
-        "matrices quantised": f"{quantized.matrices}, to {how.bits} bits in groups of {how.group_size}",
+        "matrices quantized": f"{quantized.matrices}, to {how.bits} bits in groups of {how.group_size}",
         "matrices kept as they were": len(quantized.kept),
         "bits a weight, of all": f"{quantized.bits_per_weight:.2f}",
     }
     if quantized.before and quantized.after:
         rows[f"perplexity before, over {quantized.before.tokens:,} tokens"] = f"{quantized.before.perplexity:.3f}"
         rows["perplexity after"] = f"{quantized.after.perplexity:.3f}"
-    return ["## Quantisation\n", _table(rows)]
+    return ["## Quantization\n", _table(rows)]
 
 
 def _nature(source: Checkpoint) -> str:

@@ -17,7 +17,7 @@ from lost.tokenizer.huggingface import JsonTokenizer
 from lost.utils.extras import need
 
 READERS = {"transformers": "lost.backends.torch.reader", "mlx-lm": "lost.backends.mlx.reader"}
-QUANTIZED_READERS = {"mlx-lm": READERS["mlx-lm"]}  # who opens what mlx-lm has quantised
+QUANTIZED_READERS = {"mlx-lm": READERS["mlx-lm"]}  # who opens what mlx-lm has quantized
 _POSITIONS = 64
 _TOLERANCE = 1e-4  # of the largest score: float32 rounding in a deep model, a tenth of bfloat16's
 

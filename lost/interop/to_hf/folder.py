@@ -59,7 +59,7 @@ class Export:
         agreements: the readers that opened it and agreed.
         missing: the readers that can't be used here, and why.
         remarks: on what is not as in the run, for the user.
-        quantized: what was quantised; None: nothing.
+        quantized: what was quantized; None: nothing.
     """
 
     path: Path
@@ -101,16 +101,16 @@ def export(
         backend: computes the log-probabilities to compare with.
         license: as in `card`.
         quantization: of the matrices, for mlx-lm alone; None: they stay as they are.
-        measure: evaluates the model before and after it is quantised; None: there is no text.
+        measure: evaluates the model before and after it is quantized; None: there is no text.
 
     Raises:
         CheckpointError: something is at `path`.
         ConfigError: projections can't be merged.
         DataError: the tokenizer can't be exported.
         ExportError: a reader doesn't agree. Nothing is left at `path`.
-        MissingPackageError: the package that writes tokenizer.json isn't installed, or what quantises.
+        MissingPackageError: the package that writes tokenizer.json isn't installed, or what quantizes.
         StorageError: the disk refused.
-        UserError: a group divides no row, so that nothing can be quantised.
+        UserError: a group divides no row, so that nothing can be quantized.
     """
     check_free(path, overwrite, _is_ours)
     if quantization:

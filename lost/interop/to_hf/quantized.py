@@ -1,4 +1,4 @@
-"""Exports with matrices in few bits: mlx-lm quantises, and numpy computes what its numbers mean (`lost.method`)."""
+"""Exports with matrices in few bits: mlx-lm quantizes, and numpy computes what its numbers mean (`lost.method`)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How matrices are to be quantised.
+    """How matrices are to be quantized.
 
     Attributes:
         bits: of an entry.
@@ -34,15 +34,15 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was quantised.
+    """What was quantized.
 
     Attributes:
         how: as it was asked for.
-        matrices: how many are quantised.
+        matrices: how many are quantized.
         kept: names of those that aren't: a group doesn't divide their rows.
         bits_per_weight: stored bits over entries, of all floating-point arrays.
         before: evaluation of the model on a text; None: there was none.
-        after: the same of the quantised one.
+        after: the same of the quantized one.
     """
 
     how: Quantization
@@ -54,7 +54,7 @@ class Quantized:
 
 
 def check_quantizer() -> Any:
-    """Return what quantises.
+    """Return what quantizes.
 
     Raises:
         MissingPackageError: mlx-lm isn't installed, or doesn't work here.
@@ -65,7 +65,7 @@ def check_quantizer() -> Any:
 
 
 def quantize(folder: Path, how: Quantization) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return config.json and arrays of an exported folder, its matrices quantised.
+    """Return config.json and arrays of an exported folder, its matrices quantized.
 
     Raises:
         MissingPackageError: as `check_quantizer`.
@@ -77,12 +77,12 @@ def quantize(folder: Path, how: Quantization) -> tuple[dict[str, Any], dict[str,
 def dequantized(
     config: Config, arrays: Mapping[str, np.ndarray], how: Quantization
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield a model's parameters under our names, float32 where they were quantised.
+    """Yield a model's parameters under our names, float32 where they were quantized.
 
     Args:
         config: of the model.
-        arrays: of its quantised export, by the export's names.
-        how: they are quantised.
+        arrays: of its quantized export, by the export's names.
+        how: they are quantized.
     """
     plain = is_plain(config)
     for name in parameter_table(config):
@@ -96,10 +96,10 @@ def dequantized(
 
 
 def described(arrays: Mapping[str, np.ndarray], how: Quantization) -> Quantized:
-    """Return what was quantised.
+    """Return what was quantized.
 
     Args:
-        arrays: of the quantised export, by its names.
+        arrays: of the quantized export, by its names.
         how: it was asked for.
 
     Raises:
@@ -109,7 +109,7 @@ def described(arrays: Mapping[str, np.ndarray], how: Quantization) -> Quantized:
     matrices = {name.removesuffix(".weight") for name, each in arrays.items() if _is_matrix(name, each)}
     if not stems:
         raise UserError(
-            f"--group-size {how.group_size}: it divides the rows of no matrix, so nothing would be quantised; expected "
+            f"--group-size {how.group_size}: it divides the rows of no matrix, so nothing would be quantized; expected "
             "one that does; try 32, or export without --bits"
         )
     floats = {name: each for name, each in arrays.items() if each.dtype != np.int32}

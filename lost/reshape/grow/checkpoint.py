@@ -10,6 +10,7 @@ from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import UserError
 from lost.interop.rewrite import check_destination
+from lost.interop.special_tokens import own_tokenizer
 from lost.model.parameters import EMBEDDING, index_limits, parameter_table, projections, shapes_of
 from lost.optim import state_shapes
 from lost.optim.skip_step import GuardState
@@ -75,7 +76,7 @@ def grow(
             noise=None,
             guard=GuardState(skipped=source.progress.guard.skipped),
         ),
-        source.tokenizer(),
+        own_tokenizer(source),
         part_bytes,
     )
     return written, goal

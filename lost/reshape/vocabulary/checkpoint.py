@@ -10,6 +10,7 @@ import numpy as np
 from lost.checkpoint import Checkpoint
 from lost.config import DType
 from lost.interop.rewrite import check_destination, write_weights
+from lost.interop.special_tokens import ends_of, with_ends
 from lost.model.parameters import EMBEDDING, HEAD
 from lost.reshape.vocabulary.rows import Rows
 from lost.storage.tensors import PART_BYTES
@@ -27,13 +28,13 @@ def write_with(
 ) -> Checkpoint:
     """Write weights with another tokenizer, and the rows for it; compare every array with what was meant.
 
-    The optimizer's state isn't written, nor a validation loss: losses a token are of the old tokens. Nor is a teacher
-    named any more, who predicts these.
+    The optimizer's state isn't written, nor a validation loss: losses a token are of the old tokens. Nor are a teacher
+    named any more, who predicts these, and further sets to evaluate, which hold them.
 
     Args:
         source: a verified checkpoint.
         path: a folder that doesn't exist yet.
-        tokenizer: the result's.
+        tokenizer: the result's; the tokens that end a text are those that did before, as far as it has them.
         rows: for it.
         dtype: of the weights; None: unchanged.
         part_bytes: start a new file once one holds this much.
@@ -45,8 +46,9 @@ def write_with(
     """
     check_destination(path, source.path, overwrite)
     config = source.config.replace("model", vocab_size=len(rows.old)).replace("teacher", path=None)
+    config = config.replace("data", also_evaluate={})
     progress = replace(source.progress, validation_loss=None)
-    weights = partial(_arrays, source, rows)
+    weights, tokenizer = partial(_arrays, source, rows), with_ends(tokenizer, rows.moved(ends_of(source)))
     return write_weights(path, weights, config, progress, tokenizer, dtype, part_bytes)
 
 

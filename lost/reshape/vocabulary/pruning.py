@@ -35,7 +35,7 @@ class Prunable(Protocol):
         """Return the tokenizer of these tokens, numbered anew, and their old ids in the new order."""
 
 
-def prune(tokenizer: Tokenizer, text: Sources) -> tuple[Tokenizer, Rows]:
+def prune(tokenizer: Tokenizer, text: Sources, ends: Sequence[int] = ()) -> tuple[Tokenizer, Rows]:
     """Return the tokenizer that keeps what a text needs, and the rows of a model for it.
 
     It encodes this text to the same tokens, and every other one to some that decode to the same text. Special and added
@@ -45,6 +45,7 @@ def prune(tokenizer: Tokenizer, text: Sources) -> tuple[Tokenizer, Rows]:
     Args:
         tokenizer: sentencepiece's or Hugging Face's.
         text: read twice.
+        ends: of texts, which stay too; ids without a token are none.
 
     Raises:
         DataError: there is no text, or it needs all tokens; or the tokenizer is of a kind that isn't pruned.
@@ -54,7 +55,7 @@ def prune(tokenizer: Tokenizer, text: Sources) -> tuple[Tokenizer, Rows]:
     vocabulary, entries = _prunable(tokenizer), tokenizer.entries()
     used = _used(tokenizer, text)
     kept = {tokenizer.end_of_text, *vocabulary.always}
-    for number in {*used, *_of_template(tokenizer)}:
+    for number in {*used, *_of_template(tokenizer), *entries.keys() & {*ends}}:
         kept |= vocabulary.steps_to(number)
     for number in entries:
         if len(kept) % _MULTIPLE == 0:

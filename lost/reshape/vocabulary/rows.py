@@ -32,6 +32,11 @@ class Rows:
         """How many old rows are kept as they were: each once, though a letter and its byte may both begin with one."""
         return len({each[0] for each in self.old[: self.tokens] if len(each) == 1})
 
+    def moved(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Return the new tokens whose rows are those of old ones, in the order of these; some may have none."""
+        places = {each[0]: new for new, each in reversed([*enumerate(self.old[: self.tokens])]) if len(each) == 1}
+        return tuple(places[number] for number in numbers if number in places)
+
     def of(self, table: np.ndarray) -> np.ndarray:
         """Return the new table (n, hidden) of an old one (m, hidden), in its type; means are taken in float64."""
         made = np.empty((len(self.old), table.shape[1]), table.dtype)

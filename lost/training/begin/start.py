@@ -18,7 +18,6 @@ from lost.training.origin.init_from import begin_with
 from lost.training.run_dir import (
     check_shared_dir,
     reset_run_dir,
-    same_run,
     start_or_resume,
     write_config,
 )
@@ -60,7 +59,7 @@ def start(
             if run.teacher:
                 tracker.message(run.teacher.sentence(run.config))
             adapts = run.written.train.micro_batch_size == "auto"
-            mirror = Mirror(run.folder / "checkpoints", run.remote, same_run) if first and run.remote else None
+            mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
             result = train(
                 run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror,
                 run.tracing, run.teacher,

@@ -7,12 +7,12 @@ other data (continual pre-training) weights and moments do: data, steps and sche
 from pathlib import Path
 
 from lost.checkpoint import checkpoint_named, open_checkpoint, run_and_step
+from lost.checkpoint.changes import MUTABLE_KEYS, differences
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, DataError
 from lost.interop.source import Source, open_source
 from lost.tokenizer import same_ids
-from lost.training.run_dir import MUTABLE_KEYS, differences
 
 # Beside what may change in any run: rates, and how gradients are bounded, are set anew.
 _FREE = ("tracking.", "schedule.", "optimizer.", "teacher.", "train.grad_clip", "train.skip_spikes", "train.z_loss")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, run_and_step, set_latest
+from lost.checkpoint.changes import differences
+from lost.checkpoint.lineage import kept
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import CheckpointError, ConfigError, UserError
@@ -27,7 +29,7 @@ from lost.storage.files import atomic_dir, storage
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import write_tensors
 from lost.training.origin.branch import keeps_place, open_branch
-from lost.training.run_dir import CONFIG, config_file, differences
+from lost.training.run_dir import CONFIG, config_file
 
 # What the run's model may differ in from the weights': the length of the context, and what only affects initialization.
 _FREE_OF_MODEL = ("max_position_embeddings", "rope_theta", "initializer_range")
@@ -184,7 +186,7 @@ def begin_with(
             origin = replace(
                 origin,
                 step=before.step,
-                before=before.origin,
+                before=kept(before.origin),
                 data=before.data,
                 data_path=data.path or " + ".join(data.mixture or ()),
                 updates=before.updates - begun.updates_here if branches else 0,

@@ -1,6 +1,6 @@
 """mlx-lm's llama with its linear layers stored as config.json's `projections` says (made by lost-pretrain).
 
-Everything but the linear layers is mlx-lm's own. The two thin matrices of each are `nn.Linear`, so that they quantise.
+Everything but the linear layers is mlx-lm's own. The two thin matrices of each are `nn.Linear`, so that they quantize.
 """
 
 from dataclasses import dataclass, field
