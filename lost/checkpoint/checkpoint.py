@@ -7,13 +7,16 @@ The manifest holds everything needed to resume the run, and the size and checksu
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from lost.checkpoint.state import TrainState
 from lost.config import Config
+from lost.config.document import Document, problems
 from lost.errors import CheckpointError
 from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import state_shapes
@@ -112,7 +115,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         fields |= {name: manifest.get(name) for name in _LATER}
         fields["validation_loss"] = finite(fields["validation_loss"])  # which could be NaN in earlier versions
         progress = TrainState.parse(fields)
-        config = Config.model_validate(manifest["config"])
+        config = _config(path / MANIFEST, manifest["config"])
         fingerprint = str(manifest["tokenizer"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -128,6 +131,23 @@ def model_description(config: Config) -> dict[str, Any]:
     """Return what config.json says: the model with Hugging Face's names, and its projections."""
     described = {"architectures": ["LostForCausalLM"], "model_type": "lost", **config.model.model_dump(mode="json")}
     return {**described, "projection": config.projection.model_dump(mode="json")}
+
+
+def _config(manifest: Path, values: Any) -> Config:
+    """Return the configuration that a manifest holds.
+
+    Raises:
+        CheckpointError: it isn't one, or names what isn't known here.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        document = Document(str(manifest), {})
+        said = "; ".join(document.explain(each)[:400] for each in islice(problems(error), 3))
+        raise CheckpointError(
+            f"{said}; expected a configuration that this version knows; if a newer one wrote it, or an extension is "
+            "missing here, install that, else use another checkpoint"
+        ) from None
 
 
 def _seal(entry: Mapping[str, Any]) -> Seal:

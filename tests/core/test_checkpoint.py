@@ -129,6 +129,19 @@ def test_manifest_values_are_checked(save: Save) -> None:
         open_checkpoint(path.parent)
 
 
+def test_a_kind_that_is_not_known_here_is_named(save: Save) -> None:
+    """As of an extension: nothing is damaged."""
+    path = save(1).path / "manifest.json"
+    manifest = read_sealed_json(path)
+    manifest["config"]["projection"]["kind"] = "theirs"
+    path.write_bytes(sealed_json(manifest))
+    named = r"manifest\.json: projection\.kind = 'theirs': no such option; .* an extension is missing here"
+    with pytest.raises(CheckpointError, match=named) as raised:
+        open_checkpoint(path.parent)
+    assert "pydantic" not in str(raised.value)
+    assert "damaged" not in str(raised.value)
+
+
 def test_a_changed_manifest_is_found(save: Save) -> None:
     path = save(1).path / "manifest.json"
     path.write_text(path.read_text().replace('"samples": 4', '"samples": 6'))
