@@ -1,17 +1,14 @@
-"""Adapters by the commands a user types: a dense model is adapted, moved, merged, and taken out for PEFT."""
+"""Adapters by the commands a user types: a dense model is adapted, moved and merged."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
-from adaptations import RANK, TOKENS, arrays, at, run_data, scores
+from adaptations import RANK, arrays, at, run_data, scores
 from processes import torchrun
-from safetensors.numpy import load_file
 
 from lost.config import Config
 from lost.data.dataset import Dataset
@@ -19,7 +16,6 @@ from lost.data.mixture import training_stream
 from lost.engine import BACKENDS, backend_module
 from lost.model.parameters import parameter_table
 from lost.planning.budget import budget
-from lost.storage.tensors import read_tensors
 
 KINDS = ("lora", "pissa")
 
@@ -162,115 +158,6 @@ def test_merged_for_others(adapt: Callable, lost: Callable, tmp_path: Path, kind
     assert json.loads(merged.out)["loss"] == pytest.approx(json.loads(own.out)["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_taken_out_for_peft(
-    adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path, kind: str
-) -> None:
-    """PEFT opens it on the base model, and gives our logits: by its own code where it is installed."""
-    run = adapt(kind, "run", 3, "projection.overrides={'*.down_proj': {rank: 2, alpha: 6}}")
-    assert lost("convert", bases["dense"], tmp_path / "base", "--to", "hf").code == 0
-    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft", "--json")
-    assert answer.code == 0, answer.err
-    assert json.loads(answer.out)["difference"] < 1e-4
-    assert f"lost convert {at(bases['dense'], 2).path} BASE --to hf" in answer.err
-    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert described["r"] == (RANK if kind == "lora" else 2 * RANK)
-    assert len(described["rank_pattern"]) == len(described["alpha_pattern"]) == 2  # `down` of two blocks
-    assert described["base_model_name_or_path"] is None
-    peft = pytest.importorskip("peft")
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
-    ).eval()
-    with torch.no_grad():
-        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
-    np.testing.assert_allclose(found, scores(at(run, 3), "torch", logits), atol=2e-5)
-
-
-def test_the_base_is_named_where_peft_opens_it(
-    lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
-) -> None:
-    base, sets = tmp_path / "base", ("projection.kind=pissa", "projection.rank=4", "schedule.steps=2")
-    assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
-    text = tiny_yaml.read_text()
-    tiny_yaml.write_text(text[text.index("data:") :])
-    words = [word for each in sets for word in ("--set", each)]
-    answer = lost("train", tiny_yaml, "--init-from", base, "--data", prepared.path, "--out", tmp_path / "run", *words)
-    assert answer.code == 0, answer.err
-    assert lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft").code == 0
-    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert described["base_model_name_or_path"] == str(base.resolve())
-    base.rename(tmp_path / "elsewhere")
-    gone = lost("convert", tmp_path / "run", tmp_path / "second", "--to", "peft")
-    assert gone.code == 2
-    assert "the base model isn't where the run began with it" in gone.err
-
-
-def test_a_base_that_rotates_otherwise_is_refused(
-    adapt: Callable, lost: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
-) -> None:
-    """PEFT would open the base as it is, with its frequencies; of one that isn't there, what it must have is said."""
-    run = adapt("lora", "run", 1, "model.rope_theta=5e5")
-    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
-    said = " ".join(answer.err.split())
-    assert answer.code == 2, answer.err
-    assert f"model.rope_theta = 500000.0, and 10000.0 in the base model {at(bases['dense'], 2).path}" in said
-    assert "--to hf or dense" in said
-    assert not (tmp_path / "adapter").exists()
-    base = Path(shutil.copytree(bases["dense"], tmp_path / "base"))
-    words = ("projection.kind=lora", "projection.rank=2", "schedule.steps=2", "model.rope_theta=5e5")
-    begun = lost("train", "--init-from", base, "--data", prepared.path, "--out", tmp_path / "second",
-                 *(word for each in words for word in ("--set", each)))  # fmt: skip
-    assert begun.code == 0, begun.err
-    base.rename(tmp_path / "elsewhere")
-    answer = lost("convert", tmp_path / "second", tmp_path / "adapter", "--to", "peft")
-    assert answer.code == 0, answer.err
-    assert "rope_theta = 500000.0 in its config.json" in " ".join(answer.err.split())
-
-
-@pytest.mark.parametrize("rounded", ["train.frozen_dtype=bfloat16", "train.param_dtype=bfloat16"])
-def test_a_moved_base_that_was_rounded_is_refused(
-    adapt: Callable, lost: Callable, tmp_path: Path, rounded: str
-) -> None:
-    """No pair of rank 2 r is what rounding took; merged it is a model like any."""
-    run = adapt("pissa", "run", 1, rounded, "train.dtype=bfloat16")
-    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
-    said = " ".join(answer.err.split())
-    assert answer.code == 2, answer.err
-    assert "has moved (pissa), and is rounded to bfloat16" in said
-    assert "--to dense" in said
-    assert lost("convert", run, tmp_path / "dense", "--to", "dense").code == 0
-
-
-def test_factors_are_rounded_where_that_is_asked_for(
-    adapt: Callable, lost: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """How much that changes is said; anything else in the file is refused, however little."""
-    run = adapt("lora", "run", 3, "optimizer.lr=0.5")
-    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft", "--dtype", "bfloat16", "--json")
-    assert answer.code == 0, answer.err
-    exact = json.loads(lost("convert", run, tmp_path / "exact", "--to", "peft", "--json").out)["difference"]
-    assert max(1e-5, 10 * exact) < json.loads(answer.out)["difference"] < 0.1
-    written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    pairs = {name: each for name, each in at(run, 3).parameters() if name.endswith((".down", ".up"))}
-    assert len(written) == len(pairs)
-    for name, each in pairs.items():
-        layer, _, side = name.rpartition(".")
-        theirs = written[f"base_model.model.{layer}.lora_{'A' if side == 'down' else 'B'}.weight"]
-        assert theirs.tobytes() == each.astype(ml_dtypes.bfloat16).tobytes()
-
-    def damaged(paths: Sequence[Path]) -> Iterator[tuple[str, np.ndarray]]:
-        for name, array in read_tensors(paths):
-            yield name, (array * (1 + 2**-7)).astype(array.dtype)
-
-    monkeypatch.setattr("lost.interop.to_peft.read_tensors", damaged)
-    answer = lost("convert", run, tmp_path / "second", "--to", "peft", "--dtype", "bfloat16")
-    assert (answer.code, "not written correctly" in answer.err) == (2, True), answer.err
-    assert not (tmp_path / "second").exists()
-
-
 @pytest.mark.parametrize(
     ("base", "sets", "expected"),
     [
@@ -303,24 +190,6 @@ def test_other_adapters_than_the_weights_own_are_refused(adapt: Callable, lost: 
             assert "--to dense" in answer.err
     begun, last = arrays(at(tmp_path / "second-0", 0)), arrays(at(run, 1))
     assert all(last[name] == each for name, each in begun.items())
-
-
-@pytest.mark.parametrize(
-    ("base", "sets", "expected"),
-    [
-        ("dense", None, "the run has no adapters"),
-        ("dense", ["projection.train_rest=true"], "more than the adapters was trained"),
-        ("rich", [], "the layers of a plain Llama or Qwen3"),
-    ],
-)
-def test_not_for_peft(
-    adapt: Callable, lost: Callable, bases: dict[str, Path], tmp_path: Path, base: str, sets: list[str] | None,
-    expected: str,
-) -> None:  # fmt: skip
-    run = bases[base] if sets is None else adapt("lora", "run", 1, *sets, base=base)
-    answer = lost("convert", run, tmp_path / "adapter", "--to", "peft")
-    assert answer.code == 2
-    assert expected in " ".join(answer.err.split())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
