@@ -47,8 +47,9 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
         for key in ("decay_steps", "decay_ratio"):
-            if getattr(self, key) is not None and self.name in ("cosine", "linear", "constant"):
-                raise ValueError(f"{key} belongs to the schedule wsd, not to {self.name}; remove it")
+            if getattr(self, key) is not None and self.name in SCHEDULES and key in SCHEDULES[self.name].ignores:
+                readers = " and ".join(name for name, kind in SCHEDULES.items() if key not in kind.ignores)
+                raise ValueError(f"{key} belongs to the schedule {readers}, not to {self.name}; remove it")
         if self.steps and (taken := self.warmup_steps + (self.decay_steps or 0)) > self.steps:
             what = "warmup_steps + decay_steps" if self.decay_steps else "warmup_steps"
             raise ValueError(f"{what} = {taken} is more than steps = {self.steps}; lower it, or train longer")

@@ -2,13 +2,28 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from lost.config import OptimizerConfig, ScheduleConfig
 from lost.config.registry import SCHEDULES, Registry
 
-Schedule = Callable[[ScheduleConfig, int], float]
-"""Maps the settings and an update's number, after the warm-up, to a share of the peak in [0, 1]."""
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a rate does after the warm-up.
+
+    Args:
+        share: maps the settings and an update's number to a share of the peak in [0, 1].
+        falls_after: maps the settings to the last step at the peak, of a rate that stays there after the warm-up;
+            None: it falls at once.
+        ignores: settings of other schedules that this one doesn't read.
+    """
+
+    share: Callable[[ScheduleConfig, int], float]
+    falls_after: Callable[[ScheduleConfig], int] | None = None
+    ignores: frozenset[str] = frozenset({"decay_steps", "decay_ratio"})
+
 
 KINDS = cast(Registry[Schedule], SCHEDULES)
 
@@ -17,7 +32,7 @@ def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, step: in
     """Return the learning rate of update number `step`, counted from 1: warm-up reaches the peak at `warmup_steps`."""
     if step <= schedule.warmup_steps:
         return optimizer.lr * step / schedule.warmup_steps
-    return optimizer.lr * KINDS[schedule.name](schedule, step)
+    return optimizer.lr * KINDS[schedule.name].share(schedule, step)
 
 
 def agree_until(old: ScheduleConfig, new: ScheduleConfig, step: int) -> bool:
@@ -32,9 +47,8 @@ def agree_until(old: ScheduleConfig, new: ScheduleConfig, step: int) -> bool:
 
 def level_until(schedule: ScheduleConfig) -> int:
     """Return the last step before the rate falls from its peak; the last of all if it doesn't."""
-    if schedule.name == "constant":
-        return schedule.total_steps
-    return _decay_start(schedule) if schedule.name == "wsd" else schedule.warmup_steps
+    falls_after = KINDS[schedule.name].falls_after
+    return falls_after(schedule) if falls_after else schedule.warmup_steps
 
 
 def constant(schedule: ScheduleConfig, step: int) -> float:
@@ -58,9 +72,6 @@ def wsd(schedule: ScheduleConfig, step: int) -> float:
     return 1.0 if step <= start else _down_to(schedule, 1 - _done(schedule, step, start))
 
 
-KINDS.update(cosine=cosine, linear=linear, constant=constant, wsd=wsd)
-
-
 def _decay_start(schedule: ScheduleConfig) -> int:
     """Return the last step before wsd's decay."""
     length = schedule.total_steps // 5 if schedule.decay_steps is None else schedule.decay_steps
@@ -75,3 +86,11 @@ def _done(schedule: ScheduleConfig, step: int, start: int) -> float:
 def _down_to(schedule: ScheduleConfig, share: float) -> float:
     """Return a share of the way from the lowest rate to the peak, as a share of the peak."""
     return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * share
+
+
+KINDS["cosine"] = Schedule(cosine)
+KINDS["linear"] = Schedule(linear)
+KINDS["constant"] = Schedule(
+    constant, lambda schedule: schedule.total_steps, frozenset({"decay_steps", "decay_ratio", "min_lr_ratio"})
+)
+KINDS["wsd"] = Schedule(wsd, _decay_start, frozenset())

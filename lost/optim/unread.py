@@ -6,6 +6,7 @@ from lost.config import Config, OptimizerConfig
 from lost.config.schedule import ScheduleConfig
 from lost.model.parameters import EMBEDDING, HEAD, parameter_table
 from lost.optim import optimizer_of
+from lost.optim.schedule import KINDS
 
 
 def unread(config: Config) -> Iterator[str]:
@@ -25,6 +26,6 @@ def unread(config: Config) -> Iterator[str]:
     for key in sorted(optimizer_of(config).ignores):
         if (value := getattr(config.optimizer, key)) != OptimizerConfig.model_fields[key].default:
             yield f"optimizer.{key} = {value} does nothing: {config.optimizer.name} doesn't read it; leave it out"
-    share = config.schedule.min_lr_ratio
-    if config.schedule.name == "constant" and share != ScheduleConfig.model_fields["min_lr_ratio"].default:
-        yield f"schedule.min_lr_ratio = {share:g} does nothing: a constant rate doesn't fall; leave it out"
+    for key in sorted(KINDS[config.schedule.name].ignores):
+        if (value := getattr(config.schedule, key)) != ScheduleConfig.model_fields[key].default:
+            yield f"schedule.{key} = {value} does nothing: {config.schedule.name} doesn't read it; leave it out"

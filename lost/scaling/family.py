@@ -12,7 +12,7 @@ import numpy as np
 from lost.errors import DataError, UserError
 from lost.model.parameters import parameter_table
 from lost.scaling.law import Fit, Points, fit, missing
-from lost.scaling.runs import LEVEL, TrainedRun
+from lost.scaling.runs import TrainedRun
 from lost.utils.wording import counted
 
 _SETTINGS: dict[str, Any] = {
@@ -113,7 +113,7 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
         raise UserError(f"no run trained a whole model from initial weights: expected some; {'; '.join(left_out)}")
     check_same_text(runs)
     _check_one([run.kind for run in runs], runs, "kind of projection", "name those of one, or two kinds with --compare")
-    at_peak = not ends and all(run.config.schedule.name in LEVEL for run in runs) and any(map(TrainedRun.at_peak, runs))
+    at_peak = not ends and all(run.is_level for run in runs) and any(map(TrainedRun.at_peak, runs))
     losses = {run.folder: run.at_peak() if at_peak else run.at_end() for run in runs}
     where = "at the peak rate, after a tenth of its steps" if at_peak else "at its schedule's end"
     left_out += [f"left out: {run.folder}: it has no validation {where}" for run in runs if not losses[run.folder]]
@@ -121,7 +121,7 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     if not used:
         raise UserError(f"no run has a validation {where}: expected some that have; {'; '.join(left_out)}")
     if not at_peak:
-        decays = ["constant" if run.config.schedule.name == "constant" else "decaying" for run in used]
+        decays = ["decaying" if run.decays else "constant" for run in used]
         _check_one(decays, used, "kind of schedule", "a decay lowers the loss: name runs of one")
     best = _with_best_settings(used, losses)
     if len(best) < len(used):

@@ -12,7 +12,7 @@ from lost.config import Config
 from lost.errors import CheckpointError, UserError
 from lost.model.adapted import dense_twin
 from lost.model.load import load_config
-from lost.optim.schedule import level_until
+from lost.optim.schedule import KINDS, level_until
 from lost.planning.budget import budget
 from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS
@@ -20,7 +20,6 @@ from lost.tracking.metrics import is_number, read_rows
 from lost.training.run_dir import CONFIG
 from lost.utils.wording import did_you_mean_path
 
-LEVEL = ("constant", "wsd")  # schedules that keep the rate at its peak: a longer run begins like a shorter one
 _NAMED = 3  # of what is left out by one line
 _EARLY = 10  # the first tenth of a run tells more of its start than of its tokens and rates
 
@@ -66,6 +65,16 @@ class TrainedRun:
         """Return the loss at the schedule's end, by its step; nothing: it hasn't come there."""
         last = self.config.schedule.total_steps
         return {last: self.losses[last]} if last in self.losses else {}
+
+    @property
+    def is_level(self) -> bool:
+        """Whether its rate stays at the peak after the warm-up: a longer run begins like a shorter one."""
+        return KINDS[self.config.schedule.name].falls_after is not None
+
+    @property
+    def decays(self) -> bool:
+        """Whether its rate falls at all."""
+        return level_until(self.config.schedule) < self.config.schedule.total_steps
 
     def at_peak(self) -> dict[int, float]:
         """Return the losses, by step, up to which the rate has stayed at its peak; without the run's beginning."""

@@ -25,6 +25,7 @@ from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
+from lost.optim.schedule import level_until
 from lost.storage.files import LOCK, check_writable, remove_folder, remove_stale, replace_text, storage
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker
@@ -73,7 +74,7 @@ def _going_on(progress: TrainState, config: Config, folder: Path) -> str:
         return f"resuming {folder} from step {step}"
     if step < config.schedule.total_steps:
         return f"{folder} has come to train.stop_after = {config.train.stop_after}; raise it to train on"
-    if config.schedule.name == "constant":
+    if level_until(config.schedule) == config.schedule.total_steps:  # a longer run begins like this one
         return f"{folder} is complete, at step {step}; raise schedule.steps to train on"
     return (
         f"{folder} is complete, at step {step}; to train its model further, on other data too, begin another run with "

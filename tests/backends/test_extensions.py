@@ -20,6 +20,7 @@ from lost.errors import BackendError, ConfigError
 from lost.model.load import load_config
 from lost.optim import KINDS as OPTIMIZERS
 from lost.optim.schedule import KINDS as SCHEDULES
+from lost.optim.schedule import Schedule
 from lost.projections import KINDS as PROJECTIONS
 from lost.tokenizer import KINDS as TOKENIZERS
 from lost.tracking import KINDS as TRACKERS
@@ -44,7 +45,7 @@ def toy() -> Iterator[ModuleType]:
 def registered(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROJECTIONS, "scaled", toy.Scaled)
     monkeypatch.setitem(OPTIMIZERS, "momentum", toy.Momentum)
-    monkeypatch.setitem(SCHEDULES, "halving", toy.halving)
+    monkeypatch.setitem(SCHEDULES, "halving", Schedule(toy.halving))
     monkeypatch.setitem(TOKENIZERS, toy.Letters.FILE, toy.Letters)
     monkeypatch.setitem(TRACKERS, "diary", toy.Diary)
 

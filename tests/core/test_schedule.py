@@ -3,9 +3,12 @@
 import itertools
 
 import pytest
+from conftest import tiny_config
+from pydantic import ValidationError
 
 from lost.config import OptimizerConfig, ScheduleConfig
 from lost.optim.schedule import agree_until, learning_rate
+from lost.optim.unread import unread
 
 
 def rates(**schedule: object) -> list[float]:
@@ -45,6 +48,19 @@ def test_falls_steadily() -> None:
 def test_no_warm_up_and_warm_up_only() -> None:
     assert rates(warmup_steps=0, name="constant")[0] == 2.0
     assert rates(warmup_steps=100)[-1] == 2.0
+
+
+def test_what_a_schedule_does_not_read_is_refused_or_told() -> None:
+    """A decay's length is another schedule's; a lowest rate is what some never come to."""
+    with pytest.raises(ValidationError, match="decay_ratio belongs to the schedule wsd, not to linear"):
+        rates(name="linear", decay_ratio=0.1)
+    lowest = {"min_lr_ratio": 0.2, "steps": 10}
+    told = {
+        name: list(unread(tiny_config(schedule={"name": name, **lowest}))) for name in ("cosine", "constant", "wsd")
+    }
+    assert told["constant"] == ["schedule.min_lr_ratio = 0.2 does nothing: constant doesn't read it; leave it out"]
+    assert not told["cosine"]
+    assert not told["wsd"]
 
 
 @pytest.mark.parametrize("name", ["constant", "wsd"])
