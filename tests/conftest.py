@@ -112,7 +112,7 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     out = tmp_path_factory.mktemp("prepared") / "data"
-    prepare(Sources([text_folder]), out, 320, 0.1)
+    prepare(Sources([text_folder]), out, 320, 0.04)  # little to validate on: most runs do when they end
     return Dataset(out)
 
 
@@ -131,6 +131,7 @@ def logits() -> Callable[[Engine, np.ndarray], np.ndarray]:
     return logits_of
 
 
+FEW = 1 << 9  # tokens by which adapters of a tiny model begin
 _built = cache(typer.main.get_command)  # .03 s, which a process pays once, and its tests needn't more often
 
 
@@ -148,6 +149,7 @@ def lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
     monkeypatch.setattr("lost.cli.main.leave", sys.exit)  # whose alarm would end the tests' process later
     monkeypatch.setattr("typer.main.get_command", _built)
+    monkeypatch.setattr("lost.training.origin.calibration.TOKENS", FEW)
 
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["lost", *map(str, arguments)])

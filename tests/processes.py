@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from threading import Timer
@@ -131,18 +132,35 @@ def run_command(*command: object, check: bool = False, **environment: str) -> Do
     return _done(Started(list(map(str, command)), env={**os.environ, **environment}), check)
 
 
-def torchrun_command(workers: int) -> list[str]:
-    """Return what stands before a worker's arguments so that torchrun starts so many from nothing, on this host."""
+def torchrun_command(workers: int, cold: bool = True) -> list[str]:
+    """Return what stands before a worker's arguments so that torchrun starts so many on this host, or forks them."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    return [*launcher, "--no-python", sys.executable]
+    if cold or not FORKS:
+        return [*launcher, "--no-python", sys.executable]
+    return [*launcher, "--start-method", "fork", "--run-path", str(_HERE / "torchrun_worker.py")]
 
 
 def torchrun(workers: int, *arguments: object, cold: bool = False, **environment: str) -> Done:
     """Run Python with these arguments in several processes under torchrun, which forks them unless they start cold."""
-    if cold or not FORKS:
-        return run_python(*torchrun_command(workers), *arguments, cold=True, **environment)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", workers, "--start-method", "fork"]
-    return run_python(*launcher, "--run-path", _HERE / "torchrun_worker.py", *arguments, **environment)
+    return run_python(*torchrun_command(workers, cold), *arguments, cold=cold, **environment)
+
+
+def ring(workers: int, hosts: Path, *arguments: object) -> Done:
+    """Run Python with these arguments in several forked processes, which find each other as under mlx.launch.
+
+    Args:
+        workers: how many.
+        hosts: the file for their addresses.
+        arguments: `-m lost train ...`.
+    """
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(workers)]
+        hosts.write_text(json.dumps([[f"127.0.0.1:{each.getsockname()[1]}"] for each in sockets]))
+    started = [start_python(*arguments, MLX_RANK=str(rank), MLX_HOSTFILE=str(hosts)) for rank in range(workers)]
+    with ThreadPoolExecutor(workers) as pool:
+        done = list(pool.map(lambda each: _done(each, False), started))
+    code = max(abs(each.returncode) for each in done)
+    return Done(arguments, code, *("".join(getattr(each, name) for each in done) for name in ("stdout", "stderr")))
 
 
 def wait_for_line(process: Process, words: str) -> None:

@@ -1,7 +1,8 @@
 """A slow LLaMA in numpy: the authority that both backends are tested against. Shapes: b batch, s sequence, h hidden."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -16,22 +17,7 @@ Array = np.ndarray
 
 def logits(config: Config, parameters: Mapping[str, Array], tokens: Array) -> Array:
     """Return (b, s, vocab) for tokens (b, s), in the parameters' own precision."""
-    return _scores(config, _layers(config), parameters, parameters[EMBEDDING][tokens])
-
-
-def _layers(config: Config) -> list[list[Projection]]:
-    """Return the projections of every block."""
-    return [layer_projections(config, layer) for layer in range(config.model.num_hidden_layers)]
-
-
-def _scores(
-    config: Config, layers: list[list[Projection]], parameters: Mapping[str, Array], x: Array, first: int = 0
-) -> Array:
-    """Return the logits of what goes into block `first`."""
-    for layer in range(first, len(layers)):
-        x = _block(config, parameters, layer, layers[layer], x)
-    x = _norm(x, parameters[FINAL_NORM], config.model.rms_norm_eps)
-    return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
+    return Model(config).scores(parameters, parameters[EMBEDDING][tokens])
 
 
 def loss(config: Config, parameters: Mapping[str, Array], tokens: Array, mask: Array | None = None) -> float:
@@ -104,50 +90,115 @@ def gradients(
         mask: (b, s) bool, the predictions that count; None: all.
         teacher: what is learned from beside the tokens; None: nothing.
     """
-    step, result = 1e-5, {}
-    moved, layers = dict(parameters), _layers(config)
-    inputs = [parameters[EMBEDDING][tokens[:, :-1]]]  # of every block: what comes before a parameter stays as it is
-    for layer, each in enumerate(layers):
-        inputs.append(_block(config, parameters, layer, each, inputs[-1]))
+    step, result, moved = 1e-5, {}, dict(parameters)
+    model = Model(config)
+    inputs = [parameters[EMBEDDING][tokens[:, :-1]]]  # of every half: what comes before a parameter stays as it is
+    for half in model.halves:
+        inputs.append(half(parameters, inputs[-1]))
     for name, row in parameter_table(config).items():
         if not row.trained:
             continue
         result[name], moved[name] = np.empty(row.shape), parameters[name].copy()
-        first = 0 if name == EMBEDDING else len(layers)
-        if name.startswith("model.layers."):
-            first = int(name.split(".")[2])
+        first = 0 if name == EMBEDDING else model.first_half(name)
         for index in np.ndindex(row.shape):
             ends = []
             for sign in (1, -1):
                 moved[name][index] = parameters[name][index] + sign * step
                 x = moved[EMBEDDING][tokens[:, :-1]] if first == 0 else inputs[first]
-                scores = _scores(config, layers, moved, x, first)
+                scores = model.scores(moved, x, first)
                 ends.append(_mean_loss(scores, tokens[:, 1:], mask, config.train.z_loss, teacher))
             moved[name][index] = parameters[name][index]
             result[name][index] = (ends[0] - ends[1]) / (2 * step)
     return result
 
 
-def _block(
-    config: Config, parameters: Mapping[str, Array], layer: int, projections: list[Projection], x: Array
-) -> Array:
-    prefix, eps = f"model.layers.{layer}", config.model.rms_norm_eps
-    q, k, v, o, gate, up, down = projections
+Map = Callable[[Mapping[str, Array], Array], Array]
+"""Map a block: maps parameters and the residual stream (b, s, h) before it to the stream after it."""
 
-    def apply(projection: Projection, x: Array) -> Array:
-        return projection.forward(
-            x, {suffix: parameters[f"{projection.name}.{suffix}"] for suffix in projection.tensors()}
-        )
 
-    normed = _norm(x, parameters[f"{prefix}.input_layernorm.weight"], eps)
-    heads = [apply(each, normed) for each in (q, k, v)]
-    norms = [parameters.get(f"{prefix}.self_attn.{part}_norm.weight") for part in ("q", "k")]
-    x = x + apply(o, _attention(config, *heads, *norms))
-    normed = _norm(x, parameters[f"{prefix}.post_attention_layernorm.weight"], eps)
-    opened = apply(gate, normed)
-    if gate_is_activated(config, gate):
-        opened = silu(opened)
-    return x + apply(down, opened * apply(up, normed))
+class Model:
+    """The function of a configuration's model, with all that doesn't depend on parameters looked up once.
+
+    Attributes:
+        halves: attention and feed-forward of every block, in their order; each maps the residual stream (b, s, h)
+            before it to that after it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._speeds = frequencies(config.model)
+        self.halves: list[Map] = []
+        for layer in range(config.model.num_hidden_layers):
+            q, k, v, o, gate, up, down = map(_applied, layer_projections(config, layer))
+            activated = gate_is_activated(config, layer_projections(config, layer)[4])
+            self.halves += [self._attention(layer, q, k, v, o), self._feed_forward(layer, gate, up, down, activated)]
+
+    def first_half(self, name: str) -> int:
+        """Return the number of the half in which a parameter is first read; after the last: it is none's."""
+        if not name.startswith("model.layers."):
+            return len(self.halves)
+        layer, part = name.split(".")[2:4]
+        return 2 * int(layer) + (part in ("mlp", "post_attention_layernorm"))
+
+    def scores(self, parameters: Mapping[str, Array], x: Array, first: int = 0) -> Array:
+        """Return the logits of what goes into half `first`."""
+        for half in self.halves[first:]:
+            x = half(parameters, x)
+        x = _norm(x, parameters[FINAL_NORM], self._config.model.rms_norm_eps)
+        return x @ parameters.get(HEAD, parameters[EMBEDDING]).T
+
+    def _attention(self, layer: int, q: Map, k: Map, v: Map, o: Map) -> Map:
+        prefix, model = f"model.layers.{layer}", self._config.model
+
+        def half(parameters: Mapping[str, Array], x: Array) -> Array:
+            normed = _norm(x, parameters[f"{prefix}.input_layernorm.weight"], model.rms_norm_eps)
+            heads = [each(parameters, normed) for each in (q, k, v)]
+            norms = [parameters.get(f"{prefix}.self_attn.{part}_norm.weight") for part in ("q", "k")]
+            return x + o(parameters, self._attend(*heads, *norms))
+
+        return half
+
+    def _feed_forward(self, layer: int, gate: Map, up: Map, down: Map, activated: bool) -> Map:
+        norm, eps = f"model.layers.{layer}.post_attention_layernorm.weight", self._config.model.rms_norm_eps
+
+        def half(parameters: Mapping[str, Array], x: Array) -> Array:
+            normed = _norm(x, parameters[norm], eps)
+            opened = gate(parameters, normed)
+            return x + down(parameters, (silu(opened) if activated else opened) * up(parameters, normed))
+
+        return half
+
+    def _attend(self, q: Array, k: Array, v: Array, q_norm: Array | None, k_norm: Array | None) -> Array:
+        """Causal attention of (b, s, heads * head_width), each key head serving a group of query heads."""
+        model = self._config.model
+        batch, length = q.shape[:2]
+        groups = model.num_attention_heads // model.key_value_heads
+        later, cos, sin = self._positions(length)
+
+        def split(x: Array, heads: int, norm: Array | None = None) -> Array:
+            x = x.reshape(batch, length, heads, model.head_width).swapaxes(1, 2)
+            return x if norm is None else _norm(x, norm, model.rms_norm_eps)
+
+        q = _rotate(split(q, model.num_attention_heads, q_norm), cos, sin)
+        k = np.repeat(_rotate(split(k, model.key_value_heads, k_norm), cos, sin), groups, axis=1)
+        v = np.repeat(split(v, model.key_value_heads), groups, axis=1)
+        scores = q @ k.swapaxes(-1, -2) / np.sqrt(model.head_width)
+        scores[..., later] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return (weights @ v).swapaxes(1, 2).reshape(batch, length, -1)
+
+    @cache  # noqa: B019 - as long as the model
+    def _positions(self, length: int) -> tuple[Array, Array, Array]:
+        """Return which token is later than which, (s, s), and the cosines and sines of rotary angles."""
+        angles = np.arange(length)[:, None] * self._speeds
+        return ~np.tril(np.ones((length, length), bool)), np.cos(angles), np.sin(angles)
+
+
+def _applied(projection: Projection) -> Map:
+    """Return what maps parameters and inputs to a projection's outputs."""
+    names = {suffix: f"{projection.name}.{suffix}" for suffix in projection.tensors()}
+    return lambda parameters, x: projection.forward(x, {suffix: parameters[name] for suffix, name in names.items()})
 
 
 def _norm(x: Array, weight: Array, eps: float) -> Array:
@@ -155,30 +206,9 @@ def _norm(x: Array, weight: Array, eps: float) -> Array:
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
 
 
-def _attention(config: Config, q: Array, k: Array, v: Array, q_norm: Array | None, k_norm: Array | None) -> Array:
-    """Causal attention of (b, s, heads * head_width), each key head serving a group of query heads."""
-    model = config.model
-    batch, length = q.shape[:2]
-    groups = model.num_attention_heads // model.key_value_heads
-
-    def split(x: Array, heads: int, norm: Array | None = None) -> Array:
-        x = x.reshape(batch, length, heads, model.head_width).swapaxes(1, 2)
-        return x if norm is None else _norm(x, norm, model.rms_norm_eps)
-
-    q = _rotate(split(q, model.num_attention_heads, q_norm), frequencies(model))
-    k = np.repeat(_rotate(split(k, model.key_value_heads, k_norm), frequencies(model)), groups, axis=1)
-    v = np.repeat(split(v, model.key_value_heads), groups, axis=1)
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(model.head_width)
-    scores = np.where(np.tril(np.ones((length, length), bool)), scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return (weights @ v).swapaxes(1, 2).reshape(batch, length, -1)
-
-
-def _rotate(x: Array, speeds: Array) -> Array:
+def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotary positions (Su et al., arXiv 2104.09864) in Hugging Face's convention: the two halves are the pairs."""
-    length, width = x.shape[-2:]
-    angles = np.arange(length)[:, None] * speeds
+    width = x.shape[-1]
     first, second = x[..., : width // 2], x[..., width // 2 :]
-    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

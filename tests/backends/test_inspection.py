@@ -44,8 +44,9 @@ def test_what_is_seen_in_a_run_that_stays_as_it_is(
                for name, array in weights.items()}  # fmt: skip
     tokens = prepared.split(VALID).read(0, config.data.seq_len)[None]
     x, sizes = weights[EMBEDDING][tokens], []
-    for number, layer in enumerate(reference._layers(config)):
-        x = reference._block(config, weights, number, layer, x)
+    halves = reference.Model(config).halves
+    for attention, feed_forward in zip(halves[::2], halves[1::2], strict=True):
+        x = feed_forward(weights, attention(weights, x))
         sizes.append(np.sqrt((x**2).mean()))
     assert list(found[-1]["activation_rms"].values()) == pytest.approx(sizes, rel=1e-5)
     assert found[-1]["largest_logit"] == pytest.approx(reference.logits(config, weights, tokens).max(), rel=1e-5)

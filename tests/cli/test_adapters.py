@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adaptations import RANK, arrays, at, run_data, scores
+from conftest import FEW
 from processes import torchrun
 
 from lost.config import Config
@@ -16,6 +17,7 @@ from lost.data.mixture import training_stream
 from lost.engine import BACKENDS, backend_module
 from lost.model.parameters import parameter_table
 from lost.planning.budget import budget
+from lost.training.origin import calibration
 
 KINDS = ("lora", "pissa")
 
@@ -50,7 +52,8 @@ def test_eva_begins_where_the_inputs_vary_most(
     assert np.array_equal(scores(begun, backend, logits), scores(at(bases["dense"], 2), backend, logits))
     values, length = dict(begun.parameters()), begun.config.data.seq_len
     stream = training_stream(prepared, length, begun.config.train.seed)
-    x = values["model.embed_tokens.weight"][stream.batch(0, 2**14 // length).tokens[:, :-1]].astype(np.float64)
+    tokens = stream.batch(0, calibration.TOKENS // length).tokens[:, :-1]
+    x = values["model.embed_tokens.weight"][tokens].astype(np.float64)
     x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * values["model.layers.0.input_layernorm.weight"]
     rows = x.reshape(-1, x.shape[-1])
     energy = np.linalg.eigvalsh(rows.T @ rows)[::-1]
@@ -260,6 +263,13 @@ def test_what_it_begins_by_is_planned(lost: Callable, tiny_yaml: Path) -> None:
     assert (refused.code, "beside itself" in refused.err, "fits:" in refused.out) == (2, True, False)
 
 
+FEW_TOKENS = (
+    "import lost.training.origin.calibration as calibration; from lost.cli.main import main\n"
+    f"calibration.TOKENS = {FEW}\n"
+    "main()"
+)
+
+
 def test_two_processes_train_the_same_run(
     adapt: Callable, bases: dict[str, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
@@ -269,8 +279,8 @@ def test_two_processes_train_the_same_run(
     one = adapt("lora", "one", 3, *sets, base="wide")
     words = ("projection.kind=lora", f"projection.rank={RANK}", "schedule.steps=9", "train.stop_after=3", *sets)
     given = [word for each in (*words, "train.save_every=1", "train.keep_last=9") for word in ("--set", each)]
-    done = torchrun(2, "-m", "lost", "train", "--init-from", str(bases["wide"]), "--data", str(prepared.path), "--out",
-                    str(tmp_path / "two"), "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
+    done = torchrun(2, "-c", FEW_TOKENS, "train", "--init-from", bases["wide"], "--data", prepared.path,
+                    "--out", tmp_path / "two", "--backend", "torch", "--device", "cpu", *given)  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, array in at(tmp_path / "two", 3).parameters():
         np.testing.assert_allclose(array, dict(at(one, 3).parameters())[name], atol=1e-6, err_msg=name)

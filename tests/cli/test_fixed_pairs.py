@@ -14,6 +14,7 @@ from lost.data.dataset import Dataset
 from lost.data.mixture import training_stream
 from lost.engine import BACKENDS, create_engine
 from lost.model.adapted import base_config
+from lost.training.origin import calibration
 
 SIZES = {"lora_xs": RANK**2, "lora_sb": RANK**2, "svfit": RANK}
 """What is trained in a layer."""
@@ -45,7 +46,7 @@ def test_lora_sb_spans_the_first_step_of_training_all(
     engine, length = create_engine(base_config(begun.config), "torch", "cpu"), begun.config.data.seq_len
     engine.load(at(bases["dense"], 2).parameters())
     stream = training_stream(prepared, length, begun.config.train.seed)
-    batch = stream.batch(0, 2**14 // length)
+    batch = stream.batch(0, calibration.TOKENS // length)
     engine.model(*engine._on_device(batch)).backward()
     values = dict(begun.parameters())
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"):

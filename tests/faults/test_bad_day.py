@@ -248,7 +248,7 @@ def test_a_disk_that_fails_at_any_write(
     assert lost(*arguments, run, *more).code == 0
     monkeypatch.undo()
     codes = []
-    for number in range(1, len(done) + 1, 7):
+    for number in range(1, len(done) + 1, 10):
         shutil.rmtree(run, ignore_errors=True)
         done = failing(run, number)
         answer = lost(*arguments, run, *more)

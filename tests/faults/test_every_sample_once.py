@@ -48,7 +48,7 @@ class Recorder:
 LIVES = st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 6, 12]), st.sampled_from([1, None]), st.integers(1, 9)))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lives=LIVES)
 def test_every_sample_once_an_epoch(
     config: Callable[..., Config], prepared: Dataset, lives: list[tuple[int, int | None, int]]

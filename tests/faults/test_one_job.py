@@ -160,7 +160,8 @@ def workers(run: Path) -> list[int]:
 def test_sigterm_to_the_launcher_saves_on_all_workers(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
     """What a cluster sends before it takes a machine away."""
     run = tmp_path / "run"
-    with start_python(*torchrun_command(2), *command(tiny_yaml, prepared, run), cold=True, stderr=STDOUT) as process:
+    launcher = torchrun_command(2, cold=False)
+    with start_python(*launcher, *command(tiny_yaml, prepared, run), stderr=STDOUT) as process:
         wait_for_step(process, 13)
         process.send_signal(signal.SIGTERM)
         rest = process.communicate()[0]

@@ -132,17 +132,19 @@ import sys, numpy as np
 from pathlib import Path
 from lost.backends.torch import create, join
 from lost.checkpoint import open_checkpoint
-found, workers = open_checkpoint(Path(sys.argv[1])), join()
-engine = create(found.config, "cpu", workers)
-engine.load(found.parameters(workers.rank, workers.world_size))
-engine.load_optimizer_state(found.moments(workers.rank, workers.world_size), found.progress.step)
-whole = dict(found.parameters()) | dict(found.moments())
-seen = 0
-for name, rows in (*engine.dump(), *engine.optimizer_state()):
-    first = engine.first_rows.get(name, 0)
-    assert rows.tobytes() == whole[name][first : first + len(rows)].tobytes(), name
-    seen += rows.size
-assert workers.all_reduce(seen) == sum(array.size for array in whole.values())
+workers = join()
+for path in sys.argv[1:]:
+    found = open_checkpoint(Path(path))
+    engine = create(found.config.replace("train", batch_size=6), "cpu", workers)  # which three can share
+    engine.load(found.parameters(workers.rank, workers.world_size))
+    engine.load_optimizer_state(found.moments(workers.rank, workers.world_size), found.progress.step)
+    whole = dict(found.parameters()) | dict(found.moments())
+    seen = 0
+    for name, rows in (*engine.dump(), *engine.optimizer_state()):
+        first = engine.first_rows.get(name, 0)
+        assert rows.tobytes() == whole[name][first : first + len(rows)].tobytes(), name
+        seen += rows.size
+    assert workers.all_reduce(seen) == sum(array.size for array in whole.values())
 workers.close()
 print("equal")
 """
@@ -168,9 +170,9 @@ def test_what_any_world_size_saved_any_other_loads(
     samples = [row["samples"] for row in rows if "samples" in row]
     assert samples == [[8 * step, 8 * step + 7] for step in range(80)]  # no gap, nothing twice
     np.testing.assert_allclose(list(found.values()), [expected[step] for step in found], rtol=0, atol=1e-6)
-    for saved_by, world in ((20, 4), (40, 2)):
-        done = torchrun(world, "-c", LOADED, str(run / "checkpoints" / f"step-{saved_by:08d}"))
-        assert done.stdout.count("equal") == world, done.stderr
+    saved_by = {2: 20, 4: 40}
+    done = torchrun(3, "-c", LOADED, *(run / "checkpoints" / f"step-{step:08d}" for step in saved_by.values()))
+    assert done.stdout.count("equal") == 3, done.stderr
     assert open_checkpoint(run / "checkpoints" / "step-00000080").progress.samples == 8 * 80
 
 
@@ -178,12 +180,12 @@ def test_resume_at_the_same_world_size_is_bit_exact(
     straight: tuple[Path, Path], prepared: Dataset, tmp_path: Path
 ) -> None:
     tiny, _ = straight
-    for run, stops in (("straight", (40,)), ("resumed", (13, 20, 40))):
+    for run, stops in (("straight", (20,)), ("resumed", (13, 20))):
         for stop in stops:
             torchrun(2, *command(tiny, prepared, tmp_path / run, f"train.stop_after={stop}"))
     states = []
     for run in ("straight", "resumed"):
-        found = open_checkpoint(tmp_path / run / "checkpoints" / "step-00000040")
+        found = open_checkpoint(tmp_path / run / "checkpoints" / "step-00000020")
         states.append({name: array.tobytes() for name, array in (*found.parameters(), *found.moments())})
     assert states[0] == states[1]
     assert losses(tmp_path / "straight") == losses(tmp_path / "resumed")

@@ -11,7 +11,7 @@ from subprocess import STDOUT
 
 import pytest
 from folders import contents
-from processes import Done, Started, run_command, run_python, wait_for_step
+from processes import Started, ring, run_command, run_python, wait_for_step
 
 from lost.checkpoint import open_checkpoint
 from lost.data.dataset import Dataset
@@ -27,10 +27,6 @@ def command(config: Path, data: Dataset, out: Path, *more: str) -> list[str]:
 def losses(run: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
-def launch(*arguments: str) -> Done:
-    return run_command(*LAUNCH, *arguments)
 
 
 def workers(out: Path) -> Iterator[tuple[int, int]]:
@@ -50,8 +46,9 @@ def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Pat
     evaluated = ("--set", "train.eval_every=10", "--set", "train.sample_every=4", "--set", "train.sample_tokens=3")
     run_python(*command(tiny_yaml, prepared, one, *evaluated), check=True)
     # Begun by two, killed nowhere, gone on with by two: what rank 0 read from disk, the other gets from it.
-    for more in (("--set", "train.stop_after=13"), ()):
-        done = launch(*command(tiny_yaml, prepared, two, *evaluated, *more))
+    begun = command(tiny_yaml, prepared, two, *evaluated, "--set", "train.stop_after=13")
+    for start in (lambda: run_command(*LAUNCH, *begun), lambda: ring(2, tmp_path / "hosts", *begun[:-2])):
+        done = start()
         assert done.stdout.count("parameters") == 1, done.stderr  # one of them speaks
     assert "from step 13" in done.stdout
     assert losses(two).keys() == losses(one).keys() == set(range(1, 21))
@@ -65,7 +62,8 @@ def test_two_workers_equal_one(tiny_yaml: Path, prepared: Dataset, tmp_path: Pat
 
 
 def test_a_batch_that_cannot_be_divided(tiny_yaml: Path, prepared: Dataset, tmp_path: Path) -> None:
-    done = launch(*command(tiny_yaml, prepared, tmp_path / "run", "--set", "train.micro_batch_size=4"))
+    sets = ("--set", "train.micro_batch_size=4")
+    done = ring(2, tmp_path / "hosts", *command(tiny_yaml, prepared, tmp_path / "run", *sets))
     assert "they don't divide among 2 workers" in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -80,7 +78,8 @@ def test_workers_that_do_not_agree(tiny_yaml: Path, prepared: Dataset, tmp_path:
     run = tmp_path / "run"
     run_python(*command(tiny_yaml, prepared, run), check=True)
     before = contents(run)
-    done = launch("-c", script, *command(tiny_yaml, prepared, run, "--fresh", "--overwrite")[2:])
+    again = command(tiny_yaml, prepared, run, "--fresh", "--overwrite")[2:]
+    done = ring(2, tmp_path / "hosts", "-c", script, *again)
     assert "the configuration here (rank 1) differ from rank 0's" in done.stderr
     assert contents(run) == before
 
@@ -142,7 +141,7 @@ def test_a_lost_worker_ends_the_run_and_harms_nothing(
     straight = tmp_path / "straight"
     last = max(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("step-*"))
     stop = ("--set", f"train.stop_after={last}")
-    launch(*command(tiny_yaml, prepared, straight, *long, *stop))
+    ring(2, tmp_path / "hosts", *command(tiny_yaml, prepared, straight, *long, *stop))
     assert state(run, last) == state(straight, last)
 
 

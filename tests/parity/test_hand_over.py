@@ -16,9 +16,9 @@ from lost.prepare.text import prepare
 
 Lost = Callable[..., object]
 CONFIG = """\
-model: {hidden_size: 64, intermediate_size: 160, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}
-projection: {rank: 16, density: 0.05, align: 8, short_conv_width: 3}
-data: {seq_len: 32}
+model: {hidden_size: 48, intermediate_size: 96, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2}
+projection: {rank: 12, density: 0.05, align: 8, short_conv_width: 3}
+data: {seq_len: 16}
 train: {batch_size: 8, micro_batch_size: 4, log_every: 1, eval_every: 0, save_every: 50, keep_last: 9}
 optimizer: {lr: 5e-3, weight_decay: 0.05}
 schedule: {steps: 200, warmup_steps: 10}
@@ -30,7 +30,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Real text: a package of Python's standard library."""
     out = tmp_path_factory.mktemp("stdlib") / "data"
     source = Path(sysconfig.get_path("stdlib")) / "email"
-    prepare(Sources([source], include=["*.py"]), out, 800, 0.05)
+    prepare(Sources([source], include=["*.py"]), out, 500, 0.01)
     return Dataset(out)
 
 

@@ -13,7 +13,7 @@ from lost.interop.source import Source
 from lost.planning.memory.measuring import measured_at_once, measuring_config
 from lost.reshape.adapters import Measure
 
-_TOKENS = 1 << 14  # of the training text, from its first sample on
+TOKENS = 1 << 14  # of the training text, from its first sample on
 
 
 def measure_of(source: Source, config: Config, dataset: Dataset, backend: str, device: str) -> Measure:
@@ -35,7 +35,7 @@ def measure_of(source: Source, config: Config, dataset: Dataset, backend: str, d
         return made
 
     def measure(what: str, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        stream, count = training_stream(dataset, length, config.train.seed), -(-_TOKENS // length)
+        stream, count = training_stream(dataset, length, config.train.seed), -(-TOKENS // length)
         batches = (stream.batch(first, min(size, count - first)) for first in range(0, count, size))
         if what == "inputs":
             return module.input_moments(engine(), batches, names)
