@@ -17,13 +17,13 @@ def open_every(run: Path) -> "list[Source]":
     Raises:
         UserError: it is no run, or holds none.
     """
-    from lost.checkpoint import checkpoints
+    from lost.checkpoint import CHECKPOINTS, checkpoints
     from lost.cli.render.output import note
     from lost.errors import CheckpointError, UserError
     from lost.interop.source import open_source
 
     found = []
-    for path in checkpoints(run / "checkpoints"):
+    for path in checkpoints(run / CHECKPOINTS):
         try:
             found.append(open_source(path))
         except CheckpointError as error:

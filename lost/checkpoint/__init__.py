@@ -11,6 +11,7 @@ from lost.checkpoint.checkpoint import (
 )
 from lost.checkpoint.state import BestLoss, Origin, TrainState
 from lost.checkpoint.store import (
+    CHECKPOINTS,
     LATEST,
     checkpoint_named,
     checkpoint_path,
@@ -26,6 +27,7 @@ from lost.checkpoint.verify import check_intact, problems
 from lost.checkpoint.writer import array_bytes, write, write_manifest
 
 __all__ = [
+    "CHECKPOINTS",
     "CONFIG",
     "LATEST",
     "MANIFEST",

@@ -12,14 +12,12 @@ from threading import Thread
 
 from lost.checkpoint.changes import same_run
 from lost.checkpoint.checkpoint import MANIFEST, Checkpoint, open_checkpoint
-from lost.checkpoint.store import checkpoint_path, checkpoints, expendable, is_checkpoint_name, set_latest
+from lost.checkpoint.store import CHECKPOINTS, checkpoint_path, checkpoints, expendable, is_checkpoint_name, set_latest
 from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError, LostError, StorageError, UserError
 from lost.storage.files import atomic_dir, seal
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
 from lost.storage.remote import Remote
-
-_FOLDER = "checkpoints"
 
 
 class Mirror(Thread):
@@ -79,7 +77,7 @@ class Mirror(Thread):
                 self._copy(each)
                 held[each.path.name] = each
                 if each.path.name in damaged:
-                    self._said.put(f"{self._remote.address}/{_FOLDER}/{each.path.name} was damaged: copied anew")
+                    self._said.put(f"{self._remote.address}/{CHECKPOINTS}/{each.path.name} was damaged: copied anew")
         self._prune([held[name] for name in sorted(held)], keep_last, keep_every, here[0].progress.step)
 
     def _check_own(self, own: Checkpoint) -> tuple[dict[str, Checkpoint], set[str]]:
@@ -94,15 +92,15 @@ class Mirror(Thread):
         held, damaged = {}, set()
         for name in _held(self._remote):
             try:
-                if manifest := self._remote.read(f"{_FOLDER}/{name}/{MANIFEST}", DOCUMENT_BYTES):
+                if manifest := self._remote.read(f"{CHECKPOINTS}/{name}/{MANIFEST}", DOCUMENT_BYTES):
                     held[name] = _opened(name, manifest)
             except CheckpointError:
                 damaged.add(name)
         for name, each in held.items():
             if not same_run(each, own):
                 raise UserError(
-                    f"{self._remote.address}/{_FOLDER}/{name} is a checkpoint of another run; expected an address of "
-                    "this run's own; name another"
+                    f"{self._remote.address}/{CHECKPOINTS}/{name} is a checkpoint of another run; expected an address "
+                    "of this run's own; name another"
                 )
         return held, damaged
 
@@ -114,7 +112,7 @@ class Mirror(Thread):
             LostError: the copy isn't what was written, or the address doesn't answer.
         """
         path = checkpoint.path
-        there = f"{_FOLDER}/{path.name}"
+        there = f"{CHECKPOINTS}/{path.name}"
         manifest = read_bytes(path / MANIFEST, DOCUMENT_BYTES)
         if not self._remote.fault(f"{there}/{MANIFEST}", seal(manifest)):
             return
@@ -136,7 +134,7 @@ class Mirror(Thread):
         names = [each.path.name for each in expendable(held, keep_last, keep_every, newest)]
         for name in (*names, *sorted(self._unsealed)):
             if not (self._folder / name).exists():
-                self._remote.remove(f"{_FOLDER}/{name}")
+                self._remote.remove(f"{CHECKPOINTS}/{name}")
                 self._unsealed.discard(name)
 
 
@@ -151,7 +149,7 @@ def fetch(remote: Remote, run: Path) -> tuple[Checkpoint, list[str]]:
         NetworkError: the address doesn't answer.
         StorageError: the disk refused.
     """
-    folder = run / _FOLDER
+    folder = run / CHECKPOINTS
     if held := checkpoints(folder):
         raise CheckpointError(f"{run} holds {held[-1].name} already; expected a new folder; choose another --out")
     skipped = []
@@ -172,7 +170,7 @@ def fetch(remote: Remote, run: Path) -> tuple[Checkpoint, list[str]]:
 
 def _fetched(remote: Remote, name: str, path: Path) -> Checkpoint:
     """Copy a checkpoint, as long as it is what its manifest says, and see that it may be used."""
-    there = f"{_FOLDER}/{name}"
+    there = f"{CHECKPOINTS}/{name}"
     if not (manifest := remote.read(f"{there}/{MANIFEST}", DOCUMENT_BYTES)):
         raise CheckpointError(f"{remote.address}/{there} isn't sealed: its copy was broken off, or goes on")
     with atomic_dir(path) as partial, _named(partial, f"{remote.address}/{there}"):
@@ -197,7 +195,7 @@ def _named(folder: Path, address: str) -> Iterator[None]:
 
 
 def _held(remote: Remote) -> list[str]:
-    return [name for name in remote.names(_FOLDER) if is_checkpoint_name(name)]
+    return [name for name in remote.names(CHECKPOINTS) if is_checkpoint_name(name)]
 
 
 def _opened(name: str, manifest: bytes) -> Checkpoint:

@@ -12,6 +12,7 @@ from lost.errors import CheckpointError
 from lost.storage.files import remove_folder, remove_stale, replace_text
 from lost.storage.nofollow import check_folder, is_folder, resolved
 
+CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 LATEST = "latest"  # the file of a run that names its newest checkpoint
 _NAME = re.compile(r"step-\d{8,}")
 
@@ -72,7 +73,7 @@ def find_checkpoint(path: Path) -> tuple[Checkpoint, list[str]]:
         checkpoint = open_checkpoint(path)
         check_intact(checkpoint)
         return checkpoint, []
-    newest, rejected = newest_valid(path / "checkpoints")
+    newest, rejected = newest_valid(path / CHECKPOINTS)
     if newest is None:
         why = f": {'; '.join(rejected)}" if rejected else ""
         raise CheckpointError(
@@ -96,7 +97,7 @@ def checkpoint_named(named: Path) -> Path:
     path, step = run_and_step(named)
     if not path.exists():
         raise CheckpointError(f"{named}: {path} doesn't exist; expected a run, or a checkpoint; name one")
-    held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / "checkpoints")}
+    held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / CHECKPOINTS)}
     if step is None or not held:
         return path
     if step not in held:
@@ -110,7 +111,7 @@ def checkpoint_named(named: Path) -> Path:
 
 def tokenizer_path(path: Path) -> Path:
     """Return the path of a tokenizer: of a run it is in the newest intact checkpoint."""
-    return find_checkpoint(path)[0].path if checkpoints(path / "checkpoints") else path
+    return find_checkpoint(path)[0].path if checkpoints(path / CHECKPOINTS) else path
 
 
 def set_latest(path: Path) -> None:

@@ -19,7 +19,7 @@ from lost.checkpoint.checkpoint import (
     open_checkpoint,
 )
 from lost.checkpoint.state import TrainState
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.model.parameters import parameter_table
 from lost.optim import state_shapes
 from lost.storage.arrays import NamedArrays
@@ -73,7 +73,7 @@ def write_manifest(
 
 def array_bytes(config: Config) -> int:
     """Return the bytes that a checkpoint's arrays take."""
-    width = {"float32": 4, "bfloat16": 2}[config.train.param_dtype]
+    width = DTYPE_BYTES[config.train.param_dtype]
     moments = sum(math.prod(shape) for shape in state_shapes(config).values())
     return sum(row.bytes for row in parameter_table(config).values()) + moments * width
 

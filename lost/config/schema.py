@@ -29,6 +29,7 @@ def _check_label(label: str) -> str:
 Label = Annotated[str, AfterValidator(_check_label)]
 
 DType = Literal["float32", "bfloat16"]
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2}
 
 
 class DataConfig(Section):

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, TrainState
+from lost.checkpoint import CHECKPOINTS, Checkpoint, TrainState
 from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
 from lost.config import Config, DType
 from lost.errors import CheckpointError, UserError
@@ -102,7 +102,7 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
     if resolved(path) == resolved(source):
         raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
     around = resolved(path).parent
-    if is_checkpoint_name(path.name) and around.name == "checkpoints" and (around.parent / "config.yaml").exists():
+    if is_checkpoint_name(path.name) and around.name == CHECKPOINTS and (around.parent / "config.yaml").exists():
         raise CheckpointError(
             f"{path} is named as a checkpoint of the run {around.parent}, which would go on from it; expected another "
             "name, or a folder elsewhere; choose one"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lost.checkpoint import CONFIG, MANIFEST, TrainState, find_checkpoint
+from lost.checkpoint import CHECKPOINTS, CONFIG, MANIFEST, TrainState, find_checkpoint
 from lost.config import Config
 from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
@@ -69,7 +69,7 @@ def open_source(path: Path) -> Source:
             found.remarks,
             found.ends,
         )
-    if not ((path / MANIFEST).exists() or (path / "checkpoints").exists()):
+    if not ((path / MANIFEST).exists() or (path / CHECKPOINTS).exists()):
         what = "holds no model; " if path.exists() else f"doesn't exist; {did_you_mean_path(path)}"
         if (path / LOG).is_file():
             what = "is a run without a checkpoint yet; "
@@ -113,4 +113,4 @@ def _runs_in(folder: Path) -> str:
 
 def is_folder_of_another(path: Path) -> bool:
     """Whether a path is a folder as transformers has it, and neither a run nor a checkpoint."""
-    return (path / CONFIG).exists() and not (path / MANIFEST).exists() and not (path / "checkpoints").exists()
+    return (path / CONFIG).exists() and not (path / MANIFEST).exists() and not (path / CHECKPOINTS).exists()

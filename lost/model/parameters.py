@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol, cast
 
-from lost.config import Config, ModelConfig, ProjectionConfig
+from lost.config import DTYPE_BYTES, Config, ModelConfig, ProjectionConfig
 from lost.errors import ConfigError
 from lost.projections import KINDS, Projection, Tensor, projection
 from lost.projections.adapters import Adapter
@@ -61,7 +61,7 @@ class Parameter:
     @property
     def bytes(self) -> int:
         """Bytes that it takes as it is stored."""
-        return self.size * (2 if self.dtype == "bfloat16" else 4)
+        return self.size * DTYPE_BYTES.get(self.dtype, 4)  # int32
 
 
 class Architecture(Protocol):

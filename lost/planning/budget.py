@@ -3,13 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.model.adapted import dense_twin, unquantized
 from lost.model.parameters import EMBEDDING, HEAD, parameter_table, projections, vocabulary
 from lost.optim import optimizer_of
 from lost.planning.memory import mlx, torch
-from lost.planning.memory.shared import BYTES
 from lost.projections import Projection
 
 
@@ -94,7 +93,7 @@ def budget(
     output = counted.get(HEAD) or counted[EMBEDDING]
     products = [row for row in counted.values() if len(row.shape) > 1 and (row.name != EMBEDDING or row is output)]
     still = sum(row.size for row in products if row.frozen)
-    width = BYTES[config.train.param_dtype]
+    width = DTYPE_BYTES[config.train.param_dtype]
     at_once = micro_batch or config.train.micro_batch
     memory = mlx if backend == "mlx" else torch
     # MLX holds the sum so far in addition to the gradients that are added to it; PyTorch where it measures their noise.
@@ -110,7 +109,7 @@ def budget(
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
     if shards > 1:
-        computed, blocks = BYTES[config.train.compute_dtype], model.num_hidden_layers
+        computed, blocks = DTYPE_BYTES[config.train.compute_dtype], model.num_hidden_layers
         tables = head * (1 if model.tie_word_embeddings else 2)
         whole_weights = computed * (floats if whole_steps else tables + -(-2 * floats // blocks))
         moving = 0 if output.frozen else tables

@@ -14,7 +14,7 @@ backward pass, embedding and head once, and reduces all gradients. What Muon and
 from dataclasses import dataclass
 from typing import Any
 
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.distributed.group import local_batch_size, model_shards
 from lost.model.adapted import dense_twin
 from lost.model.parameters import parameter_table
@@ -25,7 +25,6 @@ from lost.planning.micro_batch import with_micro_batch
 from lost.planning.roofline import Card, step_on_a_card
 from lost.planning.room import fits_whole
 
-_WIDTH = {"float32": 4, "bfloat16": 2}
 _GRADIENT = 4  # bytes: gradients are summed in float32
 
 
@@ -75,7 +74,7 @@ def traffic(config: Config, world: int, whole_steps: bool) -> Traffic:
                 others += size
     passes = 1 if whole_steps else 2
     return Traffic(
-        gathered=rounds * (shards - 1) * (passes * blocks + others) * _WIDTH[config.train.compute_dtype],
+        gathered=rounds * (shards - 1) * (passes * blocks + others) * DTYPE_BYTES[config.train.compute_dtype],
         scattered=rounds * (shards - 1) * (blocks + others) * _GRADIENT,
         between_copies=rounds * 2 * (copies - 1) * (blocks + others) * _GRADIENT // copies,
         orthogonalized=_orthogonalized(config, shards),
@@ -92,7 +91,7 @@ def _orthogonalized(config: Config, shards: int) -> int:
         return 0
     shapes = shapes_orthogonalized(parameter_table(config), settings.split_up)
     entries = sum(-(-n // shards) * -(-rows // shards) * columns for (rows, columns), n in shapes.items())
-    return 2 * (shards - 1) * entries * _WIDTH[settings.orthogonalize_dtype]
+    return 2 * (shards - 1) * entries * DTYPE_BYTES[settings.orthogonalize_dtype]
 
 
 @dataclass(frozen=True)

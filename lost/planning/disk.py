@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lost.checkpoint import array_bytes, checkpoints
+from lost.checkpoint import CHECKPOINTS, array_bytes, checkpoints
 from lost.config import Config
 from lost.storage.files import existing, stale_temps
 from lost.utils.wording import sized
@@ -50,7 +50,7 @@ def disk_room(config: Config, folder: Path, step: int, removed: Sequence[Path] =
         step: from which training starts.
         removed: checkpoints that the start removes.
     """
-    train, last, target = config.train, config.last_step, folder / "checkpoints"
+    train, last, target = config.train, config.last_step, folder / CHECKPOINTS
     parent, going = existing(target), (*removed, *stale_temps(target))
     free = shutil.disk_usage(parent).free + sum(file.lstat().st_size for path in going for file in path.rglob("*"))
     multiples = last // train.keep_every if train.keep_every else 0

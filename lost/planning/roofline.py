@@ -10,7 +10,7 @@ q n rows takes (4 q + 14) n^3 multiply-adds in float32, (10 q + 5) n^3 in bfloat
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.model.adapted import dense_twin
 from lost.model.parameters import layer_projections, parameter_table, projections, vocabulary
 from lost.optim import KINDS as OPTIMIZERS
@@ -22,7 +22,6 @@ from lost.planning.peak_flops import peak_flops
 from lost.projections import Projection
 
 KINDS = ("lost", "dense", "lowrank", "cola")  # whose elementwise work is counted below
-_WIDTH = {"float32": 4, "bfloat16": 2}
 _PER_LOGIT = 40  # bytes: chunks of logits, their softmax and gradient, unfused
 _PER_UPDATE = 40  # bytes a parameter: its norm's share, clipping, AdamW on weight, gradient and two moments
 
@@ -103,7 +102,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
     """
     if any(each.settings.kind not in KINDS for each in projections(config)):
         return None
-    model, width, length = config.model, _WIDTH[config.train.compute_dtype], config.data.seq_len
+    model, width, length = config.model, DTYPE_BYTES[config.train.compute_dtype], config.data.seq_len
     tokens, parts = micro_batch * length, local_batch // micro_batch
     # Forward, gradient of the input, gradient of the weight: the same two sides and `tokens` in other places.
     products = 3 * sum(
@@ -121,7 +120,7 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
     elements = sum(_elements(config, layer) for layer in range(model.num_hidden_layers))
     elementwise = card.seconds(0, tokens * (width * elements + _PER_LOGIT * vocabulary(config)))
     trained = sum(row.size for row in parameter_table(config).values() if row.trained)
-    stored = _WIDTH[config.train.param_dtype]
+    stored = DTYPE_BYTES[config.train.param_dtype]
     anew = sum(each.parameters() for each in projections(config) if each.settings.kind in CAST_ANEW)
     cast = (stored + width) * (trained + anew) if stored != width else 0  # for the forward pass, or for each
     summed = (width + 3 * stored) * trained if parts > 1 else 0  # a gradient as it is computed, added to the sum so far
@@ -169,7 +168,7 @@ def _orthogonalizing(config: Config, card: Card, shards: int) -> float:
     product = "tf32" if (dtype, train.matmul_precision) == ("float32", "high") else dtype
     faster = _of_an_h100(product) / _of_an_h100(train.product_dtype)
     card = replace(card, peak_flops=faster * card.peak_flops)
-    runs, width, seconds = RUNS if dtype == "float32" else (1,) * sum(RUNS), _WIDTH[dtype], 0.0
+    runs, width, seconds = RUNS if dtype == "float32" else (1,) * sum(RUNS), DTYPE_BYTES[dtype], 0.0
     for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items():
         short, long = sorted(shape)
         tall = card.seconds(2 * long * short**2, width * (2 * long * short + short**2))  # x^T x, or x by what it gives

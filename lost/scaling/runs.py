@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lost.checkpoint import checkpoints, open_checkpoint
+from lost.checkpoint import CHECKPOINTS, checkpoints, open_checkpoint
 from lost.checkpoint.state import Origin, TrainState
 from lost.config import Config
 from lost.errors import CheckpointError, UserError
@@ -174,7 +174,7 @@ def _progress(folder: Path) -> TrainState:
         CheckpointError: none can be read; of several the newest one's.
     """
     error = CheckpointError("it has no checkpoint, which says what text it was trained on")
-    for path in checkpoints(folder / "checkpoints"):
+    for path in checkpoints(folder / CHECKPOINTS):
         try:
             return open_checkpoint(path).progress
         except CheckpointError as damaged:

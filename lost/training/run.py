@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lost import checkpoint
-from lost.checkpoint import BestLoss, Checkpoint, TrainState
+from lost.checkpoint import CHECKPOINTS, BestLoss, Checkpoint, TrainState
 from lost.checkpoint.mirror import Mirror
 from lost.checkpoint.saver import Saver
 from lost.config import Config
@@ -118,7 +118,7 @@ class Run:
             self.teacher.load(self.engine, self.config)
         progress = self._with_threads(replace(progress, teacher=self.teacher.identity if self.teacher else None))
         self.tracker.begin(progress.step)
-        self.saver = Saver(self.folder / "checkpoints", self.config, self.engine, self.dataset.tokenizer)
+        self.saver = Saver(self.folder / CHECKPOINTS, self.config, self.engine, self.dataset.tokenizer)
         self.saved_at, self.saved = progress.step, start.path if start else self.folder
         if start:
             self._mirror()  # what could not be, before

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lost.checkpoint import (
+    CHECKPOINTS,
     LATEST,
     MANIFEST,
     Checkpoint,
@@ -99,7 +100,7 @@ def starting_point(
         ConfigError: the folder's run has another configuration or teacher; the message names every difference.
         DataError: the folder's run was trained on other data.
     """
-    start, rejected = newest_valid(folder / "checkpoints")
+    start, rejected = newest_valid(folder / CHECKPOINTS)
     for reason in rejected:
         tracker.message(f"skipped: {reason}")
     if start is None and rejected:
@@ -114,7 +115,7 @@ def starting_point(
 
 def last_config(folder: Path) -> Config | None:
     """Return the configuration that a run was last trained with; None: no checkpoint says so."""
-    for path in reversed(checkpoints(folder / "checkpoints")):
+    for path in reversed(checkpoints(folder / CHECKPOINTS)):
         try:
             return open_checkpoint(path).config
         except CheckpointError:
@@ -144,7 +145,7 @@ def checkpoints_to_remove(folder: Path, overwrite: bool) -> list[Path]:
     Raises:
         CheckpointError: there are some, and --overwrite wasn't given.
     """
-    held = checkpoints(folder / "checkpoints")
+    held = checkpoints(folder / CHECKPOINTS)
     if held and not overwrite:
         raise CheckpointError(
             f"{folder} holds {counted(len(held), 'checkpoint')} up to {held[-1].name}, which --fresh would "
@@ -219,7 +220,7 @@ def check_place(folder: Path) -> None:
     held = next((name for name in _OTHERS if os.path.lexists(folder / name)), None)
     around = checkpoint_around(folder)
     by_hand = os.path.lexists(folder / CONFIG) and not any(
-        os.path.lexists(folder / name) for name in (LOCK, METRICS, "checkpoints", "log.txt")
+        os.path.lexists(folder / name) for name in (LOCK, METRICS, CHECKPOINTS, "log.txt")
     )
     if held or around or by_hand:
         what = f"is {_OTHERS[held]}" if held else f"lies in the checkpoint {around}" if around else ""
@@ -233,7 +234,7 @@ def check_run_folder(folder: Path, resumes: bool) -> None:
     Raises:
         StorageError: they can't.
     """
-    for each in (folder, folder / "checkpoints"):
+    for each in (folder, folder / CHECKPOINTS):
         check_writable(each)
     with storage(folder / LOCK):
         check_updatable(folder / LOCK)
@@ -248,7 +249,7 @@ def check_run_folder(folder: Path, resumes: bool) -> None:
 def write_config(config: Config, folder: Path) -> None:
     """Write the resolved configuration, which marks the folder as a run; called once the run can start."""
     folder.mkdir(parents=True, exist_ok=True)
-    for each in (folder, folder / "checkpoints"):
+    for each in (folder, folder / CHECKPOINTS):
         remove_stale(each)
     replace_text(folder / CONFIG, dump(config))
 

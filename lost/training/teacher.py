@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.data.dataset import Dataset, config_path
 from lost.data.mixture import Mixture
 from lost.data.soft_targets.reader import DESCRIPTION, SoftTargetSet
@@ -90,7 +90,7 @@ def teacher_bytes(config: Config) -> int:
 
 
 def _weights_bytes(source: Source, config: Config) -> int:
-    width = {"float32": 4, "bfloat16": 2}[config.train.compute_dtype]
+    width = DTYPE_BYTES[config.train.compute_dtype]
     return sum(row.size * (4 if row.integer else width) for row in parameter_table(source.config).values())
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from lost import checkpoint
-from lost.checkpoint import LATEST, MANIFEST, Checkpoint, checkpoints, open_checkpoint
+from lost.checkpoint import CHECKPOINTS, LATEST, MANIFEST, Checkpoint, checkpoints, open_checkpoint
 from lost.checkpoint.changes import fixed_differences
 from lost.config import Config
 from lost.data.dataset import DESCRIPTION, Dataset
@@ -61,7 +61,7 @@ def verify(path: Path) -> VerifyReport:
         report.checked[path] = list(SoftTargetSet(path).problems())
     elif (path / MANIFEST).exists():
         _check(path, report)
-    elif (path / CONFIG).exists() or checkpoints(path / "checkpoints"):
+    elif (path / CONFIG).exists() or checkpoints(path / CHECKPOINTS):
         _check_run(path, report)
     else:
         raise UserError(
@@ -85,7 +85,7 @@ def _check(path: Path, report: VerifyReport) -> Checkpoint | None:
 
 
 def _check_run(folder: Path, report: VerifyReport) -> None:
-    held = checkpoints(folder / "checkpoints")
+    held = checkpoints(folder / CHECKPOINTS)
     opened = [each for each in [_check(path, report) for path in held] if each]
     newest = opened[-1] if opened else None
     config, problems = _configuration(folder, newest)
@@ -101,7 +101,7 @@ def _check_run(folder: Path, report: VerifyReport) -> None:
     if job := holder(folder):
         report.remarks.append(f"{folder} is in use by {job}: what it writes meanwhile may look unfinished here")
     else:
-        left = (*stale_temps(folder), *stale_temps(folder / "checkpoints"))
+        left = (*stale_temps(folder), *stale_temps(folder / CHECKPOINTS))
         report.remarks += [f"{path} was never finished: the next start removes it" for path in left]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lost
-from lost.checkpoint import Checkpoint
+from lost.checkpoint import CHECKPOINTS, Checkpoint
 from lost.config import Config
 from lost.data.dataset import TRAIN
 from lost.data.mixture import Mixture, open_dataset
@@ -87,7 +87,7 @@ def card(
         license: the hub's name of the model's licence; None: none was chosen.
         quantized: what of it is in few bits; None: nothing.
     """
-    run = source.path.parent.parent if source.path.parent.name == "checkpoints" else source.path
+    run = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path
     known = architecture(target)
     exceptions = (each["kind"] for each in target.projection.overrides.values() if "kind" in each)
     kinds = sorted({target.projection.kind, *exceptions})

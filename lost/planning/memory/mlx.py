@@ -5,10 +5,10 @@ import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from lost.config import Config, TrainConfig
+from lost.config import DTYPE_BYTES, Config, TrainConfig
 from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.planning.memory.logits import logits_at_once
-from lost.planning.memory.shared import BYTES, largest_turn, recast, saved_of_norms
+from lost.planning.memory.shared import largest_turn, recast, saved_of_norms
 from lost.projections import Projection
 
 # How far it computes ahead of what it frees, fitted to its peaks on a CPU (benchmarks/mlx_memory.py): in blocks
@@ -27,7 +27,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
     keeps = device == "cpu"  # what an activation computes, for its backward pass
     fused = device == "gpu" and config.model.head_width in FUSED_WIDTHS and fuses()
     scores = 1 if fused else config.data.seq_len  # of a head and a token; fused, a scale
-    model, width, policy = config.model, BYTES[config.train.compute_dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, DTYPE_BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     norm = (4 + width) * hidden  # its input in float32, and its output

@@ -9,8 +9,6 @@ from lost.optim import KINDS
 from lost.optim.muon import Muon, at_once, shapes_orthogonalized
 from lost.projections import Projection
 
-BYTES = {"float32": 4, "bfloat16": 2}
-
 
 def saved_of_norms(parts: Sequence[Projection], hidden: int) -> int:
     """Count the elements per token of both norms' outputs in a block that projections save."""

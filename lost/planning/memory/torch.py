@@ -1,9 +1,9 @@
 """PyTorch's memory beside weights, gradients and the optimizer's state."""
 
-from lost.config import Config
+from lost.config import DTYPE_BYTES, Config
 from lost.model.parameters import layer_projections, vocabulary
 from lost.planning.memory.logits import logits_at_once
-from lost.planning.memory.shared import BYTES, largest_turn, recast, saved_of_norms
+from lost.planning.memory.shared import largest_turn, recast, saved_of_norms
 
 CAST_ANEW = ("lost", "sltrain")  # kinds whose passes cast the weights each time, and keep no casts
 
@@ -13,7 +13,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
 
     Counted for the model as it runs on a CPU without compilation; a test compares this with what autograd saves.
     """
-    model, width, policy = config.model, BYTES[config.train.compute_dtype], config.train.checkpoint_activations
+    model, width, policy = config.model, DTYPE_BYTES[config.train.compute_dtype], config.train.checkpoint_activations
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     own_input = width if device == "cpu" else 4  # of a norm: elsewhere its float32 copy

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lost.bench.precision import with_dtype
+from lost.checkpoint import CHECKPOINTS
 from lost.config import Config, TrainConfig
 from lost.data.dataset import DESCRIPTION, Dataset
 from lost.data.mixture import open_dataset, with_data
@@ -290,7 +291,7 @@ def run_place(config: str | None, out: Path | None, origin: Path | None) -> tupl
     if of_run := config_file(Path(config)):
         return of_run, out or Path(config)
     path = Path(config)
-    if out is None and path.name == CONFIG and (path.parent / "checkpoints").is_dir():
+    if out is None and path.name == CONFIG and (path.parent / CHECKPOINTS).is_dir():
         raise UserError(
             f"{path} is the configuration of the run {path.parent}, and a new run by it has no name; expected the run, "
             f"to go on with it: `lost train {path.parent}`; or name a new folder with --out"

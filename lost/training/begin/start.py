@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from lost.checkpoint import Checkpoint
+from lost.checkpoint import CHECKPOINTS, Checkpoint
 from lost.checkpoint.mirror import Mirror
 from lost.config import Config
 from lost.engine import Engine
@@ -59,7 +59,7 @@ def start(
             if run.teacher:
                 tracker.message(run.teacher.sentence(run.config))
             adapts = run.written.train.micro_batch_size == "auto"
-            mirror = Mirror(run.folder / "checkpoints", run.remote) if first and run.remote else None
+            mirror = Mirror(run.folder / CHECKPOINTS, run.remote) if first and run.remote else None
             result = train(
                 run.config, run.folder, run.dataset, engine, tracker, point, asked, adapts, run.further, mirror,
                 run.tracing, run.teacher,

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from lost import checkpoint
-from lost.checkpoint import Checkpoint, Origin, TrainState, checkpoints, open_checkpoint, run_and_step, set_latest
+from lost.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    Origin,
+    TrainState,
+    checkpoints,
+    open_checkpoint,
+    run_and_step,
+    set_latest,
+)
 from lost.checkpoint.changes import differences
 from lost.checkpoint.lineage import kept
 from lost.config import Config
@@ -55,7 +64,7 @@ def beginning(path: Path, folder: Path, fresh: bool, configured: bool, branches:
         ConfigError: the folder's run started with other weights.
         UserError: the start would remove the weights, or nothing says how to train.
     """
-    held = [] if fresh else checkpoints(folder / "checkpoints")
+    held = [] if fresh else checkpoints(folder / CHECKPOINTS)
     if held:
         _check_origin(held, path, folder, branches)
         return load_config(config_file(folder) or folder / CONFIG), None
@@ -169,7 +178,7 @@ def begin_with(
     """
     before = source.progress
     begun = before if before and branches and keeps_place(source, dataset) else TrainState(data=dataset.fingerprint)
-    path = checkpoint.checkpoint_path(folder / "checkpoints", begun.step)
+    path = checkpoint.checkpoint_path(folder / CHECKPOINTS, begun.step)
     held = parameter_table(_held_by(source, config))
     digest = Digest()
     arrays = digest.passing(check_arrays(source.parameters(), shapes_of(held), index_limits(held)))
