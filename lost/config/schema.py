@@ -109,7 +109,8 @@ class TrainConfig(Section):
     seed: Annotated[Int, Field(ge=0, lt=2**63)] = 0
     """Of the initial weights and of the data's order: everything random in a run."""
     log_every: Natural = 10
-    """Steps from one line to the next, on screen and in metrics.jsonl; 0: only where a checkpoint is written."""
+    """Steps from one row of metrics.jsonl to the next, a line on screen where that is no terminal; 0: only where a
+    checkpoint is written."""
     eval_every: Natural = 500
     """Steps from one validation to the next; 0: none during training. Its end always has one."""
     eval_tokens: Count | None = None

@@ -21,6 +21,10 @@ def need(module: str, extra: str, what: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{what} needs the package {module.partition('.')[0]}: {error}; install it with: "
-            f"pip install 'lost-pretrain[{extra}]'"
+            f"{what} needs the package {module.partition('.')[0]}: {error}; install it, in the clone, with: {installation(extra)}"
         ) from None
+
+
+def installation(extra: str) -> str:
+    """Return the command that adds an extra, in the clone: by its name on an index a stranger's package would come."""
+    return f"pip install -c constraints.txt -e '.[{extra}]'"

@@ -335,4 +335,4 @@ def test_without_the_extra(lost: Lost, runs: list[Path], tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "jinja2", None)
     answer = lost("report", runs[0], "--out", tmp_path / "report.html")
     assert answer.code == 2
-    assert "pip install 'lost-pretrain[report]'" in answer.err
+    assert "pip install -c constraints.txt -e '.[report]'" in answer.err

@@ -198,4 +198,4 @@ def test_without_the_harness(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     answer = lost("eval", run, "--tasks", "wikitext")
     assert answer.code == 2
-    assert "pip install 'lost-pretrain[eval]'" in answer.err
+    assert "pip install -c constraints.txt -e '.[eval]'" in answer.err

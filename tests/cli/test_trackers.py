@@ -217,7 +217,7 @@ def test_a_library_that_is_not_there(train: Train, tmp_path: Path, monkeypatch: 
     answer = train("tracking.wandb=true", more=("--dry-run",))
     assert answer.code == 2
     assert "tracking.wandb needs the package wandb" in answer.err
-    assert "pip install 'lost-pretrain[wandb]'" in answer.err
+    assert "pip install -c constraints.txt -e '.[wandb]'" in answer.err
     assert not (tmp_path / "run").exists()
 
 

@@ -117,4 +117,4 @@ def test_what_can_not_be_quantized_is_refused(
         assert not (tmp_path / "out").exists()
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
     answer = lost("convert", source, tmp_path / "out", "--to", "mlx-lm", "--bits", "4")
-    assert (answer.code, "pip install 'lost-pretrain[mlx]'" in answer.err) == (2, True)
+    assert (answer.code, "pip install -c constraints.txt -e '.[mlx]'" in answer.err) == (2, True)
