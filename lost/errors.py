@@ -137,7 +137,7 @@ class CompilerError(UserError):
         super().__init__(
             f"PyTorch's compiler failed: {reason:.400}; expected it to work, and what it keeps of earlier runs"
             f"{f' in {kept}' if kept else ''} to be whole; remove that folder, which it fills again, or train without "
-            "it: --set train.compile=false"
+            "it: --set train.compile=false, and with another optimizer than adamw8bit, which compiles its updates"
         )
 
     @staticmethod

@@ -131,6 +131,12 @@ def wire(size: int, device: str) -> None:
     raise UserError("--wired-gib: only --backend mlx can wire memory; leave it out")
 
 
+def forget_peak(device: str) -> None:
+    """Begin the peak of `memory` anew, where it is a device's and not the process's."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def memory(device: str) -> dict[str, int]:
     """Return bytes as `lost.engine.Engine.memory` names them: allocated on CUDA, the process's peak on CPU.
 

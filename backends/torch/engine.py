@@ -96,7 +96,8 @@ class TorchEngine:
         return {**rows, **{f"{name}.{array}": first for name, first in rows.items() for array in arrays}}
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter, cast to the type that it is stored in."""
+        """Take every parameter, cast to the type that it is stored in; the peak of memory is from here on."""
+        devices.forget_peak(self.device)
         with torch.no_grad():
             gathered = self._layout.gather(parameters)
             for name, array in check_arrays(gathered, shapes_of(self._table), index_limits(self._table)):
@@ -174,7 +175,7 @@ class TorchEngine:
         total: list[Tensor] = []
         with worker_errors(self.workers):
             for batch in micro_batches:
-                for parameter in self._parameters.values():
+                for parameter in (*self._parameters.values(), *self._trained.values()):  # of the step before too
                     parameter.grad = None
                 self._layout.begin_micro_batch(last=True)  # so that it is reduced for itself
                 (self._losses(batch)[0] * (self.workers.world_size / predictions)).backward()

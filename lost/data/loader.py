@@ -64,7 +64,7 @@ class TrainingStream:
 
     def predictions(self, first: int, count: int) -> int:
         """Count the predictions that enter the loss in samples [first, first + count)."""
-        return self._samples.predictions(self._windows(first, count))
+        return self._samples.predictions(self._windows(first, count) if self.has_mask else np.arange(count))
 
     def epochs(self, samples: int) -> list[float]:
         """Return how many epochs of the set this number of samples is."""

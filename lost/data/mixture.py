@@ -118,6 +118,8 @@ class MixedStream:
 
     def predictions(self, first: int, count: int) -> int:
         """Count the predictions that enter the loss in samples [first, first + count)."""
+        if not self.has_mask:  # all windows have as many, whichever are drawn
+            return self._streams[0].predictions(0, count)
         drawn = [self.draw(position) for position in range(first, first + count)]
         return sum(self._streams[source].predictions(number, 1) for source, number in drawn)
 

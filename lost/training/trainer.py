@@ -85,11 +85,11 @@ def train(
     except (LostError, RuntimeError, MemoryError) as error:
         cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
         short, stopped = OutOfMemoryError.caused(cause), GpuStoppedError.caused(error)
-        if not isinstance(error, LostError) and not short and not stopped:
-            raise
         # A save of a step before is still good. Several workers finish it together, so only if all of them are here.
         if isinstance(error, DivergedError) or engine.workers.world_size == 1:
             run.finish_saving(wait=True)
+        if not isinstance(error, LostError) and not short and not stopped:
+            raise
         if short:
             raise out_of_memory(cause, run.config, engine, run.micro_batches.size) from error
         if stopped:

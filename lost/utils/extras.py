@@ -21,7 +21,8 @@ def need(module: str, extra: str, what: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{what} needs the package {module.partition('.')[0]}: {error}; install it, in the clone, with: {installation(extra)}"
+            f"{what} needs the package {module.partition('.')[0]}: {error}; install it, in the clone, with: "
+            f"{installation(extra)}"
         ) from None
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from device import TORCH
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lost.backends.torch.distributed.sharded import Sharded
 from lost.backends.torch.engine import TorchEngine
 from lost.backends.torch.kernels.elementwise import rotate
 from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
@@ -296,3 +297,36 @@ def test_eight_bit_moments(config: Callable[..., Config]) -> None:
     again.load_optimizer_state(reversed(list(moments.items())), 3)
     for batch in batches[3:]:
         assert engine.step([batch], 32, 1e-3).wait() == again.step([batch], 32, 1e-3).wait()
+
+
+def test_eight_bit_moments_before_the_first_update(config: Callable[..., Config]) -> None:
+    """A run that left out all updates so far is saved with moments, and goes on as one that never stopped."""
+    model = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
+    settings = config(model=model, projection={"rank": 16, "density": 0.1}, optimizer={"name": "adamw8bit"})
+    engine, again = started(settings), started(settings)
+    engine._optimizer.step(1e-3, torch.tensor(True))
+    moments = {name: np.array(value) for name, value in engine.optimizer_state()}
+    assert {name: value.shape for name, value in moments.items()} == state_shapes(settings)
+    again.load_optimizer_state(moments.items(), 0)
+    assert all(np.array_equal(value, moments[name]) for name, value in again.optimizer_state())
+    batch = Batch(np.random.default_rng(0).integers(0, 256, (4, 9)).astype(np.int32))
+    for _ in range(2):
+        assert engine.step([batch], 32, 1e-3).wait() == again.step([batch], 32, 1e-3).wait()
+
+
+def test_the_peak_is_of_what_was_loaded(config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of those that were measured before it to choose a type."""
+    forgotten: list[str] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forgotten.append)
+    engine = TorchEngine(config(), "cpu")
+    engine.device = "cuda:0"
+    engine.load(initial_values(config()))
+    assert forgotten == ["cuda:0"]
+
+
+def test_an_array_of_one_group_is_whole() -> None:
+    """Scales of moments have no rows of their own."""
+    layout = object.__new__(Sharded)
+    layout._ends = {"down": (0, 2)}
+    for layout.shards, held in ((1, 6), (2, 2)):
+        assert len(layout.local_rows("down", np.zeros(6))) == held

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from lost.data.mixture import training_stream
 from lost.engine import BACKENDS, backend_module
 from lost.model.parameters import parameter_table
 from lost.planning.budget import budget
+from lost.projections.adapters import Eva
 from lost.training.origin import calibration
+from lost.training.origin.calibration import measure_of
 
 KINDS = ("lora", "pissa")
 
@@ -242,6 +245,27 @@ def test_a_run_that_begins_by_its_base_has_room_for_it_or_does_not_begin(
     assert not (tmp_path / "second").exists()
     adapt(kind, "run", 2, f"projection.rho={rho}", base="wide", backend=backend)
     monkeypatch.undo()
+
+
+def test_a_block_is_measured_once_and_its_layers_are_decomposed_side_by_side(
+    adapt: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one process, which others wait for: hours of a large model's, one by one."""
+    threads, asked, begin = set(), [], Eva.adapting
+
+    def recorded(self: Eva, *arguments: Any) -> Any:
+        threads.add(current_thread())
+        return begin(self, *arguments)
+
+    def recording(*arguments: Any) -> Any:
+        measure = measure_of(*arguments)
+        return lambda what, names: asked.append(list(names)) or measure(what, names)
+
+    monkeypatch.setattr(Eva, "adapting", recorded)
+    monkeypatch.setattr("lost.training.begin.start.measure_of", recording)
+    adapt("eva", "run", 1)
+    assert [len(names) for names in asked] == [7, 7]
+    assert main_thread() not in threads
 
 
 def test_what_it_begins_by_is_planned(lost: Callable, tiny_yaml: Path) -> None:

@@ -141,6 +141,15 @@ def test_validation_is_the_text_of_all_sets(sets: list[Path]) -> None:
     assert split.documents == expected.tolist().count(mixture.tokenizer.end_of_text) - 1
 
 
+def test_predictions_of_text_are_counted_without_a_draw(sets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step counts its own, of the whole batch and in Python."""
+    mixed, alone = (training_stream(each, 16, 0) for each in (weighted(sets[:2], 1, 3), Dataset(sets[0])))
+    counts = mixed.batch(5, 7).predictions, alone.batch(5, 7).predictions
+    monkeypatch.setattr(MixedStream, "draw", None)
+    monkeypatch.setattr(TrainingStream, "_windows", None)
+    assert (mixed.predictions(5, 7), alone.predictions(5, 7)) == counts
+
+
 def test_examples_mix_with_examples(sets: list[Path], tmp_path: Path) -> None:
     tokenizer = Dataset(sets[0]).tokenizer
     for name in "pq":

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from lost.backends.torch.engine import TorchEngine
-from lost.checkpoint import open_checkpoint
+from lost.checkpoint import open_checkpoint, saver
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.distributed.group import local_batch_size
@@ -152,6 +153,33 @@ def test_out_of_memory_in_training(
     assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000010").progress.step == 10
     monkeypatch.undo()
     assert lost(*command, "--set", "train.micro_batch_size=4").code == 0
+
+
+def test_what_was_being_saved_when_a_framework_failed(
+    lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is finished, though nothing says what the error means."""
+    step, write, failed, taken = TorchEngine.step, saver.write_tensors, Event(), 0
+
+    def failing(self: TorchEngine, *arguments: Any) -> StepResult:
+        nonlocal taken
+        taken += 1
+        if taken > 10:
+            failed.set()
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return step(self, *arguments)
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        failed.wait()
+        return write(*arguments, **named)
+
+    monkeypatch.setattr(TorchEngine, "step", failing)
+    monkeypatch.setattr(saver, "write_tensors", slow)
+    run = tmp_path / "run"
+    answer = lost("train", tiny_yaml, "--data", prepared.path, "--out", run, "--backend", "torch", "--device", "cpu")
+    assert answer.code == 1
+    assert "unspecified launch failure" in answer.err
+    assert open_checkpoint(run / "checkpoints" / "step-00000010").progress.step == 10
 
 
 def test_out_of_memory_elsewhere(

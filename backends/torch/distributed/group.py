@@ -19,9 +19,10 @@ from lost.storage.arrays import NamedArrays
 _DTYPES = {each.name: each for each in (np.dtype("float32"), np.dtype("int32"), np.dtype(ml_dtypes.bfloat16))}
 
 _CONNECTING = timedelta(seconds=20)
-# How long one worker waits for another: between CPUs while that one computes initial weights or checks a checkpoint
-# alone, and in a collective of NCCL while it compiles or reads its part of a step. Then NCCL ends the process.
-_ALONE, _IN_A_STEP = timedelta(minutes=30), timedelta(minutes=10)
+# How long one worker waits for another: between CPUs while that one computes initial weights, decomposes those of a
+# model that is adapted, or checks a checkpoint alone (if it ends instead, gloo says so at once), and in a collective of
+# NCCL while it compiles or reads its part of a step. Then NCCL ends the process.
+_ALONE, _IN_A_STEP = timedelta(hours=12), timedelta(minutes=10)
 
 
 def join(device: str = "auto") -> "SingleProcess | TorchGroup":

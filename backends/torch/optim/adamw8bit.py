@@ -1,6 +1,7 @@
 """AdamW with torchao's 8-bit moments, saved and restored exactly by codes and scales."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,16 @@ class AdamW8bit:
             group["lr"].fill_(lr * group["rate"])  # a tensor, so that the update isn't recompiled
         if not skip.item():
             self._optimizer.step()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Make the state that torchao makes by its first update, for a run that is saved before it."""
+        for tensor in self._tensors.values():
+            if not self._optimizer.state[tensor]:
+                kept = [_zeros(tensor, signed) if _is_quantized(tensor) else torch.zeros_like(tensor)
+                        for signed in (True, False)]  # fmt: skip
+                self._optimizer.state[tensor] = {"step": torch.tensor(0.0), **dict(zip(MOMENTS, kept, strict=True))}
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the moments, and the scales of the first ones."""
@@ -89,14 +100,21 @@ def _torchao() -> Callable[..., torch.optim.Optimizer]:
     return AdamW8bit
 
 
+def _zeros(like: Tensor, signed: bool) -> Any:
+    """Return a moment in 8 bits before the first update."""
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    return OptimState8bit.zeros(like.shape, signed, BLOCK, like.device, dtype=like.dtype)
+
+
 def _quantized(values: Tensor, scale: Tensor | None, signed: bool) -> Tensor:
     """Return values quantized exactly as they were before: with the given scales, or those of the blocks' maxima."""
     from torchao.optim.quant_utils import quantize_8bit_with_qmap, scale_tensor
-    from torchao.optim.subclass_8bit import OptimState8bit
 
-    kept = OptimState8bit.zeros(values.shape, signed, BLOCK, values.device, dtype=values.dtype)
+    kept = _zeros(values, signed)
     if scale is None:
         _, scale = scale_tensor(values, BLOCK)
     kept.scale.copy_(scale)
-    kept.codes.copy_(quantize_8bit_with_qmap((values.view(-1, BLOCK) / kept.scale[:, None]).view_as(values), kept.qmap))
+    shares = values.view(-1, BLOCK) / kept.scale.clip(min=torch.finfo(values.dtype).tiny)[:, None]  # 0 of what is 0
+    kept.codes.copy_(quantize_8bit_with_qmap(shares.view_as(values), kept.qmap))
     return kept
