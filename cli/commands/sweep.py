@@ -95,9 +95,17 @@ def _fingerprint(plan: "Sweep", data: Path | None) -> str | None:
 
     Raises:
         DataError: nothing names it, or it can't be used.
+        UserError: the grid and --data both do.
     """
     from lost.data.mixture import open_dataset
+    from lost.errors import UserError
 
-    if data is None and any(key.startswith(_DATA) for cell in plan.cells for key in cell.settings):
+    key = next((key for cell in plan.cells for key in cell.settings if key.startswith(_DATA)), None)
+    if key and data:
+        raise UserError(
+            f"--data {data}: the grid sets {key}, and every run would read {data} instead; expected what is read to be "
+            "named in one place; leave --data out, or that axis"
+        )
+    if key:
         return None
     return open_dataset(plan.configuration(next(plan.trials({}))).data, data).fingerprint

@@ -64,7 +64,9 @@ class SweepScreen:
         for name in self._runner.running:
             running.add_row(Text(printable(name)), *self._state(name))
         head, rows = table(self._results)
-        best = Table(*head, box=None, pad_edge=False)
+        best = Table(box=None, pad_edge=False)
+        for name in head:
+            best.add_column(Text(printable(name)))
         for cells in rows[:_ROWS]:
             best.add_row(*(Text(printable(cell)) for cell in cells))
         trials = self._results.trials()

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any, Protocol, TypeVar, cast
@@ -177,7 +177,7 @@ def _layer(
     results = {}
     for kind, part in built.items():
         timing = summarize(times, kind, calls)
-        flops = 6 * part.multiply_adds() * shape.tokens
+        flops = flops_per_token(part) * shape.tokens
         results[kind] = {
             **timing,
             "parameters": part.parameters(),
@@ -186,6 +186,13 @@ def _layer(
             "saved_bytes": passes[kind].saved_bytes,
         }
     return {**asdict(shape), "rounds": rounds, "calls_a_sample": calls, "results": results}
+
+
+def flops_per_token(part: Projection) -> int:
+    """Count a layer's FLOPs, forward and backward: two a multiply-add, a frozen weight without a gradient."""
+    whole = replace(part, settings=part.settings.model_copy(update={"bits": None}))  # few bits are of as many entries
+    still = sum(each.size for each in whole.tensors().values() if each.frozen and len(each.shape) > 1)
+    return 6 * part.multiply_adds() - 2 * still
 
 
 def _model(

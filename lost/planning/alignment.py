@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lost.config import Config
+from lost.model.adapted import unquantized
 from lost.model.parameters import projections, vocabulary
 
 MULTIPLES = {"bfloat16": 8, "float32": 4}
@@ -46,7 +47,7 @@ def product_sizes(config: Config) -> Iterator[tuple[int, int]]:
     Args:
         config: its vocabulary known.
     """
-    for each in projections(config):
+    for each in projections(unquantized(config)):  # words of few bits are unpacked to the matrix first
         if each.multiply_adds() == each.in_features * each.out_features:  # kept whole, or composed for each pass
             yield each.out_features, each.in_features
         else:

@@ -108,7 +108,7 @@ def budget(
     update = mlx.update(config, device, trained * width) if backend == "mlx" else torch.update(config, shards)
     # What a worker holds gathered: embedding and head, two blocks at a time, and their gradients; or everything.
     whole_weights = whole_gradients = 0
-    if shards > 1:
+    if shards > 1 or whole_steps:  # FSDP copies what one worker gathers from itself too
         computed, blocks = DTYPE_BYTES[config.train.compute_dtype], model.num_hidden_layers
         tables = head * (1 if model.tie_word_embeddings else 2)
         whole_weights = computed * (floats if whole_steps else tables + -(-2 * floats // blocks))

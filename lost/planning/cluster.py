@@ -16,9 +16,10 @@ from typing import Any
 
 from lost.config import DTYPE_BYTES, Config
 from lost.distributed.group import local_batch_size, model_shards
+from lost.errors import ConfigError
 from lost.model.adapted import dense_twin
 from lost.model.parameters import parameter_table
-from lost.optim import KINDS
+from lost.optim import KINDS, optimizer_of
 from lost.optim.muon import Muon, shapes_orthogonalized
 from lost.planning.budget import budget
 from lost.planning.micro_batch import with_micro_batch
@@ -26,6 +27,27 @@ from lost.planning.roofline import Card, step_on_a_card
 from lost.planning.room import fits_whole
 
 _GRADIENT = 4  # bytes: gradients are summed in float32
+
+
+def check_sharded(config: Config, world: int) -> None:
+    """Refuse settings that a model can't have whose rows so many workers share.
+
+    Raises:
+        ConfigError: they can't form `train.replicas` groups, the optimizer's state can't be split by rows, or whole
+            weights are to be looked at.
+    """
+    shards = model_shards(config, world)
+    if not optimizer_of(config).by_rows and shards > 1:
+        raise ConfigError(
+            f"optimizer.name = {config.optimizer.name} with {shards} workers a model: its state can't be split by "
+            "rows; expected an optimizer whose state can; set optimizer.name=adamw, or train.replicas to the number of "
+            "workers"
+        )
+    if config.train.inspect_every:
+        raise ConfigError(
+            f"train.inspect_every = {config.train.inspect_every} under torchrun: no worker holds a whole weight, of "
+            "which singular values are wanted; expected 0; remove it, and look at checkpoints by `lost inspect`"
+        )
 
 
 @dataclass(frozen=True)

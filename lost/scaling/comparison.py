@@ -23,9 +23,9 @@ class Crossing:
         trained: the largest that both kinds were trained with; budgets were looked at up to `FAR` times that.
         at: the largest budget at which they meet; None: they don't.
         interval: of it, over the draws in which they meet; None: they do in none.
-        share: of the draws in which they meet.
+        share: of the draws in which they meet; None: a kind has no draws.
         ahead: the kind whose loss is the lower one at the end of the range.
-        certainty: share of the draws that say so too.
+        certainty: share of the draws that say so too; None: a kind has no draws.
     """
 
     unit: str
@@ -87,7 +87,7 @@ def effective_size(first: FittedFamily, second: FittedFamily) -> EffectiveSize:
 
     with np.errstate(over="ignore"):
         own = equal(first.parameters.law, second.parameters.law)
-        drawn = [equal(*laws) for laws in zip(first.parameters.draws, second.parameters.draws, strict=True)]
+        drawn = [equal(*laws) for laws in _drawn(first.parameters, second.parameters)]
     known = [each for each in drawn if each is not None]
     return EffectiveSize(size, tokens, own, interval(known))
 
@@ -141,7 +141,7 @@ def _crossing(
     def gap(one: Law, two: Law) -> Array:
         return curves[0](one, budgets) - curves[1](two, budgets)
 
-    gaps = [gap(*laws) for laws in zip(fits[0].draws, fits[1].draws, strict=True)]
+    gaps = [gap(*laws) for laws in _drawn(*fits)]
     own = gap(fits[0].law, fits[1].law)
     met = [at for each in gaps if (at := _last_zero(budgets, each)) is not None]
     ahead = bool(own[-1] > 0)
@@ -155,6 +155,11 @@ def _crossing(
         families[ahead].kind,
         sum((each[-1] > 0) == ahead for each in gaps) / len(gaps) if gaps else None,
     )
+
+
+def _drawn(one: Fit, two: Fit) -> list[tuple[Law, Law]]:
+    """Return the draws of two fits, in pairs; none where one of them has none."""
+    return list(zip(one.draws, two.draws, strict=True)) if one.draws and two.draws else []
 
 
 def _last_zero(budgets: Array, gap: Array) -> float | None:

@@ -1,6 +1,7 @@
 """Runs that one law describes: one kind, one text, and losses that may be compared."""
 
 import statistics
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -87,16 +88,18 @@ def fitted(family: Family) -> FittedFamily:
             f"{family.kind}: {'; '.join(lacking)}; expected several sizes, each with several numbers of tokens; "
             "train more, such as by `lost sweep`"
         )
-    return FittedFamily(family, fit(points), fit(family.points("flops")))
+    # Each kind draws its own errors: in what is between two kinds, the same ones would cancel.
+    seed = zlib.crc32(family.kind.encode())
+    return FittedFamily(family, fit(points, seed), fit(family.points("flops"), seed))
 
 
 def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]]:
     """Return the losses that are fitted, and which runs are left out and why.
 
-    Runs with frozen parameters, and those that didn't begin with initial weights, are left out. Where all rates are
-    constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run; else, or where none
-    was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not in size and tokens,
-    as those of a search for a rate do, the ones with the best settings are taken.
+    Unfinished runs, those with frozen parameters, and those that didn't begin with initial weights, are left out. Where
+    all rates are constant, or decay at the end alone (wsd), losses at the peak rate are taken, several of a run; else,
+    or where none was measured, those at schedules' ends. Of runs that differ in more than their seeds, though not in
+    size and tokens, as those of a search for a rate do, the ones with the best settings are taken.
 
     Args:
         runs: at least one.
@@ -110,7 +113,9 @@ def family_of(runs: Sequence[TrainedRun], ends: bool) -> tuple[Family, list[str]
     left_out = [f"left out: {folder}: {reason}" for folder, reason in reasons.items() if reason]
     runs = [run for run in runs if not reasons[run.folder]]
     if not runs:
-        raise UserError(f"no run trained a whole model from initial weights: expected some; {'; '.join(left_out)}")
+        raise UserError(
+            f"no finished run trained a whole model from initial weights: expected some; {'; '.join(left_out)}"
+        )
     check_same_text(runs)
     _check_one([run.kind for run in runs], runs, "kind of projection", "name those of one, or two kinds with --compare")
     at_peak = not ends and all(run.is_level for run in runs) and any(map(TrainedRun.at_peak, runs))
@@ -173,6 +178,8 @@ def _unlike_others(run: TrainedRun) -> str | None:
 
     A branch on the same text is taken for the longer run that it makes of its source.
     """
+    if not run.is_finished:
+        return f"it isn't finished: it has no validation at step {run.config.last_step}, where it ends"
     if any(row.frozen for row in parameter_table(run.config).values()):
         return "some of its parameters are frozen, which its size counts too"
     origin = run.origin

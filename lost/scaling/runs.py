@@ -67,6 +67,14 @@ class TrainedRun:
         return {last: self.losses[last]} if last in self.losses else {}
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it came to the end of its schedule, or to the step before that at which it was to stop.
+
+        One that diverged hasn't, nor has one that `train.early_stop` ended: where these end, their losses have decided.
+        """
+        return max(self.losses) >= self.config.last_step
+
+    @property
     def is_level(self) -> bool:
         """Whether its rate stays at the peak after the warm-up: a longer run begins like a shorter one."""
         return KINDS[self.config.schedule.name].falls_after is not None

@@ -124,14 +124,15 @@ def suggest(
 
     Args:
         config: its vocabulary known.
-        speed: measures.
+        speed: measures; it refuses what doesn't fit the device.
         fits: whether a configuration fits the device.
         seconds: that the run may take.
         tokens: that it is to read.
         experience: finished runs; None: rate and batch are Step Law's own.
 
     Raises:
-        ConfigError: no size fits the device, or rates follow from `optimizer.base_width` already.
+        ConfigError: no size fits the device, or rates follow from `optimizer.base_width` already; and what `speed`
+            raises.
     """
     if config.optimizer.base_width:
         raise ConfigError(
@@ -144,7 +145,8 @@ def suggest(
     if tokens:
         chosen = _closest(config, fits, lambda counts: tokens / counts.without_embeddings)
     elif seconds:
-        flops = speed(config) * budget(config).flops_per_token * seconds
+        measured = config if fits(config) else _first(config, fits, lambda counts: -counts.parameters)
+        flops = speed(measured) * budget(measured).flops_per_token * seconds
         chosen = _for_flops(config, fits, flops, experience.law if experience else None)
     counts = budget(chosen)
     read = tokens or TOKENS_PER_PARAMETER * counts.without_embeddings
@@ -248,9 +250,16 @@ def _closest(config: Config, fits: Fits, tokens_per_parameter: Callable[[Budget]
     Raises:
         ConfigError: none fits the device.
     """
-    counts = [(each, budget(each)) for each in shapes(config)]
-    counts.sort(key=lambda each: abs(math.log(tokens_per_parameter(each[1]) / TOKENS_PER_PARAMETER)))
-    found = next((each for each, _ in counts if fits(each)), None)
+    return _first(config, fits, lambda counts: abs(math.log(tokens_per_parameter(counts) / TOKENS_PER_PARAMETER)))
+
+
+def _first(config: Config, fits: Fits, key: Callable[[Budget], float]) -> Config:
+    """Return, of the sizes that fit the device, the one whose key is the least.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    found = next((each for each in sorted(shapes(config), key=lambda each: key(budget(each))) if fits(each)), None)
     if found is None:
         raise ConfigError(
             "no size of this model fits the device, however small; expected one that does; `lost plan` without "

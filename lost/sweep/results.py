@@ -97,7 +97,7 @@ class Results:
                 row = parse_object(line)
                 if not isinstance(row.get("name"), str) or not isinstance(row.get("settings"), dict):
                     raise ValueError("it has no name, or no settings")
-                if not is_number(row.get("parameters", 0)):
+                if not is_number(row.get("parameters")):
                     raise ValueError("its parameters is no number")
                 if wrong := [
                     key for key in _NUMBERS if not is_number(row.get(key, "")) and row.get(key, "") is not None

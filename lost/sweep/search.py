@@ -5,16 +5,20 @@ from collections.abc import Callable, Sequence
 STEPS = 8  # beyond the values that a search begins with, to either side: 256 times as much, or as little
 
 
-def beyond(tried: Sequence[float], best: float) -> float | None:
+def beyond(tried: Sequence[float], best: float, allowed: Callable[[float], bool] = lambda value: True) -> float | None:
     """Return the value to try next: half or twice the best, where it is the least or the largest; None: it is inside.
 
     Args:
         tried: ascending.
-        best: one of them; half of a whole number is whole too, or none.
+        best: one of them; half of an even whole number is whole too.
+        allowed: whether a value can be tried at all; of a single value that was tried, twice it follows on its half.
     """
+    fresh = []
     if best == tried[0]:
-        return best / 2 if isinstance(best, float) else (best // 2 if best % 2 == 0 else None)
-    return best * 2 if best == tried[-1] else None
+        fresh.append(best // 2 if isinstance(best, int) and best % 2 == 0 else best / 2)
+    if best == tried[-1]:
+        fresh.append(best * 2)
+    return next(filter(allowed, fresh), None)
 
 
 def searched(
@@ -27,7 +31,7 @@ def searched(
     Args:
         begins: the values that it begins with.
         loss: of a value; None: it isn't known yet.
-        allowed: whether a value can be tried at all; a search ends at one that can't.
+        allowed: whether a value can be tried at all; at an edge beyond which none can, a search ends.
     """
     tried = sorted(begins)
     lowest, highest = tried[0] / 2**STEPS, tried[-1] * 2**STEPS
@@ -35,7 +39,8 @@ def searched(
         losses = {value: loss(value) for value in tried}
         if None in losses.values():
             return tried, False
-        fresh = beyond(tried, min(tried, key=lambda value: losses[value] or 0.0))
-        if fresh is None or not lowest <= fresh <= highest or not allowed(fresh):
+        best = min(tried, key=lambda value: losses[value] or 0.0)
+        fresh = beyond(tried, best, lambda value: lowest <= value <= highest and allowed(value))
+        if fresh is None:
             return tried, True
         tried = sorted([*tried, fresh])

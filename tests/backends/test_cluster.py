@@ -198,8 +198,26 @@ def test_the_command_line(lost: Callable[..., Any]) -> None:
         (("--world", 2, "--device", "cpu"), "--world 2 with torch on cpu"),
         (("--world", 2, "--backend", "mlx"), "--world 2 with mlx on gpu"),
         (("--world", 7), "divide among 7 workers"),
+        (
+            ("--world", 8, "--set", "optimizer.name=adamw8bit"),
+            "8 workers a model: its state can't be split by rows",
+        ),
+        (("--world", 8, "--set", "train.inspect_every=5"), "no worker holds a whole weight"),
     ):
         refused = lost("plan", "llama_1b_paper", *arguments)
         assert refused.code == 2, arguments
         assert named in refused.err
     assert "isn't counted" in lost("plan", "llama_1b_paper", "--world", 8, "--set", "projection.kind=sltrain").out
+
+
+def test_copies_of_the_model(lost: Callable[..., Any]) -> None:
+    """One card's ceiling is that of a card alone, which forms no groups."""
+    copies = ("--set", "train.replicas=2", "--set", "train.micro_batch_size=auto")
+    value, alone = (
+        json.loads(lost("plan", "llama_1b_paper", *options, "--json").out)
+        for options in (("--world", 16, *copies), ("--memory-gib", 72, "--backend", "torch", *copies[2:]))
+    )
+    assert value["roofline"] == alone["roofline"]
+    assert value["cluster"]["fits"]
+    whole = ("--set", "train.replicas=16", "--set", "optimizer.name=adamw8bit")  # each has a copy, and nothing is split
+    assert json.loads(lost("plan", "llama_1b_paper", "--world", 16, *whole, "--json").out)["cluster"]["world"] == 16

@@ -41,6 +41,7 @@ def test_self_test(lost: Lost) -> None:
     head, *rows = answer.err.splitlines()
     assert head.split() == ["errors", "logits", "evaluation", "gradients", "losses", "weights"]
     assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
+    assert json.loads(answer.out)["ready"]
     checks = json.loads(answer.out)["self_test"]
     kinds = [kind for kind in KINDS if kind not in ALIKE]
     assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
@@ -62,7 +63,11 @@ def test_self_test_reports_what_a_device_throws(lost: Lost, monkeypatch: pytest.
     monkeypatch.setattr("lost.backends.mlx.engine.MlxEngine.step", throw)
     answer = lost("doctor", "--self-test", "--backend", "mlx", "--device", "cpu", "--json")
     assert answer.code == 1
-    assert json.loads(answer.out)["self_test"][-1]["reason"] == "RuntimeError: [metal::load_kernel] unknown"
+    value = json.loads(answer.out)
+    assert value["self_test"][-1]["reason"] == "RuntimeError: [metal::load_kernel] unknown"
+    assert not value["ready"]
+    shown = lost("doctor", "--self-test", "--backend", "mlx", "--device", "cpu").out.splitlines()
+    assert shown[-1] == "not ready to train: the self-test failed"
 
 
 @pytest.mark.parametrize(("error", "code"), [(1e-4, 0), (1e-1, 1)])

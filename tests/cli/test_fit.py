@@ -82,6 +82,26 @@ def test_level_rates_give_a_loss_a_validation(lost: Callable, tmp_path: Path) ->
     assert (ends["points"], ends["at_peak"]) == (5, False)
 
 
+def test_level_runs_that_came_to_no_end_are_left_out_and_said(lost: Callable, tmp_path: Path) -> None:
+    """A search has some that diverge, whose last losses are of a bad rate; where one was to stop is an end as well."""
+    level = {"name": "constant", "steps": 400, "warmup_steps": 40}
+    for width in (16, 24, 32, 48, 64):
+        for steps, stop_after in ((400, None), (300, 300)):
+            config = of_width(width, schedule=level, train={"stop_after": stop_after})
+            losses = {step: loss_of(config, step) for step in range(100, steps + 1, 100)}
+            make_run(tmp_path / f"{width}-{steps}", config, losses)
+    diverged = of_width(16, schedule=level, optimizer={"lr": 1.0})
+    make_run(tmp_path / "diverged", diverged, {100: 7.0, 200: 8.0})
+    done = lost("fit", tmp_path, "--json")
+    assert done.code == 0, done.err
+    value = json.loads(done.out)
+    assert (value["runs"], value["points"], value["at_peak"]) == (10, 5 * (4 + 3), True)
+    assert constants(done.out) == pytest.approx({"E": 1.5, "A": 9, "a": 0.3, "B": 60, "b": 0.4}, rel=0.02)
+    assert done.err.splitlines() == [
+        f"left out: {tmp_path / 'diverged'}: it isn't finished: it has no validation at step 400, where it ends"
+    ]
+
+
 def test_three_runs_are_too_few(lost: Callable, ladder: Path) -> None:
     done = lost("fit", *(ladder / f"{width}-{steps}" for width, steps in zip(WIDTHS, STEPS, strict=True)))
     assert done.code == 2
@@ -137,7 +157,7 @@ def test_runs_of_other_weights_than_initial_ones_are_left_out_and_said(lost: Cal
         if path.name not in ("tuned", "elsewhere"):
             shutil.rmtree(path)
     refused = lost("fit", ladder)
-    assert (refused.code, "no run trained a whole model from initial weights" in refused.err) == (2, True)
+    assert (refused.code, "no finished run trained a whole model from initial weights" in refused.err) == (2, True)
 
 
 def test_runs_with_frozen_weights_are_left_out_and_said(lost: Callable, ladder: Path) -> None:

@@ -215,6 +215,32 @@ def test_without_runs_it_says_how_little_that_is(lost: Callable, yaml: Path) -> 
     assert value["tokens_per_parameter_without_embeddings"] == pytest.approx(20, rel=0.05)
 
 
+def test_what_does_not_fit_is_not_trained_for_its_speed(
+    lost: Callable, yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a time, the largest size that fits is measured; the size that was asked for is refused in numbers."""
+    asked, measured = dense(32), []
+    room = budget(asked).memory.total - 1
+
+    def speed(config: Config, backend: str, device: str) -> float:
+        assert budget(config).memory.total <= room
+        measured.append(size_of(config))
+        return SPEED
+
+    monkeypatch.setattr("lost.bench.trial.tokens_per_second", speed)
+    monkeypatch.setattr("lost.backends.torch.capacity", lambda device: room)
+    suggested(lost, yaml, "--hours", "1")
+    smaller = [size for each in shapes(asked) if budget(each).memory.total <= room and (size := size_of(each))]
+    assert measured[0] == max(smaller) < size_of(asked)
+    measured.clear()
+    done = lost("plan", yaml, "--suggest", "--device", "cpu", "--backend", "torch")
+    assert (done.code, measured) == (2, [])
+    assert "training needs about" in done.err
+    monkeypatch.setattr("lost.backends.torch.capacity", lambda device: 1)
+    done = lost("plan", yaml, "--suggest", "--hours", "1", "--device", "cpu", "--backend", "torch")
+    assert (done.code, "no size of this model fits the device" in done.err, measured) == (2, True, [])
+
+
 @pytest.mark.parametrize("asked", ["--tokens", "--hours"])
 def test_a_large_vocabulary_makes_no_model_narrower(lost: Callable, tmp_path: Path, asked: str) -> None:
     """Tokens are counted a parameter without embeddings, of which such a model would have nothing but."""

@@ -114,6 +114,18 @@ def test_a_run_that_is_refused_ends_the_sweep_with_its_reason(
     assert "nowhere" in done.err
 
 
+@pytest.mark.parametrize("axis", ["data.path: [{}]", "text: {{one: {{data.mixture: {{{}: 1}}}}}}"])
+def test_data_is_named_by_the_grid_or_by_an_option(
+    lost: Callable, arguments: list[object], file: Path, prepared: Dataset, tmp_path: Path, axis: str
+) -> None:
+    """The option would have every place of the grid read the same."""
+    file.write_text(file.read_text().replace(GRID, f"grid: {{{axis.format(prepared.path)}}}\n"))
+    done = lost(*arguments, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"--data {prepared.path}: the grid sets data." in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_file_is_refused_before_anything_is_made(lost: Callable, file: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("kind", "kinds"))
     done = lost("sweep", file, "--out", tmp_path / "out")
@@ -168,6 +180,21 @@ def test_a_terminal_shows_how_far_a_run_is_whose_length_is_in_tokens(
         shown = capsys.readouterr().out
     assert "step 7/20  loss 3.2500" in shown
     assert "starting" in shown
+
+
+def test_a_terminal_shows_axes_as_they_are_written(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would colour the terminal, or clear it, in a stranger's file."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    file.write_text(file.read_text().replace("projection.kind: [", '"[red]size\\e[2J": {one: {}}, projection.kind: ['))
+    screen = SweepScreen(Results(read_sweep(file), tmp_path / "out"), Runner([], tmp_path / "out", 1), on_stderr=False)
+    with screen.live():
+        screen.refresh()
+        shown = capsys.readouterr().out
+    assert "[red]size" in shown
+    assert "\x1b[2J" not in shown
 
 
 @pytest.mark.usefixtures("forked")

@@ -49,6 +49,14 @@ def test_float32_needs_multiples_of_4() -> None:
     assert "(5460)" in unaligned(load_config("llama_1b_paper", [sizes[0], f"{sizes[1]}bfloat16"]), "cuda:0")
 
 
+def test_words_of_few_bits_are_no_products() -> None:
+    """They, their scales and their biases are unpacked to the matrix, whose sides count."""
+    adapted = ("projection.kind=lora", "projection.rank=8", "model.intermediate_size=1408", "model.vocab_size=32000")
+    whole, packed = (load_config("llama_60m", [*adapted, f"projection.bits={bits}"]) for bits in ("null", 4))
+    assert [*product_sizes(packed)] == [*product_sizes(whole)]
+    assert unaligned(packed, "cuda:0") == unaligned(whole, "cuda:0") == ""
+
+
 def test_plans_and_new_runs_say_it(
     lost: Callable[..., Any], tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

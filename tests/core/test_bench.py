@@ -5,13 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from lost.bench.compare import flops_per_token
 from lost.bench.options import as_kind
 from lost.bench.timing import summarize, time_interleaved
 from lost.bench.trial import tokens_per_second
-from lost.config import Config
+from lost.config import Config, ProjectionSettings
 from lost.engine import StepResult
 from lost.model.load import load_config
 from lost.planning.peak_flops import peak_flops
+from lost.projections import projection
 
 
 def test_every_round_has_every_way_once_in_a_new_order() -> None:
@@ -68,6 +70,21 @@ def test_cola_has_an_activation_beside_layers_without_one() -> None:
     assert as_kind(linear, "cola") == {"kind": "cola", "activation": "silu"}
     assert as_kind(gelu, "cola") == {"kind": "cola"}
     assert as_kind(linear, "lost") == {"kind": "lost"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "multiply_adds"),
+    [
+        ({"kind": "dense"}, 3 * 64 * 48),
+        ({"kind": "lora"}, 2 * 64 * 48 + 3 * 8 * (64 + 48)),
+        ({"kind": "lora", "bits": 4}, 2 * 64 * 48 + 3 * 8 * (64 + 48)),
+        ({"kind": "lora_xs"}, 2 * (64 * 48 + 8 * (64 + 48)) + 3 * 8 * 8),
+    ],
+)
+def test_a_frozen_weight_has_no_gradient(settings: dict, multiply_adds: int) -> None:
+    """By hand: forward, gradient of the input, gradient of the weight; as `lost plan` counts them."""
+    part = projection("layer", 64, 48, ProjectionSettings(rank=8, **settings))
+    assert flops_per_token(part) == 2 * multiply_adds
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3, 16])

@@ -19,7 +19,7 @@ from lost.model.adapted import dense_twin
 from lost.planning.budget import budget
 from lost.planning.memory.measuring import measuring
 from lost.planning.memory.mlx import fuses
-from lost.planning.room import check_room
+from lost.planning.room import check_room, fits_whole
 
 
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:
@@ -106,6 +106,14 @@ def test_shares(config: Callable[..., Config]) -> None:
     for count in (4, 5, 24):  # 3 sequences each aren't whole micro-batches; 5 don't divide; 24 are too many
         with pytest.raises(ConfigError, match=f"divide among {count} workers"):
             local_batch_size(settings, count)
+
+
+def test_a_worker_that_shares_with_no_one_holds_what_it_gathers(config: Callable[..., Config]) -> None:
+    """FSDP copies the weights even where each worker has all of them."""
+    settings = config(train={"replicas": 2, "batch_size": 4, "micro_batch_size": 2})
+    alone = budget(settings, "torch", "cpu", 2, 2).memory
+    assert not fits_whole(settings, "cpu", alone.total, 2)
+    assert fits_whole(settings, "cpu", alone.total + alone.weights + 4 * alone.gradients, 2)
 
 
 class Short(RuntimeError):

@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from lost.scaling.comparison import crossings, effective_size
-from lost.scaling.family import Family, FittedFamily
+from lost.scaling.family import Family, FittedFamily, fitted
 from lost.scaling.law import CONSTANTS, Fit, Law, Points, fit, interval, missing
 from lost.scaling.runs import TrainedRun
 
@@ -143,6 +143,33 @@ def test_shapes_that_differ_leave_tokens_out() -> None:
     )
     moved = FittedFamily(Family("lost", other, lost.family.losses, False), lost.parameters, lost.flops)
     assert [each.unit for each in crossings(dense, moved)] == ["FLOPs", "seconds"]
+
+
+def test_two_kinds_draw_errors_of_their_own() -> None:
+    """Alike, they would cancel in the gap between two kinds, and say of any crossing that it is sure."""
+    points, drawn = noisy(0.01), {}
+    for kind in ("dense", "lost"):
+        config = tiny_config(projection={"kind": kind})
+        sizes = [int(size) for size in points.sizes]
+        runs = tuple(TrainedRun(None, config, "", size, size, 6 * size, 1e-6, {}) for size in sizes)
+        losses = tuple(
+            {int(tokens) // 32: float(loss)} for tokens, loss in zip(points.tokens, points.losses, strict=True)
+        )
+        drawn[kind] = [law.loss(1e6, 4e6) for law in fitted(Family(kind, runs, losses, at_peak=False)).parameters.draws]
+    assert abs(np.corrcoef(*drawn.values())[0, 1]) < 0.3
+
+
+def test_a_kind_without_draws_is_compared_without_intervals() -> None:
+    """As many runs as constants tell nothing of how much runs vary; the other kind's draws have no partners then."""
+    dense = a_family("dense", PLANTED, 1.0)
+    lost = a_family("lost", Law(PLANTED.E, PLANTED.A * 2**-PLANTED.a, PLANTED.a, PLANTED.B, PLANTED.b), 0.5)
+    few = FittedFamily(lost.family, *(Fit(each.law, (), 0.0) for each in (lost.parameters, lost.flops)))
+    for first, second in ((dense, few), (few, dense)):
+        for each in crossings(first, second):
+            assert (each.interval, each.share, each.certainty) == (None, None, None)
+        found = effective_size(first, second)
+        assert found.equal
+        assert found.interval is None
 
 
 def test_a_size_beyond_all_numbers_is_none() -> None:

@@ -85,12 +85,36 @@ def test_a_grid_without_a_search_is_each_place_at_each_seed(tmp_path: Path) -> N
 def test_twofold_steps_end_inside_and_keep_whole_numbers_whole() -> None:
     assert [beyond([1.0, 2.0, 4.0], best) for best in (1.0, 2.0, 4.0)] == [0.5, None, 8.0]
     assert [beyond([6, 12], best) for best in (6, 12)] == [3, 24]
-    assert beyond([3, 6], 3) is None
+    assert beyond([3, 6], 3) == 1.5  # of a key that takes it: whole numbers are written where there are decimals
+    assert beyond([3, 6], 3, lambda value: value == int(value)) is None
     values, over = searched([1.0, 2.0], lambda value: value)  # the lower, the better: it ends all the same
     assert over
     assert min(values) == 1 / 256
     diverging, over = searched([4.0], lambda value: float("inf") if value > 1 else 2 - value)
     assert (over, diverging) == (True, [0.5, 1.0, 2.0, 4.0])
+
+
+def test_a_single_value_whose_half_cannot_be_tried_is_doubled() -> None:
+    """Both of its sides are edges."""
+    values, over = searched([3], lambda value: abs(value - 12), lambda value: value == int(value))
+    assert (over, values) == (True, [3, 6, 12, 24])
+    values, over = searched([8.0], lambda value: -value, lambda value: 8 <= value < 64)
+    assert (over, values) == (True, [8.0, 16.0, 32.0])
+
+
+@pytest.mark.parametrize(
+    ("search", "tried"),
+    [
+        ("optimizer.weight_decay: [1, 2]", {0.25, 0.5, 1, 2}),  # of a key with decimals
+        ("projection.rank: [3, 6]", {3, 6}),  # of one without
+        ("projection.rank: [3]", {3, 6}),
+    ],
+)
+def test_a_key_says_whether_halves_are_whole(file: Path, search: str, tried: set[float]) -> None:
+    """The least is best, down to a half."""
+    file.write_text(FILE.replace("optimizer.lr: [1.0e-3, 2.0e-3]", search))
+    done = follow(read_sweep(file), lambda trial: abs(trial.value - 0.5))
+    assert {each.value for each in done if each.name.startswith("lost-large")} == tried
 
 
 @pytest.mark.parametrize(
@@ -240,6 +264,7 @@ def test_a_place_without_a_loss_has_no_sensitivity(results: Results) -> None:
         (('"settings"', '"setting"'), "no name, or no settings"),
         (('"parameters": ', '"parameters": "x", "p": '), "its parameters is no number"),
         (('"parameters": ', '"parameters": null, "p": '), "its parameters is no number"),
+        (('"parameters"', '"parametres"'), "its parameters is no number"),
         (('"value"', '"was"'), "its value is no number"),
         (('"loss": ', '"loss": NaN, "l": '), "its loss is no number"),
     ],

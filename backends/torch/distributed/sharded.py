@@ -15,8 +15,7 @@ from lost.backends.torch.distributed.group import TorchGroup, worker_errors
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.distributed.group import model_shards
-from lost.errors import ConfigError
-from lost.optim import optimizer_of
+from lost.planning.cluster import check_sharded
 from lost.storage.arrays import NamedArrays
 
 
@@ -40,21 +39,11 @@ class Sharded:
 
     def __init__(self, config: Config, workers: TorchGroup, device: torch.device, whole_steps: bool) -> None:
         self._replicas, self._workers, self._whole_steps = config.train.replicas, workers, whole_steps
+        check_sharded(config, workers.world_size)
         self.shards = model_shards(config, workers.world_size)
-        if not optimizer_of(config).by_rows and self.shards > 1:
-            raise ConfigError(
-                f"optimizer.name = {config.optimizer.name} with {self.shards} workers a model: its state can't be "
-                "split by rows; expected an optimizer whose state can; set optimizer.name=adamw, or train.replicas to "
-                "the number of workers"
-            )
         sizes, names = (self.shards,), ("shard",)
         if self._replicas > 1:
             sizes, names = (self._replicas, self.shards), ("replicate", "shard")  # type: ignore[assignment]
-        if config.train.inspect_every:
-            raise ConfigError(
-                f"train.inspect_every = {config.train.inspect_every} under torchrun: no worker holds a whole weight, "
-                "of which singular values are wanted; expected 0; remove it, and look at checkpoints by `lost inspect`"
-            )
         with worker_errors(workers):
             self._mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         self._shard = self._mesh.get_local_rank("shard")
@@ -97,8 +86,8 @@ class Sharded:
         return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).detach()
 
     def local_rows(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Return the rows of a whole array that are held here."""
-        return array[slice(*self._ends[name])] if name in self._ends else array
+        """Return the rows of a whole array that are held here; a copy of its own has all, of moments' scales too."""
+        return array[slice(*self._ends[name])] if name in self._ends and self.shards > 1 else array
 
     def gather(self, arrays: NamedArrays) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the arrays that all workers contribute, each whole."""

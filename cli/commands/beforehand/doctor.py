@@ -87,9 +87,13 @@ def doctor(
         passed = all(check["passed"] for check in checks)
         value |= {"self_test": checks}
         lines.append("self-test: " + ("passed" if passed else "FAILED; see docs/mac.md"))
-    lines.append("ready to train" if works else "no backend works: nothing can be trained yet")
+    value["ready"] = works and passed
+    if not works:
+        lines.append("no backend works: nothing can be trained yet")
+    else:
+        lines.append("ready to train" if passed else "not ready to train: the self-test failed")
     answer(as_json, value, lines)
-    if not works or not passed:
+    if not value["ready"]:
         raise typer.Exit(1)
 
 

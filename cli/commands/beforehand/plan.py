@@ -112,6 +112,8 @@ def plan(
         if given is not None and (option == "--link" or not on_cuda):
             expected = "--world" if option == "--link" else "a CUDA device, which --memory-gib may stand for"
             raise UserError(f"{option} {given:g} was given without {expected}, and would do nothing; leave it out")
+    if cards > 1:
+        cluster.check_sharded(asked, cards)
     teacher = teacher_bytes(asked)
     beside = room - teacher
     settings = with_micro_batch(asked, name, device_name, beside, cards)
@@ -151,7 +153,8 @@ def plan(
         lines += rates_lines(value["rates"], settings.optimizer.base_width)
     if on_cuda:
         card = roofline.card_for(settings, tflops, bandwidth)
-        value["roofline"] = roofline.report(with_micro_batch(asked, name, device_name, beside), card)
+        alone = with_micro_batch(asked.replace("train", replicas=1), name, device_name, beside)
+        value["roofline"] = roofline.report(alone, card)
         lines += roofline_line(value["roofline"], settings.projection.kind)
         if world is not None:
             value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, beside)

@@ -34,7 +34,7 @@ def answer_suggestion(
     from lost.engine import backend_module, resolve_backend
     from lost.model.load import load_config
     from lost.planning.micro_batch import with_micro_batch
-    from lost.planning.room import fits
+    from lost.planning.room import check_room, fits
     from lost.planning.vocabulary import with_vocabulary
     from lost.scaling.suggestion import experience_of, follows_step_law, reading, report, settings, suggest
 
@@ -56,8 +56,10 @@ def answer_suggestion(
         return with_micro_batch(sized, name, resolved, room)
 
     def speed(sized: Config) -> float:
+        sized = ready(sized)
+        check_room(sized, name, resolved, room)
         note(f"measuring {sized.model.hidden_size} x {sized.model.num_hidden_layers} on {resolved}, some seconds")
-        return trial.tokens_per_second(ready(sized), name, resolved)
+        return trial.tokens_per_second(sized, name, resolved)
 
     suggested = suggest(
         asked,
