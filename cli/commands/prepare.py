@@ -149,7 +149,10 @@ def prepare(
         split, text_key = split or recipe.split, text_key or recipe.text_key
         if not valid and valid_fraction is None:
             valid_split = valid_split or recipe.valid_split
-    out = out or Path("data") / named.name.split(".")[0]
+    stem = named.name.lstrip(".").split(".")[0]
+    if out is None and not stem:
+        raise UserError(f"{name}: nothing in it names the result; expected a folder to make; add --out DIR")
+    out = out or Path("data") / stem
     screen = PreparationScreen(on_stderr=as_json)
     share = _VALID_FRACTION if valid_fraction is None else valid_fraction
     if examples:

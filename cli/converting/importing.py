@@ -110,6 +110,9 @@ def _check_options(request: Request) -> None:
                     f"--{option} without --rank or --budget: it only affects decomposition; add one of them, or leave "
                     "it out"
                 )
+    if request.calibrate is None and request.text is None and (request.backend, request.device) != ("auto", "auto"):
+        option = f"--device {request.device}" if request.device != "auto" else f"--backend {request.backend}"
+        raise UserError(f"{option} without --calibrate or --text: nothing is computed on a device; leave it out")
     if request.density is not None and not 0 < request.density <= 1:
         raise UserError(f"density = {request.density}: expected a share of the input channels, in (0, 1]")
     if request.calibrate is None and request.weight_by is not None:

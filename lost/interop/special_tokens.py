@@ -18,6 +18,7 @@ from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
 from lost.tokenizer import Tokenizer
 from lost.tokenizer.base import CONFIG as TOKENIZER_CONFIG
 from lost.tokenizer.huggingface import JsonTokenizer
+from lost.tokenizer.sentencepiece import PieceTokenizer
 from lost.utils.extras import need
 from lost.utils.parsing import parse_object
 
@@ -31,7 +32,11 @@ def as_learned(source: Checkpoint) -> Tokenizer:
     writes what it wrote in training. That of an imported model stays as it is.
     """
     tokenizer = source.tokenizer()
-    if not isinstance(tokenizer, JsonTokenizer) or imported(source.progress):
+    if imported(source.progress):
+        return tokenizer
+    if isinstance(tokenizer, PieceTokenizer):
+        return tokenizer.beginning_with_nothing()
+    if not isinstance(tokenizer, JsonTokenizer):
         return tokenizer
     config = json.loads(tokenizer.files[TOKENIZER_CONFIG])
     begin = config.get("bos_token", "")
@@ -50,13 +55,17 @@ def imported(progress: TrainState) -> bool:
 
 def begin_of_text(tokenizer: Tokenizer) -> int:
     """Return the token that a tokenizer names as what stands before a text; where it names none, end-of-text."""
+    if isinstance(tokenizer, PieceTokenizer):
+        return tokenizer.end_of_text if tokenizer.begin_of_text is None else tokenizer.begin_of_text
     named = json.loads(tokenizer.files.get(TOKENIZER_CONFIG, b"{}")).get("bos_token")
     ids = tokenizer.encode(named, special_tokens=True).tolist() if named else []
     return ids[0] if len(ids) == 1 else tokenizer.end_of_text
 
 
 def puts_before(tokenizer: Tokenizer, token: int) -> bool:
-    """Return whether another program that reads its tokenizer.json finds this token put before a text."""
+    """Return whether another program that reads its file finds this token put before a text."""
+    if isinstance(tokenizer, PieceTokenizer):
+        return tokenizer.begin_of_text == token
     if not isinstance(tokenizer, JsonTokenizer):
         return False
     theirs = need("tokenizers", "tokenizers", "reading tokenizer.json").Tokenizer

@@ -24,6 +24,7 @@ from lost.method.decompose import leading_pair
 from lost.model.adapted import adapters, base_config
 from lost.model.parameters import parameter_table
 from lost.projections.adapters import Adapter
+from lost.storage.arrays import Digest
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
 from lost.storage.tensors import read_tensors, write_tensors
@@ -134,16 +135,27 @@ def _check(config: Config) -> None:
 
 
 def _base(origin: Origin | None) -> Source | None:
-    """Return the model that a run adapts, past runs that trained the same adapters; None: it isn't there any more."""
+    """Return the model that a run adapts, past runs that trained the same adapters; None: it isn't there any more.
+
+    What is there now, with other weights than the run began with, is another model.
+    """
     while origin:
         try:
             found = open_source(Path(origin.path))
         except CheckpointError:
             return None
         if not adapters(found.config):
-            return found
+            return found if _fingerprint(found) == origin.fingerprint else None
         origin = found.progress.origin if found.progress else None
     return None
+
+
+def _fingerprint(base: Source) -> str:
+    """Return what a run notes of the weights that it begins with."""
+    digest = Digest()
+    for _ in digest.passing(base.parameters()):
+        pass
+    return digest.hexadecimal
 
 
 def _compared(config: Config, base: Source | None) -> list[str]:
@@ -152,8 +164,8 @@ def _compared(config: Config, base: Source | None) -> list[str]:
     if base is None:
         wanted = " and ".join(f"{key} = {value}" for key, value in own.items())
         return [
-            "the base model isn't where the run began with it, so its description wasn't compared with the run's: name "
-            f"one to PEFT that has {wanted} in its config.json"
+            "the base model isn't where the run began with it, or has other weights now, so it wasn't compared with "
+            f"the run's: name the one to PEFT that the run began with; it has {wanted} in its config.json"
         ]
     for key, value in own.items():
         if (theirs := getattr(base.config.model, key)) != value:
@@ -171,31 +183,47 @@ def _exact(pairs: Mapping[str, Pair], own: DType) -> DType:
 
 
 def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarray], dict[str, Pair]]:
-    """Return the base model's weight of each layer, and the pair beside it."""
+    """Return the base model's weights of layers that have left them, as they are stored, and the pair of each layer."""
     layers = {each.name: each for each in adapters(source.config)}
     moved = {name for name, each in layers.items() if not each.keeps_base}
     if moved and base is None:
         raise CheckpointError(
             f"--to peft: {min(moved)} has left its base weight (pissa), and the base model isn't where the run began "
-            "with it; expected it there; put it back, or use --to dense, which needs no base"
+            "with it, or has other weights now; expected it there; put it back, or use --to dense, which needs no base"
         )
-    held: dict[str, dict[str, np.ndarray]] = {name: {} for name in layers}
+    weights = {
+        owner: array
+        for name, array in (base.parameters() if base and moved else ())
+        if name.endswith(".weight") and (owner := name.removesuffix(".weight")) in moved
+    }
+    found = (each for each in _complete(source) if each[0] in layers)
+    return weights, {name: _pair(layers[name], values, weights.get(name)) for name, values in found}
+
+
+def _complete(source: Checkpoint) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the arrays of each adapter once they are complete, float64 but for integers; each other array alone.
+
+    So one layer is held at a time: all of a large model's, so wide, are several times what it was trained in.
+    """
+    layers = {each.name: each for each in adapters(source.config)}
+    held: dict[str, dict[str, np.ndarray]] = {}
     for name, array in source.parameters():
         owner, _, suffix = name.rpartition(".")
-        if owner in layers:
-            held[owner][suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
-    weights = {name: layers[name].frozen_weight(values) for name, values in held.items()}
-    for name, array in base.parameters() if base and moved else ():
-        if name.endswith(".weight") and (owner := name.removesuffix(".weight")) in moved:
-            weights[owner] = array.astype(np.float64)
-    return weights, {name: _pair(each, held[name], weights[name]) for name, each in layers.items()}
+        if owner not in layers:
+            yield name, {"": array}
+            continue
+        values = held.setdefault(owner, {})
+        values[suffix] = array if array.dtype == np.int32 else array.astype(np.float64)
+        if values.keys() == layers[owner].tensors().keys():
+            yield owner, held.pop(owner)
 
 
-def _pair(layer: Adapter, values: Mapping[str, np.ndarray], base: np.ndarray) -> Pair:
+def _pair(layer: Adapter, values: Mapping[str, np.ndarray], base: np.ndarray | None) -> Pair:
     """Return the pair itself; or where the weight was moved, that of the change: a pair was taken away, one added."""
     if layer.keeps_base:
         down, up = layer.pair(values)
         return down, up, layer.scale * len(down)
+    assert base is not None
     rank = min(2 * layer.settings.rank, layer.in_features, layer.out_features)
     return *leading_pair(layer.merged(values) - base, rank), float(rank)
 
@@ -241,13 +269,16 @@ def _applied(
     factors: Mapping[str, np.ndarray],
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the base model's parameters, to which is added what was written."""
-    for name, array in source.parameters():
-        owner, _, suffix = name.rpartition(".")
-        if owner not in pairs or suffix == "bias":
-            yield name, array
-        elif suffix == "weight":
-            down, up = (factors[_name(owner, factor)].astype(np.float64) for factor in "AB")
-            yield name, (weights[owner] + pairs[owner][2] / len(down) * (up @ down)).astype(np.float32)
+    layers = {each.name: each for each in adapters(source.config)}
+    for name, values in _complete(source):
+        if name not in layers:
+            yield name, values[""]
+            continue
+        weight = weights[name] if name in weights else layers[name].frozen_weight(values)
+        down, up = (factors[_name(name, factor)].astype(np.float64) for factor in "AB")
+        yield f"{name}.weight", (weight + pairs[name][2] / len(down) * (up @ down)).astype(np.float32)
+        if "bias" in values:
+            yield f"{name}.bias", values["bias"].astype(np.float32)
 
 
 def _difference(

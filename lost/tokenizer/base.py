@@ -3,6 +3,7 @@
 import copy
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from lost.storage.nofollow import write_new
 
 CONFIG = "tokenizer_config.json"
+_CONTEXT = 32  # tokens that decide the text of the next one, and more: of some decoders the first loses its space
 _LONGEST = 1 << 20  # characters encoded at once: longer documents are cut after a line's end, to bound the memory
 
 
@@ -70,8 +72,8 @@ class Tokenizer(ABC):
         """Return the text of ids without special tokens; bytes that make no character become U+FFFD."""
 
     @abstractmethod
-    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
-        """Return the ids of each text; one core does it, for whoever has more to encode starts more processes."""
+    def _encode(self, texts: Iterable[str], special_tokens: bool) -> Iterable[list[int]]:
+        """Return the ids of each text, in turn; one core does it: whoever has more to encode starts more processes."""
 
     def entries(self) -> dict[int, Entry]:
         """Return the tokens by id, ascending; one whose text can't be told is left out."""
@@ -91,21 +93,19 @@ class Tokenizer(ABC):
             special_tokens: whether special tokens that are written out in it are meant, as in a filled-in chat
                 template. Otherwise they are text like any other.
         """
-        return np.array([token for ids in self._encode(list(_parts(text)), special_tokens) for token in ids], np.int64)
+        tokens = array("q")
+        for ids in self._encode(_parts(text), special_tokens):
+            tokens.extend(ids)
+        return np.frombuffer(tokens, np.int64)
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids of all texts as int64, each followed by end-of-text."""
-        parts: list[str] = []
-        last_parts = set()
+        tokens = array("q")  # a list of Python's numbers takes five times as much
         for text in texts:
-            parts.extend(_parts(text))
-            last_parts.add(len(parts) - 1)
-        tokens: list[int] = []
-        for number, ids in enumerate(self._encode(parts, special_tokens=False)):
-            tokens += ids
-            if number in last_parts:
-                tokens.append(self.end_of_text)
-        return np.array(tokens, np.int64)
+            for ids in self._encode(_parts(text), special_tokens=False):
+                tokens.extend(ids)
+            tokens.append(self.end_of_text)
+        return np.frombuffer(tokens, np.int64)
 
     def stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
         """Yield the text of ids as they arrive, holding back bytes that don't make a character yet.
@@ -114,7 +114,7 @@ class Tokenizer(ABC):
             ids: the tokens.
             after: what stands before them: some tokenizers drop a space at the beginning of what they decode.
         """
-        seen = list(after)
+        seen = list(after)[-_CONTEXT:]
         shown = self.decode(seen)
         for token in ids:
             seen.append(token)
@@ -122,6 +122,9 @@ class Tokenizer(ABC):
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 yield text[len(shown) :]
                 shown = text
+                if len(seen) > 2 * _CONTEXT:
+                    seen = seen[-_CONTEXT:]
+                    shown = self.decode(seen)
         yield self.decode(seen)[len(shown) :]
 
     def with_chat_template(self, template: str) -> "Tokenizer":

@@ -110,7 +110,7 @@ class JsonTokenizer(Tokenizer):
                 found[number] = known or Entry("text", self._behind_itself(number).encode())
         return {number: each for number, each in found.items() if each.text}
 
-    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+    def _encode(self, texts: Iterable[str], special_tokens: bool) -> Iterable[list[int]]:
         self._processor.encode_special_tokens = not special_tokens  # the library's name for encoding them as text
         for text in texts:
             ids = self._ids(text)

@@ -3,8 +3,10 @@
 The one exception is sentencepiece's own sign for a space, U+2581, which is decoded as a space.
 """
 
+import copy
 import hashlib
 import io
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ import sentencepiece
 
 from lost.errors import DataError
 from lost.storage.nofollow import DOCUMENT_BYTES, read_inside
-from lost.tokenizer.base import Entry, Tokenizer
+from lost.tokenizer.base import CONFIG, Entry, Tokenizer
 from lost.tokenizer.chat_template import PLAIN
 from lost.tokenizer.config_file import read_config, token_text
 from lost.utils.machine import cores
@@ -49,6 +51,9 @@ class PieceTokenizer(Tokenizer):
             ) from None
         self.files = {self.FILE: model}
         self.end_of_text = self._processor.eos_id()
+        self.begin_of_text: int | None = None  # the token that other programs put before a text; None: they put none
+        if self._processor.bos_id() >= 0:
+            self.begin_of_text = self._processor.bos_id()
         self.vocab_size = self._processor.vocab_size()
         if self.end_of_text < 0:
             raise DataError(
@@ -68,9 +73,27 @@ class PieceTokenizer(Tokenizer):
                 f"--end-of-text {end_of_text}: {file} is a sentencepiece model, which says itself what its end-of-text "
                 "token is; expected the option with a tokenizer.json only; leave it out"
             )
-        made = cls(content, str(file))
+        made, config = cls(content, str(file)), read_config(file)
         made._check_beside(file)
-        return made.with_chat_template(PLAIN) if read_config(file).get("chat_template") == PLAIN else made
+        made._begin_as(config)
+        return made.with_chat_template(PLAIN) if config.get("chat_template") == PLAIN else made
+
+    def _begin_as(self, config: Mapping[str, Any]) -> None:
+        """Begin texts as the file beside the model says, which a checkpoint keeps."""
+        said = {key: config[key] for key in ("bos_token", "add_bos_token") if key in config}
+        if said:
+            self.files = {**self.files, CONFIG: (json.dumps(said, indent=2) + "\n").encode()}
+        named = token_text(said.get("bos_token"))
+        if named is not None:
+            self.begin_of_text = self._processor.piece_to_id(named)
+        if said.get("add_bos_token", True) is False or ("bos_token" in said and named is None):
+            self.begin_of_text = None
+
+    def beginning_with_nothing(self) -> "PieceTokenizer":
+        """Return the same tokenizer, whose texts no other program puts a token before."""
+        made = copy.copy(self)
+        made.begin_of_text = None
+        return made
 
     def _check_beside(self, file: Path) -> None:
         """Refuse a model to which the files beside it add tokens, or another end of a text.
@@ -108,9 +131,9 @@ class PieceTokenizer(Tokenizer):
             return Entry("special", text.encode())
         return Entry("text", text.replace(SPACE, " ").encode())
 
-    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+    def _encode(self, texts: Iterable[str], special_tokens: bool) -> Iterable[list[int]]:
         # `special_tokens` changes nothing: control symbols can't be written out.
-        return self._processor.encode(texts, num_threads=1)
+        return map(self._processor.encode, texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without control symbols; bytes that make no character become U+FFFD."""

@@ -134,7 +134,7 @@ class Letters(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(id for id in ids if id < 256).decode(errors="replace")
 
-    def _encode(self, texts: list[str], special_tokens: bool) -> Iterable[list[int]]:
+    def _encode(self, texts: Iterable[str], special_tokens: bool) -> Iterable[list[int]]:
         return [list(text.encode()) for text in texts]
 
 

@@ -181,6 +181,7 @@ def test_an_interrupted_search_writes_the_best_so_far(
         (["--budget-of", "flops"], "--budget-of without --budget"),
         (["--budget", 0.8, "--weight-by", "fisher"], "--weight-by fisher without --calibrate"),
         (["--density", 0.1], "--density without --rank or --budget"),
+        (["--rank", 4, "--device", "cpu"], "--device cpu without --calibrate or --text"),
     ],
 )
 def test_refusals(lost: Callable, folder: Path, tmp_path: Path, options: list, message: str) -> None:

@@ -4,14 +4,17 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from adaptations import RANK, TOKENS, at, scores
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from lost.data.dataset import Dataset
+from lost.interop.to_peft import _complete
 from lost.storage.tensors import read_tensors
 
 
@@ -55,10 +58,45 @@ def test_the_base_is_named_where_peft_opens_it(
     assert lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft").code == 0
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == str(base.resolve())
-    base.rename(tmp_path / "elsewhere")
-    gone = lost("convert", tmp_path / "run", tmp_path / "second", "--to", "peft")
-    assert gone.code == 2
-    assert "the base model isn't where the run began with it" in gone.err
+    for change in (trained_further, lambda folder: folder.rename(tmp_path / "elsewhere")):
+        change(base)
+        gone = lost("convert", tmp_path / "run", tmp_path / "second", "--to", "peft")
+        assert gone.code == 2
+        assert "the base model isn't where the run began with it" in gone.err
+
+
+def test_a_base_that_has_changed_is_not_named(
+    lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    """PEFT would open what is there now, and compute something else."""
+    base, sets = tmp_path / "base", ("projection.kind=lora", "projection.rank=4", "schedule.steps=2")
+    assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
+    text = tiny_yaml.read_text()
+    tiny_yaml.write_text(text[text.index("data:") :])
+    place = ("--data", prepared.path, "--out", tmp_path / "run")
+    begun = lost("train", tiny_yaml, *sets, "--init-from", base, *place)
+    assert begun.code == 0, begun.err
+    trained_further(base)
+    answer = lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft")
+    assert answer.code == 0, answer.err
+    assert "or has other weights now" in " ".join(answer.err.split())
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] is None
+
+
+def test_one_layer_is_held_at_a_time(adapt: Callable) -> None:
+    """Wide, all of a large model's take several times the memory that training took."""
+    checkpoint, read = at(adapt("lora", "run", 1), 1), []
+    arrays = ((read.append(name) or name, array) for name, array in checkpoint.parameters())
+    source: Any = SimpleNamespace(config=checkpoint.config, parameters=lambda: arrays)
+    assert next(name for name, values in _complete(source) if len(values) > 1) == "model.layers.0.self_attn.q_proj"
+    assert len(read) < 9
+
+
+def trained_further(folder: Path) -> None:
+    """Write other weights where they stood, as an export of the trained model does."""
+    file = folder / "model.safetensors"
+    save_file({name: array + np.float32(0.5) for name, array in load_file(file).items()}, file, {"format": "pt"})
 
 
 def test_a_base_that_rotates_otherwise_is_refused(

@@ -127,7 +127,7 @@ def piece_model(**options: object) -> PieceTokenizer:
 
 def test_sentencepieces_own_defaults_convert_too() -> None:
     """A space in front, spaces run together, characters normalised: none of which our training does."""
-    own = piece_model(model_type="bpe", byte_fallback=False)
+    own = piece_model(model_type="bpe", byte_fallback=False).beginning_with_nothing()
     theirs = tokenizers.Tokenizer.from_str(tokenizer_files(own, 10)["tokenizer.json"].decode())
     theirs.encode_special_tokens = True
     for text in TEXTS:

@@ -21,6 +21,7 @@ def test_a_modelfile_has_a_template_of_ours_or_leaves_it_to_ollama(prepared: Dat
     first = found["hostile"].splitlines()[0]
     assert found["hostile"] == found["no template"] == f"{first}\nFROM ./m.gguf\nPARAMETER num_ctx 64\n"
     assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("m.gguf", prepared.tokenizer, 64)
+    assert modelfile("m.gguf", prepared.tokenizer, 131072).endswith("PARAMETER num_ctx 8192\n")  # whose cache fits
 
 
 def test_what_the_system_says_by_itself(prepared: Dataset) -> None:

@@ -1,12 +1,16 @@
 """Hugging Face's tokenizers: ids of their library, end-of-text found or named, never made of a document's text."""
 
+import base64
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Reference
 
 from lost.checkpoint import open_checkpoint
@@ -60,6 +64,7 @@ def test_ids_are_those_of_the_library_and_text_comes_back(gpt: Path) -> None:
         assert ours.decode(ours.encode(text).tolist()) == text
     ids = ours.encode(ODD).tolist()
     assert "".join(ours.stream(ids, [ours.end_of_text])) == ODD
+    assert "".join(ours.stream(20 * ids, 40 * ids)) == 20 * ODD
     assert (ours.end_of_text, ours.vocab_size) == (theirs.token_to_id(END), theirs.get_vocab_size())
 
 
@@ -161,6 +166,38 @@ def test_refused(tmp_path: Path, name: str, content: bytes, named: str) -> None:
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (b"\4\0\0\0" + bytes(4) + b"a\0" + b"b" * 5000 + b"\0", r"its normalizer makes a text up to 5e\+03 times"),
+        (b"\xff\0\0\0" + bytes(4), "precompiled_charsmap has 8 bytes, fewer than its trie's"),
+        (b"\4", "precompiled_charsmap has 1 bytes, fewer"),
+        (None, "precompiled_charsmap is None, not text"),
+    ],
+)
+def test_a_table_of_replacements_that_multiplies_a_text(tmp_path: Path, table: bytes | None, named: str) -> None:
+    folder = saved(tmp_path, byte_level("<x>"), eos_token="<x>")
+    document = json.loads((folder / "tokenizer.json").read_text())
+    encoded = table if table is None else base64.b64encode(table).decode()
+    step = {"type": "Precompiled", "precompiled_charsmap": encoded}
+    document["normalizer"] = {"type": "Sequence", "normalizers": [step]}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=named):
+        load_tokenizer(folder)
+
+
+def test_a_table_of_replacements_of_sentencepiece(tmp_path: Path) -> None:
+    """The one that most models have, in which no letter becomes more than 33 bytes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the rank of the layer"] * 9), model_writer=model, vocab_size=20, minloglevel=2
+    )
+    table = ModelProto.FromString(model.getvalue()).normalizer_spec.precompiled_charsmap
+    made = byte_level("<x>")
+    made.normalizer = normalizers.Precompiled(table)
+    assert load_tokenizer(saved(tmp_path, made, eos_token="<x>")).encode("rank").tolist() == made.encode("rank").ids
+
+
 def test_an_end_that_no_text_can_be_is_no_token(gpt: Path) -> None:
     """What a shell hands over for a byte that isn't UTF-8."""
     with pytest.raises(DataError, match=r"has no token '\\udcff'"):
@@ -173,7 +210,7 @@ def test_library_missing_and_option_without_effect(
     with pytest.raises(DataError, match="is a sentencepiece model"):
         load_tokenizer(prepared.path, "</s>")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'lost-pretrain\[tokenizers\]'"):
+    with pytest.raises(MissingPackageError, match=r"-e '\.\[tokenizers\]'"):
         load_tokenizer(gpt)
     assert load_tokenizer(prepared.path)
 

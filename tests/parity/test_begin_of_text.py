@@ -1,5 +1,6 @@
 """What stands before a text in other programs: what the model learned, whatever its tokenizer would add."""
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import gguf
 import pytest
+import sentencepiece
 import tokenizers
 from mlx_lm.utils import load_tokenizer
 from transformers import AutoTokenizer
@@ -109,6 +111,64 @@ def test_a_text_is_read_after_it(
     assert read[1] == (theirs if begin == 0 else plain)
 
 
+@pytest.fixture
+def pieces(tmp_path: Path) -> Callable[[Mapping[str, Any]], Tokenizer]:
+    """As Llama 2 has it: a sentencepiece model with a token for the beginning, and what stands beside it."""
+    model = io.BytesIO()
+    lines = [f"word{n} some text, the rank of a layer {n * 7}" for n in range(500)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=500,
+        model_type="bpe",
+        minloglevel=2,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+    )
+
+    def load(beside: Mapping[str, Any]) -> Tokenizer:
+        (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside))
+        return load_own(tmp_path)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("state", "beside", "begin", "adds"),
+    [
+        (TrainState(), {"bos_token": {"content": "<s>"}, "add_bos_token": True}, 1, True),
+        (TrainState(), {}, 1, True),
+        (TrainState(), {"bos_token": "<s>", "add_bos_token": False}, 2, False),
+        (TrainState(), {"bos_token": None}, 2, False),
+        (TRAINED, {"bos_token": "<s>", "add_bos_token": True}, 2, False),  # by which ours learned nothing
+    ],
+)
+def test_of_a_sentencepiece_model(
+    config: Callable[..., Config],
+    pieces: Callable[[Mapping[str, Any]], Tokenizer],
+    tmp_path: Path,
+    state: TrainState,
+    beside: Mapping[str, Any],
+    begin: int,
+    adds: bool,
+) -> None:
+    tokenizer = pieces(beside)
+    settings = config(model={"vocab_size": 500}, projection={"kind": "dense"})
+    source = write(tmp_path / "source", initial_values(settings), (), settings, state, tokenizer)
+    assert read_after(open_source(source.path)) == begin
+    out, ids = tmp_path / "out", tokenizer.encode("the layer").tolist()
+    assert len(export(source, out, "hf").agreements) == 2
+    for reader in (AutoTokenizer.from_pretrained(out), load_tokenizer(out)):
+        assert reader.encode("the layer") == ([begin, *ids] if adds else ids)
+        assert reader.bos_token_id == begin
+    assert read(out, "generation_config.json")["bos_token_id"] == begin
+    export_gguf(source, tmp_path / "gguf", "float32")
+    found = fields(tmp_path / "gguf" / "model-f32.gguf")
+    assert (found["bos_token_id"], found["add_bos_token"]) == (begin, adds or state is TRAINED)
+
+
 def test_any_token_that_ends_a_text_ends_it(tokenizer: Tokenizer) -> None:
     the = tokenizer.encode("the").tolist()
     engine: Any = SimpleNamespace(generate=lambda prompt, choose, limit: iter([*the, 2, *the]))
@@ -153,7 +213,8 @@ def fields(file: Path) -> Mapping[str, Any]:
     read = gguf.GGUFReader(file).fields
     stem = "tokenizer.ggml."
     found = {name.removeprefix(stem): each.contents() for name, each in read.items() if name.startswith(stem)}
-    return {**found, "chat_template": read["tokenizer.chat_template"].contents()}
+    template = read.get("tokenizer.chat_template")
+    return {**found, "chat_template": template.contents() if template else None}
 
 
 def test_whose_weights_they_were_at_first() -> None:

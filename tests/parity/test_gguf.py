@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
@@ -18,7 +19,7 @@ from lost.data.dataset import Dataset
 from lost.errors import DataError, ExportError
 from lost.interop.to_gguf.file import _describe_tokenizer
 from lost.interop.to_gguf.folder import export
-from lost.interop.to_gguf.tensors import GgufType
+from lost.interop.to_gguf.tensors import GgufType, check_stored
 from lost.interop.to_gguf.vocabulary import vocabulary
 from lost.interop.to_hf.dense import merged, merged_config
 from lost.interop.to_hf.tokenizer_files import tokenizer_files
@@ -181,12 +182,23 @@ def test_ids_of_pieces_that_an_export_has_as_merges(config: Callable[..., Config
     assert ids_agree(converted(pieces(control_symbols=["he"]), tmp_path), config, tmp_path)
 
 
+def test_blocks_of_small_numbers() -> None:
+    """Their scale is below float16's range: how the library rounds there is no fault of the disk."""
+    kind, random = gguf.GGMLQuantizationType.Q8_0, np.random.default_rng(0)
+    for largest in (1e-5, 3e-4, 7e-3, 1.0):
+        block = (largest * random.uniform(-1, 1, (64, 32))).astype(np.float32)
+        stored = gguf.dequantize(gguf.quantize(block, kind), kind)
+        check_stored("a", block, stored, "Q8_0")
+        with pytest.raises(ExportError):
+            check_stored("a", block, stored + 0.02 * largest + 1e-5, "Q8_0")
+
+
 def test_a_strangers_template(prepared: Dataset) -> None:
     """What is no template is left out, and half a character replaced."""
     for template, kept in (([{"name": "default", "template": "a\ud800"}], "a?"), ([3], None), ({"a": 1}, None)):
         own = prepared.tokenizer.with_chat_template(template)  # type: ignore[arg-type]
         writer = gguf.GGUFWriter(None, "llama")
-        _describe_tokenizer(writer, vocabulary(own), own)
+        _describe_tokenizer(writer, vocabulary(own), own, ours=True)
         found = writer.kv_data[0].get("tokenizer.chat_template")
         assert (found and found.value) == kept
 

@@ -24,6 +24,7 @@ def write_file(
     config: Config,
     words: Vocabulary,
     tokenizer: Tokenizer,
+    ours: bool,
     dtype: GgufType,
     tensors: Callable[[], Tensors],
 ) -> None:
@@ -35,13 +36,14 @@ def write_file(
         config: the model's.
         words: of its tokenizer.
         tokenizer: the run's, as its model learned it.
+        ours: whether it was trained by us, not imported.
         dtype: of the matrices.
         tensors: yields what is to be in it, float32, in one order whenever it is called.
     """
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture(gguf, config.model)])
     try:
         _describe_model(gguf, writer, config, len(words.tokens), dtype)
-        _describe_tokenizer(writer, words, tokenizer)
+        _describe_tokenizer(writer, words, tokenizer, ours)
         kinds = {}
         for name, array in tensors():
             kinds[name] = kind = gguf.GGMLQuantizationType[stored_as(array.shape, dtype)]
@@ -93,7 +95,7 @@ def _describe_model(gguf: Any, writer: Any, config: Config, entries: int, dtype:
         writer.add_rope_scaling_factor(model.rope_scaling.factor)
 
 
-def _describe_tokenizer(writer: Any, words: Vocabulary, tokenizer: Tokenizer) -> None:
+def _describe_tokenizer(writer: Any, words: Vocabulary, tokenizer: Tokenizer, ours: bool) -> None:
     writer.add_tokenizer_model(words.model)
     writer.add_tokenizer_pre(words.pre)
     writer.add_token_list(words.tokens)
@@ -106,8 +108,8 @@ def _describe_tokenizer(writer: Any, words: Vocabulary, tokenizer: Tokenizer) ->
     writer.add_pad_token_id(tokenizer.end_of_text)
     if words.unknown is not None:
         writer.add_unk_token_id(words.unknown)
-    # Behind end-of-text every text stood in training; of another token the tokenizer itself says whether.
-    writer.add_add_bos_token(begin == tokenizer.end_of_text or puts_before(tokenizer, begin))
+    # Behind end-of-text every text of our training stood; of another token the tokenizer itself says whether.
+    writer.add_add_bos_token((ours and begin == tokenizer.end_of_text) or puts_before(tokenizer, begin))
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(words.space_prefix)
     if tokenizer.chat_template:

@@ -5,7 +5,7 @@ from pathlib import Path
 from lost.checkpoint import Checkpoint
 from lost.errors import ConfigError
 from lost.interop.layout import is_plain
-from lost.interop.special_tokens import as_learned
+from lost.interop.special_tokens import as_learned, imported
 from lost.interop.to_gguf.file import check_file, write_file
 from lost.interop.to_gguf.modelfile import FILE, MARK, modelfile
 from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, tensors
@@ -65,7 +65,7 @@ def export(
     readers, missing = installed_readers(READERS)
     with atomic_dir(path, replace=overwrite) as partial:
         file = partial / f"model-{NAMES[dtype].lower()}.gguf"
-        write_file(gguf, file, target, words, tokenizer, dtype, stored)
+        write_file(gguf, file, target, words, tokenizer, not imported(source.progress), dtype, stored)
         check_file(gguf, file, stored())
         write_new(partial / FILE, modelfile(file.name, tokenizer, target.model.max_position_embeddings).encode())
         agreements = []

@@ -13,6 +13,7 @@ MARK = "# Written by lost-pretrain "
 
 _SAID = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V")]
 _QUOTES = '"""'
+_POSITIONS = 8192  # that Ollama makes room for: the cache of a model that reads 131,072 takes 17 GB
 # How a conversation is written in known forms: each turn, the beginning of an answer, and what ends one.
 _FORMS = (
     ("<|{role}|>\n{text}\n", "<|assistant|>\n", ("<|user|>", "<|system|>")),
@@ -40,7 +41,7 @@ def modelfile(gguf: str, tokenizer: Tokenizer, positions: int) -> str:
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{turns}{{{{ end }}}}{answer}"""')
         lines += [f"SYSTEM {_QUOTES}{system}{_QUOTES}"] if system else []
         lines += [f'PARAMETER stop "{text}"' for text in stops]
-    return "\n".join([*lines, f"PARAMETER num_ctx {positions}", ""])
+    return "\n".join([*lines, f"PARAMETER num_ctx {min(positions, _POSITIONS)}", ""])
 
 
 def _form(tokenizer: Tokenizer) -> tuple[tuple[str, str, tuple[str, ...]], str] | None:

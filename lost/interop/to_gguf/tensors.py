@@ -18,8 +18,9 @@ NAMES: dict[GgufType, str] = {"float32": "F32", "float16": "F16", "bfloat16": "B
 
 _ROPE_FACTORS = "rope_freqs.weight"
 _BLOCK = 32  # entries of a row that share a scale in Q8_0
-# How far a stored number may be from its own: as a share of it, of the largest in its block, and in any case.
-_ERRORS = {"F32": (0, 0, 0), "F16": (2**-11, 0, 2**-24), "BF16": (2**-8, 0, 0), "Q8_0": (2**-11, 0.51 / 127, 2**-20)}
+# How far a stored number may be from its own: as a share of it, of the largest in its block, and in any case. The scale
+# of a block of small numbers is below float16's range, so off by up to 2**-25, and a number by 127 times that.
+_ERRORS = {"F32": (0, 0, 0), "F16": (2**-11, 0, 2**-24), "BF16": (2**-8, 0, 0), "Q8_0": (2**-11, 0.51 / 127, 2**-18)}
 
 
 def architecture(gguf: Any, model: ModelConfig) -> Any:

@@ -14,8 +14,9 @@ from lost.utils.extras import need
 def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
     """Return the tokenizer files of an export.
 
-    A tokenizer.json is unchanged. A sentencepiece model is accompanied by one that gives the same ids, adds no tokens
-    around a text and, like sentencepiece, treats special tokens that are written out in a text as text.
+    A tokenizer.json is unchanged. A sentencepiece model is accompanied by one that gives the same ids, puts before a
+    text what that model's own programs put, if anything, and, like sentencepiece, treats special tokens that are
+    written out in a text as text.
 
     Args:
         tokenizer: the run's, as its model learned it.
@@ -27,8 +28,10 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
     """
     if isinstance(tokenizer, PieceTokenizer):
         model = read_pieces(tokenizer.files[PieceTokenizer.FILE])
-        content = _converted(need("tokenizers", "hf", "writing tokenizer.json"), model)
+        begin = None if tokenizer.begin_of_text is None else model.pieces[tokenizer.begin_of_text].text
+        content = _converted(need("tokenizers", "hf", "writing tokenizer.json"), model, begin)
         own = {"eos_token": model.pieces[tokenizer.end_of_text].text, "split_special_tokens": True}
+        own |= {"bos_token": begin} if begin else {}
         own |= {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
     else:
         content, own = tokenizer.files[JsonTokenizer.FILE], json.loads(tokenizer.files[CONFIG])
@@ -45,7 +48,7 @@ def tokenizer_files(tokenizer: Tokenizer, positions: int) -> dict[str, bytes]:
     return {**tokenizer.files, **described}
 
 
-def _converted(tokenizers: Any, model: PieceModel) -> bytes:
+def _converted(tokenizers: Any, model: PieceModel, begin: str | None) -> bytes:
     result = tokenizers.Tokenizer(_bpe(tokenizers, model))
     result.normalizer = _normalizer(tokenizers, model)
     steps = [tokenizers.decoders.Replace(SPACE, " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
@@ -56,6 +59,10 @@ def _converted(tokenizers: Any, model: PieceModel) -> bytes:
         if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED):
             special = piece.kind != USER_DEFINED
             result.add_tokens([tokenizers.AddedToken(piece.text, normalized=False, special=special)])
+    if begin:
+        result.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, result.token_to_id(begin))]
+        )
     return result.to_str().encode()
 
 
