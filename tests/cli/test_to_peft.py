@@ -89,8 +89,8 @@ def test_one_layer_is_held_at_a_time(adapt: Callable) -> None:
     checkpoint, read = at(adapt("lora", "run", 1), 1), []
     arrays = ((read.append(name) or name, array) for name, array in checkpoint.parameters())
     source: Any = SimpleNamespace(config=checkpoint.config, parameters=lambda: arrays)
-    assert next(name for name, values in _complete(source) if len(values) > 1) == "model.layers.0.self_attn.q_proj"
-    assert len(read) < 9
+    assert next(len(values) for _, values in _complete(source) if len(values) > 1) == 3
+    assert len(read) < len(dict(checkpoint.parameters())) / 4
 
 
 def trained_further(folder: Path) -> None:
