@@ -23,8 +23,9 @@ from lost.evaluation.lm_eval_model import LmEvalModel, as_lm_eval_model
 from lost.generation.conversation import Conversation
 from lost.generation.sampler import Sampler
 from lost.interop.source import open_source, read_after
-from lost.interop.special_tokens import imported
+from lost.interop.special_tokens import imported, with_ends
 from lost.interop.to_gguf.folder import export as export_gguf
+from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_hf.folder import export
 from lost.model.init import initial_values
 from lost.tokenizer import Tokenizer
@@ -207,6 +208,20 @@ def test_llama_adds_no_token_that_the_tokenizer_does_not(
     export_gguf(source, tmp_path / "out", "float32")
     found = fields(tmp_path / "out" / "model-f32.gguf")
     assert (found["bos_token_id"], found["add_bos_token"]) == (0, False)
+
+
+def test_ollama_stops_at_every_token_that_ends_a_text(
+    config: Callable[..., Config], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """A GGUF file names one; the line beside it, what is no text of a line left out."""
+    settings = config(model={"vocab_size": tokenizer.vocab_size}, projection={"kind": "dense"})
+    several = with_ends(tokenizer, [1, 2])
+    source = write(tmp_path / "source", initial_values(settings), (), settings, TrainState(), several)
+    export_gguf(source, tmp_path / "out", "float32")
+    assert (tmp_path / "out" / "Modelfile").read_text().count("PARAMETER stop ") == 1
+    assert 'PARAMETER stop "<|turn|>"\n' in (tmp_path / "out" / "Modelfile").read_text()
+    for hostile in ('a"\nADAPTER b', "a\nADAPTER b", "a\\"):
+        assert "stop" not in modelfile("m.gguf", tokenizer, 64, [hostile])
 
 
 def fields(file: Path) -> Mapping[str, Any]:

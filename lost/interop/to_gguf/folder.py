@@ -5,7 +5,7 @@ from pathlib import Path
 from lost.checkpoint import Checkpoint
 from lost.errors import ConfigError
 from lost.interop.layout import is_plain
-from lost.interop.special_tokens import as_learned, imported
+from lost.interop.special_tokens import as_learned, ends_of, imported
 from lost.interop.to_gguf.file import check_file, write_file
 from lost.interop.to_gguf.modelfile import FILE, MARK, modelfile
 from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, tensors
@@ -67,7 +67,9 @@ def export(
         file = partial / f"model-{NAMES[dtype].lower()}.gguf"
         write_file(gguf, file, target, words, tokenizer, not imported(source.progress), dtype, stored)
         check_file(gguf, file, stored())
-        write_new(partial / FILE, modelfile(file.name, tokenizer, target.model.max_position_embeddings).encode())
+        further = [words.tokens[each] for each in ends_of(source) if each < entries and each != tokenizer.end_of_text]
+        described = modelfile(file.name, tokenizer, target.model.max_position_embeddings, further)
+        write_new(partial / FILE, described.encode())
         agreements = []
         for reader, module in readers.items():
             scores = own_scores(target, merged(source.config, target, source.parameters()), tokens, backend)

@@ -21,7 +21,7 @@ _FORMS = (
 )
 
 
-def modelfile(gguf: str, tokenizer: Tokenizer, positions: int) -> str:
+def modelfile(gguf: str, tokenizer: Tokenizer, positions: int, ends: Sequence[str] = ()) -> str:
     """Return the content of a Modelfile.
 
     A chat template is written in Ollama's language if it gives a known form, and so is what it tells the model where a
@@ -31,6 +31,7 @@ def modelfile(gguf: str, tokenizer: Tokenizer, positions: int) -> str:
         gguf: the file's name.
         tokenizer: the run's.
         positions: of the model.
+        ends: further tokens that end a text; one that can't stand in a line is left out.
     """
     lines = [f"{MARK}{lost.__version__}. To use it: ollama create NAME -f {FILE}", f"FROM ./{gguf}"]
     if not tokenizer.chat_template:
@@ -40,7 +41,8 @@ def modelfile(gguf: str, tokenizer: Tokenizer, positions: int) -> str:
         turns = turn.format(role="{{ .Role }}", text="{{ .Content }}")
         lines.append(f'TEMPLATE """{{{{ range .Messages }}}}{turns}{{{{ end }}}}{answer}"""')
         lines += [f"SYSTEM {_QUOTES}{system}{_QUOTES}"] if system else []
-        lines += [f'PARAMETER stop "{text}"' for text in stops]
+        ends = [*dict.fromkeys((*stops, *ends))]
+    lines += [f'PARAMETER stop "{text}"' for text in ends if text.isprintable() and not {*text} & {'"', "\\"}]
     return "\n".join([*lines, f"PARAMETER num_ctx {min(positions, _POSITIONS)}", ""])
 
 
