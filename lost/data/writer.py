@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +12,7 @@ from lost.data.dataset import DESCRIPTION, FORMAT
 from lost.data.loss_mask import IN_LOSS
 from lost.errors import DataError
 from lost.storage.files import flush, sealed_json
-from lost.storage.nofollow import open_new, open_update, write_new
+from lost.storage.nofollow import open_new, open_read, open_update, write_new
 from lost.tokenizer import Tokenizer
 
 _SHARD_TOKENS = 100_000_000
@@ -38,9 +39,9 @@ class SplitWriter:
         self._hash = hashlib.sha256()
         self.documents = self.bytes = self.tokens = 0
         if state:
+            if fault := shards_fault(folder, split, state):
+                raise DataError(f"{fault}; remove {folder}, and prepare the data again")
             self._files = state["files"]
-            if [each["name"] for each in self._files] != [self._name(number) for number in range(len(self._files))]:
-                raise DataError(f"{folder} speaks of files that are no shards; remove it, and prepare the data again")
             self.documents, self.bytes, self.tokens = (state[key] for key in ("documents", "bytes", "tokens"))
             self._reopen()
         else:
@@ -66,7 +67,7 @@ class SplitWriter:
 
     def state(self) -> dict[str, Any]:
         """Return what a writer needs to resume from here, once `flush` has been called."""
-        files = [dict(each) for each in self._files]
+        files = [{**each, "size": each["tokens"] * self._dtype.itemsize} for each in self._files]
         return {"files": files, "documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
 
     def flush(self) -> None:
@@ -82,7 +83,7 @@ class SplitWriter:
         return {**counts, "files": self._files}
 
     def _name(self, number: int) -> str:
-        return f"{self._split}-{number:05d}.bin"
+        return _shard_name(self._split, number)
 
     def _reopen(self) -> None:
         """Go on with the last shard, if it isn't full."""
@@ -124,6 +125,34 @@ class MaskWriter:
         self._file.close()
         sealed = {"size": self._size, "sha256": self._hash.hexdigest()}
         return {"name": self._name, "tokens": self._tokens, "bytes": self.bytes, **sealed}
+
+
+def shards_fault(folder: Path, split: str, state: dict[str, Any]) -> str | None:
+    """Return what is wrong with the shards that a writer's state speaks of, by their sizes, or None.
+
+    The last one, if it isn't finished, may be longer: what was written since is dropped.
+
+    Raises:
+        OSError: one can't be read, or is a link.
+    """
+    files = state["files"]
+    if [each["name"] for each in files] != [_shard_name(split, number) for number in range(len(files))]:
+        return f"{folder} speaks of files that are no shards"
+    for each in files:
+        path = folder / each["name"]
+        wanted = each.get("size", 2 * each["tokens"])  # earlier versions don't say it: a token is 2 bytes at least
+        try:
+            with open_read(path) as file:
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            return f"{path} is missing"
+        if size < wanted or (size > wanted and "sha256" in each):
+            return f"{path} is {size} bytes long instead of {wanted}"
+    return None
+
+
+def _shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.bin"
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:

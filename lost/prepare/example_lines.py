@@ -1,8 +1,10 @@
 """Examples to fine-tune on, from JSON lines as mlx-lm reads them: a prompt, and a completion that is to be learned."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,14 @@ class Example:
         completion: the text that is to be learned.
         templated: whether a template wrote the text, special tokens among it.
         conversation: whether it was made of messages.
+        digest: a hash of the line's fields that are read, the same whatever the template.
     """
 
     prompt: str
     completion: str
     templated: bool = False
     conversation: bool = False
+    digest: bytes = field(kw_only=True)
 
 
 def read_examples(paths: Sequence[Path], template: Template) -> Iterator[Example]:
@@ -70,7 +74,8 @@ def _example(record: Any, template: Template) -> Example:
     tools = record.get("tools")
     if "prompt" in record and "completion" in record:
         prompt, completion = _text(record, "prompt"), _text(record, "completion")
-        return Example(*template.completion(prompt, completion, tools), template.special_tokens)
+        digest = _digest(prompt, completion, tools)
+        return Example(*template.completion(prompt, completion, tools), template.special_tokens, digest=digest)
     if "messages" in record:
         messages = record["messages"]
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -78,10 +83,16 @@ def _example(record: Any, template: Template) -> Example:
         if not messages or messages[-1].get("role") != "assistant":
             last = messages[-1].get("role") if messages else None
             raise DataError(f"the last message's role is {last!r}; expected 'assistant', whose answer is to be learned")
-        return Example(*template.split(messages, tools), template.special_tokens, conversation=True)
+        digest = _digest(messages, tools)
+        return Example(*template.split(messages, tools), template.special_tokens, conversation=True, digest=digest)
     if "text" in record:
-        return Example("", _text(record, "text"))
+        text = _text(record, "text")
+        return Example("", text, digest=_digest(text))
     raise DataError(f"the keys are {', '.join(record) or 'none'}; expected {FORMATS}")
+
+
+def _digest(*fields: Any) -> bytes:
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _text(record: dict[str, Any], key: str) -> str:

@@ -1,6 +1,5 @@
 """Preparation of examples: JSON lines to a prepared set whose loss mask says what is to be learned."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,13 @@ def prepare_examples(
         def examples_of(split: str) -> Iterator[Example]:
             if held_out is not None:
                 examples = read_examples(paths, template)
-                yield from (each for each in examples if (_hash(each) in held_out) == (split == VALID))
+                yield from (each for each in examples if (each.digest in held_out) == (split == VALID))
             else:
                 yield from read_examples(paths if split == TRAIN else own, template)
 
-        written = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in (TRAIN, VALID)}
-        splits = {name: entry for name, (entry, _) in written.items()}
+        validation_first = (VALID, TRAIN)  # what is wrong there is said before all else is encoded
+        written = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in validation_first}
+        splits = {name: written[name][0] for name in (TRAIN, VALID)}
         if not tokenizer.chat_template and any(conversations for _, conversations in written.values()):
             tokenizer = tokenizer.with_chat_template(PLAIN)  # which runs and their exports then have too
         write_description(folder, tokenizer, splits, {"sources": [str(path) for path in read], "examples": True})
@@ -97,15 +97,11 @@ def _write(
 
 
 def _held_out(examples: Iterable[Example], fraction: float) -> set[bytes]:
-    """Return the hashes of the examples to hold out, at least one, and at most all but one."""
-    hashes = sorted({_hash(example) for example in examples})
-    if len(hashes) < 2:
+    """Return the digests of the examples to hold out, at least one, and at most all but one."""
+    digests = sorted({example.digest for example in examples})
+    if len(digests) < 2:
         raise DataError(
-            f"there are {len(hashes)} different examples, none to hold out; expected at least two; add some, or name "
+            f"there are {len(digests)} different examples, none to hold out; expected at least two; add some, or name "
             "others with --valid"
         )
-    return set(hashes[: min(len(hashes) - 1, max(1, round(len(hashes) * fraction)))])
-
-
-def _hash(example: Example) -> bytes:
-    return hashlib.blake2b(f"{example.prompt}\0{example.completion}".encode(), digest_size=16).digest()
+    return set(digests[: min(len(digests) - 1, max(1, round(len(digests) * fraction)))])

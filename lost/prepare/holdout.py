@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -99,14 +99,38 @@ def text_stats(sources: Sources, progress: Callable[[int, int], None]) -> TextSt
             sure = documents
         progress(documents, size)
     if not documents:
-        named = ", ".join(str(path) for path in sources.paths)
-        skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
-        chosen = " under names that --include and --exclude leave" if sources.include or sources.exclude else ""
-        raise DataError(
-            f"there is no text in {named}{chosen}{skipped}; expected at least one document that isn't empty"
-        )
+        raise _no_text(sources)
     countable = (complete or tokens) and documents <= _MANY
     return TextStats(documents, size, complete, np.array(hashes if countable else [], np.uint64), sure)
+
+
+def check_validation(own: Sources, progress: Callable[[int, int], None]) -> None:
+    """Read local validation text once, and a document of each data set of the hub.
+
+    It is encoded last: what is wrong with it is said here, before the training text is encoded, not hours later.
+
+    Args:
+        own: the validation text.
+        progress: told the documents and bytes read so far.
+
+    Raises:
+        DataError: there is none, or some that can't be read.
+    """
+    documents = size = 0
+    for part in (*(replace(own, paths=[name]) for name in own.remote), replace(own, paths=own.local)):
+        for text in islice(part.documents(), 1 if part.remote else None):
+            documents += 1
+            size += len(text.encode())
+            progress(documents, size)
+    if not documents:
+        raise _no_text(own)
+
+
+def _no_text(sources: Sources) -> DataError:
+    named = ", ".join(str(path) for path in sources.paths)
+    skipped = f" ({len(sources.skipped)} files there are not text)" if sources.skipped else ""
+    chosen = " under names that --include and --exclude leave" if sources.include or sources.exclude else ""
+    return DataError(f"there is no text in {named}{chosen}{skipped}; expected at least one document that isn't empty")
 
 
 def check_share(fraction: float) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lost.data.writer import shards_fault
 from lost.errors import DataError
 from lost.prepare.encode import START, SourcePosition
 from lost.storage.files import read_sealed_json, replace_text, sealed_json
@@ -47,7 +48,8 @@ def read_state(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Prep
         overwrite: whether what another one began may go.
 
     Raises:
-        DataError: another one began it.
+        DataError: another one began it, or shards of it are gone.
+        OSError: a shard can't be read.
     """
     try:
         value = read_sealed_json(folder / FILE)
@@ -63,12 +65,21 @@ def read_state(folder: Path, arguments: dict[str, Any], overwrite: bool) -> Prep
             "the same command, which goes on there; choose another --out, or add --overwrite to begin anew"
         )
     try:
-        return PrepareState(arguments, value["plan"], SourcePosition(**value["place"]), value["splits"])
-    except (KeyError, TypeError):
+        state = PrepareState(arguments, value["plan"], SourcePosition(**value["place"]), value["splits"])
+        faults = [shards_fault(folder, split, of) for split, of in state.splits.items()]
+    except (KeyError, TypeError, AttributeError):
         raise DataError(
             f"{folder / FILE} isn't what `lost prepare` writes; expected the beginning of a prepared set; choose "
             "another --out, or remove that folder"
         ) from None
+    if fault := next(filter(None, faults), None):
+        if overwrite:
+            return None
+        raise DataError(
+            f"{fault}; expected the shards that an earlier command left there, to go on with; put it back, or add "
+            "--overwrite to begin anew"
+        )
+    return state
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -17,8 +17,17 @@ from lost.data.writer import SplitWriter, write_description
 from lost.errors import DataError
 from lost.prepare.cap import Cap
 from lost.prepare.encode import Batch, Encoded, SourcePosition, encoded
-from lost.prepare.holdout import HeldOut, check_apart, check_share, hold_out, text_stats, tokenizer_text
+from lost.prepare.holdout import (
+    HeldOut,
+    check_apart,
+    check_share,
+    check_validation,
+    hold_out,
+    text_stats,
+    tokenizer_text,
+)
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
+from lost.prepare.reading.hub import repository
 from lost.prepare.resume import PrepareState
 from lost.prepare.sources import Sources
 from lost.storage.failpoints import failpoint
@@ -67,9 +76,9 @@ def prepare(
     own = valid if isinstance(valid, Sources) else None
     if not isinstance(valid, Sources):
         check_share(valid)
-    elif again := set(sources.remote) & set(valid.remote) if sources.choice == valid.choice else ():
+    elif again := _in_both(sources, valid):
         raise DataError(
-            f"{', '.join(sorted(again))} would be trained on and validated with; expected different text; name another "
+            f"{', '.join(again)} would be trained on and validated with; expected different text; name another "
             "split with --valid-split, or hold out a share with --valid-fraction"
         )
     if own and not sources.remote:
@@ -85,6 +94,14 @@ def prepare(
         else:
             state = _begin(folder, arguments, sources, tokenizer, valid, progress)
         return _encode(folder, state, sources, own, progress, workers)
+
+
+def _in_both(sources: Sources, own: Sources) -> list[str]:
+    """Return the names of data sets of which the same part is training and validation text."""
+    if sources.choice != own.choice:
+        return []
+    held_out = set(map(repository, own.remote))
+    return sorted({name for name in sources.remote if repository(name) in held_out})
 
 
 def _arguments(sources: Sources, tokenizer: Tokenizer | int, valid: Sources | float) -> dict[str, Any]:
@@ -105,7 +122,11 @@ def _begin(
     progress: ProgressCallback,
 ) -> PrepareState:
     """Read all of the text once, and decide what is to be done with it."""
+    own = valid if isinstance(valid, Sources) else None
+    if own:
+        check_validation(own, lambda documents, size: progress("reading validation", size, 0, documents))
     stats = text_stats(sources, lambda documents, size: progress("reading", size, 0, documents))
+    left_out = _left_out(sources)  # now: the next pass may end early
     held_out = None if isinstance(valid, Sources) else hold_out(stats, valid)
     if isinstance(tokenizer, int):
         progress("training the tokenizer", 0, 0)
@@ -116,9 +137,21 @@ def _begin(
     plan = {
         "held_out": asdict(held_out) if held_out else None,
         "bytes": stats.bytes if stats.complete else 0,
-        "skipped": [str(path) for path in sources.skipped],
+        **left_out,
+        "validation": _left_out(own) if own else {},
     }
     return PrepareState(arguments, plan)
+
+
+def _left_out(sources: Sources) -> dict[str, list[str]]:
+    """Return which files were left out as sources were read, as JSON has it."""
+    return {"skipped": [str(path) for path in sources.skipped], "links": [str(path) for path in sources.links]}
+
+
+def _add_left_out(sources: Sources, before: dict[str, Any]) -> None:
+    """Add what an earlier pass left out, each file once: states of earlier versions don't have all of it."""
+    for key, paths in (("skipped", sources.skipped), ("links", sources.links)):
+        paths[:] = dict.fromkeys([*map(Path, before.get(key, ())), *paths])
 
 
 def _encode(
@@ -182,7 +215,9 @@ def _encode(
         if not split["documents"]:
             remedy = "raise --max-tokens" if cap.tokens else "add text"
             raise DataError(f"the {name} split would be empty; expected text in it; {remedy} or --valid-fraction")
-    sources.skipped[:] = dict.fromkeys([*map(Path, plan["skipped"]), *sources.skipped])
+    _add_left_out(sources, plan)
+    if own:
+        _add_left_out(own, plan.get("validation", {}))
     validation = {"validation": own.origin()} if own else {}
     write_description(folder, tokenizer, splits, {**sources.origin(), **validation})
     return splits

@@ -101,6 +101,18 @@ def test_without_a_template(prepared: Dataset, tmp_path: Path) -> None:
         np.testing.assert_array_equal(counted, np.arange(len(ids)) >= start)
 
 
+def test_what_is_held_out_does_not_depend_on_the_template(tmp_path: Path) -> None:
+    """Nor on the order of a line's keys, nor on keys that aren't read."""
+    file = tmp_path / "x.jsonl"
+    shuffled = [{"more": 1, **dict(reversed(record.items()))} for record in RECORDS]
+    file.write_text("".join(json.dumps(record) + "\n" for record in [*RECORDS, *shuffled]))
+    templates = [template_of(load_tokenizer(saved(tmp_path / "tokenizer", each, END))) for each in (CHATML, WITH_TOOLS)]
+    digests = [[each.digest for each in read_examples([file], template)] for template in (PlainTemplate(), *templates)]
+    assert digests[0] == digests[1] == digests[2]
+    assert digests[0][: len(RECORDS)] == digests[0][len(RECORDS) :]
+    assert len(set(digests[0])) == len(RECORDS)
+
+
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     half = '"kara \\ud83d"'
@@ -159,5 +171,5 @@ def test_templates_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(DataError, match=named):
             encoded(RECORDS[0], tokenizer, tmp_path)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(MissingPackageError, match=r"lost-pretrain\[chat\]"):
+    with pytest.raises(MissingPackageError, match=r"-e '\.\[chat\]'"):
         template_of(tokenizer)

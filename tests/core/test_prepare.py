@@ -2,18 +2,21 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lost.data.dataset import Dataset
-from lost.errors import DataError, StorageError
+from lost.errors import DataError, InterruptedAtOnceError, StorageError
 from lost.prepare.encode import START
 from lost.prepare.examples import prepare_examples
+from lost.prepare.output import unseen
 from lost.prepare.sources import Sources, Unit
 from lost.prepare.text import _Text, prepare
 from lost.tokenizer import load_tokenizer, train_tokenizer
+from lost.tokenizer.sentencepiece import PieceTokenizer
 
 ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f600 \u200d \r\n x=1234567890\n"
 
@@ -21,7 +24,23 @@ ODD = "tab\there  two spaces\n\n\ttrailing \n\u00e9\u00df \u4f60\u597d \U0001f60
 def test_any_text_comes_back(prepared: Dataset) -> None:
     tokenizer = prepared.tokenizer
     assert tokenizer.decode(tokenizer.encode(ODD).tolist()) == ODD
-    assert "".join(tokenizer.stream(tokenizer.encode(ODD).tolist())) == ODD
+    ids = tokenizer.encode(ODD).tolist()
+    assert "".join(tokenizer.stream(ids)) == ODD
+    assert "".join(tokenizer.stream(20 * ids, 40 * ids)) == 20 * ODD
+
+
+def test_a_long_text_is_not_decoded_for_every_token(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, longest = PieceTokenizer.decode, 0
+
+    def recorded(self: PieceTokenizer, ids: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return decode(self, ids)
+
+    monkeypatch.setattr(PieceTokenizer, "decode", recorded)
+    ids = prepared.tokenizer.encode("the rank of the layer " * 500).tolist()
+    assert "".join(prepared.tokenizer.stream(ids, ids)) == "the rank of the layer " * 500
+    assert 0 < longest < 100
 
 
 def test_long_documents_are_encoded_in_parts(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,13 +70,13 @@ def test_files_are_listed_as_they_are_read(text_folder: Path, monkeypatch: pytes
 
 
 def test_same_text_same_set(text_folder: Path, prepared: Dataset, tmp_path: Path) -> None:
-    prepare(Sources([text_folder]), tmp_path / "again", 320, 0.1)
+    prepare(Sources([text_folder]), tmp_path / "again", 320, 0.04)
     assert Dataset(tmp_path / "again").fingerprint == prepared.fingerprint
 
 
 def test_whole_documents_are_held_out(text_folder: Path, prepared: Dataset) -> None:
-    assert prepared.split("valid").documents == 6
-    assert prepared.split("train").documents == 54
+    assert prepared.split("valid").documents == 2
+    assert prepared.split("train").documents == 58
 
 
 def test_equal_documents_are_held_out_together(tmp_path: Path) -> None:
@@ -98,8 +117,9 @@ def test_own_validation_and_output_inside_the_folder_are_not_trained_on(tmp_path
     named = Sources([tmp_path / name for name in ("a.txt", "b.txt", "held.txt")])  # as a shell's glob does
     prepare(named, tmp_path / "named", 280, Sources([tmp_path / "held.txt"]))
     assert Dataset(tmp_path / "named").split("train").documents == 2
-    with pytest.raises(DataError, match=r"hf://a/b would be trained on and validated with"):
-        prepare(Sources(["hf://a/b"]), tmp_path / "hub", 280, Sources(["hf://a/b"]))
+    for name in ("hf://a/b", "a/b"):  # the same set
+        with pytest.raises(DataError, match=rf"{name} would be trained on and validated with"):
+            prepare(Sources([name]), tmp_path / "hub", 280, Sources(["hf://a/b"]))
 
 
 def test_text_is_never_replaced(text_folder: Path, tmp_path: Path) -> None:
@@ -178,6 +198,75 @@ def test_examples_to_validate_with_are_not_learned(prepared: Dataset, tmp_path: 
         prepare_examples(files[1:], tmp_path / "no", prepared.tokenizer, files[1:])
     splits = prepare_examples(files[1:], tmp_path / "few", prepared.tokenizer, 0.9)
     assert [splits[name]["documents"] for name in ("train", "valid")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"body": "x"}\n', "held.jsonl:1: no text under 'text'"),
+        (b'{"text": "x"}\n' * 99 + b"\xff\n", "held.jsonl:100: not a JSON object"),
+        (b"", "there is no text in .*held.jsonl"),
+    ],
+)
+def test_wrong_validation_text_is_said_before_anything_is_encoded(
+    text_folder: Path, prepared: Dataset, tmp_path: Path, content: bytes, named: str
+) -> None:
+    (tmp_path / "held.jsonl").write_bytes(content)
+    phases = []
+
+    def progress(phase: str, *counts: int) -> None:
+        phases.append(phase)
+
+    with pytest.raises(DataError, match=named):
+        prepare(Sources([text_folder]), tmp_path / "out", 320, Sources([tmp_path / "held.jsonl"]), progress)
+    assert set(phases) <= {"reading validation"}
+
+
+def test_wrong_validation_examples_are_said_before_the_others_are_encoded(prepared: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "the rank"}\n')
+    phases = []
+
+    def progress(phase: str, *counts: int) -> None:
+        phases.append(phase)
+
+    for content, named in (
+        ('{"body": "x"}', "held.jsonl:1: the keys are body"),
+        ("", "no example for the valid split"),
+    ):
+        (tmp_path / "held.jsonl").write_text(content)
+        with pytest.raises(DataError, match=named):
+            prepare_examples(
+                [tmp_path / "a.jsonl"], tmp_path / "out", prepared.tokenizer, [tmp_path / "held.jsonl"], progress
+            )
+    assert phases == []
+
+
+def test_what_is_left_out_is_named_once_and_after_a_resume(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links and files that are not text, in both splits; encoding that goes on behind them doesn't see them again."""
+    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1)
+    (tmp_path / "secret").write_text("private")
+    for name in ("train", "held"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "link.txt").symlink_to(tmp_path / "secret")
+        (tmp_path / name / "image.png").write_bytes(b"\xff")
+        for number in range(3):
+            (tmp_path / name / f"text {number}.txt").write_text(f"the rank of {name} {number}")
+
+    def interrupt(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        if phase == "encoding" and documents == 5:  # of six: behind all that is left out
+            raise KeyboardInterrupt
+
+    for progress in (interrupt, unseen):
+        sources, own = Sources([tmp_path / "train"]), Sources([tmp_path / "held"])
+        with suppress(InterruptedAtOnceError):
+            prepare(sources, tmp_path / "out", prepared.tokenizer, own, progress)
+    whole = Sources([tmp_path / "train"]), Sources([tmp_path / "held"])
+    prepare(whole[0], tmp_path / "whole", prepared.tokenizer, whole[1])
+    for each, name in ((sources, "train"), (own, "held"), (whole[0], "train"), (whole[1], "held")):
+        assert each.links == [tmp_path / name / "link.txt"]
+        assert each.skipped == [tmp_path / name / "image.png"]
 
 
 def test_little_of_a_short_document_is_held_out(prepared: Dataset, tmp_path: Path) -> None:

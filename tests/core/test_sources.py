@@ -108,7 +108,7 @@ def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packa
     path = name if name.startswith("hf") else tmp_path / name
     if isinstance(path, Path):
         path.touch()
-    with pytest.raises(MissingPackageError, match=r"pip install 'lost-pretrain\[data\]'"):
+    with pytest.raises(MissingPackageError, match=r"-e '\.\[data\]'"):
         list(Sources([path]).documents())
 
 
@@ -153,6 +153,25 @@ def test_data_set_of_the_hub_from_the_command_line(lost: Callable, prepared: Dat
     streamed = tmp_path / "streamed"
     assert lost("prepare", name, "--valid-fraction", 0.1, "--out", streamed, "--tokenizer", prepared.path).code == 0
     assert Dataset(streamed).fingerprint == Dataset(local).fingerprint
+
+
+def test_wrong_validation_split_is_said_before_anything_is_encoded(prepared: Dataset, tmp_path: Path) -> None:
+    """Of a data set of the hub a document is looked at."""
+    (tmp_path / "a.txt").write_text("the rank of the layer")
+    write_parquet(tmp_path / "empty.parquet", [""])
+    write_parquet(tmp_path / "numbers.parquet", [1, 2])
+    phases = []
+
+    def progress(phase: str, *counts: int) -> None:
+        phases.append(phase)
+
+    for kind, named in (("empty", "there is no text in hf://"), ("numbers", "no text under 'text'")):
+        (tmp_path / kind).mkdir()
+        (tmp_path / f"{kind}.parquet").rename(tmp_path / kind / "validation.parquet")
+        valid = Sources([f"hf://{tmp_path / kind}"], choice=HubChoice(split="validation"))
+        with pytest.raises(DataError, match=named):
+            prepare(Sources([tmp_path / "a.txt"]), tmp_path / "out", prepared.tokenizer, valid, progress)
+    assert phases == []
 
 
 def test_large_data_sets_are_not_read_twice(prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`lost prepare` killed, or refused by the disk: the same command goes on, to the same bytes."""
 
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ from processes import Done, run_python
 
 from lost.data.dataset import Dataset
 from lost.data.writer import SplitWriter
-from lost.errors import DataError, RunBusyError, StorageError
+from lost.errors import DataError, InterruptedAtOnceError, RunBusyError, StorageError
 from lost.prepare.cap import Cap
 from lost.prepare.examples import prepare_examples
 from lost.prepare.output import ProgressCallback, unseen
 from lost.prepare.sources import Sources
 from lost.prepare.text import prepare
-from lost.storage.files import partial_folder, read_sealed_json
+from lost.storage.files import partial_folder, read_sealed_json, sealed_json
 from lost.storage.lock import locked
 from lost.tokenizer import load_tokenizer
 
@@ -119,7 +120,7 @@ def test_result_does_not_depend_on_the_workers(
 ) -> None:
     monkeypatch.setattr("lost.prepare.text._WORKER_BYTES", 1000)
     monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1000)
-    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.1, workers=workers)
+    prepare(Sources([text_folder]), tmp_path / "out", 320, 0.04, workers=workers)
     assert contents(tmp_path / "out") == contents(prepared.path)
 
 
@@ -203,6 +204,61 @@ def test_worker_killed_and_ctrl_c(texts: Path, tmp_path: Path) -> None:
         done = command(texts, out)
         assert done.returncode == 0, done.stderr
         assert "documents were encoded already" in done.stdout
+
+
+SPOIL = {
+    "open one short": (1, lambda path: path.write_bytes(path.read_bytes()[:-2]), "bytes long instead"),
+    "open one gone": (1, lambda path: path.unlink(), "is missing"),
+    "finished one long": (
+        0,
+        lambda path: path.write_bytes(path.read_bytes() + b"x"),
+        "6001 bytes long instead of 6000",
+    ),
+    "finished one gone": (0, lambda path: path.unlink(), "is missing"),
+}
+
+
+@pytest.mark.parametrize(("number", "spoil", "words"), SPOIL.values(), ids=SPOIL)
+@pytest.mark.parametrize("older", [False, True], ids=["now", "earlier"])
+def test_shards_that_are_gone_are_not_filled_up(
+    texts: Path,
+    prepared: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    spoil: Callable[[Path], object],
+    words: str,
+    older: bool,
+) -> None:
+    """It is said, what is there stays, and --overwrite begins anew; a state of an earlier version has fewer sizes."""
+    monkeypatch.setattr("lost.data.writer._SHARD_TOKENS", 3000)
+    monkeypatch.setattr("lost.prepare.text._BATCH_CHARACTERS", 1000)
+    out, partial = tmp_path / "out", tmp_path / ".partial-out"
+
+    def make(out: Path, progress: ProgressCallback = unseen, overwrite: bool = False) -> None:
+        prepare(Sources([texts]), out, prepared.tokenizer, 0.1, progress, overwrite, log=told.append)
+
+    def interrupt(phase: str, done: int, total: int, documents: int = 0, tokens: int = 0) -> None:
+        if (partial / "train-00001.bin").exists():
+            raise KeyboardInterrupt
+
+    told: list[str] = []
+    make(tmp_path / "straight")
+    with pytest.raises(InterruptedAtOnceError):
+        make(out, interrupt)
+    if older:
+        state = read_sealed_json(partial / "progress.json")
+        del state["splits"]["train"]["files"][-1]["size"]
+        (partial / "progress.json").write_bytes(sealed_json(state))
+    name = f"train-0000{number}.bin"
+    spoil(partial / name)
+    held = contents(partial)
+    with pytest.raises(DataError, match=f"{name} .*{words}.*--overwrite to begin anew"):
+        make(out)
+    assert {**contents(partial), ".lock": b""} == {**held, ".lock": b""}
+    make(out, overwrite=True)
+    assert told == []
+    assert contents(out) == contents(tmp_path / "straight")
 
 
 def test_one_job_at_a_time(text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
