@@ -130,7 +130,7 @@ CASES = [
      "        check_folder(partial) ", "        pass ",
      f"{FAULTS}links.py::test_prepare_empties_no_folder_behind_a_link"),
     ("prepare goes on with its own shards alone", "lost/data/writer.py",
-     '[each["name"] for each in self._files] != ', "[] and ",
+     '[each["name"] for each in files] != ', "[] and ",
      f"{FAULTS}links.py::test_prepare_goes_on_with_shards_alone"),
     ("new files take the place of links", "lost/storage/nofollow.py",
      "    remove(path)\n    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW",

@@ -138,10 +138,10 @@ def test_a_search_is_nearer_and_the_same_by_seed(lost: Callable, folder: Path, t
     assert "generation 2 of 2: " in found[0][1]
     ranks = [[(each["name"], each["rank"]) for each in value["layers"]] for value in values]
     assert ranks[0] == ranks[1] != ranks[2]
-    for value in values:
-        distances = value["budget"]["divergence"]
-        assert 0 < distances["found"] < distances["greedy"]
-        assert value["budget"]["kept"] <= 0.75
+    assert all(value["budget"]["kept"] <= 0.75 for value in values)
+    distances = [value["budget"]["divergence"] for value in values]
+    assert all(0 < each["found"] <= each["greedy"] for each in distances)
+    assert any(each["found"] < each["greedy"] for each in distances)
     with_mlx, _ = convert(lost, folder, tmp_path / "mlx", *options, 1, "--backend", "mlx")
     assert with_mlx["budget"]["divergence"]["greedy"] == pytest.approx(
         values[0]["budget"]["divergence"]["greedy"], rel=1e-2

