@@ -22,7 +22,7 @@ _CONNECTING = timedelta(seconds=20)
 # How long one worker waits for another: between CPUs while that one computes initial weights, decomposes those of a
 # model that is adapted, or checks a checkpoint alone (if it ends instead, gloo says so at once), and in a collective of
 # NCCL while it compiles or reads its part of a step. Then NCCL ends the process.
-_ALONE, _IN_A_STEP = timedelta(hours=12), timedelta(minutes=10)
+_ALONE, _IN_A_STEP = timedelta(hours=2), timedelta(minutes=10)
 
 
 def join(device: str = "auto") -> "SingleProcess | TorchGroup":
