@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lost.checkpoint import Checkpoint, open_checkpoint
 from lost.engine import create_engine
@@ -29,3 +30,15 @@ def scores(checkpoint: Checkpoint, backend: str, logits: Callable) -> np.ndarray
 
 def run_data(run: Path) -> str:
     return str(load_config(run / "config.yaml").data.path)
+
+
+def scores_of_peft(base: Path, adapter: Path) -> np.ndarray:
+    """Logits of an exported base model on which PEFT has put an adapter; without PEFT the test is skipped here."""
+    peft = pytest.importorskip("peft")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        model = peft.PeftModel.from_pretrained(plain, adapter).eval()
+        return model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaptations import RANK, TOKENS, arrays, at, run_data, scores
+from adaptations import RANK, arrays, at, run_data, scores, scores_of_peft
 from safetensors.numpy import load_file
 
 from lost.data.dataset import Dataset
@@ -88,9 +88,6 @@ def test_merged_for_others_and_taken_out_for_peft(
     adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path, kind: str
 ) -> None:
     """PEFT's LoRA holds it exactly: `down` as it is, and `up` times what is between."""
-    peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
-
     run = adapt(kind, "run", 3)
     answer = lost("convert", run, tmp_path / "hf", "--to", "hf", "--json")
     assert json.loads(answer.out)["checked"], answer.err
@@ -101,11 +98,7 @@ def test_merged_for_others_and_taken_out_for_peft(
     assert answer.code == 0, answer.err
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert described["r"] == described["lora_alpha"] == RANK
-    model = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
-    ).eval()
-    with torch.no_grad():
-        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
+    found = scores_of_peft(tmp_path / "base", tmp_path / "adapter")
     np.testing.assert_allclose(found, scores(at(run, 3), "torch", logits), atol=2e-5)
     assert np.abs(found - scores(at(bases["dense"], 2), "torch", logits)).max() > 1e-4
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from adaptations import RANK, TOKENS, arrays, at, scores
+from adaptations import RANK, arrays, at, scores, scores_of_peft
 
 from lost.config import Config
 from lost.data.dataset import Dataset
@@ -44,9 +43,6 @@ def test_a_run_keeps_its_ranks(
     adapt: Callable, bases: dict[str, Path], lost: Callable, logits: Callable, tmp_path: Path
 ) -> None:
     """On resuming, by the same command; and in PEFT, by its own code."""
-    peft = pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
-
     straight = adapt("eva", "straight", 3, RHO)
     for stop in (1, 3):
         resumed = adapt("eva", "resumed", stop, RHO)
@@ -70,11 +66,7 @@ def test_a_run_keeps_its_ranks(
         for name in described["target_modules"]
     }
     assert written == {name: (rank, 16 / RANK * rank) for name, rank in ranks.items()}
-    model = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
-    ).eval()
-    with torch.no_grad():
-        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
+    found = scores_of_peft(tmp_path / "base", tmp_path / "adapter")
     np.testing.assert_allclose(found, scores(last, "torch", logits), atol=2e-5)
 
 

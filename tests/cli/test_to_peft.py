@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from adaptations import RANK, TOKENS, at, scores
+from adaptations import RANK, at, scores, scores_of_peft
 from safetensors.numpy import load_file, save_file
 
 from lost.data.dataset import Dataset
@@ -33,28 +33,33 @@ def test_taken_out_for_peft(
     assert described["r"] == (RANK if kind == "lora" else 2 * RANK)
     assert len(described["rank_pattern"]) == len(described["alpha_pattern"]) == 2  # `down` of two blocks
     assert described["base_model_name_or_path"] is None
-    peft = pytest.importorskip("peft")
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = peft.PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32), tmp_path / "adapter"
-    ).eval()
-    with torch.no_grad():
-        found = model(torch.from_numpy(TOKENS.astype(np.int64))).logits.numpy()
+    found = scores_of_peft(tmp_path / "base", tmp_path / "adapter")
     np.testing.assert_allclose(found, scores(at(run, 3), "torch", logits), atol=2e-5)
 
 
-def test_the_base_is_named_where_peft_opens_it(
+@pytest.fixture
+def begun_on_an_export(
     lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
+) -> Callable[[str], Path]:
+    """Train adapters of a kind on an export of the dense model, which is returned."""
+
+    def call(kind: str) -> Path:
+        base, sets = tmp_path / "base", (f"projection.kind={kind}", "projection.rank=4", "schedule.steps=2")
+        assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
+        text = tiny_yaml.read_text()
+        tiny_yaml.write_text(text[text.index("data:") :])
+        place = ("--data", prepared.path, "--out", tmp_path / "run")
+        answer = lost("train", tiny_yaml, *sets, "--init-from", base, *place)
+        assert answer.code == 0, answer.err
+        return base
+
+    return call
+
+
+def test_the_base_is_named_where_peft_opens_it(
+    lost: Callable, begun_on_an_export: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    base, sets = tmp_path / "base", ("projection.kind=pissa", "projection.rank=4", "schedule.steps=2")
-    assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
-    text = tiny_yaml.read_text()
-    tiny_yaml.write_text(text[text.index("data:") :])
-    words = [word for each in sets for word in ("--set", each)]
-    answer = lost("train", tiny_yaml, "--init-from", base, "--data", prepared.path, "--out", tmp_path / "run", *words)
-    assert answer.code == 0, answer.err
+    base = begun_on_an_export("pissa")
     assert lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft").code == 0
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == str(base.resolve())
@@ -66,17 +71,10 @@ def test_the_base_is_named_where_peft_opens_it(
 
 
 def test_a_base_that_has_changed_is_not_named(
-    lost: Callable, bases: dict[str, Path], prepared: Dataset, tiny_yaml: Path, tmp_path: Path
+    lost: Callable, begun_on_an_export: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """PEFT would open what is there now, and compute something else."""
-    base, sets = tmp_path / "base", ("projection.kind=lora", "projection.rank=4", "schedule.steps=2")
-    assert lost("convert", bases["dense"], base, "--to", "hf").code == 0
-    text = tiny_yaml.read_text()
-    tiny_yaml.write_text(text[text.index("data:") :])
-    place = ("--data", prepared.path, "--out", tmp_path / "run")
-    begun = lost("train", tiny_yaml, *sets, "--init-from", base, *place)
-    assert begun.code == 0, begun.err
-    trained_further(base)
+    trained_further(begun_on_an_export("lora"))
     answer = lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft")
     assert answer.code == 0, answer.err
     assert "or has other weights now" in " ".join(answer.err.split())
