@@ -100,7 +100,7 @@ class Tokenizer(ABC):
 
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray:
         """Return the ids of all texts as int64, each followed by end-of-text."""
-        tokens = array("q")  # a list of Python's numbers takes five times as much
+        tokens = array("q")  # a list of Python's numbers takes several times as much
         for text in texts:
             for ids in self._encode(_parts(text), special_tokens=False):
                 tokens.extend(ids)

@@ -83,10 +83,12 @@ class PieceTokenizer(Tokenizer):
         said = {key: config[key] for key in ("bos_token", "add_bos_token") if key in config}
         if said:
             self.files = {**self.files, CONFIG: (json.dumps(said, indent=2) + "\n").encode()}
-        named = token_text(said.get("bos_token"))
-        if named is not None:
-            self.begin_of_text = self._processor.piece_to_id(named)
-        if said.get("add_bos_token", True) is False or ("bos_token" in said and named is None):
+        if "bos_token" in said:
+            named = token_text(said["bos_token"])
+            number = self.end_of_text if named is None else self._processor.piece_to_id(named)
+            # What the model doesn't have is to it the token for unknown characters.
+            self.begin_of_text = number if self._processor.id_to_piece(number) == named else None
+        if said.get("add_bos_token") is False:
             self.begin_of_text = None
 
     def beginning_with_nothing(self) -> "PieceTokenizer":

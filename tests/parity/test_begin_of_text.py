@@ -143,6 +143,7 @@ def pieces(tmp_path: Path) -> Callable[[Mapping[str, Any]], Tokenizer]:
         (TrainState(), {}, 1, True),
         (TrainState(), {"bos_token": "<s>", "add_bos_token": False}, 2, False),
         (TrainState(), {"bos_token": None}, 2, False),
+        (TrainState(), {"bos_token": "<none>"}, 2, False),
         (TRAINED, {"bos_token": "<s>", "add_bos_token": True}, 2, False),  # by which ours learned nothing
     ],
 )

@@ -13,7 +13,7 @@ MARK = "# Written by lost-pretrain "
 
 _SAID = [("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V")]
 _QUOTES = '"""'
-_POSITIONS = 8192  # that Ollama makes room for: the cache of a model that reads 131,072 takes 17 GB
+_POSITIONS = 8192  # that Ollama makes room for: the cache of Llama 3.1 8B's 131,072 takes 17 GB
 # How a conversation is written in known forms: each turn, the beginning of an answer, and what ends one.
 _FORMS = (
     ("<|{role}|>\n{text}\n", "<|assistant|>\n", ("<|user|>", "<|system|>")),
