@@ -1,23 +1,18 @@
 """`lost convert --to peft`: exporting adapters alone."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lost.checkpoint import Checkpoint
-    from lost.config import DType
+from lost.cli.converting.request import Answer, Job, Request
 
 
-def export_adapters(
-    checkpoint: "Checkpoint", out: Path, dtype: "DType | None", overwrite: bool, backend: str, as_json: bool
-) -> None:
+def _export(request: Request) -> Answer:
     """Export the adapters of a checkpoint, and say on which model they are to be opened."""
-    from lost.cli.render.output import answer, note
+    from lost.cli.converting.sources import checkpoint_of, own_type
+    from lost.cli.render.output import note
     from lost.interop.hub.download import as_typed
     from lost.interop.to_peft import export
     from lost.utils.wording import sized
 
-    result = export(checkpoint, out, dtype, overwrite, backend)
+    checkpoint = checkpoint_of(request)
+    result = export(checkpoint, request.out, own_type(request), request.overwrite, request.backend)
     for remark in result.remarks:
         note(remark)
     if result.base is None:
@@ -27,11 +22,23 @@ def export_adapters(
             "and name BASE to it"
         )
     base = str(result.base) if result.base else None
-    value = {"path": str(out), "source": str(checkpoint.path), "to": "peft", "step": checkpoint.progress.step}
+    value = {"path": str(request.out), "source": str(checkpoint.path), "to": "peft", "step": checkpoint.progress.step}
     value |= {"dtype": result.dtype, "bytes": result.bytes, "base": base, "difference": result.difference}
     lines = [
-        f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, adapters in {result.dtype}, "
+        f"{checkpoint.path} -> {request.out}: step {checkpoint.progress.step}, adapters in {result.dtype}, "
         f"{sized(result.bytes)}; opens with peft{f' on {as_typed(result.base)}' if result.base else ''}",
         f"the base model with what was written: log-probabilities differ by at most {result.difference:.1e}",
     ]
-    answer(as_json, value, lines)
+    return value, lines
+
+
+JOB = Job(
+    "--to peft",
+    frozenset({"--dtype", "--backend"}),
+    _export,
+    refuses={
+        "--device": "adapters are compared on the CPU",
+        "--part-mib": "adapters are one file",
+        "--push": "adapters alone aren't uploaded",
+    },
+)

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lost.cli.converting.request import Need, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +17,31 @@ if TYPE_CHECKING:
     from lost.interop.from_hf.conversion import Weightings
     from lost.method.levels import Levels
     from lost.reshape.budget import Choices, Picks, Room
+
+Share = Annotated[
+    float | None,
+    typer.Option(
+        help="With --from hf, instead of --rank: ranks chosen layer by layer, so that the model has this share of "
+        "its parameters, such as 0.5."
+    ),
+]
+BudgetOf = Annotated[
+    Literal["parameters", "flops"] | None, typer.Option(help="What --budget is a share of; default: parameters.")
+]
+Search = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="With --budget and --calibrate: search better ranks for N generations, such as 30.", min=1
+    ),
+]
+SearchSeed = Annotated[int | None, typer.Option(help="Of --search; default 0.", min=0)]
+OPTIONS = frozenset({"--budget", "--budget-of", "--search", "--seed"})
+NEEDS = (
+    Need("--budget-of", ("--budget",), "it says what the budget counts"),
+    Need("--search", ("--budget",), "it chooses the ranks of a budget"),
+    Need("--search", ("--calibrate",), "models are compared on a calibration text"),
+    Need("--seed", ("--search",), "nothing else is random"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,35 +76,22 @@ class Chosen:
     lines: list[str]
 
 
-def asked(
-    share: float | None,
-    of: Literal["parameters", "flops"] | None,
-    generations: int | None,
-    seed: int | None,
-    rank: int | None,
-    calibrate: Path | None,
-) -> Budget | None:
-    """Return what the options ask for.
+def asked(request: Request) -> Budget | None:
+    """Return the budget that is asked for, if any.
 
     Raises:
-        UserError: they don't go together.
+        UserError: it doesn't go with other options, or is no share.
     """
     from lost.errors import UserError
 
+    share, rank, generations = request.budget, request.rank, request.search
     if share is None:
-        given = {"--budget-of": of, "--search": generations, "--seed": seed}
-        if names := [name for name, value in given.items() if value is not None]:
-            raise UserError(f"{names[0]} without --budget: it says how ranks are chosen; add --budget, or leave it out")
         return None
     if rank is not None:
         raise UserError(f"--budget {share:g} with --rank {rank}: the budget chooses the ranks; leave one of them out")
     if not 0 < share < 1:
         raise UserError(f"--budget {share:g}: expected a share of the dense model, more than 0 and less than 1")
-    if generations is not None and calibrate is None:
-        raise UserError("--search without --calibrate: models are compared on a calibration text; add --calibrate")
-    if generations is None and seed is not None:
-        raise UserError(f"--seed {seed} without --search: nothing else is random; leave it out")
-    return Budget(share, of or "parameters", generations or 0, seed or 0)
+    return Budget(share, request.budget_of or "parameters", generations or 0, request.seed or 0)
 
 
 def choose_ranks(

@@ -1,76 +1,154 @@
-"""`lost convert --to hf`, `mlx-lm`, `dense` and `gguf`: exporting, and reporting the checks."""
+"""`lost convert --to hf`, `mlx-lm`, `dense` and `gguf`: exporting, uploading, and reporting the checks."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lost.cli.converting import quantizing
+from lost.cli.converting.request import Answer, Job, Need, Request
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.cli.converting.pushing import Push
-    from lost.config import DType
-    from lost.interop.to_gguf.tensors import GgufType
-    from lost.interop.to_hf.folder import Form
-    from lost.interop.to_hf.quantized import Quantization
+    from lost.interop.to_hf.folder import Export
+
+License = Annotated[
+    str | None,
+    typer.Option(
+        help="--to hf, mlx-lm, dense: the model's licence in its card, by the hub's name, such as apache-2.0."
+    ),
+]
+Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OWNER/NAME", help="Upload the export to this repository of the hub, a private one; needs a token."
+    ),
+]
+Public = Annotated[bool, typer.Option("--public", help="With --push: everybody may see it.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="With --push: write the export, and only list what would go up.")
+]
 
 
-def export_folder(
-    checkpoint: "Checkpoint",
-    out: Path,
-    to: "Form | Literal['gguf']",
-    dtype: "GgufType | None",
-    part_bytes: int,
-    overwrite: bool,
-    backend: str,
-    license: str | None,
-    push: "Push | None",
-    few: "Quantization | None",
-    text: Path | None,
-    as_json: bool,
-) -> None:
-    """Export a checkpoint, report which programs opened it and agreed, and upload it where that is wanted."""
-    from dataclasses import asdict
+def _export(request: Request) -> Answer:
+    """Export a checkpoint, tell which programs opened it and agreed, and upload it where that is wanted."""
+    from lost.cli.converting.sources import checkpoint_of
+    from lost.cli.render.output import note
+    from lost.interop.hub.upload import check_upload
 
-    from lost.cli.converting.quantizing import measure_on, told
-    from lost.cli.render.output import answer, note
-    from lost.interop.to_gguf import folder as gguf
-    from lost.interop.to_hf import folder as hf
-    from lost.utils.wording import sized
-
-    if push:
-        push.check()
-    note(f"writing {out}, then opening it with the programs that are installed, to compare ...")
-    if to == "gguf":
-        result = gguf.export(checkpoint, out, dtype or "float16", overwrite, backend)
-    else:
-        measure = measure_on(checkpoint, text, backend) if few else None
-        kept = cast("DType | None", dtype)
-        result = hf.export(checkpoint, out, to, kept, part_bytes, overwrite, backend, license, few, measure)
+    _check_license(request.license)
+    checkpoint = checkpoint_of(request)
+    if request.push is not None:
+        check_upload(request.push, not request.dry_run)
+    note(f"writing {request.out}, then opening it with the programs that are installed, to compare ...")
+    result = _gguf(request, checkpoint) if request.to == "gguf" else _folder(request, checkpoint)
     for remark in result.remarks:
         note(remark)
     for reader, reason in result.missing.items():
         note(f"not checked with {reader}, which can't be used here: {reason}")
     if not result.agreements:
-        reader = "xllamacpp" if to == "gguf" else "transformers or mlx-lm"
-        note(f"{out} was NOT checked: install {reader} and convert again, to have it opened and compared")
-    value = {"path": str(out), "source": str(checkpoint.path), "to": to, "step": checkpoint.progress.step}
+        reader = "xllamacpp" if request.to == "gguf" else "transformers or mlx-lm"
+        note(f"{request.out} was NOT checked: install {reader} and convert again, to have it opened and compared")
+    value, lines = _told(request, checkpoint, result)
+    if request.push is not None:
+        value["push"], more = _send(request.push, request)
+        lines += more
+    return value, lines
+
+
+def _check_license(license: str | None) -> None:
+    from lost.errors import UserError
+
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise UserError(
+            f"--license {license}: expected a licence by the hub's name, such as apache-2.0 or other; correct it"
+        )
+
+
+def _gguf(request: Request, checkpoint: "Checkpoint") -> "Export":
+    from lost.interop.to_gguf.folder import export
+
+    return export(checkpoint, request.out, request.dtype or "float16", request.overwrite, request.backend)
+
+
+def _folder(request: Request, checkpoint: "Checkpoint") -> "Export":
+    from lost.cli.converting.sources import own_type
+    from lost.interop.to_hf.folder import export
+
+    assert request.to == "hf" or request.to == "mlx-lm" or request.to == "dense"
+    few = quantizing.quantization(request)
+    return export(
+        checkpoint,
+        request.out,
+        request.to,
+        own_type(request),
+        request.part_bytes,
+        request.overwrite,
+        request.backend,
+        request.license,
+        few,
+        quantizing.measure_on(checkpoint, request.text, request.backend) if few else None,
+    )
+
+
+def _told(request: Request, checkpoint: "Checkpoint", result: "Export") -> Answer:
+    from dataclasses import asdict
+
+    from lost.utils.wording import sized
+
+    step = checkpoint.progress.step
+    value = {"path": str(request.out), "source": str(checkpoint.path), "to": request.to, "step": step}
     value |= {"dtype": result.dtype, "bytes": result.bytes, "needs_code": not result.plain}
-    checks = [asdict(each) for each in result.agreements]
     opens = "opens without code of ours" if result.plain else "opens with trust_remote_code"
-    if to == "gguf":
+    if request.to == "gguf":
         opens = "every tensor read back and compared"
     lines = [
-        f"{checkpoint.path} -> {out}: step {checkpoint.progress.step}, weights in {result.dtype}, "
-        f"{sized(result.bytes)}; {opens}",
+        f"{checkpoint.path} -> {request.out}: step {step}, weights in {result.dtype}, {sized(result.bytes)}; {opens}",
         *(
             f"{each.reader}: log-probabilities differ by at most {each.difference:.1e}; the same token ids for "
             f"{each.texts} texts"
             for each in result.agreements
         ),
     ]
-    value |= {"checks": checks, "checked": bool(checks)}
+    value |= {"checks": [asdict(each) for each in result.agreements], "checked": bool(result.agreements)}
     if result.quantized:
-        value["quantization"], more = told(result.quantized)
+        value["quantization"], more = quantizing.told(result.quantized)
         lines += more
-    if push:
-        value["push"], more = push.send(out)
-        lines += more
-    answer(as_json, value, lines)
+    return value, lines
+
+
+def _send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
+    """Upload an export unless it is a dry run, and return the answer as JSON and as lines."""
+    from lost.interop.hub.upload import replaced, upload
+
+    files = {each.name: each.stat().st_size for each in sorted(request.out.iterdir())}
+    seen = "public" if request.public else "private"
+    value: dict[str, Any] = {"repository": name, "private": not request.public, "files": files, "commit": None}
+    value["removed"] = []
+    if request.dry_run:
+        lines = [f"{name} ({seen}) would get {each}: {size:,} bytes" for each, size in files.items()]
+        lines.append(f"other files there of these names would be removed: {', '.join(replaced(request.out))}")
+        return value, [*lines, "nothing was uploaded; with --overwrite in place of --dry-run it will be"]
+    done = upload(request.out, name, request.public)
+    value |= {"commit": done.commit, "removed": done.removed}
+    lines = [f"uploaded to {done.commit} ({seen})"]
+    if done.removed:
+        lines.append(f"removed there, as an earlier export's: {', '.join(done.removed)}")
+    return value, lines
+
+
+_UPLOAD = {"--dtype", "--push", "--public", "--dry-run", "--backend"}
+_FOLDER = frozenset({*_UPLOAD, "--license", "--part-mib"})
+_ONLY_UPLOADED = "it says how an export is uploaded"
+_NEEDS = (Need("--public", ("--push",), _ONLY_UPLOADED), Need("--dry-run", ("--push",), _ONLY_UPLOADED))
+_REFUSES = {
+    "--device": "exports are compared on the CPU",
+    "--weights-only": "exports never hold an optimizer state",
+}
+_OF_GGUF = {"--part-mib": "a GGUF is one file", "--bits": "--dtype q8_0 stores a GGUF in 8 bits"}
+JOBS = (
+    Job("--to hf", _FOLDER, _export, _NEEDS, _REFUSES),
+    Job("--to mlx-lm", _FOLDER | quantizing.OPTIONS, _export, (*_NEEDS, *quantizing.NEEDS), _REFUSES),
+    Job("--to dense", _FOLDER, _export, _NEEDS, _REFUSES),
+    Job("--to gguf", frozenset(_UPLOAD), _export, _NEEDS, _REFUSES | _OF_GGUF),
+)

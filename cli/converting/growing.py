@@ -1,66 +1,51 @@
 """`lost convert --grow`: a checkpoint of a larger model, and what it came to."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Literal
 
-if TYPE_CHECKING:
-    from lost.checkpoint import Checkpoint
-    from lost.reshape.grow.target import Depth
+import typer
 
+from lost.cli.converting.request import Answer, Job, Request
 
-def check_growth(
-    assignments: Sequence[str], depth: "Depth | None", moments: str | None, others: Mapping[str, bool]
-) -> None:
-    """Refuse options that don't go together.
-
-    Args:
-        assignments: of --grow.
-        depth: of --layers-by.
-        moments: of --moments.
-        others: options that do something else, and whether each was given.
-
-    Raises:
-        UserError: they don't.
-    """
-    from lost.errors import UserError
-    from lost.reshape.grow.target import sizes
-
-    if not assignments:
-        option = f"--layers-by {depth}" if depth else f"--moments {moments}"
-        raise UserError(f"{option} without --grow: it says how a model grows; add --grow KEY=VALUE, or leave it out")
-    if depth and "layers" not in sizes(assignments):
-        raise UserError(
-            f"--layers-by {depth}, and no layers are added: expected --grow layers=N with it; add it, or leave it out"
-        )
-    if given := [option for option, is_given in others.items() if is_given]:
-        raise UserError(
-            f"{', '.join(given)} with --grow: a checkpoint grows into a checkpoint of the same type, without moments "
-            "unless --moments keep; expected one thing at a time; leave it out, and convert the result"
-        )
+Grow = Annotated[
+    list[str],
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Grow the model: layers, hidden, intermediate, rank or density, such as layers=12; may be "
+        "given several times.",
+    ),
+]
+LayersBy = Annotated[
+    Literal["stack", "interleave", "identity"] | None,
+    typer.Option(
+        help="With --grow layers: repeat the whole stack, or each block in a row; identity: the latter, with "
+        "copies that add nothing yet, so that the model computes the same. Default: stack."
+    ),
+]
+Moments = Annotated[
+    Literal["drop", "keep"] | None,
+    typer.Option(help="With --grow: whether the optimizer's moments grow too; default: drop."),
+]
 
 
-def grow_checkpoint(
-    source: "Checkpoint",
-    out: Path,
-    assignments: Sequence[str],
-    depth: "Depth | None",
-    moments: bool,
-    part_bytes: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Grow a checkpoint as `KEY=VALUE` say, and answer with both sizes and how to train on."""
+def _grow(request: Request) -> Answer:
+    """Grow a checkpoint as `KEY=VALUE` say, and tell both sizes and how to train on."""
     from shlex import quote
 
-    from lost.cli.render.output import answer, count
+    from lost.cli.converting.sources import checkpoint_of
+    from lost.cli.render.output import count
+    from lost.errors import UserError
     from lost.planning.budget import budget
     from lost.reshape.grow.checkpoint import grow
     from lost.reshape.grow.target import sizes
     from lost.utils.wording import sized
 
-    asked = sizes(assignments)
-    written, goal = grow(source, out, asked, depth or "stack", moments, part_bytes, overwrite)
+    asked, depth, moments, out = sizes(request.grow), request.layers_by, request.moments == "keep", request.out
+    if depth and "layers" not in asked:
+        raise UserError(
+            f"--layers-by {depth}, and no layers are added: expected --grow layers=N with it; add it, or leave it out"
+        )
+    source = checkpoint_of(request)
+    written, goal = grow(source, out, asked, depth or "stack", moments, request.part_bytes, request.overwrite)
     before, after = (budget(each).parameters for each in (goal.old, goal.new))
     total = sum(seal["size"] for seal in written.files.values())
     value = {"path": str(out), "source": str(source.path), "to": "lost", "step": written.progress.step}
@@ -76,4 +61,17 @@ def grow_checkpoint(
         f"{source.path} -> {out}: {count(before)} parameters, now {count(after)}; {same}; {what}, {sized(total)}",
         f"train on: lost train {option} {quote(str(out))} {further} --out RUN",
     ]
-    answer(as_json, value, lines)
+    return value, lines
+
+
+JOB = Job(
+    "--grow",
+    frozenset({"--layers-by", "--moments", "--part-mib"}),
+    _grow,
+    refuses={
+        "--dtype": "a model grows in the type that it has",
+        "--weights-only": "moments are left out unless --moments keep",
+        "--backend": "nothing is computed",
+        "--device": "nothing is computed",
+    },
+)

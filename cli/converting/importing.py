@@ -1,14 +1,19 @@
 """`lost convert --from hf`: importing another library's model, or an export, as a checkpoint."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lost.cli.converting import budgeting
+from lost.cli.converting.request import Answer, Job, Need, Request
+from lost.cli.options import path_option
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lost.cli.converting.budgeting import Budget, Chosen
     from lost.config import Config, DType
     from lost.engine import Engine
     from lost.evaluation.perplexity import Evaluation
@@ -18,129 +23,123 @@ if TYPE_CHECKING:
     from lost.storage.arrays import NamedArrays
 
 _HELD_OUT = 10  # a tenth of a calibration text is held out for measuring
+Rank = Annotated[
+    int | None, typer.Option(help="With --from hf: decompose projections into LOST layers of this rank.", min=1)
+]
+Density = Annotated[
+    float | None,
+    typer.Option(help="With --rank or --budget: share of input channels to keep; default 0.03.", min=0, max=1),
+]
+Calibrate = Annotated[
+    Path | None,
+    path_option("With --rank or --budget: calibration text, on whose activations the error is minimized."),
+]
+WeightBy = Annotated[
+    Literal["activations", "fisher"] | None,
+    typer.Option(help="With --calibrate: what weights the error; fisher: squared gradients of the loss too."),
+]
+MeasureOn = Annotated[
+    Path | None,
+    path_option(
+        "With --from hf or --bits: text to measure perplexity on; default: the end of --calibrate, or the run's "
+        "validation text."
+    ),
+]
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of `lost convert`."""
-
-    source: Path
-    out: Path
-    dtype: "DType | None"
-    part_bytes: int
-    overwrite: bool
-    rank: int | None
-    budget: "Budget | None"
-    density: float | None
-    calibrate: Path | None
-    weight_by: str | None
-    text: Path | None
-    backend: str
-    device: str
-
-
-def import_folder(request: Request, as_json: bool) -> None:
-    """Convert, measure and answer."""
-    from lost.cli.render.output import answer, note
-    from lost.evaluation.perplexity import text_tokens
+def _import(request: Request) -> Answer:
+    """Convert, and measure before and after."""
+    from lost.cli.converting.sources import own_type
+    from lost.cli.render.output import note
+    from lost.interop.destination import check_destination
     from lost.interop.from_hf import open_folder
     from lost.interop.from_hf.conversion import check_plain, write_decomposed, write_unchanged
     from lost.interop.hub.download import fetched
-    from lost.interop.rewrite import check_destination
 
-    _check_options(request)
+    dtype, option = own_type(request), _asks_to_decompose(request)
     check_destination(request.out, request.source, request.overwrite)
     request = replace(request, source=fetched(request.source))
     imported = open_folder(request.source)
     for remark in imported.remarks:
         note(remark)
-    config = imported.config
-    if option := _asks_to_decompose(request):
-        check_plain(config, option)
-    calibration, measured, measured_bytes = None, None, None  # tokens to calibrate on, tokens to measure on
-    if request.calibrate:
-        tokens, _ = text_tokens(imported.tokenizer, request.calibrate, note)
-        held_out = len(tokens) // _HELD_OUT
-        calibration = tokens
-        if held_out > 1 and not request.text:
-            calibration, measured = tokens[:-held_out], tokens[-held_out:]
-    if request.text:
-        measured, measured_bytes = text_tokens(imported.tokenizer, request.text, note)
-
+    if option:
+        check_plain(imported.config, option)
+    calibration, measured, measured_bytes = _texts(request, imported)
     engine = before = after = None
     if calibration is not None or measured is not None:
-        engine = _engine(config, imported.parameters(), request)
+        engine = _engine(imported.config, imported.parameters(), request)
     if engine and measured is not None:
-        before = _measure(engine, config, measured, measured_bytes)
+        before = _measure(engine, imported.config, measured, measured_bytes)
     layers: list[LayerFit] = []
     chosen = None
     rest = (request.part_bytes, request.overwrite)
     if not option:
-        written = write_unchanged(imported, request.out, request.dtype, *rest)
+        written = write_unchanged(imported, request.out, dtype, *rest)
     else:
         weightings = _weightings(request, imported, engine, calibration)
-        target, chosen = _target(request, imported, weightings, engine, calibration)
+        target, chosen = _target(request, dtype, imported, weightings, engine, calibration)
         written, layers = write_decomposed(imported, request.out, target, *rest, weightings, note)
         del weightings
     if engine and measured is not None:
         del engine  # before the next one is made
-        after = _measure(
-            _engine(written.config, written.parameters(), request), written.config, measured, measured_bytes
-        )
+        after = _measured_after(request, written.config, written.parameters(), measured, measured_bytes)
     value = _value(request, imported, written.config, layers, before, after)
     value["bytes"] = sum(seal["size"] for seal in written.files.values())
     value["budget"] = chosen.value if chosen else None
-    answer(as_json, value, _lines(request, value, layers, chosen.lines if chosen else [], before, after))
+    return value, _lines(request, value, layers, chosen.lines if chosen else [], before, after)
 
 
 def _asks_to_decompose(request: Request) -> str:
-    """Return the option that does, or nothing."""
-    if request.rank is not None:
-        return f"--rank {request.rank}"
-    return f"--budget {request.budget.share:g}" if request.budget else ""
+    """Return the option that does, or nothing.
 
-
-def _check_options(request: Request) -> None:
+    Raises:
+        UserError: its value is none that it takes.
+    """
     from lost.errors import UserError
 
-    if not _asks_to_decompose(request):
-        for option in ("density", "calibrate"):
-            if getattr(request, option) is not None:
-                raise UserError(
-                    f"--{option} without --rank or --budget: it only affects decomposition; add one of them, or leave "
-                    "it out"
-                )
-    if request.calibrate is None and request.text is None and (request.backend, request.device) != ("auto", "auto"):
-        option = f"--device {request.device}" if request.device != "auto" else f"--backend {request.backend}"
-        raise UserError(f"{option} without --calibrate or --text: nothing is computed on a device; leave it out")
+    budget = budgeting.asked(request)
     if request.density is not None and not 0 < request.density <= 1:
         raise UserError(f"density = {request.density}: expected a share of the input channels, in (0, 1]")
-    if request.calibrate is None and request.weight_by is not None:
-        raise UserError(
-            f"--weight-by {request.weight_by} without --calibrate: there is no text to measure it on; add --calibrate"
-        )
+    return request.given.get("--rank") or (f"--budget {budget.share:g}" if budget else "")
+
+
+def _texts(request: Request, imported: "Imported") -> "tuple[np.ndarray | None, np.ndarray | None, int | None]":
+    """Return tokens to calibrate on, tokens to measure on, and the bytes of the text that the latter are all of."""
+    from lost.cli.render.output import note
+    from lost.evaluation.perplexity import text_tokens
+
+    calibration = measured = size = None
+    if request.calibrate:
+        calibration, _ = text_tokens(imported.tokenizer, request.calibrate, note)
+        held_out = len(calibration) // _HELD_OUT
+        if held_out > 1 and not request.text:
+            calibration, measured = calibration[:-held_out], calibration[-held_out:]
+    if request.text:
+        measured, size = text_tokens(imported.tokenizer, request.text, note)
+    return calibration, measured, size
 
 
 def _target(
     request: Request,
+    dtype: "DType | None",
     imported: "Imported",
     weightings: "Weightings",
     engine: "Engine | None",
     calibration: "np.ndarray | None",
-) -> "tuple[Config, Chosen | None]":
+) -> "tuple[Config, budgeting.Chosen | None]":
     """Return the decomposed model's configuration, and how its ranks met a budget."""
-    from lost.cli.converting.budgeting import choose_ranks
     from lost.cli.render.output import note
     from lost.config import ProjectionSettings
     from lost.interop.from_hf.conversion import decomposed_config, equal_ranks
     from lost.interop.rewrite import follow
 
     density = ProjectionSettings().density if request.density is None else request.density
-    config = follow(imported.config, request.dtype)
-    if request.budget is None:
+    config = follow(imported.config, dtype)
+    budget = budgeting.asked(request)
+    if budget is None:
         assert request.rank is not None
         return decomposed_config(config, equal_ranks(config, request.rank), density), None
-    chosen = choose_ranks(request.budget, imported, density, weightings, engine, calibration, note)
+    chosen = budgeting.choose_ranks(budget, imported, density, weightings, engine, calibration, note)
     return decomposed_config(config, chosen.ranks, density), chosen
 
 
@@ -156,6 +155,20 @@ def _measure(engine: "Engine", config: "Config", tokens: "np.ndarray", text_byte
     from lost.evaluation.perplexity import evaluate
 
     return evaluate(engine, tokens, config.data.seq_len, config.train.micro_batch, text_bytes=text_bytes)
+
+
+def _measured_after(
+    request: Request, config: "Config", parameters: "NamedArrays", tokens: "np.ndarray", text_bytes: int | None
+) -> "Evaluation | None":
+    """Return how the result does; None: it couldn't be told, which takes nothing from what is written."""
+    from lost.cli.render.output import note
+
+    try:
+        return _measure(_engine(config, parameters, request), config, tokens, text_bytes)
+    except (Exception, KeyboardInterrupt) as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        note(f"{request.out} is complete, but wasn't measured ({why}); lost eval {request.out} --text TEXT measures it")
+        return None
 
 
 def _weightings(
@@ -256,3 +269,24 @@ def _lines(
             f"{after.perplexity:.3f} after"
         )
     return lines
+
+
+_TO_DECOMPOSE = ("--rank", "--budget")
+_COMPUTES = ("--calibrate", "--text")
+_ONLY_MEASURING = "nothing is computed on a device"
+JOB = Job(
+    "--from hf",
+    budgeting.OPTIONS
+    | {"--rank", "--density", "--calibrate", "--weight-by", "--text"}
+    | {"--dtype", "--part-mib", "--backend", "--device"},
+    _import,
+    (
+        Need("--density", _TO_DECOMPOSE, "it only affects decomposition"),
+        Need("--calibrate", _TO_DECOMPOSE, "it only affects decomposition"),
+        Need("--weight-by", ("--calibrate",), "there is no text to measure it on"),
+        *budgeting.NEEDS,
+        Need("--backend", _COMPUTES, _ONLY_MEASURING),
+        Need("--device", _COMPUTES, _ONLY_MEASURING),
+    ),
+    {"--weights-only": "the folder holds no optimizer state"},
+)

@@ -1,7 +1,11 @@
 """`lost convert --to mlx-lm --bits`: what is asked for, and the text that the model is evaluated on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lost.cli.converting.request import Need, Request
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
@@ -11,30 +15,29 @@ if TYPE_CHECKING:
     from lost.interop.to_hf.quantized import Quantization, Quantized
     from lost.storage.arrays import NamedArrays
 
+Bits = Annotated[
+    Literal["4", "8"] | None,
+    typer.Option(help="--to mlx-lm: quantize its matrices, by mlx-lm's own quantizer."),
+]
+GroupSize = Annotated[
+    Literal["32", "64", "128"] | None,
+    typer.Option(help="With --bits: entries with one scale and bias; default 64. Shorter rows stay as they are."),
+]
+OPTIONS = frozenset({"--bits", "--group-size", "--text"})
+NEEDS = (
+    Need("--group-size", ("--bits",), "nothing is quantized"),
+    Need("--text", ("--bits",), "there is nothing to measure on it"),
+)
 _MOST = 50_000  # predictions on the run's validation text
 
 
-def quantization(to: str, bits: str | None, group_size: str | None) -> "Quantization | None":
-    """Return how an export is to be quantized, if it is.
-
-    Raises:
-        UserError: options that would do nothing.
-    """
-    from lost.errors import UserError
+def quantization(request: Request) -> "Quantization | None":
+    """Return how an export is to be quantized, if it is."""
     from lost.interop.to_hf.quantized import Quantization
 
-    if bits is None:
-        if group_size is not None:
-            raise UserError(
-                f"--group-size {group_size} without --bits: nothing is quantized; add --bits, or leave it out"
-            )
+    if request.bits is None:
         return None
-    if to != "mlx-lm":
-        raise UserError(
-            f"--bits {bits} with --to {to}: expected --to mlx-lm, whose models are quantized; choose it"
-            f"{', or --dtype q8_0' if to == 'gguf' else ''}"
-        )
-    return Quantization(int(bits), int(group_size or 64))  # type: ignore[arg-type]  # the options' choices
+    return Quantization(int(request.bits), int(request.group_size or 64))  # type: ignore[arg-type]  # their choices
 
 
 def measure_on(checkpoint: "Checkpoint", text: Path | None, backend: str) -> "Measure | None":

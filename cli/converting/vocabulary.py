@@ -1,73 +1,61 @@
 """`lost convert --tokenizer` and `--prune-vocab`: a model with another vocabulary."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lost.cli.converting.request import Answer, Job, Request
+from lost.cli.options import model_path, path_option
 
 if TYPE_CHECKING:
     from lost.checkpoint import Checkpoint
-    from lost.config import DType
     from lost.reshape.vocabulary.rows import Rows
     from lost.tokenizer import Tokenizer
 
-
-def check_options(
-    tokenizer: Path | None, prune_vocab: Sequence[str], end_of_text: str | None, source_kind: str, to: str
-) -> None:
-    """Refuse options that don't go together.
-
-    Raises:
-        UserError: they don't.
-    """
-    from lost.errors import UserError
-
-    if end_of_text is not None and tokenizer is None:
-        raise UserError(f"--end-of-text {end_of_text} without --tokenizer: it is a token of that one; leave it out")
-    if tokenizer and prune_vocab:
-        raise UserError(
-            "--tokenizer and --prune-vocab: one gives the model another vocabulary, the other a part of its own; "
-            "convert with one of them, and its result with the other"
-        )
-    option = "--tokenizer" if tokenizer else "--prune-vocab"
-    if source_kind == "hf":
-        raise UserError(f"{option} with --from hf: not supported in one step; leave it out, then convert the result")
-    if to != "lost":
-        raise UserError(
-            f"{option} with --to {to}: it makes a checkpoint, to be trained or exported; leave --to out, then export "
-            "the result"
-        )
+NewTokenizer = Annotated[
+    Path | None,
+    path_option(
+        "Give the model this tokenizer, as lost prepare takes it, or that of a prepared set: tokens that both know "
+        "keep their rows, others start as the mean of what their text was made of. Weights only.",
+        parser=model_path,
+    ),
+]
+EndOfText = Annotated[
+    str | None, typer.Option(help="With --tokenizer: as in lost prepare, if its tokenizer.json doesn't define one.")
+]
+PruneVocab = Annotated[
+    list[str],
+    typer.Option(
+        metavar="TEXT",
+        help="Keep the tokens that this text needs, read as lost prepare reads it, and what makes every text "
+        "encodable; may be repeated. Weights only.",
+    ),
+]
 
 
-def change_vocabulary(
-    checkpoint: "Checkpoint",
-    out: Path,
-    tokenizer: Path | None,
-    end_of_text: str | None,
-    prune_vocab: Sequence[str],
-    dtype: "DType | None",
-    part_bytes: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Write a checkpoint with another vocabulary, and answer."""
-    from lost.cli.render.output import answer, note
-    from lost.interop.rewrite import check_destination
+def _change(request: Request) -> Answer:
+    """Write a checkpoint with another vocabulary."""
+    from lost.cli.converting.sources import checkpoint_of, own_type
+    from lost.cli.render.output import note
+    from lost.interop.destination import check_destination
     from lost.interop.special_tokens import ends_of
     from lost.prepare.sources import Sources
     from lost.reshape.vocabulary.checkpoint import write_with
     from lost.reshape.vocabulary.pruning import prune
 
-    check_destination(out, checkpoint.path, overwrite)
+    dtype, checkpoint = own_type(request), checkpoint_of(request)
+    check_destination(request.out, checkpoint.path, request.overwrite)
     before = checkpoint.tokenizer()
-    if tokenizer:
-        after, rows = _another(checkpoint, before, tokenizer, end_of_text)
+    if request.tokenizer:
+        after, rows = _another(checkpoint, before, request.tokenizer, request.end_of_text)
     else:
-        text = Sources(prune_vocab)
+        text = Sources(request.prune_vocab)
         after, rows = prune(before, text, ends_of(checkpoint))
         for remark in text.remarks():
             note(remark)
-    written = write_with(checkpoint, out, after, rows, dtype, part_bytes, overwrite)
-    answer(as_json, *_told(checkpoint, written, before, after, rows))
+    written = write_with(checkpoint, request.out, after, rows, dtype, request.part_bytes, request.overwrite)
+    return _told(checkpoint, written, before, after, rows)
 
 
 def _another(
@@ -113,3 +101,14 @@ def _told(
         f"lost train --init-from {written.path} --data DATA --out RUN",
     ]
     return value, lines
+
+
+_REFUSES = {
+    "--weights-only": "moments of other rows can't go along",
+    "--backend": "nothing is computed",
+    "--device": "nothing is computed",
+}
+JOBS = (
+    Job("--tokenizer", frozenset({"--end-of-text", "--dtype", "--part-mib"}), _change, refuses=_REFUSES),
+    Job("--prune-vocab", frozenset({"--dtype", "--part-mib"}), _change, refuses=_REFUSES),
+)

@@ -11,6 +11,7 @@ from lost.checkpoint.verify import check_intact
 from lost.errors import CheckpointError
 from lost.storage.files import remove_folder, remove_stale, replace_text
 from lost.storage.nofollow import check_folder, is_folder, resolved
+from lost.utils.wording import did_you_mean_path
 
 CHECKPOINTS = "checkpoints"  # the folder of a run that holds them
 LATEST = "latest"  # the file of a run that names its newest checkpoint
@@ -96,7 +97,9 @@ def checkpoint_named(named: Path) -> Path:
     """
     path, step = run_and_step(named)
     if not path.exists():
-        raise CheckpointError(f"{named}: {path} doesn't exist; expected a run, or a checkpoint; name one")
+        raise CheckpointError(
+            f"{named}: {path} doesn't exist; {did_you_mean_path(path)}expected a run, or a checkpoint; name one"
+        )
     held = {int(each.name.removeprefix("step-")): each for each in checkpoints(path / CHECKPOINTS)}
     if step is None or not held:
         return path

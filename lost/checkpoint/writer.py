@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,19 @@ def write(
     progress: TrainState,
     tokenizer: Tokenizer,
     part_bytes: int = PART_BYTES,
+    check: Callable[[Checkpoint], None] = lambda _: None,
 ) -> Checkpoint:
     """Write a checkpoint; one that is there already is replaced.
+
+    Args:
+        path: its folder.
+        parameters: by name.
+        moments: by name; none: weights only.
+        config: of the run.
+        progress: of the run.
+        tokenizer: of the run.
+        part_bytes: start a new file once one holds this much.
+        check: is shown what was written, before it takes its place, and may refuse it.
 
     Raises:
         StorageError: the disk refused; nothing older was touched.
@@ -48,6 +59,7 @@ def write(
         files = write_tensors(partial, MODEL, parameters, part_bytes)
         files |= write_tensors(partial, OPTIMIZER, moments, part_bytes)
         write_manifest(partial, files, config, progress, tokenizer)
+        check(open_checkpoint(partial))
     return open_checkpoint(resolved(path))  # as it was written: a path may lead through a folder that isn't there
 
 

@@ -8,14 +8,13 @@ import ml_dtypes
 import numpy as np
 
 from lost import checkpoint
-from lost.checkpoint import CHECKPOINTS, Checkpoint, TrainState
-from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
+from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType
 from lost.errors import CheckpointError, UserError
+from lost.interop.destination import check_destination
 from lost.interop.special_tokens import own_tokenizer
 from lost.model.parameters import Parameter
 from lost.storage.arrays import NamedArrays
-from lost.storage.nofollow import folder_within, resolved
 from lost.storage.tensors import PART_BYTES
 from lost.tokenizer import Tokenizer
 
@@ -49,19 +48,16 @@ def rewrite(
     check_destination(path, source.path, overwrite)
     has_moments = not weights_only and bool(source.array_files(checkpoint.OPTIMIZER))
     config = follow(source.config, dtype, has_moments)
-    moments = () if weights_only else source.moments()
-    written = checkpoint.write(
-        path,
-        cast(source.parameters(), dtype),
-        cast(moments, dtype),
-        config,
-        source.progress,
-        own_tokenizer(source),
-        part_bytes,
-    )
-    compare(cast(source.parameters(), dtype), written.parameters())
-    compare(cast(() if weights_only else source.moments(), dtype), written.moments())
-    return written
+
+    def moments() -> NamedArrays:
+        return cast(() if weights_only else source.moments(), dtype)
+
+    def check(written: Checkpoint) -> None:
+        compare(cast(source.parameters(), dtype), written.parameters())
+        compare(moments(), written.moments())
+
+    weights = cast(source.parameters(), dtype)
+    return checkpoint.write(path, weights, moments(), config, source.progress, own_tokenizer(source), part_bytes, check)
 
 
 def write_weights(
@@ -88,45 +84,12 @@ def write_weights(
         CheckpointError: the written arrays aren't the intended ones.
         StorageError: the disk refused.
     """
-    written = checkpoint.write(path, cast(weights(), dtype), (), follow(config, dtype), progress, tokenizer, part_bytes)
-    compare(cast(weights(), dtype), written.parameters())
-    return written
 
+    def check(written: Checkpoint) -> None:
+        compare(cast(weights(), dtype), written.parameters())
 
-def check_destination(path: Path, source: Path, overwrite: bool) -> None:
-    """Refuse a path that exists, unless it is a checkpoint to be replaced, and one that a run would take for its own.
-
-    Raises:
-        CheckpointError: something is at `path`, or around it.
-    """
-    if resolved(path) == resolved(source):
-        raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
-    around = resolved(path).parent
-    if is_checkpoint_name(path.name) and around.name == CHECKPOINTS and (around.parent / "config.yaml").exists():
-        raise CheckpointError(
-            f"{path} is named as a checkpoint of the run {around.parent}, which would go on from it; expected another "
-            "name, or a folder elsewhere; choose one"
-        )
-    if path.exists() and not (overwrite and (path / checkpoint.MANIFEST).exists()):
-        raise CheckpointError(
-            f"{path} already exists{' and is not a checkpoint' if overwrite else ''}; expected a new folder; choose "
-            f"another{'' if overwrite else ', or, to replace a checkpoint, add --overwrite'}"
-        )
-    check_nothing_within(path)
-
-
-def check_nothing_within(path: Path) -> None:
-    """Refuse to replace a folder that holds others, the source perhaps: nothing that we write there has any.
-
-    Raises:
-        CheckpointError: it does, or `path` lies in a checkpoint itself.
-    """
-    if around := checkpoint_around(path):
-        raise CheckpointError(f"{path} lies in the checkpoint {around}; expected a folder elsewhere; choose one")
-    if within := folder_within(path):
-        raise CheckpointError(
-            f"{path} holds the folder {within.name}, which would go with it; expected none; move it, or choose another"
-        )
+    follows = follow(config, dtype)
+    return checkpoint.write(path, cast(weights(), dtype), (), follows, progress, tokenizer, part_bytes, check)
 
 
 def cast(arrays: NamedArrays, dtype: DType | None) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,7 +1,7 @@
 """Words beside numbers and names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -13,6 +13,11 @@ def counted(number: int, noun: str) -> str:
 def sized(number: float) -> str:
     """Return bytes in GiB or MiB."""
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """Return "one, two and three"."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

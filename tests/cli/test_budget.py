@@ -175,12 +175,12 @@ def test_an_interrupted_search_writes_the_best_so_far(
         (["--budget", 0.5, "--rank", 8], "--budget 0.5 with --rank 8: the budget chooses the ranks"),
         (["--budget", 1], "--budget 1: expected a share of the dense model, more than 0 and less than 1"),
         (["--budget", 0.05], "of the parameters; expected 0."),
-        (["--budget", 0.5, "--search", 3], "--search without --calibrate"),
+        (["--budget", 0.5, "--search", 3], "--search 3 without --calibrate"),
         (["--budget", 0.5, "--seed", 3], "--seed 3 without --search"),
-        (["--search", 3], "--search without --budget"),
-        (["--budget-of", "flops"], "--budget-of without --budget"),
+        (["--search", 3], "--search 3 without --budget"),
+        (["--budget-of", "flops"], "--budget-of flops without --budget"),
         (["--budget", 0.8, "--weight-by", "fisher"], "--weight-by fisher without --calibrate"),
-        (["--density", 0.1], "--density without --rank or --budget"),
+        (["--density", 0.1], "--density 0.1 without --rank or --budget"),
         (["--rank", 4, "--device", "cpu"], "--device cpu without --calibrate or --text"),
     ],
 )
@@ -208,7 +208,7 @@ def test_layers_that_are_no_plain_matrices_are_refused(lost: Callable, folder: P
     convert(lost, folder, tmp_path / "lost", "--budget", 0.8)
     answer = lost("convert", tmp_path / "lost", tmp_path / "out", "--budget", 0.8)
     assert answer.code == 2
-    assert "--budget without --from hf" in answer.err
+    assert "--budget 0.8 without --from hf" in answer.err
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

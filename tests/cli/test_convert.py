@@ -3,16 +3,23 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+import typer
 
 from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState, open_checkpoint
+from lost.cli import main
+from lost.cli.commands import convert
+from lost.cli.converting.request import Request, check
 from lost.config import Config
 from lost.data.dataset import Dataset
+from lost.errors import UserError
 from lost.model.init import initial_values
 from lost.optim import state_shapes
 from lost.storage.files import atomic_dir
@@ -131,7 +138,54 @@ def test_nothing_is_overwritten_unasked(lost: Lost, run: Path, source: Checkpoin
     assert lost("verify", run).code == 0
     assert lost("convert", run, tmp_path / "out").code == 0
     assert lost("convert", run, tmp_path / "out", "--overwrite", "--weights-only").code == 0
+    (tmp_path / "out" / "notes.md").write_text("mine")
+    answer = lost("convert", run, tmp_path / "out", "--overwrite")
+    assert (answer.code, "holds notes.md, which would go with it" in answer.err) == (2, True), answer.err
+    assert (tmp_path / "out" / "notes.md").exists()
     assert lost("convert", run, tmp_path / "other", "--to", "gguf").code == 2
+
+
+def test_what_was_not_written_correctly_replaces_nothing(
+    lost: Lost, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lost.interop import rewrite
+
+    assert lost("convert", run, tmp_path / "out").code == 0
+    before = {each.name: each.read_bytes() for each in (tmp_path / "out").iterdir()}
+
+    def compare(*arrays: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rewrite, "compare", compare)
+    assert lost("convert", run, tmp_path / "out", "--overwrite", "--weights-only").code == 130
+    assert lost("convert", run, tmp_path / "other").code == 130
+    assert not (tmp_path / "other").exists()
+    assert {each.name: each.read_bytes() for each in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_source_that_is_not_there(lost: Lost, run: Path, tmp_path: Path) -> None:
+    answer = lost("convert", run.with_name("runs"), tmp_path / "out")
+    assert (answer.code, f"doesn't exist; did you mean {str(run)!r}?" in answer.err) == (2, True), answer.err
+    answer = lost("convert", f"{run}@4", tmp_path / "out", "--weights-only", "--json")
+    assert (answer.code, json.loads(answer.out)["optimizer"]) == (0, False), answer.err
+    again = lost("convert", tmp_path / "out", tmp_path / "again", "--dtype", "bfloat16")
+    assert (again.code, "weights in bfloat16" in again.out) == (0, True), again.out
+
+
+def test_each_job_honours_an_option_or_refuses_it() -> None:
+    """All that the command has, with each job: none is ignored."""
+    command = typer.main.get_command(main.app).commands["convert"]  # type: ignore[attr-defined]
+    parameters = [each for each in command.params if each.param_type_name == "option"]
+    options = {max(each.opts, key=len) for each in parameters} - {"--to", "--from", "--help"}
+    assert options <= {each for job in convert.JOBS for each in job.honoured}
+    nothing = dict.fromkeys(each.name for each in fields(Request))
+    for job, option in product(convert.JOBS, sorted(options)):
+        request = Request(**nothing | {"given": {option: option}})
+        if option in job.honoured:
+            check(request, replace(job, needs=()), convert.JOBS)
+        else:
+            with pytest.raises(UserError, match=f"^{option} with(out)? --"):
+                check(request, job, convert.JOBS)
 
 
 def test_options_that_would_do_nothing(lost: Lost, run: Path, tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ def test_an_export_goes_up(
     told = json.loads(done.out)["push"]
     assert (told["private"], told["commit"], hub.requests) == (True, None, [])
     assert told["files"] == {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert "removed: model*.safetensors" in lost(*convert[:-1], "--push", "me/mine", "--dry-run", "--overwrite").out
     hub.refusals = [503] * 9
     done = lost(*convert, "--push", "me/mine", "--overwrite")
     assert (done.code, "the same command with --overwrite goes on" in done.err) == (75, True), done.err
@@ -199,20 +200,23 @@ def test_an_export_goes_up(
 
 
 def test_a_second_upload_takes_the_place_of_the_weights(hub: Hub, folder: Path, tmp_path: Path) -> None:
-    """In one commit; what else its owner has there stays."""
-    one, parts, notes = tmp_path / "one", folder / "out", {"notes.md": b"mine"}
-    one.mkdir()
-    for name in ("model.safetensors", "model-f16.gguf"):
-        (one / name).write_bytes(b"old")
+    """Of its own form, in one commit; what else its owner has there stays, and what went is told."""
+    one, gguf, parts = tmp_path / "one", tmp_path / "gguf", folder / "out"
+    for path, name in ((one, "model.safetensors"), (gguf, "model-f16.gguf")):
+        path.mkdir()
+        (path / name).write_bytes(b"old")
+    notes = {"notes.md": b"mine", "model-q8_0.gguf": b"earlier"}
     hub.repositories["me/mine"] = Repository({**notes}, private=True)
-    upload(one, "me/mine", False)
+    assert upload(one, "me/mine", False).removed == []
     hub.requests = []
-    upload(parts, "me/mine", False)
+    assert upload(parts, "me/mine", False).removed == ["model.safetensors"]
     assert hub.repositories["me/mine"].files == {**notes, **contents(parts)}
     assert len([each for each in hub.requests if "/commit/" in each]) == 1
-    upload(one, "me/mine", False)
+    assert upload(gguf, "me/mine", False).removed == ["model-q8_0.gguf"]
+    weights = sorted(name for name in contents(parts) if name.startswith("model"))
+    assert upload(one, "me/mine", False).removed == weights
     kept = {name for name in contents(parts) if not name.startswith("model")}
-    assert set(hub.repositories["me/mine"].files) == {*notes, *kept, *contents(one)}
+    assert set(hub.repositories["me/mine"].files) == {"notes.md", *kept, *contents(one), *contents(gguf)}
 
 
 def test_uploads_that_cannot_be(monkeypatch: pytest.MonkeyPatch, lost: Callable, hub: Hub, folder: Path) -> None:
@@ -223,11 +227,11 @@ def test_uploads_that_cannot_be(monkeypatch: pytest.MonkeyPatch, lost: Callable,
         (("--to", "hf", "--push", "me/mine"), "expected a token"),
         (("--to", "hf", "--push", "../mine"), "can't name a repository"),
         (("--to", "hf", "--push", "me/one--two", "--dry-run"), "can't name a repository of the hub: Cannot have -- or"),
-        (("--to", "lost", "--push", "me/mine"), "checkpoints aren't uploaded"),
+        (("--to", "lost", "--push", "me/mine"), "--push me/mine without --to hf, --to mlx-lm, --to dense or --to gguf"),
         (("--to", "hf", "--public"), "--public without --push"),
         (("--to", "hf", "--dry-run"), "--dry-run without --push"),
         (("--to", "hf", "--license", "a: b"), "--license a: b: expected a licence by the hub's name"),
-        (("--to", "gguf", "--license", "mit"), "an export that has a card, of --to hf, mlx-lm or dense; leave"),
+        (("--to", "gguf", "--license", "mit"), "--license mit without --to hf, --to mlx-lm or --to dense"),
     ):
         done = lost("convert", source, out, *options)
         assert (done.code, reason in done.err) == (2, True), (options, done.err)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
+from lost.evaluation import perplexity
 from lost.model.init import initial_values
 
 FIELDS = {
@@ -259,15 +260,36 @@ def test_a_template_that_is_not_read_is_named(lost: Callable, folder: Path) -> N
     assert f"the chat template of {folder} isn't read: tokenizer.model encodes no text to the tokens" in answer.err
 
 
+def test_what_cannot_be_measured_is_complete_all_the_same(
+    lost: Callable, folder: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[object] = []
+    whole: Callable = perplexity.evaluate
+
+    def evaluate(*arguments: object, **options: object) -> object:
+        evaluated.append(arguments)
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(perplexity, "evaluate", evaluate)
+    out = folder.parent / "out"
+    answer = lost("convert", folder, out, "--from", "hf", "--rank", 4, "--text", text, "--json")
+    assert (answer.code, "is complete, but wasn't measured (interrupted)" in answer.err) == (0, True), answer.err
+    value = json.loads(answer.out)
+    assert (value["perplexity"], len(value["layers"])) == (None, 14)
+    assert lost("verify", out).code == 0
+
+
 def test_options_that_do_not_go_together(lost: Callable, folder: Path, text: Path) -> None:
-    assert "--density without --rank" in refused(lost, folder, "--density", 0.1)
-    assert "--calibrate without --rank" in refused(lost, folder, "--calibrate", text)
+    assert "--density 0.1 without --rank or --budget" in refused(lost, folder, "--density", 0.1)
+    assert "--calibrate without --rank or --budget" in refused(lost, folder, "--calibrate", text)
     assert "density = 0.0" in refused(lost, folder, "--rank", 4, "--density", 0)
     assert "doesn't exist" in refused(lost, folder, "--rank", 4, "--calibrate", folder / "nothing.txt")
     assert "--weights-only with --from hf" in refused(lost, folder, "--weights-only")
     answer = lost("convert", folder, folder.parent / "out", "--rank", 4)
     assert answer.code == 2
-    assert "--rank without --from hf" in answer.err
+    assert "--rank 4 without --from hf" in answer.err
     (folder.parent / "out").mkdir()
     answer = lost("convert", folder, folder.parent / "out", "--from", "hf")
     assert answer.code == 2

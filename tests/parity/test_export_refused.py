@@ -63,17 +63,23 @@ def test_without_readers_it_says_that_nothing_was_checked(
 
 def test_bad_input(lost: Callable, exported: tuple[Checkpoint, Path], tmp_path: Path) -> None:
     path, out = exported[0].path, tmp_path / "out"
-    mine = tmp_path / "mine"
+    mine, beside = tmp_path / "mine", tmp_path / "beside"
+    shutil.copytree(exported[1], beside)
+    (beside / "LICENSE").write_text("mine")
     mine.mkdir()
     (mine / "config.json").write_text('{"thesis": "years"}')
     for arguments, wrong in (
         ((path, mine, "--to", "hf"), "already exists; expected a new folder"),
         ((path, mine, "--to", "hf", "--overwrite"), "is not an export"),
+        ((path, beside, "--to", "hf", "--overwrite"), "holds LICENSE, which would go with it"),
         ((path, out, "--to", "dense"), "have an activation inside"),
-        ((path, out, "--to", "hf", "--weights-only"), "never hold an optimizer state"),
+        ((path, out, "--to", "hf", "--weights-only"), "exports never hold an optimizer state"),
         ((tmp_path, out, "--to", "hf"), "holds no usable checkpoint"),
         ((path, mine / "config.json" / "sub", "--to", "hf"), "could not be written"),
-        ((exported[1], out, "--from", "hf", "--to", "dense"), "not supported in one step"),
+        (
+            (exported[1], out, "--from", "hf", "--to", "dense"),
+            "--to dense with --from hf: expected one thing",
+        ),
     ):
         done = lost("convert", *arguments)
         assert done.code == 2, done.err

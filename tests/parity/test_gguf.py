@@ -266,6 +266,10 @@ def test_the_command(lost: Callable, config: Callable[..., Config], prepared: Da
     answer = json.loads(done.out)
     assert (answer["to"], answer["dtype"], answer["checked"], answer["needs_code"]) == ("gguf", "float16", True, False)
     assert sorted(each.name for each in out.iterdir()) == ["Modelfile", "model-f16.gguf"]
+    (out / "model-q4_k_m.gguf").write_bytes(b"made by llama-quantize")
+    done = lost("convert", path, out, "--to", "gguf", "--overwrite")
+    assert (done.code, "holds model-q4_k_m.gguf, which would go with it" in done.err) == (2, True), done.err
+    (out / "model-q4_k_m.gguf").unlink()
     bent = checkpoint_of(settings.replace("projection", activation="silu"), tmp_path / "bent", prepared).path
     both = settings.replace("model", use_qk_norm=True, attention_bias=True)
     mine = tmp_path / "mine"

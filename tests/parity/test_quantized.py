@@ -104,11 +104,11 @@ def test_what_can_not_be_quantized_is_refused(
 ) -> None:
     source = checkpoint_of(config(model={"vocab_size": 320}), tmp_path / "source", prepared).path
     for named, words in (
-        (("--to", "hf", "--bits", "4"), "--bits 4 with --to hf: expected --to mlx-lm"),
-        (("--to", "gguf", "--bits", "8"), "or --dtype q8_0"),
-        (("--bits", "8"), "--bits 8 with --to lost"),
+        (("--to", "hf", "--bits", "4"), "--bits 4 without --to mlx-lm: --to hf has no use"),
+        (("--to", "gguf", "--bits", "8"), "--bits 8 with --to gguf: --dtype q8_0 stores"),
+        (("--bits", "8"), "--bits 8 without --to mlx-lm"),
         (("--to", "mlx-lm", "--group-size", "32"), "--group-size 32 without --bits"),
-        (("--to", "mlx-lm", "--text", tmp_path), "--text without --from hf or --bits"),
+        (("--to", "mlx-lm", "--text", tmp_path), "--text without --bits: there is nothing"),
         (("--to", "mlx-lm", "--bits", "4"), "it divides the rows of no matrix"),
         (("--to", "mlx-lm", "--bits", "4", "--text", tmp_path / "nowhere"), "nowhere doesn't exist"),
     ):

@@ -58,7 +58,7 @@ def merge(
     from lost.checkpoint import checkpoint_named, find_checkpoint
     from lost.cli.render.output import answer, note
     from lost.errors import UserError
-    from lost.interop.rewrite import check_destination
+    from lost.interop.destination import check_destination
     from lost.interop.source import is_folder_of_another
     from lost.reshape.as_dense import averaged_as_dense, decomposed_target
     from lost.reshape.likeness import check_alike, layer_gaps

@@ -13,8 +13,9 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint, TrainState
 from lost.config import Config, DType, ModelConfig
 from lost.errors import CheckpointError, UserError
+from lost.interop.destination import check_destination
 from lost.interop.from_hf.folder import Imported
-from lost.interop.rewrite import NUMPY, check_destination, write_weights
+from lost.interop.rewrite import NUMPY, write_weights
 from lost.method.compress import LayerFit, Weighting, approximate, fitting_rank, layer_fit, stored
 from lost.model.parameters import layer_projections, parameter_table, projections
 from lost.projections import Projection

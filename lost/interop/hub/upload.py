@@ -1,12 +1,33 @@
 """Upload of an export: into a repository that is private unless it is wanted public."""
 
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lost.errors import UserError
 from lost.interop.from_hf.weights import INDEX
 from lost.utils.hub import LOG_IN, library, reaching
 
-_WEIGHTS = ["model*.safetensors", INDEX, "*.gguf"]  # an earlier export's, which readers could take for this one's
+# An earlier export's of the same form, which readers could take for this one's.
+_WEIGHTS, _GGUF = ("model*.safetensors", INDEX), ("*.gguf",)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What was done.
+
+    Attributes:
+        commit: its address.
+        removed: weights that were there and went.
+    """
+
+    commit: str
+    removed: list[str]
+
+
+def replaced(folder: Path) -> tuple[str, ...]:
+    """Return patterns of the files that an upload of this export removes if it doesn't have them."""
+    return _GGUF if any(folder.glob("*.gguf")) else _WEIGHTS
 
 
 def check_upload(name: str, now: bool = True) -> None:
@@ -27,8 +48,8 @@ def check_upload(name: str, now: bool = True) -> None:
         raise UserError(f"--push {name}: the hub takes models from those it knows; expected a token; {LOG_IN}")
 
 
-def upload(folder: Path, name: str, public: bool) -> str:
-    """Upload all files of an export in the place of an earlier one's weights, and return the address of the commit.
+def upload(folder: Path, name: str, public: bool) -> Upload:
+    """Upload all files of an export in the place of an earlier one's weights.
 
     Args:
         folder: the export.
@@ -43,14 +64,18 @@ def upload(folder: Path, name: str, public: bool) -> str:
     with reaching(f"--push {name}", f"{folder} is complete, the same command with --overwrite goes on"):
         api = hub.HfApi()
         full = api.create_repo(name, private=not public, exist_ok=True).repo_id
-        if bool(api.model_info(full).private) is public:
+        there = api.model_info(full)
+        if bool(there.private) is public:
             found, wanted, change = (
                 ("private", "public", "leave --public out") if public else ("public", "private", "add --public")
             )
             raise UserError(
                 f"--push {name}: {full} is there and {found}; expected a {wanted} one; name another, or {change}"
             )
+        goes = replaced(folder)
         told = api.upload_folder(
-            repo_id=full, folder_path=folder, commit_message="Export by lost-pretrain", delete_patterns=_WEIGHTS
+            repo_id=full, folder_path=folder, commit_message="Export by lost-pretrain", delete_patterns=list(goes)
         )
-        return str(told.commit_url)
+        names = [each.rfilename for each in there.siblings or ()]
+        gone = [name for name in names if any(fnmatch(name, each) for each in goes) and not (folder / name).exists()]
+        return Upload(str(told.commit_url), sorted(gone))

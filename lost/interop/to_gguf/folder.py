@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lost.checkpoint import Checkpoint
 from lost.errors import ConfigError
+from lost.interop.destination import check_free
 from lost.interop.layout import is_plain
 from lost.interop.special_tokens import as_learned, ends_of, imported
 from lost.interop.to_gguf.file import check_file, write_file
@@ -12,7 +13,7 @@ from lost.interop.to_gguf.tensors import NAMES, GgufType, Tensors, tensors
 from lost.interop.to_gguf.vocabulary import vocabulary
 from lost.interop.to_hf.check import check_with, installed_readers, log_probabilities, own_scores, probe
 from lost.interop.to_hf.dense import merge, merged
-from lost.interop.to_hf.folder import Export, check_free
+from lost.interop.to_hf.folder import Export
 from lost.interop.to_hf.samples import validation_texts
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
@@ -45,7 +46,7 @@ def export(
         MissingPackageError: the library isn't installed.
         StorageError: the disk refused.
     """
-    check_free(path, overwrite, _is_ours)
+    check_free(path, overwrite, _is_ours, (FILE, *map(_name, NAMES)))
     gguf = need("gguf", "gguf", "writing a GGUF file")
     tokenizer = as_learned(source)
     words, texts = vocabulary(tokenizer), [*AWKWARD, *validation_texts(source.config, tokenizer)]
@@ -64,7 +65,7 @@ def export(
 
     readers, missing = installed_readers(READERS)
     with atomic_dir(path, replace=overwrite) as partial:
-        file = partial / f"model-{NAMES[dtype].lower()}.gguf"
+        file = partial / _name(dtype)
         write_file(gguf, file, target, words, tokenizer, not imported(source.progress), dtype, stored)
         check_file(gguf, file, stored())
         further = [words.tokens[each] for each in ends_of(source) if each < entries and each != tokenizer.end_of_text]
@@ -79,6 +80,10 @@ def export(
             )
         size = sum(each.stat().st_size for each in partial.iterdir())
     return Export(path, True, dtype, size, agreements, missing, words.remarks)
+
+
+def _name(dtype: GgufType) -> str:
+    return f"model-{NAMES[dtype].lower()}.gguf"
 
 
 def _is_ours(path: Path) -> bool:

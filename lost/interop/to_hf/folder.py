@@ -12,10 +12,10 @@ import safetensors
 
 from lost.checkpoint import CONFIG, Checkpoint
 from lost.config import Config, DType
-from lost.errors import CheckpointError
 from lost.evaluation.perplexity import Evaluation
+from lost.interop.destination import check_free
 from lost.interop.layout import is_plain, renamed
-from lost.interop.rewrite import cast, check_nothing_within
+from lost.interop.rewrite import cast
 from lost.interop.special_tokens import GENERATION, as_learned, begin_of_text, ends_of_text, imported
 from lost.interop.to_hf.card import card
 from lost.interop.to_hf.check import (
@@ -45,6 +45,7 @@ from lost.utils.parsing import parse_object
 Form = Literal["hf", "mlx-lm", "dense"]
 _CARD = "README.md"
 _WEIGHTS = "model.safetensors"
+_NAMES = (CONFIG, GENERATION, _CARD, "tokenizer*", "model*.safetensors", f"{_WEIGHTS}.index.json", *code_files())
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def export(
         StorageError: the disk refused.
         UserError: a group divides no row, so that nothing can be quantized.
     """
-    check_free(path, overwrite, _is_ours)
+    check_free(path, overwrite, _is_ours, _NAMES)
     if quantization:
         check_quantizer()
     target, tokenizer = source.config, source.tokenizer()
@@ -205,34 +206,6 @@ def _name_parts(folder: Path, names: Iterable[str]) -> None:
             weight_map |= dict.fromkeys(opened.keys(), renamed_part)
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / f"{_WEIGHTS}.index.json").write_bytes(_json(index))
-
-
-def check_free(path: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
-    """Refuse a path that exists, unless it is an export to be replaced.
-
-    Args:
-        path: where an export is to be.
-        overwrite: whether an earlier one may be there.
-        is_ours: says whether a folder is one; it may raise OSError or ValueError where it isn't.
-
-    Raises:
-        CheckpointError: something is at `path`.
-    """
-    check_nothing_within(path)
-    if not path.exists():
-        return
-    if not overwrite:
-        raise CheckpointError(
-            f"{path} already exists; expected a new folder; choose another, or, to replace an export, add --overwrite"
-        )
-    try:
-        ours = is_ours(path)
-    except (OSError, ValueError):
-        ours = False
-    if not ours:
-        raise CheckpointError(
-            f"{path} already exists and is not an export of this kind; expected a new folder; choose another"
-        )
 
 
 def _is_ours(path: Path) -> bool:

@@ -9,11 +9,11 @@ from lost import checkpoint
 from lost.checkpoint import Checkpoint
 from lost.config import Config
 from lost.errors import UserError
-from lost.interop.rewrite import check_destination
+from lost.interop.destination import check_destination
 from lost.interop.special_tokens import own_tokenizer
 from lost.model.parameters import EMBEDDING, index_limits, parameter_table, projections, shapes_of
 from lost.optim import state_shapes
-from lost.optim.skip_step import GuardState
+from lost.optim.gradients.skip_step import GuardState
 from lost.reshape.grow.model import grown_moments, grown_parameters
 from lost.reshape.grow.target import Depth, Target, target
 from lost.storage.arrays import check_arrays

@@ -9,7 +9,8 @@ import numpy as np
 
 from lost.checkpoint import Checkpoint
 from lost.config import DType
-from lost.interop.rewrite import check_destination, write_weights
+from lost.interop.destination import check_destination
+from lost.interop.rewrite import write_weights
 from lost.interop.special_tokens import ends_of, with_ends
 from lost.model.parameters import EMBEDDING, HEAD
 from lost.reshape.vocabulary.rows import Rows
