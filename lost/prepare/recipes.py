@@ -56,9 +56,12 @@ def find_recipe(text: str) -> Recipe | None:
     return _read(Path(text)) if text.endswith(SUFFIX) and os.path.isfile(text) else None
 
 
-def listed() -> list[str]:
-    """Return what ships, a line each."""
-    return [f"{name}: {path.read_text().splitlines()[0].removeprefix('# ')}" for name, path in shipped().items()]
+def listed() -> list[dict[str, str | None]]:
+    """Return what ships: of each recipe its name, what it is, and its keys."""
+    return [
+        {"name": name, "about": path.read_text().splitlines()[0].removeprefix("# "), **_read(path).model_dump()}
+        for name, path in shipped().items()
+    ]
 
 
 def _read(path: Path) -> Recipe:

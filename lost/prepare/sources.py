@@ -1,4 +1,4 @@
-"""Sources of documents: text, JSON lines and parquet, folders of these, data sets of the hub."""
+"""Sources of documents: files of all formats that are read, folders of these, data sets of the hub."""
 
 import errno
 import fnmatch
@@ -17,12 +17,14 @@ from lost.prepare import TEXT_KEY
 from lost.prepare.cap import Cap
 from lost.prepare.reading import hub
 from lost.prepare.reading.hub import HubChoice
+from lost.prepare.reading.kinds import format_of, formats_in_words
 from lost.prepare.reading.parts import WHOLE, Part, parts
 from lost.prepare.reading.readers import NotTextError, read
 from lost.prepare.recipes import shipped
 from lost.storage.nofollow import check_inside, is_within
 from lost.utils.wording import did_you_mean
 
+_UNSAID = {"text", "json_lines", "parquet"}  # formats that stamps in sets which earlier versions began don't name
 _AT_ONCE = 8  # shards of a data set of the hub, under a cap
 
 
@@ -31,7 +33,8 @@ class Unit:
     """A part of the text that is read from its beginning: a file or a part of it, or a shard of a data set.
 
     Attributes:
-        stamp: differs from that of other units, and from that of the same unit once its content has changed.
+        stamp: differs from that of other units, and from that of the same unit once its content has changed, or what it
+            is read as.
         documents: reads it.
     """
 
@@ -44,11 +47,11 @@ class Sources:
     """Where to read text from.
 
     Attributes:
-        paths: text files (one document each), JSON-lines files (one document a line), parquet files (one document a
-            row), folders (searched all through), and names of data sets, where no such path is here.
+        paths: files of all formats (of plain text each is a document), folders (searched all through), and names of
+            data sets, where no such path is here.
         include: patterns of file names to take from folders; none takes every file that is text.
         exclude: patterns of names, of files or folders, to leave out inside folders.
-        text_key: the field of a JSON line, or the column, that holds the text.
+        text_key: the field, or column, that holds the text.
         leave_out: files or folders that aren't read, nor what is in them: those that serve another purpose.
         choice: which part of data sets of the hub.
         cap: how much is taken, in an order of its own; None: all, in the order of names.
@@ -137,9 +140,9 @@ class Sources:
                 yield from self._shards(str(path))
             else:
                 raise DataError(
-                    f"{path} doesn't exist; {did_you_mean(str(path), shipped())}expected a text, .jsonl or .parquet "
-                    f"file, a folder, or the name of a data set, such as hf://owner/name, or of a recipe: "
-                    f"{', '.join(shipped())}"
+                    f"{path} doesn't exist; {did_you_mean(str(path), shipped())}expected a "
+                    f"{formats_in_words()} file, a folder, or the name of a data set, such as hf://owner/name, or of a "
+                    f"recipe: {', '.join(shipped())}"
                 )
 
     def described(self) -> dict[str, Any]:
@@ -187,7 +190,7 @@ class Sources:
         except OSError:  # which reading it says
             own = [WHOLE]
         status = path.stat() if os.path.exists(path) else None  # a link inside a folder may lead nowhere
-        stamp = f"{path.absolute()} {status and (status.st_size, status.st_mtime_ns)}"
+        stamp = f"{path.absolute()} {status and (status.st_size, status.st_mtime_ns)}{_read_as(path)}"
         yield from (Unit(stamp, partial(self._read, path, folder, part)) for part in own)
 
     def _files(self, folder: Path) -> Iterator[Path]:
@@ -215,13 +218,19 @@ class Sources:
                 ) from None
             self.skipped.append(path)
         except OSError as error:
-            if folder and not os.path.exists(path):  # a link to nowhere
+            if folder and os.path.islink(path) and not os.path.exists(path):  # to nowhere
                 self.skipped.append(path)
                 return
             if folder and error.errno == errno.ELOOP:
                 self.links.append(path)
                 return
-            _refuse(error)
+            _refuse(error, path)
+
+
+def _read_as(path: Path) -> str:
+    """Return the format of a file as its stamp has it: a set begun with an extension doesn't go on without it."""
+    name = format_of(path)
+    return "" if name in _UNSAID else f" {name}"
 
 
 def _whole(path: Path) -> list[Part]:
@@ -241,9 +250,9 @@ def in_turns(readers: Sequence[Callable[[], Iterator[str]]], at_once: int = _AT_
             reading.append(reader())
 
 
-def _refuse(error: OSError) -> NoReturn:
+def _refuse(error: OSError, path: Path | None = None) -> NoReturn:
     """What can't be read now may be readable later: nothing that was made of the rest is thrown away."""
     raise UnreachableError(
-        f"{error.filename} can't be read: {error.strerror}; check it and its permissions, and run the same command "
-        "again"
+        f"{error.filename or path} can't be read: {error.strerror or error}; check it and its permissions, and run the "
+        "same command again"
     ) from None

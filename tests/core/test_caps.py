@@ -71,9 +71,8 @@ def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def readline(self, *size: int) -> bytes:
             return self._counted(self._file.readline(*size))
 
-    for module in ("reading.readers", "reading.parts"):
-        monkeypatch.setattr(f"lost.prepare.{module}.open_read", Counting)
-    monkeypatch.setattr("lost.storage.unpack.open_read", Counting)
+    for module in ("prepare.reading.parquet", "storage.unpack"):
+        monkeypatch.setattr(f"lost.{module}.open_read", Counting)
     return sizes
 
 

@@ -1,9 +1,11 @@
 """Sources of text: every format gives the same documents, damage and missing packages are named."""
 
+import errno
 import gzip
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow
@@ -98,6 +100,36 @@ def test_damaged(tmp_path: Path, name: str, write: Callable[[Path], object], nam
     for path in (tmp_path / name, tmp_path):
         with pytest.raises(DataError, match=named):
             list(Sources([path]).documents())
+
+
+def test_dates_that_python_has_none_for_are_no_text(tmp_path: Path) -> None:
+    for column in (pyarrow.array([10**15], pyarrow.timestamp("s")), pyarrow.array([10**8], pyarrow.date32())):
+        pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "x.parquet")
+        with pytest.raises(DataError, match=r"no text under 'text' \(found: (timestamp|date32)\[.*\] there\)"):
+            list(Sources([tmp_path / "x.parquet"]).documents())
+
+
+def test_a_file_that_fails_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says of an open file doesn't say which."""
+
+    def fail(*_: object) -> Iterator[str]:
+        yield "the rank"
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr("lost.prepare.sources.read", fail)
+    for path in (tmp_path / "a.txt", tmp_path):
+        with pytest.raises(UnreachableError, match=r"/a\.txt can't be read: Input/output error"):
+            list(Sources([path]).documents())
+
+
+@pytest.mark.parametrize("name", ["./notes", "../notes", "notes/.hidden"])
+def test_paths_that_are_no_names_of_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its names begins with a dot: nobody is asked, and no library is missing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=f"{name} doesn't exist"):
+        list(Sources([name]).units())
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,17 @@ def test_packed_to_fill_the_memory(tmp_path: Path, name: str, write: Callable[[P
             pass
 
 
+@pytest.mark.parametrize(("value", "kind"), [(["a"] * 9, "list"), ({"a": ["b"] * 9}, "struct")])
+def test_a_row_of_any_length_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: object, kind: str
+) -> None:
+    """A few bytes can say a list of a billion texts: what is made of lists isn't read to see that it's no text."""
+    pyarrow.parquet.write_table(pyarrow.table({"text": [value]}), tmp_path / "x.parquet")
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(DataError, match=rf"no text under 'text' \(found: {kind}<.*> there\)"):
+        list(read(tmp_path / "x.parquet", "text"))
+
+
 @pytest.mark.parametrize(
     ("part", "step", "words"),
     [

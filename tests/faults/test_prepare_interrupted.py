@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pyarrow
@@ -83,6 +84,21 @@ def test_share_gone(text_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         patch.setattr("os.scandir", closed)
         with pytest.raises(UnreachableError, match="can't be read: Permission denied"):
             list(Sources([text_folder]).documents())
+
+
+def test_a_file_that_goes_while_a_folder_is_read(text_folder: Path, tmp_path: Path) -> None:
+    """It isn't left out in silence: it may be back, and what was to be read had it. Only links may lead nowhere."""
+    folder = tmp_path / "text"
+    copytree(text_folder, folder)
+    (folder / "000 link.txt").symlink_to("nowhere")
+    sources = Sources([folder])
+    documents = sources.documents()
+    next(documents)
+    gone = sorted(folder.iterdir())[-1]
+    gone.rename(tmp_path / "away")
+    with pytest.raises(UnreachableError, match=f"{gone.name} can't be read: No such file"):
+        list(documents)
+    assert sources.skipped == [folder / "000 link.txt"]
 
 
 @pytest.mark.parametrize("batch", [0, 3, 9])

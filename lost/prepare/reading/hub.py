@@ -9,12 +9,13 @@ from typing import Any
 
 from lost.errors import DataError, NetworkError
 from lost.prepare import SPLIT
-from lost.prepare.reading.readers import SUFFIXES, no_text
+from lost.prepare.reading.kinds import suffixes
+from lost.prepare.reading.readers import no_text
 from lost.utils.extras import need
 from lost.utils.hub import reaching
 
 SCHEME = "hf://"
-_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # ./notes and ../notes are none, here or on the hub
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class HubChoice:
 
 def is_name(text: str) -> bool:
     """Whether text that is no path here can name a data set: `hf://...`, or `owner/name`."""
-    return text.startswith(SCHEME) or (_NAME.fullmatch(text) is not None and not text.endswith(SUFFIXES))
+    return text.startswith(SCHEME) or (_NAME.fullmatch(text) is not None and not text.endswith(suffixes()))
 
 
 def repository(name: str) -> str:
