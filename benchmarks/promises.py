@@ -72,7 +72,7 @@ CASES = [
     ("what isn't finite is skipped", "backends/torch/optim/skip_step.py",
      "skip = ~(loss.isfinite() & norm.isfinite())", "skip = torch.zeros_like(norm, dtype=torch.bool)",
      f"{FAULTS}not_finite.py::test_a_run_goes_on_and_counts[torch]"),
-    ("what isn't finite is skipped, on MLX", "lost/optim/skip_step.py",
+    ("what isn't finite is skipped, on MLX", "lost/optim/gradients/skip_step.py",
      "is_spike or not math.isfinite(loss) or not math.isfinite(norm)", "is_spike",
      f"{FAULTS}not_finite.py::test_an_update_left_out_changes_nothing[mlx]"),
     ("too many in a row stop the run", "lost/training/run.py",

@@ -161,7 +161,7 @@ def _searched(
     from lost.reshape.divergence import Divergence
     from lost.reshape.search import generations
 
-    divergence = Divergence(engine, imported.parameters, levels, tokens, imported.config.data.seq_len)
+    divergence = Divergence(engine, imported.parameters, levels, tokens, imported.config)
 
     def judge(picks: "Picks", samples: Any) -> float:
         ranks = ((name, choices[name][place].rank) for name, place in picks.items())

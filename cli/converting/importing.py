@@ -107,15 +107,18 @@ def _texts(request: Request, imported: "Imported") -> "tuple[np.ndarray | None, 
     """Return tokens to calibrate on, tokens to measure on, and the bytes of the text that the latter are all of."""
     from lost.cli.render.output import note
     from lost.evaluation.perplexity import text_tokens
+    from lost.interop.special_tokens import read_after
 
+    tokenizer = imported.tokenizer
+    begin = read_after(tokenizer, None)
     calibration = measured = size = None
     if request.calibrate:
-        calibration, _ = text_tokens(imported.tokenizer, request.calibrate, note)
+        calibration, _ = text_tokens(tokenizer, request.calibrate, note, begin)
         held_out = len(calibration) // _HELD_OUT
         if held_out > 1 and not request.text:
             calibration, measured = calibration[:-held_out], calibration[-held_out:]
     if request.text:
-        measured, size = text_tokens(imported.tokenizer, request.text, note)
+        measured, size = text_tokens(tokenizer, request.text, note, begin)
     return calibration, measured, size
 
 

@@ -52,12 +52,14 @@ def measure_on(checkpoint: "Checkpoint", text: Path | None, backend: str) -> "Me
     from lost.engine import create_engine, inference_config
     from lost.errors import DataError
     from lost.evaluation.perplexity import evaluate, evaluate_split, text_tokens
+    from lost.interop.special_tokens import read_after
     from lost.tokenizer import same_ids
 
     data, size = checkpoint.config.data, checkpoint.config.train.micro_batch
     tokens = split = None
     if text:
-        tokens, _ = text_tokens(checkpoint.tokenizer(), text, note)
+        tokenizer = checkpoint.tokenizer()
+        tokens, _ = text_tokens(tokenizer, text, note, read_after(tokenizer, checkpoint.progress))
     else:
         try:
             dataset = open_dataset(data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lost.config import Config, ProjectionSettings
 from lost.errors import UserError
@@ -54,9 +55,9 @@ def at_least(option: str, value: int | None) -> None:
         raise UserError(f"{option} {value}: expected 1 or more; raise it, or leave it out")
 
 
-def as_kind(settings: ProjectionSettings, kind: str) -> dict[str, str]:
-    """Return what makes a layer of a kind of another's settings: CoLA without an activation would be lowrank."""
-    return {"kind": kind} | ({"activation": "silu"} if kind == "cola" and settings.activation == "none" else {})
+def as_kind(settings: ProjectionSettings, kind: str) -> dict[str, Any]:
+    """Return what makes a layer of a kind of another's settings."""
+    return {"kind": kind, **KINDS[kind].compared_settings(settings)}
 
 
 def kinds_of(text: str) -> list[str]:

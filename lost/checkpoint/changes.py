@@ -2,7 +2,7 @@
 
 from lost.checkpoint.checkpoint import Checkpoint
 from lost.config import Config
-from lost.optim.schedule import agree_until
+from lost.optim.rates.schedule import agree_until
 
 # Keys whose values may change: none of it changes the results, except for rounding. So may the schedule, as
 # far as it leaves the rates of the steps that were taken as they were.

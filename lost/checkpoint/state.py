@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from lost.config import EarlyStop
 from lost.config.fields import Finite, Natural
-from lost.optim.noise_scale import GradientNoise
-from lost.optim.skip_step import GuardState
+from lost.optim.gradients.noise_scale import GradientNoise
+from lost.optim.gradients.skip_step import GuardState
 
 
 @dataclass(frozen=True)

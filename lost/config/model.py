@@ -67,7 +67,7 @@ class ModelConfig(Section):
     mlp_bias: bool = False
     """Whether gate, up and down have a bias."""
     use_qk_norm: bool = False
-    """Whether each head's queries and keys are normalized before rotation (Qwen3)."""
+    """QK-norm: whether each head's queries and keys are normalized before rotation (Qwen3)."""
     tie_word_embeddings: bool = False
     """Whether the head is the embedding. Saves its parameters, which are a large part of a small model."""
     initializer_range: Positive = 0.02

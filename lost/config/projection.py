@@ -24,9 +24,9 @@ class ProjectionSettings(Section):
     """How one projection stores its weight.
 
     `dense` uses only `init_std` and, of `start`, zero and orthogonal; `lowrank` also `rank` and `short_conv_width`;
-    `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`;
-    `lora`, `pissa` and `eva`, which adapt a dense model, `rank`, `alpha` and `bits`; `lora_xs`, `lora_sb` and `svfit`,
-    which do too, `rank` and `bits`.
+    `cola` these and `activation`; `sltrain` `rank`, `start`, `density`, `alpha` and `init_std`; `lost` all but `alpha`
+    and `bits`; `lora`, `pissa` and `eva`, which adapt a dense model, `rank`, `alpha` and `bits`; `lora_xs`, `lora_sb`
+    and `svfit`, which do too, `rank` and `bits`.
     """
 
     kind: ProjectionKind = "lost"
@@ -52,7 +52,7 @@ class ProjectionSettings(Section):
     """Whether each layer's gamma is a parameter, which starts at `gamma`."""
     activation: Activation = "silu"
     """Of lost and cola, on their features; `none` leaves a layer linear, which exports as a dense one
-    unless it looks back."""
+    unless it has a convolution."""
     activation_at: Literal["low_rank", "inner", "output"] = "low_rank"
     """Where a LOST layer has its activation: on the low-rank features, on the kept channels too, or on the result."""
     short_conv_width: Annotated[Natural, Field(le=16), AfterValidator(_reads_another)] = 0

@@ -21,8 +21,9 @@ class ScheduleConfig(Section):
     """The learning rate's schedule."""
 
     name: Annotated[str, AfterValidator(SCHEDULES.check)] = "cosine"
-    """How the rate falls from its peak to `min_lr_ratio` of it: cosine; linear; constant, not at all; wsd (arXiv
-    2404.06395), in a straight line at the end. With wsd and constant a longer run begins like a shorter one."""
+    """How the rate falls from its peak to `min_lr_ratio` of it: cosine; linear; constant, not at all; wsd
+    (warmup-stable-decay, arXiv 2404.06395), in a straight line at the end. With wsd and constant a longer run begins
+    like a shorter one."""
     steps: Count | None = None
     """Optimizer steps of the whole run. One of this and the next three must be set; a run keeps the steps
     that it comes to."""
@@ -47,8 +48,8 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _phases_fit(self) -> "ScheduleConfig":
         for key in ("decay_steps", "decay_ratio"):
-            if getattr(self, key) is not None and self.name in SCHEDULES and key in SCHEDULES[self.name].ignores:
-                readers = " and ".join(name for name, kind in SCHEDULES.items() if key not in kind.ignores)
+            if getattr(self, key) is not None and self.name in SCHEDULES and key not in SCHEDULES[self.name].reads:
+                readers = " and ".join(name for name, kind in SCHEDULES.items() if key in kind.reads)
                 raise ValueError(f"{key} belongs to the schedule {readers}, not to {self.name}; remove it")
         if self.steps and (taken := self.warmup_steps + (self.decay_steps or 0)) > self.steps:
             what = "warmup_steps + decay_steps" if self.decay_steps else "warmup_steps"

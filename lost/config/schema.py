@@ -77,8 +77,8 @@ class TrainConfig(Section):
     """Under torchrun: copies of the model, each sharded over an equal number of processes (HSDP). With MLX every
     process holds a copy."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Type of computation. bfloat16 is faster on accelerators, and less exact. auto: the faster of both, which `lost
-    train` measures in 20 steps where a run begins, and the run keeps; for all else as `param_dtype`."""
+    """Type of computation. bfloat16 is faster on accelerators, and less exact. auto: bfloat16 if it is over 5 % faster,
+    which `lost train` measures in 20 steps where a run begins, and the run keeps; for all else as `param_dtype`."""
     param_dtype: DType = "float32"
     """Type of weights and moments. bfloat16 is pure bf16: half the memory, but small updates are lost to rounding."""
     frozen_dtype: DType | None = None
@@ -184,7 +184,8 @@ class OptimizerConfig(Section):
     name: Annotated[str, AfterValidator(OPTIMIZERS.check)] = "adamw"
     """adamw (Loshchilov and Hutter, arXiv 1711.05101). adamw8bit: moments in 8 bits, block by block (Dettmers et al.,
     arXiv 2110.02861); PyTorch only, with torchao. muon (arXiv 2502.16982): orthogonal updates of the matrices inside
-    the blocks, AdamW for the rest. spectron (arXiv 2602.12429): as long as both factors of a weight allow."""
+    the blocks, AdamW for the rest. spectron (arXiv 2602.12429): Muon-style updates whose length is limited by the
+    spectral norms of both factors."""
     lr: Positive = 3e-3
     """Peak learning rate. The first thing to tune, and to lower when a loss diverges; larger models need less."""
     embedding_lr: Positive | None = None
@@ -197,7 +198,7 @@ class OptimizerConfig(Section):
     momentum: Fraction = 0.95
     """Of muon and spectron: share of the running gradient that stays with each step."""
     scale: Literal["match_rms_adamw", "spectral", "original"] = "match_rms_adamw"
-    """Length of muon's updates, by their matrix's shape."""
+    """Length of muon's updates, by their matrix's shape; the formulas are in docs/optimizers.md."""
     split_up: bool = False
     """Whether muon orthogonalizes the low-rank and the kept columns of `up` apart."""
     orthogonalize_dtype: DType = "float32"

@@ -9,7 +9,7 @@ from lost.config import Config
 from lost.errors import CheckpointError
 from lost.interop.from_hf import open_folder
 from lost.interop.hub.download import fetched
-from lost.interop.special_tokens import begin_of_text, ends_of_text, imported, puts_before
+from lost.interop.special_tokens import ends_of_text
 from lost.model.parameters import vocabulary
 from lost.storage.arrays import NamedArrays
 from lost.tokenizer import Tokenizer
@@ -91,18 +91,6 @@ def open_source(path: Path) -> Source:
         remarks,
         ends_of_text(held.path, vocabulary(held.config)),
     )
-
-
-def read_after(source: Source) -> int:
-    """Return the token that a text is read after: end-of-text, as in training.
-
-    Of weights of others that weren't trained since, it is the one that their tokenizer puts there, if it does.
-    """
-    tokenizer, progress = source.tokenizer(), source.progress
-    if progress is not None and (progress.step or not imported(progress)):
-        return tokenizer.end_of_text
-    begin = begin_of_text(tokenizer)
-    return begin if puts_before(tokenizer, begin) else tokenizer.end_of_text
 
 
 def _runs_in(folder: Path) -> str:

@@ -72,6 +72,21 @@ def puts_before(tokenizer: Tokenizer, token: int) -> bool:
     return theirs.from_str(tokenizer.files[JsonTokenizer.FILE].decode()).encode("a").ids[:1] == [token]
 
 
+def read_after(tokenizer: Tokenizer, progress: TrainState | None) -> int:
+    """Return the token that a model reads a text after: end-of-text, as in training.
+
+    Of weights of others that weren't trained since, it is the one that their tokenizer puts there, if it does.
+
+    Args:
+        tokenizer: the model's.
+        progress: of its training here; None: a folder of others, which doesn't say.
+    """
+    if progress is not None and (progress.step or not imported(progress)):
+        return tokenizer.end_of_text
+    begin = begin_of_text(tokenizer)
+    return begin if puts_before(tokenizer, begin) else tokenizer.end_of_text
+
+
 def ends_of_text(folder: Path, entries: int) -> tuple[int, ...]:
     """Return the tokens that a model's folder says end a text, end-of-text perhaps among them.
 

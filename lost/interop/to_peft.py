@@ -12,13 +12,13 @@ import numpy as np
 from lost.checkpoint import Checkpoint, Origin
 from lost.config import Config, DType
 from lost.errors import CheckpointError, ConfigError
+from lost.interop.destination import check_free
 from lost.interop.hub.download import as_typed, published
 from lost.interop.layout import is_plain
 from lost.interop.rewrite import NUMPY, cast
 from lost.interop.rewrite import compare as check_written
 from lost.interop.source import Source, is_folder_of_another, open_source
 from lost.interop.to_hf.check import compare, own_scores, probe
-from lost.interop.to_hf.folder import check_free
 from lost.interop.to_hf.samples import validation_texts
 from lost.method.decompose import leading_pair
 from lost.model.adapted import adapters, base_config
@@ -83,7 +83,7 @@ def export(
         ExportError: the base model with the adapters isn't the run's.
         StorageError: the disk refused.
     """
-    check_free(path, overwrite, _is_ours)
+    check_free(path, overwrite, _is_ours, (DESCRIPTION, WEIGHTS))
     config = source.config
     _check(config)
     base = _base(source.progress.origin)
@@ -187,9 +187,11 @@ def _layers(source: Checkpoint, base: Source | None) -> tuple[dict[str, np.ndarr
     layers = {each.name: each for each in adapters(source.config)}
     moved = {name for name, each in layers.items() if not each.keeps_base}
     if moved and base is None:
+        first = layers[min(moved)]
         raise CheckpointError(
-            f"--to peft: {min(moved)} has left its base weight (pissa), and the base model isn't where the run began "
-            "with it, or has other weights now; expected it there; put it back, or use --to dense, which needs no base"
+            f"--to peft: {first.name} has left its base weight ({first.settings.kind}), and the base model isn't where "
+            "the run began with it, or has other weights now; expected it there; put it back, or use --to dense, which "
+            "needs no base"
         )
     weights = {
         owner: array
@@ -309,5 +311,4 @@ def _difference(
 
 
 def _is_ours(path: Path) -> bool:
-    described = "peft_type" in parse_object(read_bytes(path / DESCRIPTION, DOCUMENT_BYTES))
-    return described and {each.name for each in path.iterdir()} <= {DESCRIPTION, WEIGHTS}
+    return "peft_type" in parse_object(read_bytes(path / DESCRIPTION, DOCUMENT_BYTES))

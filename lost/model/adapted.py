@@ -6,7 +6,7 @@ from lost.config import Config
 from lost.errors import ConfigError
 from lost.model.parameters import Architecture, layer_projections
 from lost.projections import KINDS
-from lost.projections.adapters import Adapter, Eva
+from lost.projections.adapters import Adapter
 
 
 def adapters(config: Architecture) -> list[Adapter]:
@@ -19,7 +19,7 @@ def check_used(config: Config) -> None:
     """Refuse settings of adapters that no layer reads, and so do nothing.
 
     Raises:
-        ConfigError: bits without a frozen weight, or ranks that are to move without EVA.
+        ConfigError: bits without a frozen weight, or ranks that are to move where no kind moves them.
     """
     layers, own = adapters(config), config.projection
     if own.bits and not layers:
@@ -27,9 +27,10 @@ def check_used(config: Config) -> None:
             f"projection.bits = {own.bits}: no layer adapts a frozen weight (projection.kind = {own.kind}), so none "
             "would have so few bits; expected a kind that does, such as lora; choose one, or leave bits out"
         )
-    if own.rho > 1 and not any(isinstance(each, Eva) for each in layers):
+    if own.rho > 1 and not any(each.moves_ranks for each in layers):
+        kinds = " or ".join(kind for kind, each in KINDS.items() if issubclass(each, Adapter) and each.moves_ranks)
         raise ConfigError(
-            f"projection.rho = {own.rho:g}: ranks move between layers of eva alone (projection.kind = {own.kind}); "
+            f"projection.rho = {own.rho:g}: ranks move between layers of {kinds} alone (projection.kind = {own.kind}); "
             "expected that kind; choose it, or leave rho out"
         )
 

@@ -1,4 +1,4 @@
-"""The optimizers, framework-free: one file a kind, all under `Optimizer`; learning rates; which updates are skipped."""
+"""The optimizers, framework-free: one file a kind, all under `Optimizer`; which settings nothing reads."""
 
 from typing import cast
 

@@ -17,10 +17,16 @@ class AdamW(Optimizer):
 
     arrays: ClassVar[tuple[str, ...]] = MOMENTS
     never_negative = (MOMENTS[1],)
-    ignores: ClassVar[frozenset[str]] = frozenset({"momentum", "scale", "split_up", "orthogonalize_dtype"})
+    reads: ClassVar[frozenset[str]] = frozenset({"betas", "eps"})
+    gradient_powers: ClassVar[Mapping[str, int]] = MappingProxyType({MOMENTS[0]: 1, MOMENTS[1]: 2})
     updates: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"torch": "lost.backends.torch.optim.adamw:AdamW", "mlx": "lost.backends.mlx.optim.adamw:AdamW"}
     )
+
+    @property
+    def has_adamws_rates(self) -> bool:
+        """True: they are its own."""
+        return True
 
     def update(
         self, row: Parameter, weight: Array, gradient: Array, state: Mapping[str, Array], lr: float, number: int

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,17 +50,26 @@ class Optimizer(ABC):
         arrays: the names of its state's arrays for a parameter, in the order of a checkpoint.
         never_negative: those of them that are never negative, as `lost verify` checks.
         updates: each backend's update, as `module:Class`.
-        ignores: settings of other optimizers that this one doesn't read.
+        reads: the settings that it reads beside rates and decay, which all do; None: it doesn't say, and none of them
+            counts as unread.
         by_rows: whether the state of some rows of a parameter is the same rows of the whole state, so that it can be
             sharded by rows.
+        gradient_powers: the power of the gradient that an array of the parameter's shape is a sum or a mean of, by the
+            array's name: it grows with a model by that.
+        begun_anew: the value of all entries with which an array begins anew in a grown model, by its name. One that is
+            in neither of these can't grow.
+        rate_settings: the settings, beside its name, on which it depends which rates suit.
     """
 
     settings: OptimizerConfig
     arrays: ClassVar[tuple[str, ...]]
     never_negative: ClassVar[tuple[str, ...]] = ()
     updates: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    ignores: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str] | None] = None
     by_rows: ClassVar[bool] = True
+    gradient_powers: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    begun_anew: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    rate_settings: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -82,6 +92,15 @@ class Optimizer(ABC):
         m^(3/4), which stays as it is where the decay goes as m^(1/2) (Fan et al., arXiv 2510.15262).
         """
         return -1.0, 0.5
+
+    @property
+    def has_adamws_rates(self) -> bool:
+        """Whether the rates that are best for AdamW are best for it too."""
+        return False
+
+    def orthogonalized(self, table: Table) -> Counter[tuple[int, int]]:
+        """Return how many matrices, or parts of them, it orthogonalizes as Muon does, by shape: by default none."""
+        return Counter()
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the shapes of its arrays for a parameter, by name: by default the parameter's own."""

@@ -34,13 +34,27 @@ class Muon(AdamW):
     updates: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"torch": "lost.backends.torch.optim.muon:Muon", "mlx": "lost.backends.mlx.optim.muon:Muon"}
     )
-
-    ignores: ClassVar[frozenset[str]] = frozenset()
+    reads = AdamW.reads | {"momentum", "scale", "split_up", "orthogonalize_dtype"}
+    gradient_powers: ClassVar[Mapping[str, int]] = MappingProxyType({MOMENTUM: 1, **AdamW.gradient_powers})
+    rate_settings: ClassVar[tuple[str, ...]] = ("scale",)
 
     @classmethod
     def check(cls, config: Config) -> None:
         """Refuse weights that aren't float32: an update is as large in every direction, and bfloat16 would round it."""
         check_float32_weights(config)
+
+    @property
+    def has_adamws_rates(self) -> bool:
+        """Whether its updates are as long as AdamW's."""
+        return self.settings.scale == "match_rms_adamw"
+
+    def orthogonalized(self, table: Table) -> Counter[tuple[int, int]]:
+        """Return the shapes of matrices inside the blocks; of their parts, where these are orthogonalized apart."""
+        return Counter(
+            (row.shape[0], piece.stop - piece.start)
+            for row in filter(is_orthogonalized, table.values())
+            for piece in pieces(row, self.settings.split_up)
+        )
 
     def shapes(self, row: Parameter) -> dict[str, tuple[int, ...]]:
         """Return the momentum's shape, or those of AdamW's moments."""
@@ -86,15 +100,6 @@ def pieces(row: Parameter, split: bool) -> Iterator[slice]:
     widths = row.parts if split and row.parts else (row.shape[1],)
     ends = np.cumsum(widths).tolist()
     yield from (slice(end - width, end) for end, width in zip(ends, widths, strict=True))
-
-
-def shapes_orthogonalized(table: Table, split: bool) -> Counter[tuple[int, int]]:
-    """Return how many matrices, or parts of them, are orthogonalized, by their shape."""
-    return Counter(
-        (row.shape[0], piece.stop - piece.start)
-        for row in filter(is_orthogonalized, table.values())
-        for piece in pieces(row, split)
-    )
 
 
 def at_once(shape: tuple[int, int], shards: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lost.config import Config
 from lost.model.parameters import Parameter
-from lost.optim.adamw import MOMENTS
+from lost.optim.adamw import MOMENTS, AdamW
 from lost.optim.base import Array, Arrays, Table
 from lost.optim.muon import MOMENTUM, Muon, is_orthogonalized, newton_schulz
 
@@ -25,7 +25,9 @@ class Spectron(Muon):
     """Keeps a momentum of each matrix inside the blocks, an estimate of its first left singular vector, and AdamW's."""
 
     arrays: ClassVar[tuple[str, ...]] = (MOMENTUM, LEFT, *MOMENTS)
-    ignores: ClassVar[frozenset[str]] = frozenset({"scale"})
+    reads = AdamW.reads | {"momentum", "split_up", "orthogonalize_dtype"}  # `split_up`: to refuse it
+    begun_anew: ClassVar[Mapping[str, float]] = MappingProxyType({LEFT: 1.0})
+    rate_settings = ()
     updates: ClassVar[Mapping[str, str]] = MappingProxyType(
         {"torch": "lost.backends.torch.optim.spectron:Spectron", "mlx": "lost.backends.mlx.optim.spectron:Spectron"}
     )
@@ -36,6 +38,11 @@ class Spectron(Muon):
         super().check(config)
         if config.optimizer.split_up:
             raise ValueError("optimizer.split_up = true with spectron: it updates factors as a whole; leave it out")
+
+    @property
+    def has_adamws_rates(self) -> bool:
+        """False: a rate is by how much a product of two factors may move."""
+        return False
 
     def width_powers(self, row: Parameter) -> tuple[float, float]:
         """Return that nothing is left for matrices inside the blocks: their product moves by the rate at any width."""

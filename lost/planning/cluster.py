@@ -19,8 +19,7 @@ from lost.distributed.group import local_batch_size, model_shards
 from lost.errors import ConfigError
 from lost.model.adapted import dense_twin
 from lost.model.parameters import parameter_table
-from lost.optim import KINDS, optimizer_of
-from lost.optim.muon import Muon, shapes_orthogonalized
+from lost.optim import optimizer_of
 from lost.planning.budget import budget
 from lost.planning.micro_batch import with_micro_batch
 from lost.planning.roofline import Card, step_on_a_card
@@ -108,12 +107,9 @@ def _orthogonalized(config: Config, shards: int) -> int:
 
     Each card is sent whole matrices, an equal share of those of a shape, and sends their rows back.
     """
-    settings = config.optimizer
-    if not issubclass(KINDS[settings.name], Muon):
-        return 0
-    shapes = shapes_orthogonalized(parameter_table(config), settings.split_up)
+    shapes = optimizer_of(config).orthogonalized(parameter_table(config))
     entries = sum(-(-n // shards) * -(-rows // shards) * columns for (rows, columns), n in shapes.items())
-    return 2 * (shards - 1) * entries * DTYPE_BYTES[settings.orthogonalize_dtype]
+    return 2 * (shards - 1) * entries * DTYPE_BYTES[config.optimizer.orthogonalize_dtype]
 
 
 @dataclass(frozen=True)

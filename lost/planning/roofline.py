@@ -12,16 +12,13 @@ from typing import Any
 
 from lost.config import DTYPE_BYTES, Config
 from lost.model.adapted import dense_twin
-from lost.model.parameters import layer_projections, parameter_table, projections, vocabulary
-from lost.optim import KINDS as OPTIMIZERS
-from lost.optim.muon import RUNS, Muon, shapes_orthogonalized
+from lost.model.parameters import parameter_table, projections, vocabulary
+from lost.optim import optimizer_of
+from lost.optim.muon import RUNS
 from lost.planning.alignment import product_sizes
 from lost.planning.budget import budget
-from lost.planning.memory.torch import CAST_ANEW
 from lost.planning.peak_flops import peak_flops
-from lost.projections import Projection
 
-KINDS = ("lost", "dense", "lowrank", "cola")  # whose elementwise work is counted below
 _PER_LOGIT = 40  # bytes: chunks of logits, their softmax and gradient, unfused
 _PER_UPDATE = 40  # bytes a parameter: its norm's share, clipping, AdamW on weight, gradient and two moments
 
@@ -91,7 +88,7 @@ class Step:
 
 
 def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: int, shards: int = 1) -> Step | None:
-    """Return the best step of a card; None: a projection is of a kind whose work isn't counted here.
+    """Return the best step of a card; None: a projection's elementwise work isn't known.
 
     Args:
         config: its vocabulary known.
@@ -100,7 +97,8 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
         local_batch: sequences a step of this card.
         shards: cards that share one copy of the model; each updates its part.
     """
-    if any(each.settings.kind not in KINDS for each in projections(config)):
+    between = _between_products(config)
+    if between is None:
         return None
     model, width, length = config.model, DTYPE_BYTES[config.train.compute_dtype], config.data.seq_len
     tokens, parts = micro_batch * length, local_batch // micro_batch
@@ -110,18 +108,18 @@ def step_on_a_card(config: Config, card: Card, micro_batch: int, local_batch: in
         for rows, columns in product_sizes(config)
     )
     # Kept channels are rows of the products that give inputs' gradients; that these rows are written isn't counted.
-    products += card.seconds(2 * tokens * sum(_kept(part) * part.in_features for part in projections(config)), 0)
+    products += card.seconds(2 * tokens * sum(part.channels * part.in_features for part in projections(config)), 0)
     queries, shared = model.attention_width, model.key_value_heads * model.head_width
     # Causal, so half of the window; the backward pass has five products where the forward pass has two. Reads q, k, v,
     # writes the output; then reads these four and its gradient, writes three.
     attention = model.num_hidden_layers * card.seconds(
         7 * tokens * length * queries, width * tokens * ((2 * queries + 2 * shared) + (4 * queries + 4 * shared))
     )
-    elements = sum(_elements(config, layer) for layer in range(model.num_hidden_layers))
+    elements = model.num_hidden_layers * _elements(config) + between
     elementwise = card.seconds(0, tokens * (width * elements + _PER_LOGIT * vocabulary(config)))
     trained = sum(row.size for row in parameter_table(config).values() if row.trained)
     stored = DTYPE_BYTES[config.train.param_dtype]
-    anew = sum(each.parameters() for each in projections(config) if each.settings.kind in CAST_ANEW)
+    anew = sum(each.parameters() for each in projections(config) if "torch" in each.recasts)
     cast = (stored + width) * (trained + anew) if stored != width else 0  # for the forward pass, or for each
     summed = (width + 3 * stored) * trained if parts > 1 else 0  # a gradient as it is computed, added to the sum so far
     weights = card.seconds(0, parts * (cast + summed) + _PER_UPDATE * trained / shards)
@@ -161,15 +159,12 @@ def _orthogonalizing(config: Config, card: Card, shards: int) -> float:
 
     Its peak in their type is to that of the model's as an H100's are.
     """
-    train, settings = config.train, config.optimizer
-    if not issubclass(OPTIMIZERS[settings.name], Muon):
-        return 0.0
-    dtype = settings.orthogonalize_dtype
+    train, dtype = config.train, config.optimizer.orthogonalize_dtype
     product = "tf32" if (dtype, train.matmul_precision) == ("float32", "high") else dtype
     faster = _of_an_h100(product) / _of_an_h100(train.product_dtype)
     card = replace(card, peak_flops=faster * card.peak_flops)
     runs, width, seconds = RUNS if dtype == "float32" else (1,) * sum(RUNS), DTYPE_BYTES[dtype], 0.0
-    for shape, count in shapes_orthogonalized(parameter_table(config), settings.split_up).items():
+    for shape, count in optimizer_of(config).orthogonalized(parameter_table(config)).items():
         short, long = sorted(shape)
         tall = card.seconds(2 * long * short**2, width * (2 * long * short + short**2))  # x^T x, or x by what it gives
         square = card.seconds(2 * short**3, width * 3 * short**2)
@@ -177,30 +172,25 @@ def _orthogonalizing(config: Config, card: Card, shards: int) -> float:
     return seconds
 
 
-def _elements(config: Config, layer: int) -> int:
-    """Count the elements per token that a block's elementwise kernels read and write, forward and backward.
+def _between_products(config: Config) -> int | None:
+    """Count the elements per token that elementwise kernels inside of projections read and write; None: not known."""
+    total = 0
+    for each in projections(config):
+        count = each.elementwise_per_token()
+        if count is None:
+            return None
+        total += count
+    return total
+
+
+def _elements(config: Config) -> int:
+    """Count the elements per token that a block's other elementwise kernels read and write, forward and backward.
 
     As compiled: residual sums are part of the norms' kernels, sums of input gradients part of their backward passes.
     """
-    model, parts = config.model, layer_projections(config, layer)
+    model = config.model
     hidden, inner = model.hidden_size, model.intermediate_size
     rotated = model.attention_width + model.key_value_heads * model.head_width
     norms = 8 * hidden + 8 * hidden + 3 * hidden  # two of them; the last: q, k, v and gate, up each bring a gradient
     swiglu = 3 * inner + 5 * inner  # gate, up, product; its gradient, gate, up, their gradients
-    return norms + 4 * rotated + swiglu + sum(map(_bottleneck, parts))
-
-
-def _bottleneck(part: Projection) -> int:
-    """Count the elements per token inside a projection, between its two products.
-
-    The activation reads r and writes r, its backward pass reads 2 r and writes r. k kept channels are read and written,
-    their gradients read, and written for the product that has them.
-    """
-    tensors = part.tensors()
-    return (5 * tensors["down"].shape[0] if part.has_activation else 0) + 4 * _kept(part)
-
-
-def _kept(part: Projection) -> int:
-    """Count kept channels; the product that gives the input's gradient has a row of each, compiled."""
-    tensors = part.tensors()
-    return tensors["up"].shape[1] - tensors["down"].shape[0] if "down" in tensors else 0
+    return norms + 4 * rotated + swiglu

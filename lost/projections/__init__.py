@@ -4,11 +4,10 @@ from typing import cast
 
 from lost.config import ProjectionSettings
 from lost.config.registry import PROJECTIONS, Registry
-from lost.projections.adapters import Eva, Lora, Pissa
+from lost.projections.adapters import Eva, Lora, LoraSb, LoraXs, Pissa, SvFit
 from lost.projections.base import Projection, Tensor
 from lost.projections.cola import Cola
 from lost.projections.dense import Dense
-from lost.projections.fixed_pair import LoraSb, LoraXs, SvFit
 from lost.projections.lost import Lost
 from lost.projections.lowrank import LowRank
 from lost.projections.sltrain import SlTrain

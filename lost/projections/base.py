@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lost.config import ProjectionSettings
+from lost.method.spectrum import Spectrum, energies_of
 from lost.utils.randomness import normal
 
 Array = np.ndarray
@@ -53,17 +54,30 @@ def twins(name: str) -> Mapping[str, str]:
     return MappingProxyType({backend: f"lost.backends.{backend}.layers:{name}" for backend in ("torch", "mlx")})
 
 
+OF_THE_LAYERS = ("recasts", "saved_beside", "elementwise_per_token", "spectrum", "decomposes_as", "approximated")
+"""What a kind states of what its layers compute, so that another kind's layers may make it wrong."""
+
+
 @dataclass(frozen=True)
 class Projection(ABC):
     """A linear map of `in_features` to `out_features`, or its replacement.
 
-    To add a kind: subclass this in a file of its own, with `layers`, and register it in `lost.projections.KINDS`.
+    To add a kind: subclass this in a file of its own, with `layers`, and register it in `lost.projections.KINDS`. What
+    isn't abstract has a default that claims nothing. A subclass of another kind that has `layers` of its own inherits
+    none of `OF_THE_LAYERS`: it states them anew, or has these defaults.
 
     Attributes:
         layers: each backend's layer for it, as `module:Class`.
+        recasts: the backends whose passes cast its weights anew each time, and so keep no casts of them.
+        computes_as: the kind whose layers compute what this one's do, so that a self-test of one is of both; it counts
+            only where both have the same `layers`.
+        decomposes_as: the kind, without activation, that approximates the matrix of this one at any rank; None: none.
     """
 
     layers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    recasts: ClassVar[frozenset[str]] = frozenset()
+    computes_as: ClassVar[str | None] = None
+    decomposes_as: ClassVar[str | None] = None
 
     name: str
     in_features: int
@@ -71,6 +85,14 @@ class Projection(ABC):
     settings: ProjectionSettings
     bias: bool = False
     """Whether a vector is added to the output, whatever the kind."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Take back what a subclass with layers of its own would claim of them by inheritance."""
+        super().__init_subclass__(**arguments)
+        if "layers" in vars(cls):
+            for name in OF_THE_LAYERS:
+                if name not in vars(cls):
+                    setattr(cls, name, vars(Projection)[name])
 
     def __post_init__(self) -> None:  # noqa: B027 - most kinds accept any shape
         """Refuse settings that don't fit the shape, with a ConfigError."""
@@ -94,6 +116,26 @@ class Projection(ABC):
     def earlier_tokens(self) -> int:
         """How many tokens before its own an output depends on: `forward` then takes (..., s, in), in their order."""
         return 0
+
+    @property
+    def is_one_matrix(self) -> bool:
+        """Whether its outputs are one matrix times its inputs: without an activation, of their own token alone."""
+        return not (self.has_activation or self.earlier_tokens)
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels that are kept whole: read without a product."""
+        return 0
+
+    @classmethod
+    def compared_settings(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return the settings that a comparison changes, beside the kind, of those that another kind has."""
+        return {}
+
+    @classmethod
+    def card_rows(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return what a model card says of the settings that this kind reads: values by what they are called there."""
+        return {}
 
     def dense_weight(self, seed: int, std: float) -> Array:
         """Return the weight (out x in) that `dense` starts from, float64; `std` unless the settings have their own."""
@@ -134,14 +176,40 @@ class Projection(ABC):
 
     @abstractmethod
     def merged(self, values: Mapping[str, Array]) -> Array:
-        """Return the equivalent dense weight (out x in), without the bias.
+        """Return the equivalent dense weight (out x in), without the bias: only defined for what `is_one_matrix`."""
 
-        Only defined without an activation, and where outputs depend on their own token alone.
+    def spectrum(self, values: Mapping[str, Array]) -> Spectrum | None:
+        """Return the singular values of the matrix, activations taken as the identity; None: none is known.
+
+        Args:
+            values: by suffix, float64 but for integers.
         """
+        return Spectrum(energies_of(self.merged(values))) if self.is_one_matrix else None
+
+    def approximated(self, weight: Array) -> dict[str, Array]:
+        """Return tensors, without the bias, whose matrix is near a weight (out x in), float64 but for indices.
+
+        Asked only of kinds that some kind `decomposes_as`, without activation.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is named by decomposes_as, and has no `approximated`")
 
     @abstractmethod
     def saved_per_token(self) -> int:
         """Count the elements per token saved for the backward pass, without the input `x`."""
+
+    def saved_beside(self, backend: str, device: str) -> int:
+        """Count the elements per token that a backend saves on a device beside `saved_per_token`.
+
+        On a CPU MLX keeps an activation's sigmoid, which is taken to be as wide as the rank.
+        """
+        return self.settings.rank if (backend, device) == ("mlx", "cpu") and self.has_activation else 0
+
+    def elementwise_per_token(self) -> int | None:
+        """Count the elements per token that are read and written between products, forward and backward, compiled.
+
+        None: that isn't known, so a roofline of the model isn't either.
+        """
+        return None
 
     def narrow_per_token(self) -> int:
         """Count the elements per token of the first half, which the policy `narrow` saves."""

@@ -13,6 +13,7 @@ class Dense(Projection):
     """y = W x, with W (out x in)."""
 
     layers: ClassVar[Mapping[str, str]] = twins("Dense")
+    decomposes_as: ClassVar[str | None] = "dense"
 
     def _tensors(self) -> dict[str, Tensor]:
         """W alone."""
@@ -40,6 +41,14 @@ class Dense(Projection):
         """Return W."""
         return values["weight"]
 
+    def approximated(self, weight: Array) -> dict[str, Array]:
+        """Return the weight itself."""
+        return {"weight": weight}
+
     def saved_per_token(self) -> int:
         """Nothing beyond the input."""
+        return 0
+
+    def elementwise_per_token(self) -> int:
+        """Nothing: there is one product."""
         return 0

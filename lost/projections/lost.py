@@ -6,11 +6,14 @@ Stored with `up = [B | sparse]`, so that one matrix product computes y from r ac
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lost.config import ProjectionSettings
+from lost.method.compress import approximate
 from lost.method.decompose import Factors, channel_count, compose, decompose
+from lost.method.spectrum import Spectrum, energies_of_product, share_of_sparse
 from lost.projections.activations import ACTIVATIONS
 from lost.projections.base import Array, Tensor, twins
 from lost.projections.lowrank import Bottleneck, initial_pair
@@ -24,6 +27,17 @@ class Lost(Bottleneck):
     """
 
     layers: ClassVar[Mapping[str, str]] = twins("Lost")
+    recasts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    decomposes_as: ClassVar[str | None] = "lost"
+
+    @classmethod
+    def card_rows(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return the rank, what is kept, how both are weighted, and the activation."""
+        return super().card_rows(settings) | {
+            "kept share of channels": settings.density,
+            "gamma": "learned" if settings.learn_gamma else settings.gamma,
+            "activation": settings.activation,
+        }
 
     @property
     def channels(self) -> int:
@@ -87,6 +101,22 @@ class Lost(Bottleneck):
         gamma = float(values["gamma"][0]) if self.settings.learn_gamma else self.settings.gamma
         return compose(Factors(values["down"], values["up"], values["channels"], self.settings.rank), gamma)
 
+    def spectrum(self, values: Mapping[str, Array]) -> Spectrum:
+        """Return that of both parts, a product of [gamma B | (1 - gamma) sparse] and `down` above rows that select."""
+        rank, kept, down, up = self.settings.rank, len(values["channels"]), values["down"], values["up"]
+        gamma = values.get("gamma", self.settings.gamma)
+        basis, sparse = gamma * up[:, :rank], (1 - gamma) * up[:, rank:]
+        selection = np.zeros((kept, self.in_features))
+        selection[np.arange(kept), values["channels"]] = 1.0
+        energies = energies_of_product(np.concatenate([basis, sparse], axis=1), np.concatenate([down, selection]))
+        low = float(np.sum((basis.T @ basis) * (down @ down.T)))
+        return Spectrum(energies, rank, kept, share_of_sparse(sparse, low))
+
+    def approximated(self, weight: Array) -> dict[str, Array]:
+        """Return the leading triplets and what they leave of the kept channels, undone by gamma (`approximate`)."""
+        factors = approximate(weight, self.settings)
+        return {"down": factors.down, "up": factors.up, "channels": factors.channels}
+
     def saved_per_token(self) -> int:
         """What the activation and the convolution read, and the input of `up`; more in plain autograd."""
         settings, rank = self.settings, self.settings.rank
@@ -94,6 +124,18 @@ class Lost(Bottleneck):
         more = before[settings.activation_at] if self.has_activation else 0
         more += rank if self.earlier_tokens else 0
         return rank + self.channels + more + (rank + self.channels if settings.learn_gamma else 0)
+
+    def saved_beside(self, backend: str, device: str) -> int:
+        """Add what its kernel on Metal reads, where there is neither an activation nor a convolution."""
+        kernel = backend == "mlx" and device != "cpu" and self.is_one_matrix
+        return super().saved_beside(backend, device) + (self.settings.rank if kernel else 0)
+
+    def elementwise_per_token(self) -> int:
+        """Count an activation's, 5 r, and those of kept channels.
+
+        They are read and written, their gradients read, and written for the product that has them.
+        """
+        return (5 * self.settings.rank if self.has_activation else 0) + 4 * self.channels
 
     def narrow_per_token(self) -> int:
         """The bottleneck and the kept channels."""

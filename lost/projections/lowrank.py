@@ -1,12 +1,14 @@
 """The plain low-rank projection: two thin matrices, y = B A x."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lost.config import ProjectionSettings
 from lost.errors import ConfigError
 from lost.method.decompose import leading_pair
+from lost.method.spectrum import Spectrum, energies_of_product
 from lost.projections.base import Array, Projection, Tensor, twins
 from lost.utils.randomness import normal
 
@@ -31,6 +33,11 @@ class Bottleneck(Projection):
 
     def __post_init__(self) -> None:
         check_rank(self)
+
+    @classmethod
+    def card_rows(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return the rank."""
+        return {"rank": settings.rank}
 
     @property
     def earlier_tokens(self) -> int:
@@ -65,6 +72,7 @@ class LowRank(Bottleneck):
     """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""
 
     layers: ClassVar[Mapping[str, str]] = twins("LowRank")
+    decomposes_as: ClassVar[str | None] = "lowrank"
 
     @property
     def starts_at_zero(self) -> bool:
@@ -89,9 +97,22 @@ class LowRank(Bottleneck):
         """Return up down."""
         return values["up"] @ values["down"]
 
+    def spectrum(self, values: Mapping[str, Array]) -> Spectrum:
+        """Return that of the product, which is never composed."""
+        return Spectrum(energies_of_product(values["up"], values["down"]), self.settings.rank)
+
+    def approximated(self, weight: Array) -> dict[str, Array]:
+        """Return the leading singular triplets."""
+        down, up = leading_pair(weight, self.settings.rank)
+        return {"down": down, "up": up}
+
     def saved_per_token(self) -> int:
         """The bottleneck, and what is convolved of it."""
         return (2 if self.earlier_tokens else 1) * self.settings.rank
+
+    def elementwise_per_token(self) -> int:
+        """Count an activation's: it reads r and writes r, its backward pass reads 2 r and writes r."""
+        return 5 * self.settings.rank if self.has_activation else 0
 
 
 def initial_pair(projection: Projection, seed: int, std: float) -> tuple[Array, Array]:

@@ -1,11 +1,13 @@
 """SLTrain (arXiv 2406.02214): a low-rank weight plus a sparse one with random, fixed support."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lost.config import ProjectionSettings
 from lost.errors import ConfigError
+from lost.method.spectrum import Spectrum, energies_of, share_of_sparse
 from lost.projections.base import Array, Projection, Tensor, twins
 from lost.projections.lowrank import check_rank, initial_pair
 from lost.utils.randomness import generator, normal
@@ -15,6 +17,8 @@ class SlTrain(Projection):
     """y = (alpha / rank up down + S) x, S being zero except for `values` at the row-major `indices`."""
 
     layers: ClassVar[Mapping[str, str]] = twins("SlTrain")
+    recasts: ClassVar[frozenset[str]] = frozenset({"torch"})
+    decomposes_as: ClassVar[str | None] = "lost"
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -27,6 +31,11 @@ class SlTrain(Projection):
                 f"{self.name} has {self.in_features * self.out_features} entries, and sltrain's indices are int32; "
                 "expected fewer than 2^31; choose another kind for this projection in projection.overrides"
             )
+
+    @classmethod
+    def card_rows(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return the rank."""
+        return {"rank": settings.rank}
 
     @property
     def kept(self) -> int:
@@ -76,6 +85,12 @@ class SlTrain(Projection):
         weight: Array = self.scale * (values["up"] @ values["down"])
         weight.reshape(-1)[values["indices"]] += values["values"]
         return weight
+
+    def spectrum(self, values: Mapping[str, Array]) -> Spectrum:
+        """Return that of the whole weight."""
+        low = self.scale * values["up"] @ values["down"]
+        share = share_of_sparse(values["values"], float(np.sum(low**2)))
+        return Spectrum(energies_of(self.merged(values)), self.settings.rank, sparse_share=share)
 
     def multiply_adds(self) -> int:
         """Those of a dense product: the weight is composed once a pass, whatever the number of tokens."""

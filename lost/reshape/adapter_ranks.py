@@ -8,19 +8,19 @@ import numpy as np
 from lost.config import Config
 from lost.method.eigen import leading_eigenvectors
 from lost.model.adapted import adapters
-from lost.projections.adapters import Eva
+from lost.projections.adapters import Adapter
 from lost.reshape.adapters import Measure, block_of
 
 
-def unmoved(config: Config) -> list[Eva]:
+def unmoved(config: Config) -> list[Adapter]:
     """Return the layers between which ranks are to be moved: none once each has an override of its own."""
     moves = config.projection.rho > 1
-    layers = [each for each in adapters(config) if moves and isinstance(each, Eva)]
+    layers = [each for each in adapters(config) if moves and each.moves_ranks]
     return [] if all(each.name in config.projection.overrides for each in layers) else layers
 
 
 def with_ranks(config: Config, measure: Measure) -> Config:
-    """Return the configuration with an override for each layer of EVA: its rank, with alpha in proportion.
+    """Return the configuration with an override for each layer that moves ranks: its own, with alpha in proportion.
 
     Directions of all layers' inputs are sorted by the share that each has in its layer's second moment, and as many are
     taken as all ranks add up to (section 3.3). A layer of which none is taken stays as it is.
@@ -52,7 +52,7 @@ def may_become(config: Config, overrides: Mapping[str, Mapping[str, Any]]) -> bo
     return list(made.items()) == list(overrides.items()) and sum(ranks) == sum(each.settings.rank for each in layers)
 
 
-def _overrides(config: Config, layers: Sequence[Eva], ranks: Sequence[int]) -> dict[str, dict[str, Any]]:
+def _overrides(config: Config, layers: Sequence[Adapter], ranks: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Return the configuration's overrides, and after them, as the last that matches counts, one for each layer.
 
     It has all that sets the layer apart from the section, as nothing of another one counts for it any more.
@@ -66,7 +66,7 @@ def _overrides(config: Config, layers: Sequence[Eva], ranks: Sequence[int]) -> d
     return overrides
 
 
-def _shares(config: Config, layers: list[Eva], measure: Measure) -> dict[str, np.ndarray]:
+def _shares(config: Config, layers: list[Adapter], measure: Measure) -> dict[str, np.ndarray]:
     """Return, for each layer, the shares of as many leading directions as it may have."""
     shares: dict[str, np.ndarray] = {}
     for block in dict.fromkeys(block_of(each.name) for each in layers):  # one at a time: moments are large

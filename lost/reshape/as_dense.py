@@ -10,10 +10,9 @@ import numpy as np
 from lost.config import Config, ProjectionSettings
 from lost.errors import ConfigError, UserError
 from lost.interop.rewrite import NUMPY
-from lost.method.compress import approximate, fitting_rank, stored
-from lost.method.decompose import leading_pair
+from lost.method.compress import fitting_rank
 from lost.model.parameters import parameter_table, projections
-from lost.projections import Projection
+from lost.projections import KINDS, Projection
 from lost.reshape.merge import Part, layer_values, mean, reading
 from lost.utils.parallel import side_by_side
 
@@ -21,7 +20,8 @@ from lost.utils.parallel import side_by_side
 def decomposed_target(parts: Sequence[Part], rank: int) -> Config:
     """Return the first part's configuration, its layers without activation and of another rank.
 
-    Layers of the kinds lost and sltrain become lost, of lowrank and cola lowrank; plain matrices stay.
+    Layers become those of the kind that theirs `decomposes_as`: lost and sltrain lost, lowrank and cola lowrank; plain
+    matrices stay.
 
     Args:
         parts: of one model.
@@ -32,7 +32,7 @@ def decomposed_target(parts: Sequence[Part], rank: int) -> Config:
         UserError: the parts have factors of kinds that can't be decomposed.
     """
     for part in parts:
-        bent = [each for each in projections(part.checkpoint.config) if each.has_activation or each.earlier_tokens]
+        bent = [each for each in projections(part.checkpoint.config) if not each.is_one_matrix]
         if bent:
             inside = "an activation" if bent[0].has_activation else "a convolution"
             raise ConfigError(
@@ -49,12 +49,12 @@ def decomposed_target(parts: Sequence[Part], rank: int) -> Config:
 
 
 def _linear(settings: ProjectionSettings, rank: int) -> ProjectionSettings:
-    if settings.kind == "dense":
-        return settings
-    kinds = {"lost": "lost", "sltrain": "lost", "lowrank": "lowrank", "cola": "lowrank"}
-    if settings.kind not in kinds:
+    kind = KINDS[settings.kind].decomposes_as
+    if kind is None:
         raise UserError(f"--as-dense {rank}: layers of kind {settings.kind} can't be decomposed; leave the option out")
-    changes = {"kind": kinds[settings.kind], "rank": rank, "activation": "none", "short_conv_width": 0}
+    if kind == "dense":  # which has no rank
+        return settings.model_copy(update={"kind": kind})
+    changes = {"kind": kind, "rank": rank, "activation": "none", "short_conv_width": 0}
     changes |= {"learn_gamma": False, "start": None, "values": "complement"}
     return settings.model_copy(update=changes)
 
@@ -91,10 +91,6 @@ def averaged_as_dense(parts: Sequence[Part], target: Config) -> Iterator[tuple[s
 
 
 def _decomposed(layer: Projection, weight: np.ndarray, dtype: np.dtype) -> dict[str, np.ndarray]:
-    """Return the tensors of a layer that approximates a weight, but for its bias."""
-    if layer.settings.kind == "dense":
-        return {"weight": weight.astype(dtype)}
-    if layer.settings.kind == "lowrank":
-        down, up = leading_pair(weight, layer.settings.rank)
-        return {"down": down.astype(dtype), "up": up.astype(dtype)}
-    return stored(approximate(weight, layer.settings), dtype)
+    """Return the tensors of a layer that approximates a weight, but for its bias, as they are stored."""
+    values, tensors = layer.approximated(weight), layer.tensors()
+    return {name: value if tensors[name].integer else value.astype(dtype) for name, value in values.items()}

@@ -20,7 +20,7 @@ from scipy.optimize import minimize, nnls
 from lost.checkpoint.changes import MUTABLE_KEYS, differences
 from lost.config import Config, OptimizerConfig, ScheduleConfig
 from lost.errors import ConfigError, UserError
-from lost.optim.schedule import learning_rate
+from lost.optim.rates.schedule import learning_rate
 from lost.planning.horizon import with_steps
 from lost.scaling.family import check_same_text
 from lost.scaling.runs import TrainedRun

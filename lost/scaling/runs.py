@@ -12,7 +12,7 @@ from lost.config import Config
 from lost.errors import CheckpointError, UserError
 from lost.model.adapted import dense_twin
 from lost.model.load import load_config
-from lost.optim.schedule import KINDS, level_until
+from lost.optim.rates.schedule import KINDS, level_until
 from lost.planning.budget import budget
 from lost.storage.nofollow import resolved
 from lost.tracking.metrics import FILE as METRICS

@@ -89,15 +89,15 @@ def experience_of(paths: Sequence[Path], config: Config) -> tuple[Experience, li
         UserError: none of them is finished, of its kind, and of its optimizer.
     """
     runs, left_out = read_runs(paths)
-    kind, (name, scale) = config.projection.kind, _rates_of(config)
-    serving = [run for run in runs if (run.kind, _rates_of(run.config)) == (kind, (name, scale))]
+    kind, rates = config.projection.kind, _rates_of(config)
+    serving = [run for run in runs if (run.kind, _rates_of(run.config)) == (kind, rates)]
     serving = [run for run in serving if run.config.optimizer.base_width is None]
     if not serving:
+        optimizer = ", ".join(f"optimizer.{key} = {value}" for key, value in rates.items())
         raise UserError(
-            f"--from {', '.join(map(str, paths))}: no run of projection.kind = {kind} with optimizer.name = {name}"
-            f"{f', optimizer.scale = {scale}' if scale else ''} and rates of its own (no base_width) that has a "
-            "validation; expected some: rates don't carry over between kinds or optimizers; train one, such as by "
-            "`lost sweep`, or leave --from out"
+            f"--from {', '.join(map(str, paths))}: no run of projection.kind = {kind} with {optimizer} and rates of "
+            "its own (no base_width) that has a validation; expected some: rates don't carry over between kinds or "
+            "optimizers; train one, such as by `lost sweep`, or leave --from out"
         )
     ends, _ = family_of(serving, ends=True)
     tokens, run = max(zip(ends.tokens, ends.runs, strict=True), key=lambda each: each[0] * each[1].size)
@@ -205,14 +205,12 @@ def settings(before: Config, after: Config) -> list[str]:
 
 def follows_step_law(config: Config) -> bool:
     """Whether a configuration's optimizer has AdamW's rates, which the law is of."""
-    name, scale = _rates_of(config)
-    return name.startswith("adamw") or scale == "match_rms_adamw"
+    return optimizer_of(config).has_adamws_rates
 
 
-def _rates_of(config: Config) -> tuple[str, str | None]:
-    """Return what the meaning of a rate depends on: the optimizer, and Muon's scale."""
-    optimizer = config.optimizer
-    return optimizer.name, optimizer.scale if optimizer.name == "muon" else None
+def _rates_of(config: Config) -> dict[str, Any]:
+    """Return the settings on which it depends which rates suit: the optimizer's name, and those that it says."""
+    return {key: getattr(config.optimizer, key) for key in ("name", *optimizer_of(config).rate_settings)}
 
 
 def reading(suggested: Suggestion, stream: SampleStream, shares: Sequence[float]) -> Reading:

@@ -7,6 +7,7 @@ from lost.config import Config, EarlyStop
 from lost.engine import Engine, backend_module
 from lost.errors import DivergedError, OutOfMemoryError
 from lost.planning.room import settings_that_take_less, smaller_micro_batch
+from lost.training.teacher import Teacher
 
 
 def diverged(progress: TrainState, engine: Engine, figures: tuple[float, float], saved: Path | None) -> DivergedError:
@@ -55,9 +56,12 @@ def stopping_early(progress: TrainState, rule: EarlyStop) -> str:
     )
 
 
-def out_of_memory(error: BaseException, config: Config, engine: Engine, micro_batch: int) -> OutOfMemoryError:
+def out_of_memory(
+    error: BaseException, config: Config, engine: Engine, micro_batch: int, teacher: Teacher | None
+) -> OutOfMemoryError:
     """Return what to raise where memory ran out; it names the next smaller micro-batch, and other remedies."""
     room, workers = backend_module(engine.backend).capacity(engine.device), engine.workers.world_size
+    room -= teacher.memory(config) if teacher else 0
     size = smaller_micro_batch(config, engine.backend, engine.device, room, workers, below=micro_batch)
     remedies = [f"--set train.micro_batch_size={size}, which computes the same"] if size else []
     remedies.append(settings_that_take_less(config))

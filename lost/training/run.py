@@ -25,8 +25,8 @@ from lost.evaluation.inspection import first_window, inspect_model
 from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.generation.samples import write_samples
 from lost.model.init import initial_values
-from lost.optim.noise_scale import GradientNoise, estimates
-from lost.optim.schedule import learning_rate
+from lost.optim.gradients.noise_scale import GradientNoise, estimates
+from lost.optim.rates.schedule import learning_rate
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
@@ -167,11 +167,13 @@ class Run:
         )
         return moved, report
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Let go of the data, the trackers and a profile that is being made."""
         if self._profile:
             self._profile.close()
         self.micro_batches.close()
+        if failed:
+            self.tracker.failed()
         self.tracker.close()
 
     def report(self, progress: TrainState, report: StepResult) -> TrainState:
@@ -346,9 +348,11 @@ class Run:
     def _aside(self, name: str) -> Iterator[Callable[[], float]]:
         """Do what isn't training time; yields what tells the seconds that it has taken so far."""
         began = time.perf_counter()
-        with self._phase(name):
-            yield lambda: time.perf_counter() - began
-        self._clock += time.perf_counter() - began
+        try:
+            with self._phase(name):
+                yield lambda: time.perf_counter() - began
+        finally:  # also if it was told to stop
+            self._clock += time.perf_counter() - began
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -26,7 +26,7 @@ from lost.distributed.group import Workers
 from lost.distributed.launcher import local_rank
 from lost.errors import CheckpointError, ConfigError, DataError, StorageError
 from lost.model.load import dump
-from lost.optim.schedule import level_until
+from lost.optim.rates.schedule import level_until
 from lost.storage.files import LOCK, check_writable, remove_folder, remove_stale, replace_text, storage
 from lost.storage.nofollow import DOCUMENT_BYTES, check_updatable, is_folder, open_read, read_bytes, remove
 from lost.tracking import Tracker

@@ -80,8 +80,11 @@ def train(
     """
     run = Run(config, folder, dataset, engine, tracker, adapts, further, mirror, tracing, teacher)
     progress = run.begin(start)
+    failed = True
     try:
-        return _loop(config, run, progress, engine, asked or Stop())
+        result = _loop(config, run, progress, engine, asked or Stop())
+        failed = False
+        return result
     except (LostError, RuntimeError, MemoryError) as error:
         cause = (isinstance(error, GradientMemoryError) and error.__cause__) or error
         short, stopped = OutOfMemoryError.caused(cause), GpuStoppedError.caused(error)
@@ -91,12 +94,12 @@ def train(
         if not isinstance(error, LostError) and not short and not stopped:
             raise
         if short:
-            raise out_of_memory(cause, run.config, engine, run.micro_batches.size) from error
+            raise out_of_memory(cause, run.config, engine, run.micro_batches.size, teacher) from error
         if stopped:
             raise GpuStoppedError(error) from error
         raise
     finally:
-        run.close()
+        run.close(failed)
 
 
 def _loop(config: Config, run: Run, progress: TrainState, engine: Engine, asked: Stop) -> Result:

@@ -1,5 +1,7 @@
 """Tests that every engine must pass: accumulation, precision, saving and loading of state, generation."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import ml_dtypes
@@ -213,3 +215,22 @@ def test_compiled_step_equals_eager(config: Callable[..., Config], started: Star
         np.testing.assert_allclose(first, second, rtol=1e-5)
     for name, value in values(eager).items():
         np.testing.assert_allclose(value, values(compiled)[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("backend", "compiled"), [("torch", False), ("mlx", False), ("mlx", True)])
+def test_an_engine_that_is_dropped_frees_its_model_at_once(
+    config: Callable[..., Config], backend: str, compiled: bool
+) -> None:
+    """Without the collector of cycles, which may come much later. Blocks that PyTorch compiled refer to themselves."""
+    settings = config(train={"compile": compiled})
+    gc.collect()
+    gc.disable()
+    try:
+        engine = create_engine(settings, backend, device_of(backend))
+        engine.load(initial_values(settings))
+        engine.step(batches(2, 2), 32, 0.01).wait()
+        held = weakref.ref(engine.model)  # type: ignore[attr-defined]
+        del engine
+        assert held() is None
+    finally:
+        gc.enable()

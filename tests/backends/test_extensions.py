@@ -19,8 +19,9 @@ from lost.engine.selftest import ALLOWED, ReferenceRun
 from lost.errors import BackendError, ConfigError
 from lost.model.load import load_config
 from lost.optim import KINDS as OPTIMIZERS
-from lost.optim.schedule import KINDS as SCHEDULES
-from lost.optim.schedule import Schedule
+from lost.optim.rates.schedule import KINDS as SCHEDULES
+from lost.optim.rates.schedule import Schedule
+from lost.prepare.reading import KINDS as FORMATS
 from lost.projections import KINDS as PROJECTIONS
 from lost.tokenizer import KINDS as TOKENIZERS
 from lost.tracking import KINDS as TRACKERS
@@ -47,6 +48,7 @@ def registered(toy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "momentum", toy.Momentum)
     monkeypatch.setitem(SCHEDULES, "halving", Schedule(toy.halving))
     monkeypatch.setitem(TOKENIZERS, toy.Letters.FILE, toy.Letters)
+    monkeypatch.setitem(FORMATS, "verses", toy.Verses())
     monkeypatch.setitem(TRACKERS, "diary", toy.Diary)
 
 
@@ -128,6 +130,15 @@ def test_tokenizer(lost: Lost, text_folder: Path, tmp_path: Path, registered: No
     split = Dataset(out).split("train")
     text = toy.Letters().decode(split.read(0, split.tokens).tolist())
     assert any(text.startswith(path.read_text()) for path in text_folder.iterdir())
+
+
+def test_format(lost: Lost, prepared: Dataset, tmp_path: Path, registered: None) -> None:
+    (tmp_path / "a.verses").write_text("\n\n".join(f"the rank of verse {number}" for number in range(40)))
+    common = ("prepare", tmp_path / "a.verses", "--tokenizer", prepared.path, "--valid-fraction", "0.1", "--json")
+    answer = lost(*common, "--out", tmp_path / "data", "--workers", "2")
+    assert answer.code == 0, answer.err
+    value = json.loads(answer.out)
+    assert value["train"]["documents"] + value["valid"]["documents"] == 40
 
 
 def test_found_by_an_entry_point(toy: ModuleType, tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:

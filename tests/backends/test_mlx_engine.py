@@ -2,19 +2,22 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_graph import primitives
 
 from lost.backends.mlx import devices
+from lost.backends.mlx.distillation.loss import taught_loss
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels import checkpointing, loss
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.kernels.rows import added, scaled
-from lost.config import Config
+from lost.config import Config, TeacherConfig
 from lost.data.batch import Batch
 from lost.errors import BackendError
 from lost.model.init import initial_values
@@ -86,6 +89,31 @@ def test_full_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     mx.reset_peak_memory()
     mx.eval(*head_scores(x, weight, targets))
     assert mx.get_peak_memory() - before < rows * vocab * 4 * 0.75
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_frozen_head_has_no_gradient_of_any_chunk(taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each chunk logits are made, a teacher's too, and the gradient of its states."""
+    monkeypatch.setattr(loss, "logits_at_once", lambda *place: 4 * 100 * 300)
+    x, teacher, head = (mx.random.normal((rows, 24), key=mx.random.key(rows)) for rows in (500, 500, 300))
+    targets, mask, settings = mx.zeros(500, mx.int32), mx.ones(500, mx.bool_), TeacherConfig()
+    mx.eval(x, teacher, head, targets, mask)
+
+    def own(x: mx.array) -> mx.array:
+        if taught:
+            return taught_loss(x, head, targets, mask, (teacher, head), settings, trains_head=False)[0]
+        return head_loss(x, head, targets, mask, trains_head=False)
+
+    assert primitives(mx.grad(own)(x))["Matmul"] == (3 * 5 if taught else 2 * 2)
+
+
+def test_evaluation_does_not_look_for_the_likeliest_entry(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, batch = started(config()), Batch(np.random.default_rng(0).integers(0, 19, (2, 9)).astype(np.int32))
+    (scored,) = engine.score([batch])
+    monkeypatch.setattr(mx, "argmax", lambda *_, **__: pytest.fail("it does"))
+    assert engine.evaluate([batch]) == (pytest.approx(scored[0].sum(dtype=np.float64), rel=1e-7), 16)
 
 
 def test_accumulation_takes_less_memory_than_the_whole_batch(config: Callable[..., Config]) -> None:
@@ -203,6 +231,19 @@ def test_memory_has_three_figures_and_a_bounded_cache(config: Callable[..., Conf
     assert 0 < memory["memory_cache_bytes"] <= limit.activations + limit.gradients
 
 
+def test_another_engine_leaves_the_peak_and_the_cache_until_it_is_loaded(config: Callable[..., Config]) -> None:
+    engine = started(config(train={"batch_size": 64, "micro_batch_size": 64}))
+    batch = Batch(np.random.default_rng(0).integers(0, 19, (64, 9)).astype(np.int32))
+    engine.step([batch], batch.predictions, 0.01).wait()
+    peak, limit = engine.memory()["memory_bytes"], mx.set_cache_limit(0)
+    mx.set_cache_limit(limit)
+    other = MlxEngine(config(), "cpu")
+    assert (engine.memory()["memory_bytes"] >= peak, mx.set_cache_limit(limit)) == (True, limit)
+    other.load(initial_values(config()))
+    assert other.memory()["memory_bytes"] < peak
+    assert mx.set_cache_limit(limit) < limit
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("lost", ".channels"), ("sltrain", ".indices")])
 def test_places_are_kept_but_never_trained(config: Callable[..., Config], kind: str, suffix: str) -> None:
     model = started(config(projection={"kind": kind})).model
@@ -234,6 +275,29 @@ def test_memory_of_other_makers_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     for told, size in (({"max_recommended_working_set_size": 7, "total_memory": 9}, 7), ({"total_memory": 9}, 9)):
         monkeypatch.setattr(mx, "device_info", lambda device, told=told: told)
         assert devices.capacity("gpu") == size
+
+
+@pytest.mark.parametrize(
+    ("hosts", "share"),
+    [
+        ('[["127.0.0.1:5000"], ["127.0.0.1:5001"]]', 2),
+        ('[["10.0.0.1:5000", "10.1.0.1:5001"], ["10.0.0.2:5000"], ["10.1.0.1:5002"], ["10.0.0.3:5000"]]', 2),
+        ('[["10.0.0.1:5000"], ["10.0.0.2:5000"]]', 1),
+        ("", 1),
+        ("[]", 1),
+        ("{}", 1),
+        (None, 1),
+    ],
+)
+def test_workers_on_one_machine_share_its_memory(
+    hosts: str | None, share: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = devices.capacity("cpu")
+    monkeypatch.setenv("MLX_RANK", "0")
+    if hosts is not None:
+        (tmp_path / "hosts").write_text(hosts)
+        monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "hosts"))
+    assert devices.capacity("cpu") == whole // share
 
 
 @pytest.mark.parametrize(("apply", "of_x"), [(added, lambda x, row: 1), (scaled, lambda x, row: row)])

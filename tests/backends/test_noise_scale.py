@@ -18,7 +18,7 @@ from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, create_engine
 from lost.model import reference
 from lost.model.init import initial_values
-from lost.optim.noise_scale import GradientNoise, estimates
+from lost.optim.gradients.noise_scale import GradientNoise, estimates
 from lost.planning.budget import budget
 
 

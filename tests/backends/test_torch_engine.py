@@ -16,7 +16,7 @@ from lost.backends.torch.kernels.loss import IGNORED, head_loss, head_scores
 from lost.config import Config
 from lost.data.batch import Batch
 from lost.engine import create_engine
-from lost.engine.selftest import ALIKE
+from lost.engine.selftest import kinds_tested
 from lost.errors import BackendError
 from lost.model.init import initial_values
 from lost.model.load import load_config
@@ -24,7 +24,6 @@ from lost.model.parameters import parameter_table, projections
 from lost.optim import state_shapes
 from lost.optim.adamw8bit import SCALE
 from lost.planning.budget import budget
-from lost.projections import KINDS
 from lost.projections.adapters import Adapter
 
 
@@ -214,7 +213,7 @@ def test_plan_counts_what_is_allocated(name: str, kind: str) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ALIKE])
+@pytest.mark.parametrize("kind", kinds_tested())
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("policy", "heads", "conv", "activation"),

@@ -13,7 +13,9 @@ from lost.backends.torch.arrays import to_array, to_tensor
 from lost.backends.torch.layers import Layer as TorchLayer
 from lost.config import Config, ScheduleConfig
 from lost.optim import Optimizer
+from lost.prepare.reading import Part, Reader
 from lost.projections import Projection, Tensor
+from lost.storage.unpack import opened
 from lost.tokenizer import Tokenizer
 from lost.tracking import Tracker
 from lost.utils.randomness import normal
@@ -63,6 +65,7 @@ class Momentum(Optimizer):
     """SGD with momentum: the first of betas."""
 
     arrays = ("momentum",)
+    reads = frozenset({"betas"})
     updates = {"torch": f"{__name__}:TorchMomentum", "mlx": f"{__name__}:MlxMomentum"}  # noqa: RUF012
 
     def update(self, row: Any, weight: Any, gradient: Any, state: Any, lr: float, number: int) -> np.ndarray:
@@ -136,6 +139,16 @@ class Letters(Tokenizer):
 
     def _encode(self, texts: Iterable[str], special_tokens: bool) -> Iterable[list[int]]:
         return [list(text.encode()) for text in texts]
+
+
+class Verses(Reader):
+    """A format: paragraphs are documents."""
+
+    suffixes = (".verses",)
+
+    def documents(self, path: Path, text_key: str, part: Part) -> Iterator[str]:
+        with opened(path) as file:
+            yield from file.read().decode().split("\n\n")
 
 
 class Diary(Tracker):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lost.engine import BACKENDS
-from lost.engine.selftest import ALIKE
-from lost.projections import KINDS
+from lost.engine.selftest import kinds_tested
+from lost.projections.dense import Dense
 
 Lost = Callable[..., object]
 
@@ -43,7 +43,7 @@ def test_self_test(lost: Lost) -> None:
     assert all(row.endswith("  ok") and len(row) < 100 for row in rows)
     assert json.loads(answer.out)["ready"]
     checks = json.loads(answer.out)["self_test"]
-    kinds = [kind for kind in KINDS if kind not in ALIKE]
+    kinds = kinds_tested()
     assert {(check["backend"], check["kind"], check["dtype"]) for check in checks} == {
         (backend, kind, dtype)
         for backend in BACKENDS
@@ -99,7 +99,7 @@ def test_self_test_without_tf32(lost: Lost, monkeypatch: pytest.MonkeyPatch, err
     monkeypatch.setattr(mlx, "capacity", lambda device: 1 << 30)
     monkeypatch.setattr("lost.backends.mlx.devices.resolve", lambda name: "cpu")
     monkeypatch.setattr(MlxEngine, "load", rounding)
-    monkeypatch.setattr(selftest, "KINDS", ("dense",))
+    monkeypatch.setattr(selftest, "KINDS", {"dense": Dense})
     monkeypatch.setattr(subprocess, "run", exact)
     answer = lost("doctor", "--self-test", "--backend", "mlx", "--json")
     assert answer.code == code, answer.err

@@ -11,7 +11,7 @@ from runs import make_run
 
 from lost.config import Config
 from lost.model.load import dump
-from lost.optim.schedule import learning_rate
+from lost.optim.rates.schedule import learning_rate
 from lost.scaling.annealing import AnnealingLaw
 
 PLANTED = AnnealingLaw(L0=2.0, A=1.2, a=0.45, B=30.0, C=2.0)

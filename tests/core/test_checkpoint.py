@@ -21,7 +21,7 @@ from lost.engine import create_engine
 from lost.errors import CheckpointError
 from lost.model.init import initial_values
 from lost.optim import state_shapes
-from lost.optim.skip_step import GuardState
+from lost.optim.gradients.skip_step import GuardState
 from lost.storage.files import read_sealed_json, sealed_json
 from lost.storage.tensors import read_tensors, write_tensors
 from lost.tracking import Tracker

@@ -115,6 +115,10 @@ def test_listed(lost: Callable) -> None:
     assert answer.code == 0
     assert [line.split(":")[0] for line in answer.out.splitlines()] == ["c4-en", "fineweb-edu-10bt", "tinystories"]
     assert all(len(line.split(": ", 1)[1]) > 20 for line in answer.out.splitlines())
+    for arguments in (("--recipes", "--json"), ("--json", "--recipes")):
+        told = json.loads(lost("prepare", *arguments).out)["recipes"]
+        assert [f"{each['name']}: {each['about']}" for each in told] == answer.out.splitlines()
+        assert told[0]["hub"] == "hf://allenai/c4"
 
 
 def test_without_a_network(lost: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

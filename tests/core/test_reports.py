@@ -1,5 +1,6 @@
 """What a training tells while it goes: every step, what it does, and the mean loss, without waiting for a device."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, Engine, StepResult, create_engine
 from lost.tracking import Tracker
 from lost.tracking.metrics import FILE
+from lost.training.signals import Stop
 from lost.training.trainer import train
 
 EVENTS = ("phase", "advance", "step", "validation", "checkpoint")
@@ -109,3 +111,20 @@ def test_never_means_at_the_end_alone(
     config = small(log_every=0, eval_every=0, save_every=0)
     diary, *_ = trained(config, tmp_path, prepared, create_engine(config, "torch", "cpu"), monkeypatch)
     assert diary.of("step", "validation", "checkpoint") == [("step", 10), ("validation", 10), ("checkpoint", 10)]
+
+
+def test_an_evaluation_that_is_stopped_is_no_time_of_training(
+    small: Callable[..., Config], prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked, ticks, hours = small(log_every=0, eval_every=5, save_every=0), Stop(), itertools.count(), [0]
+
+    def stopped(where: str) -> None:
+        if where == "evaluation.round":
+            hours[0], asked.requested = 10_000, True
+
+    monkeypatch.setattr("lost.training.run.failpoint", stopped)
+    monkeypatch.setattr("lost.training.run.time.perf_counter", lambda: next(ticks) + hours[0])
+    tmp_path.joinpath("run").mkdir()
+    result = train(config, tmp_path / "run", prepared, create_engine(config, "torch", "cpu"), Diary(), asked=asked)
+    assert (result.interrupted, result.progress.step) == (True, 5)
+    assert 0 < result.progress.seconds < 10_000

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lost.backends.torch.engine import TorchEngine
 from lost.checkpoint import open_checkpoint, saver
 from lost.config import Config
 from lost.data.dataset import Dataset
-from lost.distributed.group import local_batch_size
+from lost.distributed.group import SingleProcess, local_batch_size
 from lost.engine import StepResult
 from lost.errors import ConfigError
 from lost.model.adapted import dense_twin
@@ -20,6 +21,8 @@ from lost.planning.budget import budget
 from lost.planning.memory.measuring import measuring
 from lost.planning.memory.mlx import fuses
 from lost.planning.room import check_room, fits_whole
+from lost.training.endings import out_of_memory
+from lost.training.teacher import Teacher
 
 
 def test_the_nearest_batch_that_fits(config: Callable[..., Config]) -> None:
@@ -88,7 +91,7 @@ def test_attention_scores_on_mlx(
             raise PackageNotFoundError(package)
         return installed
 
-    monkeypatch.setattr("lost.planning.memory.mlx.version", version)
+    monkeypatch.setattr("importlib.metadata.version", version)
     monkeypatch.delenv("MLX_SDPA_VJP_FALLBACK", raising=False)
     heads = {"hidden_size": 4 * width, "head_dim": width, "max_position_embeddings": 2048}
     fuses.cache_clear()
@@ -161,6 +164,19 @@ def test_out_of_memory_in_training(
     assert open_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000010").progress.step == 10
     monkeypatch.undo()
     assert lost(*command, "--set", "train.micro_batch_size=4").code == 0
+
+
+def test_out_of_memory_beside_a_teacher(config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds is no room for the micro-batch."""
+    settings = config(data={"seq_len": 64}, train={"batch_size": 12, "micro_batch_size": 6})
+    two, four = (budget(settings, micro_batch=size).memory.total for size in (2, 4))
+    monkeypatch.setattr("lost.backends.torch.capacity", lambda device: four)
+    monkeypatch.setattr(Teacher, "memory", lambda self, config: four - two)
+    engine: Any = SimpleNamespace(backend="torch", device="cpu", workers=SingleProcess())
+    for teacher, size in ((None, 4), (Teacher("some", "some"), 2)):
+        assert f"train.micro_batch_size={size}, which" in str(
+            out_of_memory(MemoryError(), settings, engine, 6, teacher)
+        )
 
 
 def test_what_was_being_saved_when_a_framework_failed(

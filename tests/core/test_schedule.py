@@ -7,7 +7,7 @@ from conftest import tiny_config
 from pydantic import ValidationError
 
 from lost.config import OptimizerConfig, ScheduleConfig
-from lost.optim.schedule import agree_until, learning_rate
+from lost.optim.rates.schedule import agree_until, learning_rate
 from lost.optim.unread import unread
 
 

@@ -12,6 +12,7 @@ from lost.backends.torch.engine import TorchEngine
 from lost.config import Config
 from lost.engine import selftest
 from lost.engine.selftest import self_test
+from lost.projections.dense import Dense
 from lost.storage.arrays import NamedArrays
 
 
@@ -31,7 +32,7 @@ def wrong(config: Config) -> TorchEngine:
 
 
 def test_a_wrong_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selftest, "KINDS", ("dense",))
+    monkeypatch.setattr(selftest, "KINDS", {"dense": Dense})
     checks = {check.quantity: check for check in self_test(wrong) if check.dtype == "float32"}
     assert not any(checks[quantity].passed for quantity in ("logits", "evaluation", "gradients", "losses", "weights"))
 
@@ -48,7 +49,7 @@ def test_a_wrong_gradient_of_wide_heads_alone_fails(monkeypatch: pytest.MonkeyPa
         return attention(query, key, value, **more)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", wrong)
-    monkeypatch.setattr(selftest, "KINDS", ("dense",))
+    monkeypatch.setattr(selftest, "KINDS", {"dense": Dense})
     checks = [check for check in self_test(lambda config: TorchEngine(config, "cpu")) if check.dtype == "float32"]
     failed = {(check.kind, check.quantity) for check in checks if not check.passed}
     assert failed == {("head 64", "gradients"), ("head 128", "gradients")}

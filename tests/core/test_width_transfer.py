@@ -11,8 +11,8 @@ from lost.checkpoint.changes import fixed_differences
 from lost.config import Config
 from lost.model.parameters import parameter_table
 from lost.optim import KINDS, optimizer_of
-from lost.optim.groups import report
 from lost.optim.muon import scale
+from lost.optim.rates.groups import report
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": None}
 TUNED = {"lr": 8e-3, "weight_decay": 0.1}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
@@ -17,13 +18,16 @@ from mlx_lm.utils import load_tokenizer
 from transformers import AutoTokenizer
 
 from lost.checkpoint import Checkpoint, Origin, TrainState, write
+from lost.cli.load import load_weights
+from lost.cli.texts import open_texts
 from lost.config import Config
 from lost.errors import ExportError
 from lost.evaluation.lm_eval_model import LmEvalModel, as_lm_eval_model
+from lost.evaluation.perplexity import evaluate
 from lost.generation.conversation import Conversation
 from lost.generation.sampler import Sampler
-from lost.interop.source import open_source, read_after
-from lost.interop.special_tokens import imported, with_ends
+from lost.interop.source import Source, open_source
+from lost.interop.special_tokens import imported, read_after, with_ends
 from lost.interop.to_gguf.folder import export as export_gguf
 from lost.interop.to_gguf.modelfile import modelfile
 from lost.interop.to_hf.folder import export
@@ -35,6 +39,10 @@ from lost.tokenizer.chat_template import template_of
 TEMPLATE = "{{ bos_token }}{% for m in messages %}<|turn|>{{ m['content'] }}{% endfor %}"
 SAID = [{"role": "user", "content": "the"}]
 TRAINED = TrainState(step=3, data="a set's fingerprint")
+
+
+def first(source: Source) -> int:
+    return read_after(source.tokenizer(), source.progress)
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ def test_a_text_is_read_after_it(
 ) -> None:
     """In conversations, where the template may have written it, and in tasks, as in lm_eval's own model."""
     source = open_source(source_of(state).path)
-    assert read_after(source) == begin
+    assert first(source) == begin
     read: list[list[int]] = []
     engine: Any = SimpleNamespace(generate=lambda prompt, choose, limit: read.append(prompt) or iter([1]))
     list(Conversation(engine, tokenizer, Sampler(0), 99, 9, begin=begin).ask("the"))
@@ -110,6 +118,22 @@ def test_a_text_is_read_after_it(
     assert harness.tok_encode("the layer", add_special_tokens=False) == plain
     model.generations([("the layer", {"until": ["x"], "max_gen_toks": 8})])
     assert read[1] == (theirs if begin == 0 else plain)
+
+
+@pytest.mark.parametrize(("state", "begin"), [(TRAINED, 1), (TrainState(), 0)])
+def test_a_text_and_a_task_are_one_figure(
+    source_of: Callable, tokenizer: Tokenizer, tmp_path: Path, state: TrainState, begin: int
+) -> None:
+    source = open_source(source_of(state).path)
+    engine = load_weights(source, "torch", "cpu")
+    text = "the rank of a layer and the channels that it keeps " * 5
+    (tmp_path / "text.txt").write_text(text)
+    found = open_texts(source, None, tmp_path / "text.txt", False)[""].measure(engine, 16, 2, lambda: None)
+    task = LmEvalModel(engine, tokenizer, 16, 32, begin=first(source)).texts([text])
+    assert found.nll == pytest.approx(-task[0], rel=1e-6)
+    ids = np.array([begin, *tokenizer.encode(text)])
+    assert found == evaluate(engine, ids, 16, 2, text_bytes=len(text))
+    assert found.tokens == len(ids) - 1
 
 
 @pytest.fixture
@@ -159,7 +183,7 @@ def test_of_a_sentencepiece_model(
     tokenizer = pieces(beside)
     settings = config(model={"vocab_size": 500}, projection={"kind": "dense"})
     source = write(tmp_path / "source", initial_values(settings), (), settings, state, tokenizer)
-    assert read_after(open_source(source.path)) == begin
+    assert first(open_source(source.path)) == begin
     out, ids = tmp_path / "out", tokenizer.encode("the layer").tolist()
     assert len(export(source, out, "hf").agreements) == 2
     for reader in (AutoTokenizer.from_pretrained(out), load_tokenizer(out)):

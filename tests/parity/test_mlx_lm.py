@@ -1,7 +1,9 @@
-"""With dense projections the MLX model is mlx-lm's llama; and mlx-lm opens a checkpoint with our two classes."""
+"""With dense projections the MLX model is mlx-lm's llama; and mlx-lm opens a checkpoint as our model."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -11,8 +13,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 from mlx_lm.utils import load_model
 
-from lost.backends.mlx.model import Model, ModelArgs
-from lost.config import Config
+from lost.backends.mlx.model import Model
+from lost.config import Config, ModelConfig, ProjectionConfig
 from lost.data.dataset import Dataset
 from lost.engine import create_engine
 from lost.model.init import initial_values
@@ -41,13 +43,26 @@ def test_against_llama(config: Callable[..., Config], logits: Callable, key_valu
     assert list(engine.generate(prompt, lambda scores: int(scores.argmax()), 12)) == expected
 
 
+@dataclass(frozen=True)
+class Described:
+    """A model's description as mlx-lm wants it: made of the config.json beside the weights."""
+
+    model: ModelConfig
+    projection: ProjectionConfig
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Described":
+        model = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
+        return cls(ModelConfig.model_validate(model), ProjectionConfig.model_validate(values["projection"]))
+
+
 def test_mlx_lm_loads_a_checkpoint(
     lost: Callable, logits: Callable, tiny_yaml: Path, prepared: Dataset, tmp_path: Path
 ) -> None:
     done = lost("train", tiny_yaml, "--data", prepared.path, "--out", tmp_path / "run", "--set", "schedule.steps=2")
     assert done.code == 0, done.err
     path = next((tmp_path / "run" / "checkpoints").iterdir())
-    model, description = load_model(path, get_model_classes=lambda config: (Model, ModelArgs))
+    model, description = load_model(path, get_model_classes=lambda config: (Model, Described))
     assert description["model_type"] == "lost"
     from lost.checkpoint import open_checkpoint
 

@@ -1,14 +1,14 @@
-"""`lost.optim.skip_step.SkipRule` in tensors, so that no step waits for the device."""
+"""`lost.optim.gradients.skip_step.SkipRule` in tensors, so that no step waits for the device."""
 
 import torch
 from torch import Tensor
 
 from lost.config import TrainConfig
-from lost.optim.skip_step import WARM_UP, WINDOW, GuardState
+from lost.optim.gradients.skip_step import WARM_UP, WINDOW, GuardState
 
 
 class DeviceSkipRule:
-    """Implements `lost.optim.skip_step.Guard`.
+    """Implements `lost.optim.gradients.skip_step.Guard`.
 
     Args:
         train: as for `SkipRule`.

@@ -124,8 +124,10 @@ def _fisher(checkpoint: "Checkpoint", text: Path, backend: str, device: str) -> 
     from lost.data.evaluation import evaluation_batches
     from lost.engine import backend_module, create_engine, inference_config
     from lost.evaluation.perplexity import text_tokens
+    from lost.interop.special_tokens import read_after
 
-    tokens, _ = text_tokens(checkpoint.tokenizer(), text, note)
+    tokenizer = checkpoint.tokenizer()
+    tokens, _ = text_tokens(tokenizer, text, note, read_after(tokenizer, checkpoint.progress))
     exact = inference_config(checkpoint.config).replace("train", dtype="float32", param_dtype="float32", z_loss=0.0)
     engine = create_engine(exact, backend, device)
     engine.load(checkpoint.parameters())

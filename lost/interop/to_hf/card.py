@@ -15,6 +15,7 @@ from lost.interop.layout import architecture
 from lost.interop.to_hf.quantized import Quantized
 from lost.model.adapted import dense_twin
 from lost.planning.budget import budget
+from lost.projections import KINDS
 from lost.storage.nofollow import resolved
 from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
@@ -207,16 +208,7 @@ def _data(config: Config) -> str:
 
 def _recipe(config: Config) -> dict[str, Any]:
     projection, train, optimizer, schedule = config.projection, config.train, config.optimizer, config.schedule
-    rows: dict[str, Any] = {"projections": projection.kind}
-    if projection.kind != "dense":
-        rows["rank"] = projection.rank
-    if projection.kind == "lost":
-        rows |= {
-            "kept share of channels": projection.density,
-            "gamma": "learned" if projection.learn_gamma else projection.gamma,
-        }
-    if projection.kind in ("lost", "cola"):
-        rows["activation"] = projection.activation
+    rows = {"projections": projection.kind, **KINDS[projection.kind].card_rows(projection)}
     if projection.overrides:
         rows["exceptions"] = f"`{json.dumps(projection.overrides)}`"
     return rows | {

@@ -1,15 +1,14 @@
 """MLX's memory beside weights, gradients and the optimizer's state."""
 
 import os
-import re
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 
 from lost.config import DTYPE_BYTES, Config, TrainConfig
 from lost.model.parameters import gate_is_activated, layer_projections, vocabulary
 from lost.planning.memory.logits import logits_at_once
 from lost.planning.memory.shared import largest_turn, recast, saved_of_norms
-from lost.projections import Projection
+from lost.utils.extras import version_of
 
 # How far it computes ahead of what it frees, fitted to its peaks on a CPU (benchmarks/mlx_memory.py): in blocks
 # without their projections, and in chunks of logits.
@@ -35,7 +34,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
     others = 0  # those of a block without its projections
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [part.saved_per_token() + (part.settings.rank if _saves_more(part, device) else 0) for part in parts]
+        saved = [part.saved_per_token() + part.saved_beside("mlx", device) for part in parts]
         attention = 3 * queries + 2 * shared + model.num_attention_heads * scores
         if model.use_qk_norm:
             attention += queries + shared  # q and k before it
@@ -50,7 +49,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
     cast = 0
     if config.train.compute_dtype != config.train.param_dtype:
         # Matrices in the type that they are computed in, and their gradients before they are cast; the head.
-        cast = width * (2 * recast(config) + vocabulary(config) * hidden)
+        cast = width * (2 * recast(config, "mlx") + vocabulary(config) * hidden)
     tokens = micro_batch * config.data.seq_len
     # The head's loss, whose logits are freed by the time that a block's backward pass runs; the larger is the peak.
     head = 16 * min(tokens * vocabulary(config), int(_CHUNKS_AHEAD * logits_at_once("mlx", device)))
@@ -86,13 +85,6 @@ def fuses() -> bool:
     if os.environ.get("MLX_SDPA_VJP_FALLBACK", "0") != "0":
         return False
     try:
-        return tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) >= _FUSED_SINCE
+        return version_of("mlx") >= _FUSED_SINCE
     except PackageNotFoundError:
         return True
-
-
-def _saves_more(part: Projection, device: str) -> bool:
-    """Whether MLX saves a bottleneck more than PyTorch: on a CPU a sigmoid; what a kernel reads on Metal."""
-    if device == "cpu":
-        return part.has_activation
-    return part.settings.kind == "lost" and not part.has_activation and not part.earlier_tokens

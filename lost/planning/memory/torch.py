@@ -5,8 +5,6 @@ from lost.model.parameters import layer_projections, vocabulary
 from lost.planning.memory.logits import logits_at_once
 from lost.planning.memory.shared import largest_turn, recast, saved_of_norms
 
-CAST_ANEW = ("lost", "sltrain")  # kinds whose passes cast the weights each time, and keep no casts
-
 
 def activations(config: Config, device: str, micro_batch: int) -> int:
     """Count the bytes that PyTorch saves for the backward pass of one micro-batch, and what the head's loss takes.
@@ -22,7 +20,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
     whole, narrow, rebuilt = [], [], []
     for layer in range(model.num_hidden_layers):
         parts = layer_projections(config, layer)
-        saved = [part.saved_per_token() for part in parts]
+        saved = [part.saved_per_token() + part.saved_beside("torch", device) for part in parts]
         first = sum(part.narrow_per_token() for number, part in enumerate(parts) if number not in (3, 6))
         repeated = device.startswith("cuda") and width == 4  # keys and values, for float32
         attention = width * (2 * queries + 2 * (queries if repeated else shared))  # rotated q and k, v, output
@@ -42,7 +40,7 @@ def activations(config: Config, device: str, micro_batch: int) -> int:
     cast = 0
     if config.train.compute_dtype != config.train.param_dtype:
         head = 2 * vocabulary(config) * hidden  # its weight, and a chunk's part of its gradient
-        cast = width * ((recast(config, CAST_ANEW) if policy == "none" else 0) + head)
+        cast = width * ((recast(config, "torch") if policy == "none" else 0) + head)
     tokens = micro_batch * config.data.seq_len
     logits = min(tokens * vocabulary(config), logits_at_once("torch", device))
     # A chunk of logits and its input, scaled; the gradient of all inputs.

@@ -7,18 +7,15 @@ import numpy as np
 
 from lost.errors import UserError
 from lost.model.parameters import EMBEDDING, FINAL_NORM, HEAD
-from lost.optim import optimizer_of, state_shapes
-from lost.optim.adamw import MOMENTS
-from lost.optim.muon import MOMENTUM
-from lost.optim.spectron import LEFT
+from lost.optim import KINDS, Optimizer, optimizer_of, state_shapes
 from lost.projections import Projection
 from lost.reshape.grow.copies import Array, Growth, OfMoments, OfWeights, copies_of
 from lost.reshape.grow.layer import OUTPUTS, grown_layer
 from lost.reshape.grow.target import INTO_THE_STREAM, Target
 from lost.utils.randomness import generator
+from lost.utils.wording import listed
 
 Arrays = Mapping[str, Array]
-_POWERS = {MOMENTUM: 1, MOMENTS[0]: 1, MOMENTS[1]: 2}  # of the gradient that these are means of
 
 
 def grown_parameters(target: Target, parameters: Arrays) -> Iterator[tuple[str, Array]]:
@@ -47,7 +44,7 @@ def grown_parameters(target: Target, parameters: Arrays) -> Iterator[tuple[str, 
 def grown_moments(target: Target, moments: Arrays, parameters: Arrays) -> Iterator[tuple[str, Array]]:
     """Yield the optimizer's arrays for the grown model, under a checkpoint's names.
 
-    Those of what is new are zero. Spectron's vectors begin anew: they come to the right ones in a few steps.
+    Those of what is new are zero. What begins anew, as Spectron's vectors, comes to the right values in a few steps.
 
     Args:
         target: what the model becomes.
@@ -57,22 +54,27 @@ def grown_moments(target: Target, moments: Arrays, parameters: Arrays) -> Iterat
     Raises:
         UserError: the optimizer keeps what isn't known to grow.
     """
-    kinds = optimizer_of(target.old).arrays
-    if unknown := [kind for kind in kinds if kind not in (*_POWERS, LEFT)]:
+    optimizer = optimizer_of(target.old)
+    if unknown := _unknown(type(optimizer)):
+        known = listed([name for name, kind in KINDS.items() if not _unknown(kind)])
         raise UserError(
-            f"--moments keep, with {', '.join(unknown)} of {target.old.optimizer.name}: only those of adamw, muon and "
-            "spectron are known to grow; expected --moments drop; leave it out"
+            f"--moments keep, with {', '.join(unknown)} of {target.old.optimizer.name}: only those of {known} are "
+            "known to grow; expected --moments drop; leave it out"
         )
-    for kind in kinds:
-        if kind in _POWERS:
-            end = f".{kind}"
-            held = {name.removesuffix(end): array for name, array in moments.items() if name.endswith(end)}
-            grown = _model_of_moments(target, parameters, OfMoments(_POWERS[kind])).grown(held)
-            yield from ((f"{name}{end}", array) for name, array in grown)
-    dtype = next(iter(moments.values())).dtype
-    yield from (
-        (name, np.ones(shape, dtype)) for name, shape in state_shapes(target.new).items() if name.endswith(f".{LEFT}")
-    )
+    powers, begun_anew = optimizer.gradient_powers, optimizer.begun_anew
+    for kind in filter(powers.__contains__, optimizer.arrays):
+        end = f".{kind}"
+        held = {name.removesuffix(end): array for name, array in moments.items() if name.endswith(end)}
+        grown = _model_of_moments(target, parameters, OfMoments(powers[kind])).grown(held)
+        yield from ((f"{name}{end}", array) for name, array in grown)
+    for name, shape in state_shapes(target.new).items():
+        if (kind := name.rpartition(".")[2]) in begun_anew:
+            yield name, np.full(shape, begun_anew[kind], next(iter(moments.values())).dtype)
+
+
+def _unknown(kind: type[Optimizer]) -> list[str]:
+    """Return the arrays of an optimizer of which it doesn't say how they grow."""
+    return [array for array in kind.arrays if array not in kind.gradient_powers and array not in kind.begun_anew]
 
 
 def _model_of_moments(target: Target, parameters: Arrays, growth: OfMoments) -> "_Model":

@@ -25,6 +25,11 @@ class ModelArgs(llama.ModelArgs):
         return self.projections.get(f"layers.{layer}.{part}") or self.projections[part]
 
 
+def times(x: mx.array, factor: mx.array | float) -> mx.array:
+    """Return x * factor, multiplied in float32: in bfloat16 the factor would be rounded before."""
+    return (x.astype(mx.float32) * factor).astype(x.dtype)
+
+
 class Pass:
     """What convolutions know of the pass under way: a cache a block, with a place for each."""
 
@@ -103,7 +108,7 @@ class SlTrain(Layer):
         """Map (..., inputs) to (..., outputs)."""
         values = self["values"]
         sparse = mx.zeros(self.shape[0] * self.shape[1], values.dtype).at[self.indices].add(values)
-        return self.scale * self.up(self.down(x)) + x @ sparse.reshape(self.shape).T
+        return times(self.up(self.down(x)), self.scale) + x @ sparse.reshape(self.shape).T
 
 
 class Lost(Layer):
@@ -128,7 +133,7 @@ class Lost(Layer):
             hidden = act(hidden)
         if self.activation_at == "inner":
             kept = act(kept)
-        y = self.up(mx.concatenate([self.gamma * hidden, (1 - self.gamma) * kept], axis=-1))
+        y = self.up(mx.concatenate([times(hidden, self.gamma), times(kept, 1 - self.gamma)], axis=-1))
         return act(y) if self.activation_at == "output" else y
 
 

@@ -2,23 +2,19 @@
 
     y = W x + scale up down x
 
-They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one. Here are those whose pair is
-trained, at scale alpha / rank; in `fixed_pair` those whose pair is fixed.
+They begin with the weights of a dense model (`lost.reshape.adapters`), and merge into one. In `trained_pair` are those
+whose pair is trained, at scale alpha / rank; in `fixed_pair` those whose pair is fixed.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
-
+from lost.config import ProjectionSettings
 from lost.errors import ConfigError
-from lost.method.decompose import leading_pair
-from lost.method.eigen import leading_eigenvectors
 from lost.method.quantized import GROUP, quantized, unpacked
 from lost.projections.base import Array, Projection, Tensor, twins
 from lost.projections.lowrank import check_rank
-from lost.utils.randomness import generator
 
 
 class Adapter(Projection):
@@ -28,12 +24,20 @@ class Adapter(Projection):
         keeps_base: whether `weight` is the dense model's own.
         begins_by: what it is to be told of the run's data: the second moment of what the layer reads, the mean of x x^T
             (in x in); or the gradient of the mean loss for the weight (out x in).
+        moves_ranks: whether ranks move between its layers (`projection.rho`), to those whose inputs' leading
+            directions hold less of them.
     """
 
     layers: ClassVar[Mapping[str, str]] = twins("Adapter")
 
     keeps_base: ClassVar[bool] = True
     begins_by: ClassVar[Literal["inputs", "gradients"] | None] = None
+    moves_ranks: ClassVar[bool] = False
+
+    @classmethod
+    def card_rows(cls, settings: ProjectionSettings) -> dict[str, Any]:
+        """Return the rank."""
+        return {"rank": settings.rank}
 
     def __post_init__(self) -> None:
         check_rank(self)
@@ -118,37 +122,3 @@ class Adapter(Projection):
     def narrow_per_token(self) -> int:
         """W x, and the bottleneck."""
         return self.out_features + self.settings.rank
-
-
-class Lora(Adapter):
-    """LoRA (Hu et al., arXiv 2106.09685): `up` starts at zero, `down` uniform within 1/sqrt(in), as in PEFT."""
-
-    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
-        """Return the weight itself beside a pair whose product is zero."""
-        bound, shape = self.in_features**-0.5, (self.settings.rank, self.in_features)
-        down = generator(seed, f"{self.name}.down").uniform(-bound, bound, shape)
-        return {"weight": weight, "down": down, "up": np.zeros((self.out_features, self.settings.rank))}
-
-
-class Pissa(Adapter):
-    """PiSSA (Meng et al., arXiv 2404.02948): the leading singular triplets are trained, `weight` is what they leave."""
-
-    keeps_base = False
-
-    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
-        """Return the triplets, divided evenly between both factors, and the rest."""
-        down, up = (factor / self.scale**0.5 for factor in leading_pair(weight, self.settings.rank))
-        return {"weight": weight - self.scale * (up @ down), "down": down, "up": up}
-
-
-class Eva(Lora):
-    """EVA (Paischer et al., arXiv 2410.07170), one rank for all: `down` starts as the inputs' leading directions."""
-
-    begins_by = "inputs"
-
-    def _adapting(self, weight: Array, seed: int, measured: Array | None) -> dict[str, Array]:
-        """Return LoRA's, with the leading eigenvectors of the inputs' second moment as `down`."""
-        values = super()._adapting(weight, seed, None)
-        if measured is None:
-            return values
-        return values | {"down": leading_eigenvectors(np.ascontiguousarray(measured), self.settings.rank).T}

@@ -17,12 +17,12 @@ class Schedule:
         share: maps the settings and an update's number to a share of the peak in [0, 1].
         falls_after: maps the settings to the last step at the peak, of a rate that stays there after the warm-up;
             None: it falls at once.
-        ignores: settings of other schedules that this one doesn't read.
+        reads: the settings that it reads beside the run's length and its warm-up, which all do.
     """
 
     share: Callable[[ScheduleConfig, int], float]
     falls_after: Callable[[ScheduleConfig], int] | None = None
-    ignores: frozenset[str] = frozenset({"decay_steps", "decay_ratio"})
+    reads: frozenset[str] = frozenset({"min_lr_ratio"})
 
 
 KINDS = cast(Registry[Schedule], SCHEDULES)
@@ -90,7 +90,5 @@ def _down_to(schedule: ScheduleConfig, share: float) -> float:
 
 KINDS["cosine"] = Schedule(cosine)
 KINDS["linear"] = Schedule(linear)
-KINDS["constant"] = Schedule(
-    constant, lambda schedule: schedule.total_steps, frozenset({"decay_steps", "decay_ratio", "min_lr_ratio"})
-)
-KINDS["wsd"] = Schedule(wsd, _decay_start, frozenset())
+KINDS["constant"] = Schedule(constant, lambda schedule: schedule.total_steps, frozenset())
+KINDS["wsd"] = Schedule(wsd, _decay_start, frozenset({"decay_steps", "decay_ratio", "min_lr_ratio"}))

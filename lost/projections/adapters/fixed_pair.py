@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from lost.method.decompose import leading_directions
-from lost.projections.adapters import Adapter
+from lost.projections.adapters.adapter import Adapter
 from lost.projections.base import Array, Tensor, twins
 
 
@@ -58,6 +58,8 @@ class FixedPair(Adapter):
 
 class LoraXs(FixedPair):
     """LoRA-XS (Balazy et al., arXiv 2405.17604): the pair is the weight's leading triplets, V^T and U S."""
+
+    computes_as: ClassVar[str | None] = "lora_sb"
 
     def _pair_of(self, weight: Array, measured: Array | None) -> tuple[Array, Array]:
         """Return V^T and U S."""
