@@ -15,13 +15,15 @@ def open_every(run: Path) -> "list[Source]":
     """Open each checkpoint of a run that is intact, oldest first; the others are named.
 
     Raises:
-        UserError: it is no run, or holds none.
+        UserError: it is no run, or holds none; or a launcher started several processes.
     """
     from lost.checkpoint import CHECKPOINTS, checkpoints
     from lost.cli.render.output import note
+    from lost.distributed.launcher import check_alone
     from lost.errors import CheckpointError, UserError
     from lost.interop.source import open_source
 
+    check_alone()
     found = []
     for path in checkpoints(run / CHECKPOINTS):
         try:
@@ -39,25 +41,51 @@ def open_every(run: Path) -> "list[Source]":
 def measure_every(
     run: Path, sources: "Sequence[Source]", engine: "Engine", measure: "Measure"
 ) -> tuple[dict[str, Any], list[str]]:
-    """Evaluate each checkpoint, and return the answer as JSON and as a table.
+    """Evaluate each checkpoint that is still there, and return the answer as JSON and as a table.
+
+    What is known of one is shown at once. After Ctrl-C the answer is of those before, and says so (`interrupted`).
 
     Args:
         run: holds them.
         sources: of the weights; of one model.
         engine: of that model; the weights that it holds are replaced.
         measure: evaluates one, as `lost eval` answers for it.
+
+    Raises:
+        CheckpointError: none is there any more.
     """
     from lost.cli.render.output import note, table
+    from lost.errors import CheckpointError, LostError
 
-    values = []
-    for number, source in enumerate(sources, 1):
-        note(f"{source.path.name}, {number} of {len(sources)}")
-        engine.load(source.parameters())
-        assert source.progress
-        known = {"step": source.progress.step, "tokens_seen": source.progress.tokens}
-        values.append({**known, **measure(source, engine)[0]})
+    values: list[dict[str, Any]] = []
+    answer = {"run": str(run), "checkpoints": values, "interrupted": False}
+    try:
+        for number, source in enumerate(sources, 1):
+            note(f"{source.path.name}, {number} of {len(sources)}")
+            try:
+                engine.load(source.parameters())
+                value, lines = measure(source, engine)
+            except CheckpointError as error:  # a training that goes on keeps the newest alone
+                note(f"skipped: {error}")
+                continue
+            assert source.progress
+            values.append({"step": source.progress.step, "tokens_seen": source.progress.tokens, **value})
+            note("\n".join(lines))
+    except KeyboardInterrupt:
+        if not values:
+            raise
+        answer["interrupted"] = True
+        note(f"interrupted: the answer is of {len(values)} of {len(sources)} checkpoints")
+    except LostError as error:
+        error.known = answer
+        raise
+    if not values:
+        raise CheckpointError(
+            f"{run}: none of its checkpoints is there any more; expected them to stay; keep more of them with "
+            "train.keep_every, and evaluate again"
+        )
     rows = list(_task_rows(values) if "results" in values[0] else _text_rows(values))
-    return {"run": str(run), "checkpoints": values}, table(rows[0], rows[1:])
+    return answer, table(rows[0], rows[1:])
 
 
 def _text_rows(values: Sequence[dict[str, Any]]) -> Iterator[list[str]]:

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
 
 
 def open_model(path: Path) -> "Source":
-    """Open a checkpoint, a run's newest intact one, or another library's folder, and show remarks on it."""
+    """Open a checkpoint, a run's newest intact one, or another library's folder, and show remarks on it.
+
+    Raises:
+        UserError: a launcher started several processes, each of which would do so.
+    """
     from lost.cli.render.output import note
+    from lost.distributed.launcher import check_alone
     from lost.interop.source import open_source
 
+    check_alone()
     source = open_source(path)
     for remark in source.remarks:
         note(remark)

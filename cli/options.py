@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -79,6 +80,11 @@ def count(text: str) -> int:
     except ArithmeticError:  # no number, an infinite one, one that isn't any
         pass
     raise typer.BadParameter(f"{text!r}: expected a whole number from 1 to 2**63, such as 250, 10_000, 1.5M or 10B")
+
+
+def json_asked() -> bool:
+    """Return whether --json was given, for what comes before options are read."""
+    return "--json" in sys.argv
 
 
 def count_option(text: str) -> Any:

@@ -11,9 +11,21 @@ if TYPE_CHECKING:
     from lost.interop.source import Source
 
 
-def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -> "Tasks":
-    """Find tasks by their comma-separated names, and load their data."""
+def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None, context: int, backend: str) -> "Tasks":
+    """Find tasks, load their data, and check what can be known before the first is asked.
+
+    Args:
+        names: separated by commas.
+        include_path: folder with tasks of the user's own.
+        num_fewshot: examples before each question; None: each task's default.
+        context: most tokens read at once.
+        backend: that will run the model.
+
+    Raises:
+        UserError: one can't be found, loaded, or asked of a model that reads so much.
+    """
     from lost.cli.render.output import note
+    from lost.engine import backend_module, resolve_backend
     from lost.errors import UserError
     from lost.evaluation.lm_eval import Tasks
 
@@ -25,6 +37,13 @@ def load_tasks(names: str, include_path: Path | None, num_fewshot: int | None) -
     tasks = Tasks(separate, include_path, num_fewshot)
     if tasks.without_examples:
         note(f"{', '.join(tasks.without_examples)}: always run without examples; --num-fewshot is ignored")
+    if tasks.among_questions:
+        note(
+            f"{', '.join(tasks.among_questions)}: examples are other questions of the test split; there is no split "
+            "of their own (fewshot_split, training_split or validation_split)"
+        )
+    if tasks.check_generation(context):
+        backend_module(resolve_backend(backend)).check_generation()
     return tasks
 
 
@@ -44,12 +63,14 @@ def run_tasks(
     from lost.cli.render.output import note, table
     from lost.cli.render.progress import EvaluationScreen
     from lost.evaluation.lm_eval_model import LmEvalModel
-    from lost.interop.source import read_after
+    from lost.interop.special_tokens import read_after
 
     trained = source.config.data.seq_len
     at_once = batch_size * context if batch_size else source.config.train.micro_batch * trained
     screen = EvaluationScreen()
-    model = LmEvalModel(engine, source.tokenizer(), context, at_once, screen, read_after(source), source.ends)
+    tokenizer = source.tokenizer()
+    begin = read_after(tokenizer, source.progress)
+    model = LmEvalModel(engine, tokenizer, context, at_once, screen, begin, source.ends)
     with screen.live():
         outcome = tasks.run(model, limit)
     for remark in _remarks(model, source.seq_len):

@@ -75,8 +75,10 @@ def open_texts(source: "Source", data: Path | None, text: Path | None, whole: bo
 def _plain(source: "Source", path: Path) -> HeldOutText:
     from lost.cli.render.output import note
     from lost.evaluation.perplexity import evaluate, text_tokens
+    from lost.interop.special_tokens import read_after
 
-    tokens, text_bytes = text_tokens(source.tokenizer(), path, note)
+    tokenizer = source.tokenizer()
+    tokens, text_bytes = text_tokens(tokenizer, path, note, read_after(tokenizer, source.progress))
 
     def measure(engine: "Engine", window: int, size: int, check: Callable[[], None]) -> "Evaluation":
         return evaluate(engine, tokens, window, size, text_bytes=text_bytes, check=check)
@@ -120,11 +122,14 @@ def run_texts(
         for name, text in texts.items():
             shown = screen.counting(f"evaluating {name}".rstrip(), window * size, text.predictions)
             found[name] = text.measure(engine, window, size, shown)
-    values, lines = {}, []
+    values: dict[str, dict[str, Any]] = {}
+    lines = []
     forward = budget(source.config).forward_flops_per_token
     for name, each in found.items():
         values[name] = {"nll": each.nll, "bytes": each.bytes, **each.figures()}
         values[name]["information_capacity"] = each.information_capacity(forward)
+        values[name] |= {"text": str(texts[name].path), "of": texts[name].all or each.tokens, "unit": texts[name].unit}
+        values[name] |= {"context": window, "batch_size": size}
         bits = "" if each.bits_per_byte is None else f"  {each.bits_per_byte:.4f} bits/byte"
         where = f"{source.path} on" if name == OWN else f"{name},"
         every = texts[name].all

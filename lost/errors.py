@@ -7,8 +7,10 @@ prints the message alone and leaves with `exit_code`; a traceback is shown only 
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
 
 _SHORT = re.compile(
     r"out of memory|insufficient memory|(can't|unable to|attempting to) allocate|ALLOC_FAILED|Failed to CUDA [cm]alloc",
@@ -20,9 +22,15 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h, which schedulers know: the same com
 
 
 class LostError(Exception):
-    """Something failed that a message can explain."""
+    """Something failed that a message can explain.
+
+    Attributes:
+        exit_code: of the command.
+        known: fields of the command's answer that are known all the same; with --json they stand beside the error.
+    """
 
     exit_code = 1
+    known: Mapping[str, Any] = MappingProxyType({})
 
 
 class UserError(LostError):
@@ -107,14 +115,15 @@ class GpuStoppedError(UserError):
 
     Args:
         error: what MLX raised.
+        less: what makes each computation shorter; None: of a training, which the same command resumes.
     """
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, less: str | None = None) -> None:
+        saved = "" if less else ". What was saved before is intact: the same command resumes from it"
         super().__init__(
             f"macOS stopped a computation on the GPU: {' '.join(str(error).split()).rstrip('.')}; expected it to end "
-            "by itself; try a smaller train.micro_batch_size, AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the environment, or "
-            "the display switched off, with caffeinate -i before the command. What was saved before is intact: the "
-            "same command resumes from it"
+            f"by itself; try {less or 'a smaller train.micro_batch_size'}, AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 in the "
+            f"environment, or the display switched off, with caffeinate -i before the command{saved}"
         )
 
     @staticmethod

@@ -32,20 +32,20 @@ def chat(
 ) -> None:
     """Talk with a model, turn by turn, in its chat template.
 
-    A model without one continues a text that both write on. Of standard input that is no terminal each line is a turn,
-    or a command; what can't be done ends it. In the conversation, /help lists the commands; Ctrl-C ends an answer,
+    A model without one continues a text that both write on. If standard input isn't a terminal, each line is a turn or
+    a command; an invalid command ends the chat. In the conversation, /help lists the commands; Ctrl-C ends an answer,
     Ctrl-D the conversation.
     """
     from lost.cli.load import load_model
     from lost.cli.render.conversation import converse
     from lost.generation.conversation import Conversation
     from lost.generation.sampler import Sampler
-    from lost.interop.source import read_after
+    from lost.interop.special_tokens import read_after
 
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     source, engine = load_model(path, backend, device)
     positions = source.config.model.max_position_embeddings
-    conversation = Conversation(
-        engine, source.tokenizer(), sampler, positions, max_tokens, stop, read_after(source), source.ends
-    )
+    tokenizer = source.tokenizer()
+    begin = read_after(tokenizer, source.progress)
+    conversation = Conversation(engine, tokenizer, sampler, positions, max_tokens, stop, begin, source.ends)
     converse(conversation, str(source.path), source.seq_len, raw)

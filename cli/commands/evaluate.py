@@ -1,6 +1,7 @@
 """`lost eval`: perplexity and bits per byte, or the tasks of lm-evaluation-harness."""
 
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,7 +80,7 @@ def evaluate(
     config = sources[-1].config
     if tasks is not None:
         window = context_of(config.model, context, config.model.max_position_embeddings)
-        loaded = load_tasks(tasks, include_path, num_fewshot)
+        loaded = load_tasks(tasks, include_path, num_fewshot, window, backend)
 
         def measure(source: "Source", engine: "Engine") -> "tuple[dict[str, Any], list[str]]":
             return run_tasks(source, engine, loaded, window, batch_size, limit)
@@ -92,6 +93,9 @@ def evaluate(
 
     engine = load_weights(sources[-1], backend, device)
     if every_checkpoint:
-        answer(as_json, *measure_every(path, sources, engine, measure))
+        value, lines = measure_every(path, sources, engine, measure)
+        answer(as_json, value, lines)
+        if value["interrupted"]:
+            raise typer.Exit(128 + SIGINT)
     else:
         answer(as_json, *measure(sources[0], engine))

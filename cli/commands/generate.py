@@ -46,28 +46,27 @@ def generate(
     Text is printed as it is generated, until the model ends it. With --chat, only the answer is printed. In a terminal,
     control characters are escaped.
     """
-    import sys
-
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
+    from lost.cli.render.streams import check_read, opened_input
     from lost.errors import UserError
     from lost.generation.continuation import Continuation, begun
     from lost.generation.sampler import Sampler
     from lost.generation.stopping import ends_of_turn
-    from lost.interop.source import read_after
+    from lost.interop.special_tokens import read_after
     from lost.prepare.reading.readers import clean
     from lost.tokenizer.chat_template import question
 
     sampler = Sampler(temperature, top_k, top_p, seed, repetition_penalty)
     if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode(errors="replace").removesuffix("\n")
+        prompt = opened_input("the prompt").buffer.read().decode(errors="replace").removesuffix("\n")
     prompt = clean(prompt)  # the shell's arguments may not be valid text
     source, engine = load_model(path, backend, device)
     tokenizer = source.tokenizer()
     if chat and not tokenizer.chat_template:
         note("the tokenizer has no chat template: the plain one of `lost prepare --examples` is used")
     text = (question(tokenizer, prompt) if chat else tokenizer.encode(prompt)).tolist()
-    begin = begun(text, read_after(source), tokenizer)
+    begin = begun(text, read_after(tokenizer, source.progress), tokenizer)
     room = source.config.model.max_position_embeddings - len(begin)
     if room < 1:
         raise UserError(
@@ -86,6 +85,8 @@ def generate(
             write_text("" if chat else prompt, raw)
             for piece in answered:
                 write_text(piece, raw)
+                if not check_read():
+                    return
             write_text("\n", raw)
         if answered.ended == "length" and room < max_tokens:
             note(f"stopped after {room} tokens: the model has no more positions")

@@ -1,15 +1,12 @@
 """`lost prepare`: turn text into token shards."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from lost.cli.options import AsJson, count_option, model_path, path_option
+from lost.cli.options import AsJson, count_option, json_asked, model_path, path_option
 from lost.prepare import SPLIT, TEXT_KEY, VOCAB_SIZE
-
-if TYPE_CHECKING:
-    from lost.prepare.sources import Sources
 
 _VALID_FRACTION = 0.01
 
@@ -19,7 +16,8 @@ def _list_recipes(wanted: bool) -> None:
         from lost.cli.render.output import answer
         from lost.prepare.recipes import listed
 
-        answer(False, {}, listed())
+        recipes = listed()
+        answer(json_asked(), {"recipes": recipes}, [f"{each['name']}: {each['about']}" for each in recipes])
         raise typer.Exit
 
 
@@ -79,7 +77,7 @@ def prepare(
     max_documents: Annotated[int | None, count_option("Take at most so many documents, drawn from all TEXT.")] = None,
     max_tokens: Annotated[int | None, count_option("Take at most so many tokens, of documents drawn so.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of what --max-documents and --max-tokens draw; default 0.", min=0)
+        int | None, typer.Option(help="Seed of the sampling by --max-documents and --max-tokens; default 0.", min=0)
     ] = None,
     workers: Annotated[
         int | None,
@@ -107,6 +105,7 @@ def prepare(
     from lost.checkpoint import tokenizer_path
     from lost.cli.render.output import answer, note
     from lost.cli.render.progress import PreparationScreen
+    from lost.cli.selection import check_file_options, check_hub_options
     from lost.errors import UserError
     from lost.interop.hub.download import fetched_tokenizer
     from lost.prepare.cap import Cap
@@ -173,13 +172,14 @@ def prepare(
         remark_on_share(splits, None if valid_files else share)
         answer(as_json, *described(out, splits))
         return
-    text_key, choice = text_key or TEXT_KEY, HubChoice(config, split or SPLIT, revision)
-    sources = Sources(text, include, exclude, text_key, choice=choice, cap=cap)
+    key, choice = text_key or TEXT_KEY, HubChoice(config, split or SPLIT, revision)
+    sources = Sources(text, include, exclude, key, choice=choice, cap=cap)
     held_out = None
     if valid or valid_split:
         choice = replace(choice, split=valid_split or choice.split)
-        held_out = Sources(valid or sources.remote, include, exclude, text_key, choice=choice)
+        held_out = Sources(valid or sources.remote, include, exclude, key, choice=choice)
     check_hub_options(sources, held_out, config, split, revision, valid_split)
+    check_file_options(sources, held_out, include, exclude, text_key)
     with screen.live():
         splits = prepare_text(
             sources,
@@ -206,35 +206,6 @@ def remark_on_share(splits: "dict[str, dict[str, Any]]", share: float | None) ->
 
     if share is not None and (remark := uneven(splits[TRAIN]["bytes"], splits[VALID]["bytes"], share)):
         note(remark)
-
-
-def check_hub_options(
-    sources: "Sources",
-    held_out: "Sources | None",
-    config: str | None,
-    split: str | None,
-    revision: str | None,
-    valid_split: str | None,
-) -> None:
-    """Check that options for data sets of the hub apply to one.
-
-    Raises:
-        UserError: they don't.
-    """
-    from lost.errors import UserError
-
-    if sources.remote and valid_split and held_out and not held_out.remote:
-        raise UserError(
-            "--valid-split was given, but the text of --valid is local: it selects a split of a data set; leave it out"
-        )
-    if sources.remote or (held_out and held_out.remote):
-        return
-    given = {"--config": config, "--split": split, "--revision": revision, "--valid-split": valid_split}
-    if names := [name for name, value in given.items() if value]:
-        raise UserError(
-            f"{', '.join(names)} given, but all text is local: they select a part of a data set of the Hugging Face "
-            "hub; name one, such as hf://owner/name, or leave them out"
-        )
 
 
 def described(out: Path, splits: "dict[str, dict[str, Any]]") -> "tuple[dict[str, Any], list[str]]":

@@ -48,7 +48,7 @@ def sweep(
     from lost.storage.lock import locked
     from lost.sweep.plan import read_sweep
     from lost.sweep.report import TABLE, table, write_report
-    from lost.sweep.results import CONFIG, Results
+    from lost.sweep.results import CONFIG, Results, check_folder
     from lost.sweep.runner import Runner, work_off
     from lost.sweep.sensitivity import check_searches, sensitivity
     from lost.training.signals import stop_on_signal
@@ -58,6 +58,7 @@ def sweep(
     if sensitive:
         check_searches(plan)
     read = _fingerprint(plan, data)
+    check_folder(plan, folder)  # before a lock is made in it
     command = [sys.executable, "-m", "lost", "train", str(folder / CONFIG), "--json", "--backend", backend]
     command += ["--device", device, *(["--data", str(data)] if data else [])]
     each = threads or max(1, threads_asked_for() // jobs)

@@ -128,8 +128,8 @@ def train(
         "interrupted": result.interrupted,
         "stopped_early": result.stopped_early,
     }
-    if run.workers.rank == 0:
-        answer(as_json, value, [])  # as text it was shown above
+    if as_json and run.workers.rank == 0:  # as text it was shown above, and lost output ends no run
+        answer(True, value, [])
     if result.interrupted:
         raise typer.Exit(128 + result.signal)
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TextIO
 
 from lost.cli.render.output import note, write_text
-from lost.cli.render.streams import check_written
+from lost.cli.render.streams import check_read, check_written, opened_input
 from lost.errors import StorageError, UserError
 from lost.generation.conversation import Conversation
 from lost.storage.files import replace_text
@@ -45,10 +46,9 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
     Raises:
         UserError: where nobody can mend it, because messages don't come from a terminal.
     """
-    if sys.stdin is None:
-        raise UserError("standard input is closed; expected a terminal, or a message a line; leave out `<&-`")
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    typed = opened_input("a terminal, or a message a line")
+    typed.reconfigure(errors="replace")  # type: ignore[attr-defined]
+    interactive = typed.isatty()  # whatever takes the answers: `lost chat RUN | tee log` is a conversation too
     if interactive:
         note(f"{model}; /help lists commands, Ctrl-D leaves")
     if not conversation.has_template:
@@ -71,6 +71,8 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
         if new := conversation.dropped - dropped:
             note(f"left out the oldest {counted(new, 'turn')}: the model has no more positions; /reset begins anew")
         _show(conversation, pieces, raw, interactive)
+        if not check_read():
+            break
         if seq_len and conversation.tokens > seq_len and not warned:
             warned = True
             note(f"longer than the {seq_len} tokens that the model was trained on: answers may be worse")
@@ -94,7 +96,7 @@ def _messages(interactive: bool) -> Iterator[tuple[str, bool]]:
             message = _message(interactive)
         except EOFError:
             if interactive:
-                print()
+                print(file=_prompts())
             return
         except KeyboardInterrupt:
             if not interactive:
@@ -124,10 +126,18 @@ def _message(interactive: bool) -> tuple[str, bool]:
 
 def _line(interactive: bool, prompt: str) -> str:
     if interactive:
-        return input(prompt)
+        if (shown := _prompts()) is sys.stdout:
+            return input(prompt)  # with the keys of readline, which knows where the prompt ends
+        print(prompt, end="", file=shown, flush=True)
+        return input()
     if line := sys.stdin.readline():
         return line.removesuffix("\n")
     raise EOFError
+
+
+def _prompts() -> TextIO:
+    """Return where a person is shown what isn't part of the conversation."""
+    return sys.stdout if sys.stdout.isatty() else sys.stderr
 
 
 def _obeyed(conversation: Conversation, line: str) -> bool:
@@ -181,7 +191,7 @@ def _show(conversation: Conversation, pieces: Iterator[str], raw: bool, interact
     with _interruptible() if interactive else nullcontext(lambda: False) as interrupted, suppress(_Interrupted):
         for piece in pieces:
             write_text(piece, raw)
-            if interrupted():
+            if interrupted() or not check_read():
                 break
     write_text("\n", raw)
     answer = conversation.answer

@@ -34,7 +34,7 @@ def law_lines(value: dict[str, Any]) -> Iterator[str]:
     if laws[0]["E"]["interval"] is None:
         yield "no intervals: as many losses as constants leave nothing over that tells how much runs vary"
     else:
-        yield f"a run's own chance: {value['laws']['parameters']['deviation']:.2%} of its loss"
+        yield f"run-to-run noise: {value['laws']['parameters']['deviation']:.2%} of its loss"
     for each in value["predictions"]:
         yield (
             f"\n{count(each['size'])} parameters, {count(each['tokens'])} tokens: loss {each['loss']:.4f}"

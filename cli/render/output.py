@@ -21,14 +21,14 @@ def answer(as_json: bool, value: dict[str, Any], lines: Iterable[str], command: 
         command: stands below them, to be copied: in one line, however narrow the terminal is.
 
     Raises:
-        OutputError: it could not be written.
+        OutputError: it, or what was printed before it, could not be written.
     """
     text = json.dumps(finite(value), indent=2, allow_nan=False) if as_json else folded("\n".join(lines), sys.stdout)
     if command and not as_json:
         text += f"\n\n{printable(command)}"
     if text:
         print(text)
-        check_written()
+    check_written()  # what the command has printed before, too
 
 
 def note(text: str) -> None:

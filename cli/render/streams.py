@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from lost.errors import OutputError
+from lost.errors import OutputError, UserError
 
 
 class TolerantStream:
@@ -93,6 +93,30 @@ def tolerant_output() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+def check_read() -> bool:
+    """Return whether anybody may read what is printed next; if not, there is no need to compute it.
+
+    Raises:
+        OutputError: what was printed could not be written.
+    """
+    check_written()
+    return not (isinstance(sys.stdout, TolerantStream) and sys.stdout.unread)
+
+
+def opened_input(expected: str) -> TextIO:
+    """Return standard input.
+
+    Args:
+        expected: what it is to be.
+
+    Raises:
+        UserError: the shell closed it.
+    """
+    if sys.stdin is None:
+        raise UserError(f"standard input is closed; expected {expected}; leave out `<&-`")
+    return sys.stdin
 
 
 def check_written() -> None:

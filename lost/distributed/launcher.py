@@ -5,8 +5,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Thread
 from typing import NoReturn
+
+from lost.errors import UserError
 
 exit_callbacks: list[Callable[[str], None]] = []  # called with the reason, before it goes to standard error
 
@@ -21,6 +24,31 @@ def local_rank() -> tuple[int, int]:
 def launched() -> bool:
     """Return whether torchrun or mlx.launch started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "MLX_RANK" in os.environ
+
+
+def lone_of_mlx() -> bool:
+    """Return whether this process is all that `mlx.launch -n 1` started: the host file that it wrote is empty."""
+    hosts = os.environ.get("MLX_HOSTFILE")
+    return hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip())
+
+
+def check_alone() -> None:
+    """Check that this process is the only one: what doesn't divide its work would do all of it in each.
+
+    Raises:
+        UserError: a launcher started several.
+    """
+    sizes = {"mpirun": os.environ.get("OMPI_COMM_WORLD_SIZE", "1")}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sizes["torchrun"] = os.environ.get("WORLD_SIZE", "1")
+    if "MLX_RANK" in os.environ and not lone_of_mlx():
+        sizes["mlx.launch"] = "several"
+    for launcher, size in sizes.items():
+        if size != "1":
+            raise UserError(
+                f"{launcher} started several processes, each of which would do all of this and answer; expected one; "
+                "start it without the launcher"
+            )
 
 
 def leave(code: int) -> NoReturn:

@@ -4,20 +4,19 @@ lm_eval brings the tasks: data, prompts, few-shot examples, metrics and standard
 `TaskManager` and `evaluate`, is used.
 """
 
-import difflib
-import io
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lost.errors import DataError, LostError, UserError
+from lost.errors import GpuStoppedError, LostError, OutOfMemoryError, UserError
+from lost.evaluation.lm_eval_generation import written
+from lost.evaluation.lm_eval_loading import brief, load_tasks, silence
 from lost.evaluation.lm_eval_model import LmEvalModel, as_lm_eval_model
 from lost.utils.extras import need
 
+_LESS = "a smaller --batch-size, or a smaller --context"
 # Resamples for standard errors of metrics without a formula: accurate to 2 %, in seconds rather than minutes.
 _RESAMPLES = 1000
 
@@ -32,20 +31,22 @@ class Tasks:
 
     Attributes:
         without_examples: tasks that are always run without examples, although some were requested.
+        among_questions: tasks whose examples are drawn from the questions that they ask, as they have no others.
 
     Raises:
         MissingPackageError: lm_eval isn't installed.
         DataError: no such task or folder, or a task's data can't be loaded.
+        NetworkError, StorageError: the data can't be downloaded, or not be stored.
     """
 
     def __init__(self, names: Sequence[str], folder: Path | None, num_fewshot: int | None) -> None:
-        with _silence():
+        with silence():
             need("lm_eval", "eval", "evaluating tasks")
-            manager = _manager(names, folder)
-            loaded = [_load(manager, name) for name in _expanded(manager, names, folder)]
+            loaded = load_tasks(names, folder)
         self._tasks = {name: task for each in loaded for name, task in each["tasks"].items()}
         self._groups = {name: group for each in loaded for name, group in each["groups"].items()}
         self.without_examples = self._set_fewshot(num_fewshot)
+        self.among_questions = [name for name, task in self._tasks.items() if _leave_out_the_question(task)]
 
     def _set_fewshot(self, count: int | None) -> list[str]:
         """Set the number of examples, but for tasks that say 0, which are returned: lm_eval's rule."""
@@ -56,6 +57,21 @@ class Tasks:
             elif count is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=count or 0)
         return without
+
+    def check_generation(self, context: int) -> bool:
+        """Check how tasks have answers written, as far as they say so before they ask; return whether any does.
+
+        Args:
+            context: tokens that the model reads at once.
+
+        Raises:
+            UserError: one generates in a way that isn't supported, or more than there is room for.
+        """
+        writing = {name: task for name, task in self._tasks.items() if task.OUTPUT_TYPE == "generate_until"}
+        with silence():
+            for name, task in writing.items():
+                written(task.get_config("generation_kwargs") or {}, context, f"task {name}")
+        return bool(writing)
 
     def run(self, model: LmEvalModel, limit: int | None) -> dict[str, Any]:
         """Run all tasks.
@@ -71,9 +87,10 @@ class Tasks:
 
         Raises:
             UserError: a task can't be run on this model, or fails.
+            OutOfMemoryError, GpuStoppedError: the device couldn't.
         """
         try:
-            with _silence():
+            with silence():
                 from lm_eval.defaults import DEFAULT_OTHER_SEED
                 from lm_eval.evaluator import evaluate
 
@@ -89,8 +106,12 @@ class Tasks:
         except LostError:
             raise
         except Exception as error:  # tasks are other people's YAML and Python, which may raise anything
+            if OutOfMemoryError.caused(error):
+                raise OutOfMemoryError(error, f"give {_LESS}, or end what else uses it") from error
+            if GpuStoppedError.caused(error):
+                raise GpuStoppedError(error, _LESS) from error
             raise UserError(
-                f"lm-eval failed on {', '.join(self._tasks)}: {_brief(error)}; expected tasks that lm-eval "
+                f"lm-eval failed on {', '.join(self._tasks)}: {brief(error)}; expected tasks that lm-eval "
                 f"{version('lm_eval')} can run; fix the task, or leave it out; --debug shows where"
             ) from error
         return {
@@ -103,81 +124,31 @@ class Tasks:
         }
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Drop what lm_eval and its libraries print: progress bars, log lines, notes on standard output."""
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"  # its resampling would fork with a device open, which may hang
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if before is None:
-            del os.environ["DISABLE_MULTIPROC"]
-        else:
-            os.environ["DISABLE_MULTIPROC"] = before
+def _leave_out_the_question(task: Any) -> bool:
+    """Have a task whose examples are drawn from what it asks draw none that is the question itself.
 
-
-def _manager(names: Sequence[str], folder: Path | None) -> Any:
-    """Return a task manager: of the user's own tasks alone where they suffice, as reading all takes a while."""
-    from lm_eval.tasks import TaskManager
-
-    if folder is None:
-        return TaskManager()
-    if not folder.is_dir():
-        raise DataError(f"--include-path {folder} is not a folder; expected one with YAML files of tasks")
-    own = TaskManager(include_path=str(folder), include_defaults=False)
-    if not own.all_tasks:
-        raise DataError(
-            f"--include-path {folder} holds no task{_unread(own, folder)}; expected YAML files with `task: NAME`, as "
-            "docs/evaluation.md shows"
-        )
-    return own if set(names) <= set(own.all_subtasks) else TaskManager(include_path=str(folder))
-
-
-def _expanded(manager: Any, names: Sequence[str], folder: Path | None) -> list[str]:
-    """Return the names with wildcards expanded."""
-    expanded: dict[str, None] = {}
-    for name in names:
-        matching = manager.match_tasks([name])
-        if not matching:
-            near = difflib.get_close_matches(name, manager.all_tasks, 5)
-            raise DataError(
-                f"--tasks {name}: no such task, group or tag{_unread(manager, folder) if folder else ''}; "
-                + (f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists those of lm-eval; ")
-                + ("" if folder else "--include-path FOLDER adds your own")
-            )
-        expanded |= dict.fromkeys(matching)
-    return list(expanded)
-
-
-def _unread(manager: Any, folder: Path) -> str:
-    """Name the YAML files of a folder that lm_eval skipped, which it does silently."""
-    read = {entry.yaml_path for entry in manager.task_index.values()}
-    skipped = [str(path) for path in sorted(folder.rglob("*.yaml")) if path not in read]
-    return f" (not read, or without a task: {', '.join(skipped[:5])})" if skipped else ""
-
-
-def _load(manager: Any, name: str) -> Any:
-    try:
-        return manager.load([name])
-    except Exception as error:  # from the hub, the data's library, or the task's own code
-        raise DataError(
-            f"task {name} can't be loaded: {_brief(error)}; expected a task that lm-eval {version('lm_eval')} can run, "
-            "with its data on this machine or a network to download it; correct its YAML, find a network, or choose "
-            "another"
-        ) from error
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    lm_eval leaves that one out only where the task says that its examples are from there. Where it says nothing, and
+    has nothing else to draw from, the question may stand there with its answer.
+    """
+    fewshot = getattr(task, "fewshot_cfg", None)  # of a task in YAML
+    if not fewshot or not task.config.num_fewshot or fewshot.split is not None or fewshot.samples is not None:
+        return False
+    asked = task.config.test_split
+    if not asked or (task.config.training_split or task.config.validation_split or asked) != asked:
+        return False
+    fewshot.split = asked
+    return True
 
 
 def _metrics(entries: dict[str, Any]) -> dict[str, float | None]:
     """Return metrics by name; lm_eval's keys are `metric,filter`, beside a few that describe the task."""
-    values = {key.removesuffix(",none"): value for key, value in entries.items() if "," in key}
-    return {
-        key: float(value) if not isinstance(value, str) and math.isfinite(value) else None
-        for key, value in values.items()
-    }
+    return {key.removesuffix(",none"): _number(value) for key, value in entries.items() if "," in key}
+
+
+def _number(value: Any) -> float | None:
+    """Return a metric's value; None: it isn't a finite number, as a task of others may have lists or words there."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

@@ -13,14 +13,11 @@ import numpy as np
 from lost.data.evaluation import evaluation_batches
 from lost.engine import Engine
 from lost.errors import UserError
+from lost.evaluation.lm_eval_generation import written
 from lost.evaluation.scoring import Score, ScoreRequest, score_requests
 from lost.generation.sampler import Sampler
 from lost.generation.stopping import until
 from lost.tokenizer import Tokenizer
-
-_MAX_GENERATED = 256  # tokens where a task sets no limit, as in lm_eval's Hugging Face model
-_TOP_K = 50  # of a task that samples and says nothing else, as in transformers
-_SUPPORTED = {"do_sample", "temperature", "top_k", "top_p", "until", "max_gen_toks"}
 
 
 class LmEvalModel:
@@ -125,41 +122,16 @@ class LmEvalModel:
         return answers
 
     def _generate(self, context: str, settings: Mapping[str, Any]) -> str:
-        from lm_eval.models.utils import normalize_gen_kwargs
-
-        complete = normalize_gen_kwargs(dict(settings), _MAX_GENERATED)
-        sampler, limit, stops = self._sampler(complete), complete["max_gen_toks"], complete["until"]
-        room = self.context - limit
-        if limit < 1 or room < 1:
-            raise UserError(
-                f"the task generates up to {limit} tokens (max_gen_toks); expected 1 to {self.context - 1}: the model "
-                f"reads {self.context} at once, the prompt included; lower the task's max_gen_toks"
-            )
-        prompt = self._last(self.encode(context) or [self.begin], room)
-        self.longest = max(self.longest, len(prompt) + limit - 1)
+        writing = written(settings, self.context)
+        # One for all requests with the same settings, so that repeats differ.
+        sampler = self._samplers.setdefault(writing.sampling, writing.sampler())
+        prompt = self._last(self.encode(context) or [self.begin], self.context - writing.limit)
+        self.longest = max(self.longest, len(prompt) + writing.limit - 1)
         vocabulary = self.tokenizer.vocab_size
         sampler.begin(prompt)
-        generated = self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), limit)
+        generated = self._engine.generate(prompt, lambda logits: sampler(logits[:vocabulary]), writing.limit)
         tokens = takewhile(lambda token: token not in self._ends, generated)
-        return "".join(until(self.tokenizer.stream(tokens), [stop for stop in stops if stop]))
-
-    def _sampler(self, settings: Mapping[str, Any]) -> Sampler:
-        """Return the sampler, one for all requests with the same settings, so that repeats differ."""
-        unsupported = [
-            f"{key} = {value}"
-            for key, value in settings.items()
-            if key not in _SUPPORTED and (key, value) != ("num_beams", 1)
-        ]
-        if unsupported:
-            raise UserError(
-                f"the task generates with {', '.join(unsupported)}; expected only {', '.join(sorted(_SUPPORTED))}; "
-                "change its generation_kwargs"
-            )
-        temperature = float(settings.get("temperature", 1.0)) if settings["do_sample"] else 0.0
-        key = (temperature, int(settings.get("top_k", _TOP_K)), float(settings.get("top_p", 1.0)))
-        if key not in self._samplers:
-            self._samplers[key] = Sampler(*key, seed=0)
-        return self._samplers[key]
+        return "".join(until(self.tokenizer.stream(tokens), writing.stops))
 
     def _last(self, tokens: list[int], room: int) -> list[int]:
         self.num_truncated += len(tokens) > room

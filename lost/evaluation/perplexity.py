@@ -149,13 +149,16 @@ def _measured(
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
-def text_tokens(tokenizer: Tokenizer, path: Path, note: Callable[[str], None]) -> tuple[np.ndarray, int]:
-    """Return the tokens (n,) of a text, with end-of-text first and between documents, and its length in UTF-8 bytes.
+def text_tokens(
+    tokenizer: Tokenizer, path: Path, note: Callable[[str], None], begin: int | None = None
+) -> tuple[np.ndarray, int]:
+    """Return the tokens (n,) of a text, with end-of-text between documents, and its length in UTF-8 bytes.
 
     Args:
         tokenizer: makes the tokens.
         path: a file or a folder.
         note: told which files of a folder are left out.
+        begin: the token that it is read after, which stands first; None: end-of-text.
 
     Raises:
         DataError: there is no text.
@@ -168,7 +171,8 @@ def text_tokens(tokenizer: Tokenizer, path: Path, note: Callable[[str], None]) -
         note(remark)
     if not documents:
         raise DataError(f"{path} is empty; expected text")
-    tokens = np.concatenate([[tokenizer.end_of_text], tokenizer.encode_documents(documents)[:-1]])
+    first = tokenizer.end_of_text if begin is None else begin
+    tokens = np.concatenate([[first], tokenizer.encode_documents(documents)[:-1]])
     return tokens, sum(len(document.encode()) for document in documents)
 
 

@@ -15,8 +15,8 @@ def inspections(story: Story) -> Iterator[tuple[str, dict[str, Curve]]]:
     """Yield what is drawn against steps: its title, and its lines by name. Nothing, if the run wasn't inspected."""
     for key, title, named, best in (
         ("activation_rms", "root mean square of a block's output", _block, np.mean),
-        ("spectral_norm", "largest singular value, of all blocks", _within_block, np.max),
-        ("effective_rank", "effective rank, mean of all blocks", _within_block, np.mean),
+        ("spectral_norm", "largest singular value, of all blocks", within_block, np.max),
+        ("effective_rank", "effective rank, mean of all blocks", within_block, np.mean),
     ):
         if lines := _lines(story, key, named, best):
             yield title, lines
@@ -45,5 +45,6 @@ def _block(field: str) -> str:
     return f"block {field.rpartition('.')[2]}"
 
 
-def _within_block(field: str) -> str:
+def within_block(field: str) -> str:
+    """Return what a projection is called within its block."""
     return field.rpartition(".")[2].removesuffix("_proj")

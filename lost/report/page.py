@@ -12,7 +12,7 @@ from lost.errors import LostError
 from lost.model.inspect import LayerReport
 from lost.model.load import dump
 from lost.report.curves import ACROSS, Curve
-from lost.report.inspections import inspections
+from lost.report.inspections import inspections, within_block
 from lost.report.plots import METRICS, Metric, channels_svg, lines_svg, look, metric_svg, spectra_svg
 from lost.report.story import Layers, Story, differences
 from lost.tracking.metrics import is_number
@@ -141,7 +141,7 @@ def _layers(story: Story) -> dict[str, Any]:
     kept = {name.removeprefix("model.layers."): array for name, array in layers.channels.items()}
     spectra: dict[str, list[np.ndarray]] = {}
     for report in (each for each in layers.reports if len(each.singular_values)):
-        spectra.setdefault(_within_block(report), []).append(report.singular_values)
+        spectra.setdefault(within_block(report.name), []).append(report.singular_values)
     return {
         "step": layers.step,
         "plots": plots,
@@ -152,10 +152,6 @@ def _layers(story: Story) -> dict[str, Any]:
 
 def _block(report: LayerReport) -> int:
     return int(report.name.split(".")[2])
-
-
-def _within_block(report: LayerReport) -> str:
-    return report.name.rpartition(".")[2].removesuffix("_proj")
 
 
 def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, Curve]]]:
@@ -169,6 +165,6 @@ def _by_projection(layers: Layers) -> Iterator[tuple[str, dict[str, Curve]]]:
         points: dict[str, list[tuple[int, float]]] = {}  # not each block has one, where kinds differ
         for report in layers.reports:
             if (value := getattr(report, key)) is not None:
-                points.setdefault(_within_block(report), []).append((_block(report), value))
+                points.setdefault(within_block(report.name), []).append((_block(report), value))
         if points:
             yield title, {name: Curve(*np.array(line, np.float64).T) for name, line in points.items()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from lost.errors import UserError
 from lost.report.curves import Across, Curve, curve
+from lost.report.marks import GENERATOR, METADATA
 from lost.report.story import Story
 from lost.storage.files import replace_bytes
 from lost.utils.extras import need
@@ -93,7 +94,9 @@ def save_plot(stories: Sequence[Story], metric: Metric, across: Across, path: Pa
         if len(stories) > 1:
             axes.legend(fontsize=8)
         picture = io.BytesIO()
-        figure.savefig(picture, dpi=160, format=path.suffix[1:].lower())
+        kind = path.suffix[1:].lower()
+        named = {"metadata": {METADATA[kind]: GENERATOR}} if kind in METADATA else {}
+        figure.savefig(picture, dpi=160, format=kind, **named)
     replace_bytes(path, picture.getvalue())
 
 

@@ -20,7 +20,7 @@ from lost.scaling.runs import each_once, run_folders
 from lost.storage.nofollow import read_bytes
 from lost.tracking.log import FILE as LOG
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import is_number, read_rows, texts
+from lost.tracking.metrics import is_number, kind_of, read_rows, texts
 from lost.training.run_dir import CONFIG
 from lost.utils.printable import printable
 
@@ -64,12 +64,12 @@ class Story:
     @cached_property
     def training(self) -> list[dict[str, Any]]:
         """Rows of reported steps."""
-        return [row for row in self.rows if "loss" in row]
+        return [row for row in self.rows if kind_of(row) == "train"]
 
     @cached_property
     def validations(self) -> list[dict[str, Any]]:
         """Rows of validations."""
-        return [row for row in self.rows if "validation_loss" in row]
+        return [row for row in self.rows if kind_of(row) == "validation"]
 
     @property
     def samples(self) -> list[tuple[int, list[tuple[str, str]]]]:

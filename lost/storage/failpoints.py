@@ -10,6 +10,8 @@ import os
 import re
 import signal
 
+from lost.utils.machine import rank
+
 POINTS = (
     "step.done",  # an optimizer step was taken
     "evaluation.round",  # a round of an evaluation's batches is about to begin
@@ -40,8 +42,7 @@ def _act(name: str) -> None:
         raise ValueError(
             f"LOST_FAIL_POINT = {_PLAN}: expected NAME[:TIME]=ACTION[@RANK], a name of {', '.join(POINTS)}"
         )
-    rank = os.environ.get("RANK") or os.environ.get("MLX_RANK") or "0"
-    if plan["name"] != name or plan["rank"] not in (None, rank):
+    if plan["name"] != name or plan["rank"] not in (None, rank()):
         return
     _reached += 1
     if _reached != int(plan["time"] or 1):

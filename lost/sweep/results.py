@@ -8,15 +8,40 @@ from typing import Any
 import yaml
 
 from lost.errors import ConfigError
-from lost.storage.files import replace_text, storage
+from lost.storage.files import replace_bytes, replace_text, storage
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes
 from lost.sweep.plan import Losses, Sweep, Trial
-from lost.sweep.runner import Runner, Wanted, measured
+from lost.sweep.runner import LOG, Runner, Wanted, measured
 from lost.tracking.metrics import is_number
 from lost.utils.parsing import finite, parse_object
 
 CONFIG, LINES = "config.yaml", "results.jsonl"
 _NUMBERS = ("loss", "value", "bits_per_byte", "step_seconds")  # of a line; null where there is none
+
+
+def check_folder(sweep: Sweep, folder: Path) -> None:
+    """See that a folder is empty or this sweep's, so that nothing else in it is replaced.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    there = {path.name: path for path in folder.glob("[!.]*")} if folder.is_dir() else {}
+    if not there:
+        return
+    # Versions before this one wrote the lines only when a run had ended: runs and their logs were all there was.
+    begun = all(path.is_dir() or path.suffix == LOG for name, path in there.items() if name != CONFIG)
+    if CONFIG not in there or not (LINES in there or begun):
+        raise ConfigError(
+            f"{folder} isn't empty, and is no sweep's folder; expected a new one, or one that has the {CONFIG} and the "
+            f"{LINES} of a sweep; choose another --out"
+        )
+    if read_bytes(there[CONFIG], DOCUMENT_BYTES) != _text(sweep):
+        raise _changed(there[CONFIG], "its configuration is another")
+
+
+def _text(sweep: Sweep) -> bytes:
+    """Return what all runs' configurations begin from, as it lies in the sweep's folder."""
+    return yaml.safe_dump(sweep.base, sort_keys=False).encode()
 
 
 class Results:
@@ -28,24 +53,24 @@ class Results:
         data: the fingerprint of what all runs read; None: the grid says what each does.
 
     Raises:
-        ConfigError: the folder's sweep had other runs under the same names, or other data.
+        ConfigError: the folder holds something else, or its sweep had other runs under the same names, or other data.
         StorageError: the disk refused.
     """
 
     def __init__(self, sweep: Sweep, folder: Path, data: str | None = None) -> None:
         self.sweep, self.folder, self._data = sweep, folder, data
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(sweep.base, sort_keys=False)
-        self.config = folder / CONFIG
-        if self.config.exists() and read_bytes(self.config, DOCUMENT_BYTES) != text.encode():
-            raise self._changed(self.config, "its configuration is another")
-        replace_text(self.config, text)
+        check_folder(sweep, folder)
         self.rows = list(self._read())
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = folder / CONFIG
+        replace_bytes(self.config, _text(sweep))
+        if not (folder / LINES).exists():
+            self._write()  # without a line: it marks the folder as a sweep's
         self._by_name = {row["name"]: row for row in self.rows}
         for trial in self.trials():
             row = self._by_name.get(trial.name)
             if row and row["settings"] != json.loads(json.dumps(trial.settings)):
-                raise self._changed(folder / LINES, f"{trial.name} had other settings")
+                raise _changed(folder / LINES, f"{trial.name} had other settings")
         if other := next((row for row in self.rows if row.get("data") not in (None, data)), None):
             raise ConfigError(
                 f"{folder / LINES}: the runs in this folder read other data ({other['name']} for one); losses on other "
@@ -83,8 +108,11 @@ class Results:
         }
         self._by_name[name] = finite(row)
         self.rows.append(self._by_name[name])
-        replace_text(self.folder / LINES, "".join(json.dumps(each) + "\n" for each in self.rows))
+        self._write()
         return self._by_name[name]
+
+    def _write(self) -> None:
+        replace_text(self.folder / LINES, "".join(json.dumps(each) + "\n" for each in self.rows))
 
     def _read(self) -> Iterator[dict[str, Any]]:
         path = self.folder / LINES
@@ -109,8 +137,9 @@ class Results:
                 ) from None
             yield row
 
-    def _changed(self, path: Path, what: str) -> ConfigError:
-        return ConfigError(
-            f"{path}: the sweep in this folder was begun with another file: {what}; expected the same one; change it "
-            "back, or choose another --out"
-        )
+
+def _changed(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: the sweep in this folder was begun with another file: {what}; expected the same one; change it "
+        "back, or choose another --out"
+    )

@@ -21,6 +21,7 @@ from lost.tracking.metrics import read_rows
 from lost.training.run_dir import CONFIG
 from lost.utils.parsing import parse_object
 
+LOG = ".log"  # the suffix of what a run prints, beside its folder
 _WAIT = 1.0  # seconds between two looks at what runs
 
 
@@ -103,7 +104,7 @@ class Runner:
         raise kind(f"{name}: {reason} (its output: {self._log(name)})")
 
     def _log(self, name: str) -> Path:
-        return self._work / f"{name}.log"
+        return self._work / f"{name}{LOG}"
 
 
 def start_process(command: list[str], errors: int, environment: dict[str, str]) -> "subprocess.Popen[str]":

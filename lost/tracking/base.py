@@ -50,6 +50,9 @@ class Tracker:
     def message(self, text: str) -> None:
         """Take a sentence."""
 
+    def failed(self) -> None:
+        """Take that the training ended by an error; it's closed next."""
+
     def close(self) -> None:
         """Write what is still to be written: the training has ended, however it did."""
 
@@ -114,6 +117,10 @@ class Trackers(Tracker):
     def message(self, text: str) -> None:
         """Pass a sentence on."""
         self._tell("message", text)
+
+    def failed(self) -> None:
+        """Pass on that the training failed."""
+        self._tell("failed")
 
     def close(self) -> None:
         """Close all of them."""

@@ -17,6 +17,9 @@ FILE = "metrics.jsonl"
 # Of a file, and of a line of it, that are read: a row has some hundred, with samples up to a million.
 _BYTES, _LINE = 1 << 30, 1 << 20
 _STEPS = 2**53  # of any run
+# What a row tells of, by a field that no row of another kind has.
+_KINDS = {"loss": "train", "validation_loss": "validation", "activation_rms": "inspection", "noise_scale": "noise"}
+_KINDS |= {"texts": "samples"}
 _LARGEST = 1e300  # near a float's own limit, differences and margins overflow
 
 
@@ -58,6 +61,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """
     whole = read_bytes(path, _BYTES).split(b"\n")[:-1]  # what follows the last line's end was cut off by a crash
     return [row for line in whole if (row := _row(line))]
+
+
+def kind_of(row: dict[str, Any]) -> str:
+    """Return what a row tells of: `train` (a report), `validation`, `inspection`, `noise`, `samples`, `checkpoint`."""
+    return next((kind for key, kind in _KINDS.items() if key in row), "checkpoint")
 
 
 def texts(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -123,7 +131,7 @@ def _wrong(lines: Iterable[bytes], config: Config) -> Iterator[tuple[int, str, s
         if (row := _row(line)) is None:
             yield number, "row", "is not a JSON object with a step"
             continue
-        if "loss" not in row:
+        if kind_of(row) != "train":
             continue
         step = row["step"]
         if step <= reported:

@@ -19,13 +19,11 @@ from lost.storage.files import replace_text
 from lost.storage.nofollow import check_folder, read_bytes
 from lost.tracking.base import Tracker
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows, texts
+from lost.tracking.metrics import kind_of, read_rows, texts
 from lost.utils.extras import need
 
 FOLDER = "tracking"  # in the run folder: what they write themselves
 _ID, _LETTERS = "id", 8
-_ABOUT = {"loss": "train", "validation_loss": "validation", "activation_rms": "inspection", "noise_scale": "noise"}
-_ABOUT |= {"texts": "samples", "step": "checkpoint"}  # of the other rows
 
 S = TypeVar("S", bound=Section)
 
@@ -68,14 +66,14 @@ class Retold(Tracker, ABC, Generic[S]):
             folder.mkdir(exist_ok=True)
         rows = read_rows(self._run / METRICS) if step else []
         self.open(place, _run_id(place, renew=step == 0 and not self.forgets))
-        taken = max((row["seconds"] for row in rows if "loss" in row), default=0.0)
+        taken = max((row["seconds"] for row in rows if kind_of(row) == "train"), default=0.0)
         self._offset = self._at = time.time() - taken
         for row in rows:
             self.row(row)
 
     def row(self, row: dict[str, Any]) -> None:
         """Write its numbers and texts."""
-        if "loss" in row:
+        if kind_of(row) == "train":
             self._at = self._offset + row["seconds"]
         self.write(row["step"], scalars(row), self._at)
         if samples := texts(row):
@@ -112,7 +110,7 @@ class Retold(Tracker, ABC, Generic[S]):
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
     """Return a row's numbers, named by what they are about: `train/`, `validation/` and so on."""
-    return dict(_numbers(next(f"{about}/" for key, about in _ABOUT.items() if key in row), row))
+    return dict(_numbers(f"{kind_of(row)}/", row))
 
 
 def _numbers(prefix: str, row: dict[str, Any]) -> list[tuple[str, float]]:

@@ -7,6 +7,8 @@ from lost.config.fields import Section
 from lost.storage.nofollow import remove
 from lost.tracking.retold import Retold
 
+_SAVE = "checkpoint/"  # of the names of a save's values
+
 
 class Settings(Section):
     """Settings under `tracking.wandb`; all of them are wandb's own."""
@@ -27,6 +29,8 @@ class Wandb(Retold[Settings]):
     name, module, takes = "wandb", "wandb", Settings
     forgets = False  # its server takes no step twice
     _wandb: Any = None
+    _known = 0  # what is told of steps before this one, the server has
+    _exit_code = 0
 
     def open(self, place: Path, run: str) -> None:
         """Begin, or go on. What an earlier life wrote to be sent later is removed, as all of it is written again."""
@@ -43,10 +47,22 @@ class Wandb(Retold[Settings]):
             config=self._config.model_dump(),
             settings=self._library.Settings(silent=True, console="off"),
         )
+        self._known = self._wandb.step
+
+    def begin(self, step: int) -> None:
+        """Begin after a step; nothing that is told from then on was told before."""
+        super().begin(step)
+        self._known = 0
 
     def write(self, step: int, values: dict[str, float], at: float) -> None:
-        """Log values; those of steps that the server has already are left out, as it takes none of an earlier step."""
-        if step >= self._wandb.step:
+        """Log values; those of steps that the server has already are left out, as it takes none of an earlier step.
+
+        A save goes on beside the training and is told of when that is steps further: it's logged there, with its step.
+        """
+        now = self._wandb.step
+        if step >= self._known and any(name.startswith(_SAVE) for name in values):
+            values, step = {**values, f"{_SAVE}step": step}, max(step, now)
+        if step >= now:
             self._wandb.log(values, step=step)
 
     def write_texts(self, step: int, samples: list[tuple[str, str]], at: float) -> None:
@@ -55,7 +71,11 @@ class Wandb(Retold[Settings]):
             table = self._library.Table(columns=["prompt", "text"], data=[list(each) for each in samples])
             self._wandb.log({"samples": table}, step=step)
 
+    def failed(self) -> None:
+        """Have the run called failed."""
+        self._exit_code = 1
+
     def close(self) -> None:
         """Finish: sends what is still to be sent."""
         if self._wandb:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=self._exit_code)

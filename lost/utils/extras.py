@@ -1,6 +1,7 @@
-"""Optional packages: imported where they are used, with an error that names the extra to install."""
+"""Optional packages: imported where they are used, with an error that names the extra to install; their versions."""
 
-from importlib import import_module
+import re
+from importlib import import_module, metadata
 from types import ModuleType
 
 from lost.errors import MissingPackageError
@@ -24,6 +25,15 @@ def need(module: str, extra: str, what: str) -> ModuleType:
             f"{what} needs the package {module.partition('.')[0]}: {error}; install it, in the clone, with: "
             f"{installation(extra)}"
         ) from None
+
+
+def version_of(package: str) -> tuple[int, ...]:
+    """Return the first three numbers of an installed package's version.
+
+    Raises:
+        PackageNotFoundError: it isn't installed.
+    """
+    return tuple(map(int, re.findall(r"\d+", metadata.version(package))[:3]))
 
 
 def installation(extra: str) -> str:

@@ -1,4 +1,4 @@
-"""Facts about this machine from the operating system, without any framework."""
+"""Facts about this machine and this process from the operating system, without any framework."""
 
 import math
 import os
@@ -98,13 +98,19 @@ def _free_bytes() -> int:
 def allow_open_files() -> None:
     """Raise the number of files that this process may have open, as far as its user may.
 
-    A shell of macOS starts programs with 256, and a prepared set's shards are all open at once.
+    A shell of macOS starts programs with 256. Shards take at most a quarter of these (`lost.data.shards`), also in a
+    program that uses lost as a library and doesn't raise them; the rest is pipes to workers and what libraries open.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):  # a system's own limit, below what it tells
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def rank() -> str:
+    """Return the number of this process among its launcher's: torchrun's, mlx.launch's, mpirun's; without one "0"."""
+    return next(filter(None, map(os.environ.get, ("RANK", "MLX_RANK", "OMPI_COMM_WORLD_RANK"))), "0")
 
 
 def process_peak_bytes() -> int:

@@ -86,6 +86,33 @@ def test_options_that_would_be_ignored(lost: Lost, run: Path, tmp_path: Path) ->
         assert "given" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("a.txt --include *.py", "--include given, but no text is a folder"),
+        ("a.txt --include *.py --exclude b", "--include, --exclude given, but no text is a folder"),
+        ("hf://owner/name --exclude b", "--exclude given, but no text is a folder"),
+        ("tinystories --exclude b", "--exclude given, but no text is a folder"),
+        ("a.txt --valid b.txt --text-key body", "--text-key body given, but all text is plain"),
+        ("none --include *.py --text-key body", "none doesn't exist"),
+        ("a.txt b.jsonl --text-key body", "no text under 'body'"),
+        ("a.txt --valid folder --include *.py --text-key body", "there is no text in"),
+    ],
+)
+def test_options_that_select_no_text(
+    lost: Lost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, named: str
+) -> None:
+    """Rather than that all text is taken, and the reader believes that some was left out."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt", "b.jsonl", "folder/c.txt"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text('{"text": "the rank of the layer"}\n')
+    answer = lost("prepare", *words.split(), "--vocab-size", 300, "--out", "out")
+    assert answer.code == 2
+    assert named in answer.err
+    assert not Path("out").exists()
+
+
 def test_prepare(lost: Lost, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "picture.txt").write_bytes(bytes(range(256)))

@@ -24,8 +24,8 @@ ESCAPES = ["the\x1b", "[31m", "\r", "\u202e", "\x9b", "2J"]
 def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Chat:
     """Talk with a model that answers "rank 1", "rank 2" and so on, or with these pieces."""
 
-    def call(*typed: str, at_terminal: bool = False, template: bool = True, pieces: Any = None, positions: int = 999,
-             seq_len: int | None = None,
+    def call(*typed: str, at_terminal: bool = False, answers_elsewhere: bool = False, template: bool = True,
+             pieces: Any = None, positions: int = 999, seq_len: int | None = None,
              more: tuple[object, ...] = ()) -> Any:  # fmt: skip
         tokenizer = prepared.tokenizer
         if template:
@@ -47,7 +47,7 @@ def chat(lost: Lost, prepared: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_pat
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("".join(f"{each}\n" for each in typed).encode())))
         if at_terminal:
             monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-            monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+            monkeypatch.setattr(sys.stdout, "isatty", lambda: not answers_elsewhere)
         return lost("chat", tmp_path, *more)
 
     return call
@@ -65,7 +65,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def call(*typed: str | type[BaseException]) -> None:
         entries = iter([*typed, EOFError])
 
-        def read(prompt: str) -> str:
+        def read(prompt: str = "") -> str:
             entry = next(entries)
             if not isinstance(entry, str):
                 raise entry
@@ -194,6 +194,16 @@ def test_an_answer_steers_no_terminal(chat: Chat, keys: Callable[..., None]) -> 
     assert chat(at_terminal=True, pieces=ESCAPES).out == "the\\x1b[31m\\r\\u202e\\x9b2J\n\n"
     keys("what")
     assert chat(at_terminal=True, pieces=ESCAPES, more=("--raw",)).out == "".join(ESCAPES) + "\n\n"
+
+
+def test_answers_may_go_to_a_file(chat: Chat, keys: Callable[..., None]) -> None:
+    """As in `lost chat RUN | tee log`: a person types, sees prompts, and mends mistakes; the file has the answers."""
+    keys("/sav x", "what", KeyboardInterrupt, "and")
+    answer = chat(at_terminal=True, answers_elsewhere=True)
+    assert (answer.code, answer.out) == (0, "rank 1\nrank 2\n")
+    assert answer.err.count(">>> ") == 5
+    for words in ("/help lists commands", "/sav is no command", "Ctrl-D or /exit leaves"):
+        assert words in answer.err
 
 
 def test_longer_than_in_training_is_said_once(chat: Chat) -> None:

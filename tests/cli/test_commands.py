@@ -74,7 +74,8 @@ def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:
     value = json.loads(answer.out)
     split = prepared.split("valid")
     figures = {"loss", "perplexity", "bits_per_byte", "information_capacity"}
-    assert value.keys() == {"checkpoint", "nll", "tokens", "bytes", *figures}
+    measured = {"text", "of", "unit", "context", "batch_size"}
+    assert value.keys() == {"checkpoint", "nll", "tokens", "bytes", *figures, *measured}
     assert (value["tokens"], value["bytes"]) == (split.tokens - 1, split.bytes)
     assert value["perplexity"] == pytest.approx(np.exp(value["nll"] / value["tokens"]))
     assert value["bits_per_byte"] == pytest.approx(value["nll"] / np.log(2) / value["bytes"])
@@ -301,6 +302,14 @@ def test_generate_from_standard_input(lost: Lost, run: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the rank\nof \xff\n")))
     value = json.loads(lost("generate", run, "--prompt", "-", "--max-tokens", 2, "--json").out)
     assert value["prompt"] == "the rank\nof \ufffd"
+
+
+def test_generate_from_standard_input_that_is_closed(
+    lost: Lost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    answer = lost("generate", tmp_path, "--prompt", "-")
+    assert (answer.code, answer.err) == (2, "lost: standard input is closed; expected the prompt; leave out `<&-`\n")
 
 
 def test_generate_without_repetition(lost: Lost, run: Path) -> None:

@@ -12,7 +12,7 @@ from lost.config.elsewhere import OURS
 from lost.config.reference import reference
 from lost.model.load import load_config, shipped
 from lost.optim import KINDS as OPTIMIZERS
-from lost.optim.schedule import KINDS as SCHEDULES
+from lost.optim.rates.schedule import KINDS as SCHEDULES
 from lost.projections import KINDS as PROJECTIONS
 
 Lost = Callable[..., object]
@@ -115,7 +115,7 @@ def test_each_shipped_configuration_has_a_sentence(lost: Lost) -> None:
     lines = dict(line.split(": ", 1) for line in lost("config").out.splitlines())
     assert list(lines) == list(shipped())
     assert lines["llama_60m"].endswith(
-        "norms on queries and keys, layers without activation whose bottlenecks look back"
+        "QK-norm, linear LOST layers (no inner activation) with a short convolution over the bottleneck"
     )
     assert not [line for line in lines.values() if line.endswith((",", "."))]
 

@@ -2,13 +2,18 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
+from lost.errors import CheckpointError, DataError
+from lost.evaluation.perplexity import Evaluation, evaluate_split
 from lost.model.load import load_config
 from lost.planning.budget import budget
 
@@ -80,6 +85,69 @@ def test_tasks(lost: Callable, run: Path, tmp_path: Path) -> None:
         ["task", "metric", "step"],
         *(["own_choice", metric, str(step)] for metric in ("acc", "acc_norm") for step in (5, 15)),
     ]
+
+
+@pytest.fixture
+def amid(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Have something happen before a text is evaluated: each checkpoint has two."""
+
+    def arrange(before: int, happens: Callable[[], object]) -> None:
+        evaluated = count(1)
+
+        def call(*arguments: Any, **named: Any) -> Evaluation:
+            if next(evaluated) == before:
+                happens()
+            return evaluate_split(*arguments, **named)
+
+        monkeypatch.setattr("lost.evaluation.perplexity.evaluate_split", call)
+
+    return arrange
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def call() -> object:
+        raise error
+
+    return call
+
+
+def test_one_that_is_gone_meanwhile_is_skipped(lost: Callable, run: Path, amid: Callable) -> None:
+    """As the training that still goes on removes what `train.keep_last` doesn't keep."""
+    amid(1, lambda: shutil.rmtree(run / "checkpoints" / "step-00000015"))
+    found = lost("eval", run, "--every-checkpoint", "--json", "--device", "cpu")
+    assert found.code == 0, found.err
+    assert [each["step"] for each in json.loads(found.out)["checkpoints"]] == [5]
+    assert found.err.count("skipped: ") == 2
+
+
+def test_all_of_them_gone(lost: Callable, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*arguments: object, **named: object) -> Evaluation:
+        raise CheckpointError("it is gone")
+
+    monkeypatch.setattr("lost.evaluation.perplexity.evaluate_split", gone)
+    found = lost("eval", run, "--every-checkpoint", "--device", "cpu")
+    assert found.code == 2
+    assert "none of its checkpoints is there any more" in " ".join(found.err.split())
+
+
+def test_what_is_known_when_it_ends_early(lost: Callable, run: Path, amid: Callable) -> None:
+    """Ctrl-C, and what fails: the answer is of those before; each is shown as soon as it is known."""
+    amid(3, raising(KeyboardInterrupt()))
+    found = lost("eval", run, "--every-checkpoint", "--json", "--device", "cpu")
+    assert found.code == 130
+    answer = json.loads(found.out)
+    assert ([each["step"] for each in answer["checkpoints"]], answer["interrupted"]) == ([5], True)
+    assert f"loss {answer['checkpoints'][0]['loss']:.4f}" in found.err
+    amid(3, raising(KeyboardInterrupt()))
+    shown = lost("eval", run, "--every-checkpoint", "--device", "cpu")
+    assert (shown.code, [line.split()[0] for line in shown.out.splitlines()]) == (130, ["step", "5"])
+    amid(3, raising(DataError("the text is gone")))
+    failed = lost("eval", run, "--every-checkpoint", "--json", "--device", "cpu")
+    assert failed.code == 2
+    assert json.loads(failed.out)["checkpoints"] == answer["checkpoints"]
+    amid(1, raising(KeyboardInterrupt()))
+    assert (early := lost("eval", run, "--every-checkpoint", "--device", "cpu")).code == 130
+    assert early.out == ""
 
 
 def test_what_has_no_checkpoints_is_refused(lost: Callable, run: Path, tmp_path: Path) -> None:

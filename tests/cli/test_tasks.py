@@ -1,19 +1,26 @@
 """`lost eval --tasks` on the command line; its figures are tested in tests/parity/test_lm_eval.py."""
 
+import errno
 import functools
 import json
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lm_eval.tasks
 import pytest
 
 from lost.data.dataset import Dataset
 from lost.engine import BACKENDS
+from lost.errors import BackendError
+from lost.evaluation.lm_eval import Tasks
+from lost.evaluation.lm_eval_model import LmEvalModel
 
-Lost = Callable[..., object]
+Lost = Callable[..., Any]
+OF_THE_CLIENT = type("ConnectTimeout", (Exception,), {"__module__": "httpx"})  # whose name ends with its version
 TEXT = "the rank of the layer and the weight of the channel\n" * 12
 ROLLING = """\
 task: own_text
@@ -125,6 +132,8 @@ def test_for_a_person(lost: Lost, run: Path, folder: Path, monkeypatch: pytest.M
     assert steps == [
         "loading own_choice, own_answer ...",
         "own_choice: always run without examples; --num-fewshot is ignored",
+        "own_answer: examples are other questions of the test split; there is no split of their own (fewshot_split, "
+        "training_split or validation_split)",
         "continuations ...",
         "generations ...",
     ]
@@ -143,9 +152,40 @@ def test_no_such_task(lost: Lost, run: Path, folder: Path, only_own: None) -> No
     answer = lost("eval", run, "--tasks", "own_txt", "--include-path", folder)
     assert answer.code == 2
     assert "--tasks own_txt: no such task" in answer.err
-    assert "did you mean own_text" in answer.err
+    assert f"; did you mean own_text? expected a name of lm-eval or of {folder}; `lm_eval ls tasks` lists" in answer.err
     assert f"not read, or without a task: {folder / 'broken.yaml'}" in answer.err
     assert lost("eval", run, "--tasks", "own_*", "--include-path", folder, "--json").out.count("_stderr") == 5
+
+
+def test_no_such_task_of_lm_evals_own(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = SimpleNamespace(match_tasks=lambda names: [], all_tasks=["hellaswag", "hellaswig"])
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda: manager)
+    assert (
+        "--tasks hellaswog: no such task, group or tag; did you mean hellaswig or hellaswag? expected a name of "
+        "lm-eval; `lm_eval ls tasks` lists lm-eval's, --include-path FOLDER adds your own\n"
+    ) in lost("eval", run, "--tasks", "hellaswog").err
+
+
+@pytest.mark.parametrize("split", ["", "training_split: test"])
+def test_no_example_is_the_question_itself(folder: Path, split: str) -> None:
+    """Of a task that has nothing but questions, where lm_eval draws it too; each has all others for examples."""
+    (folder / "rows.jsonl").write_text("".join(f'{{"text": "{number}"}}\n' for number in range(4)))
+    text = (folder / "answer.yaml").read_text().replace("the rank of", "this is {{text}}")
+    (folder / "answer.yaml").write_text(f"{text}{split}\n")
+    asked: list[str] = []
+
+    class Silent(LmEvalModel):
+        def generations(self, requests: Any) -> list[str]:
+            asked.extend(context for context, _ in requests)
+            return [""] * len(requests)
+
+    tasks = Tasks(["own_answer"], folder, 3)
+    assert tasks.among_questions == ["own_answer"]
+    nothing: Any = SimpleNamespace(end_of_text=0)
+    tasks.run(Silent(nothing, nothing, 99, 99), None)
+    shown = [[line.removeprefix("this is ")[0] for line in context.split("\n\n")] for context in asked]
+    assert [sorted(each) for each in shown] == [list("0123")] * 4
+    assert Tasks(["own_answer", "own_choice", "own_text"], folder, 0).among_questions == []
 
 
 @pytest.mark.parametrize(
@@ -177,9 +217,6 @@ def test_bad_input(lost: Lost, run: Path, folder: Path, tmp_path: Path, argument
         ("rows.jsonl", "none.jsonl", "task own_answer can't be loaded: FileNotFoundError"),
         ("the rank of", "{{question}}", "can't be loaded: UndefinedError: 'question' is undefined"),
         ("the rank of", "{{1 // (text|length - 1)}}", "lm-eval failed on own_answer: ZeroDivisionError"),
-        ("max_gen_toks: 10", "num_beams: 4", "the task generates with num_beams = 4"),
-        ("max_gen_toks: 10", "do_sample: true, temperature: -1", "temperature = -1"),
-        ("max_gen_toks: 10", "", "generates up to 256 tokens"),
     ],
 )
 def test_broken_tasks(lost: Lost, run: Path, folder: Path, old: str, new: str, named: str) -> None:
@@ -192,6 +229,97 @@ def test_broken_tasks(lost: Lost, run: Path, folder: Path, old: str, new: str, n
     assert answer.code == 2
     assert named in answer.err
     assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("new", "named"),
+    [
+        ("num_beams: 4", "task own_answer generates with num_beams = 4"),
+        ("do_sample: true, temperature: -1", "task own_answer generates with temperature = -1"),
+        ("do_sample: true, top_k: many", "task own_answer generates with {'until': ['and'], 'do_sample': True, "),
+        ("", "task own_answer generates up to 256 tokens"),
+    ],
+)
+def test_what_is_known_is_said_before_anything_is_asked(
+    lost: Lost, run: Path, folder: Path, new: str, named: str
+) -> None:
+    text = (folder / "answer.yaml").read_text()
+    (folder / "answer.yaml").write_text(text.replace("max_gen_toks: 10", new))
+    answer = lost("eval", run, "--tasks", "own_choice,own_answer", "--include-path", folder)
+    assert answer.code == 2
+    assert named in answer.err
+    assert "continuations" not in answer.err
+
+
+def test_a_backend_that_cannot_generate(lost: Lost, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None:
+        raise BackendError("generating takes mlx-lm")
+
+    monkeypatch.setattr("lost.backends.torch.check_generation", check)
+    command = ("eval", run, "--include-path", folder, "--backend", "torch")
+    refused = lost(*command, "--tasks", "own_choice,own_answer")
+    assert refused.code == 2
+    assert "continuations" not in refused.err
+    assert lost(*command, "--tasks", "own_choice").code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "named"),
+    [
+        ("CUDA out of memory.", "OutOfMemoryError", "give a smaller --batch-size, or a smaller --context"),
+        ("[METAL] Command buffer execution failed: impact.", "GpuStoppedError", "try a smaller --batch-size, or a"),
+        ("an index is out of range", "UserError", "lm-eval failed on own_choice"),
+    ],
+)
+def test_a_device_that_failed_is_no_fault_of_the_task(
+    lost: Lost, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, error: str, kind: str, named: str
+) -> None:
+    def score(*arguments: object) -> None:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr("lost.evaluation.lm_eval_model.score_requests", score)
+    answer = lost("eval", run, "--tasks", "own_choice", "--include-path", folder, "--json")
+    told = json.loads(answer.out)["error"]
+    assert (answer.code, told["kind"]) == (2, kind)
+    assert named in told["message"]
+    assert "resumes" not in told["message"]
+
+
+def test_a_metric_that_is_no_number(lost: Lost, run: Path, folder: Path) -> None:
+    (folder / "odd.py").write_text("def listed(items):\n    return [len(items)]\n")
+    text = (folder / "choice.yaml").read_text()
+    odd = "metric_list: [{metric: acc, aggregation: !function odd.listed}, {metric: acc_norm}]"
+    (folder / "choice.yaml").write_text(text.replace("metric_list: [{metric: acc}]", odd))
+    command = ("eval", run, "--tasks", "own_choice", "--include-path", folder)
+    answer = lost(*command, "--json")
+    assert answer.code == 0, answer.err
+    results = json.loads(answer.out)["results"]["own_choice"]
+    assert (results["acc"], results["acc_norm"]) == (None, 1.0)
+    assert lost(*command).code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "behind", "kind", "code"),
+    [
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), None, "NetworkError", 75),
+        (RuntimeError("while generating"), OF_THE_CLIENT("timed out"), "NetworkError", 75),
+        (RuntimeError("while generating"), OSError(errno.ENOSPC, "No space left on device"), "StorageError", 2),
+        (RuntimeError("while generating"), ValueError("not a table"), "DataError", 2),
+        (FileNotFoundError(errno.ENOENT, "no such file"), None, "DataError", 2),
+    ],
+)
+def test_data_that_does_not_come(
+    lost: Lost, run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, behind: Exception | None,
+    kind: str, code: int,
+) -> None:  # fmt: skip
+    def load(*arguments: object, **named: object) -> None:
+        raise error from behind
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    answer = lost("eval", run, "--tasks", "own_choice", "--include-path", folder, "--json")
+    told = json.loads(answer.out)["error"]
+    assert (answer.code, told["kind"]) == (code, kind)
+    assert "own_choice" in told["message"]
 
 
 def test_without_the_harness(lost: Lost, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

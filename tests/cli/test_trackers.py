@@ -1,6 +1,9 @@
 """TensorBoard, wandb, trackio: every reported step once, also after a life of the run that was lost."""
 
+import errno
+import io
 import json
+import os
 import shutil
 import struct
 import sys
@@ -12,7 +15,10 @@ from typing import Any
 
 import pytest
 
+from lost.config import Config
 from lost.data.dataset import Dataset
+from lost.tracking.metrics import MetricsFile
+from lost.tracking.wandb import Wandb
 
 Lost = Callable[..., Any]
 Train = Callable[..., Any]
@@ -95,28 +101,67 @@ def test_tensorboard(train: Train, tmp_path: Path) -> None:
     assert times == sorted(times)
 
 
+class Filling(io.FileIO):
+    """A file on a disk that has no room for more than so many bytes."""
+
+    def __init__(self, path: str, room: int) -> None:
+        super().__init__(path, "w")
+        self._room = room
+
+    def write(self, data: Any) -> int:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("room", [0, 9000])
+def test_a_disk_that_is_full(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """From the start, or amid the run: it neither waits for room nor ends."""
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: io.BufferedWriter(Filling(path, room)))
+    answer = train("tracking.tensorboard=true")
+    assert answer.code == 0, answer.err
+    assert answer.out.count("tracking.tensorboard failed (OSError: [Errno 28] No space left on device)") == 1
+    assert list(written(tmp_path / "run")["train/loss"]) == list(range(1, 21))
+
+
 class Server:
     """What wandb and trackio do for a training, kept in memory."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, dict[int, float]]] = {}
         self.begun: list[dict[str, Any]] = []
+        self.wandb: list[WandbRun] = []
 
     def run(self, name: str) -> "Run":
         return Run(self.runs.setdefault(name, {}))
+
+    def wandb_run(self, name: str) -> "WandbRun":
+        self.wandb.append(WandbRun(self.runs.setdefault(name, {})))
+        return self.wandb[-1]
 
 
 class Run:
     def __init__(self, history: dict[str, dict[int, float]]) -> None:
         self.history = history
-        self.step = max((step for each in history.values() for step in each), default=-1) + 1  # wandb's
+        self.step = max((step for each in history.values() for step in each), default=-1) + 1
+        self.exit_code: int | None = None
 
     def log(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
             assert self.history.setdefault(name, {}).setdefault(step, value) == value, f"{name} of step {step} twice"
 
-    def finish(self) -> None:
-        pass
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+class WandbRun(Run):
+    """One whose step is that of the last values, and which drops those of an earlier one."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        if step >= self.step:
+            self.step = step
+            super().log(values, step)
 
 
 @pytest.fixture
@@ -128,8 +173,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
         if more["mode"] == "offline":
             folder = Path(more["dir"], "wandb", f"offline-run-{len(server.begun)}-{more['id']}")
             folder.mkdir(parents=True)
-            return server.run(str(folder))
-        return server.run(more["id"])
+            return server.wandb_run(str(folder))
+        return server.wandb_run(more["id"])
 
     def trackio_init(project: str, name: str, **more: Any) -> Run:
         print("* Created new run")
@@ -172,9 +217,40 @@ def test_wandb_online(train: Train, tmp_path: Path, server: Server) -> None:
     (history,) = server.runs.values()
     assert list(history["train/loss"]) == list(range(1, 21))
     assert history["samples"] == {step: table(text) for step, text in samples(tmp_path / "run").items()}
+    assert history["checkpoint/step"].keys() == history["checkpoint/seconds"].keys()
+    assert {10, 15, 20} >= set(history["checkpoint/step"].values()) >= {10, 20}
+    assert [run.exit_code for run in server.wandb] == [0, 0]
     train("tracking.wandb=true", more=("--fresh", "--overwrite"))
     assert len(server.runs) == 2  # what it was told can't be taken back
     assert server.begun[-1]["id"] != server.begun[0]["id"]
+
+
+def test_a_save_that_ends_steps_later(tmp_path: Path, config: Callable[..., Config], server: Server) -> None:
+    """What wandb takes of no step that is past, it takes of the one that the run is at; of another life, not again."""
+
+    def life(begun: int, rows: list[dict[str, Any]]) -> None:
+        log, tracker = MetricsFile(tmp_path), Wandb(tmp_path, config(), {})
+        for each in (log, tracker):
+            each.begin(begun)
+        for row in rows:
+            log.row(row)
+            tracker.row(row)
+
+    steps = [{"step": step, "loss": step / 2, "seconds": 1.0} for step in range(1, 9)]
+    saves = [{"step": step, "checkpoint": f"step-{step}", "seconds": step / 4} for step in (2, 6)]
+    life(0, [*steps[:4], saves[0], *steps[4:6]])
+    life(4, [*steps[4:7], saves[1], steps[7]])
+    (history,) = server.runs.values()
+    assert history["train/loss"] == {row["step"]: row["loss"] for row in steps}
+    assert history["checkpoint/step"] == {4: 2, 7: 6}
+    assert history["checkpoint/seconds"] == {4: 0.5, 7: 1.5}
+
+
+@pytest.mark.parametrize(("more", "code"), [((), 0), (("optimizer.lr=1e30", "train.max_skipped=2"), 1)])
+def test_wandb_is_told_how_it_ended(train: Train, server: Server, more: tuple[str, ...], code: int) -> None:
+    answer = train("tracking.wandb=true", "train.noise_scale_every=0", "train.stop_after=9", *more)
+    assert answer.code == code, answer.err
+    assert [run.exit_code for run in server.wandb] == [code]
 
 
 def test_trackio(train: Train, tmp_path: Path, server: Server) -> None:

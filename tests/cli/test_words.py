@@ -40,6 +40,31 @@ def test_training_and_evaluation_answer_with_loss_and_checkpoint(lost: Callable,
     assert np.exp(measured["loss"]) == pytest.approx(measured["perplexity"])
 
 
+def test_an_evaluation_says_what_was_measured(lost: Callable, run: Path, prepared: Dataset, tmp_path: Path) -> None:
+    """Beside figures that are of one text, one context and, to their last digits, one number of windows at once."""
+    (tmp_path / "text.txt").write_text("the rank of the layer of the model")
+    part = json.loads(lost("eval", run, "--json", "--batch-size", 3).out)
+    assert {key: part[key] for key in ("text", "unit", "context", "batch_size")} == {
+        "text": str(prepared.path), "unit": "tokens", "context": 16, "batch_size": 3
+    }  # fmt: skip
+    assert part["of"] == prepared.split("valid").predictions
+    own = json.loads(lost("eval", run, "--text", tmp_path / "text.txt", "--context", 8, "--json").out)
+    assert (own["text"], own["of"], own["context"]) == (str(tmp_path / "text.txt"), own["tokens"], 8)
+
+
+def test_a_plan_that_does_not_fit_is_told_all_the_same(lost: Callable) -> None:
+    """The figures of what is too large are what one wants to know, with --json too."""
+    sets = ("plan", "llama_60m", "--set", "train.micro_batch_size=64", "--memory-gib")
+    refused, fitting = lost(*sets, 1, "--json"), lost(*sets, 80, "--json")
+    value, roomy = json.loads(refused.out), json.loads(fitting.out)
+    error = value.pop("error")
+    assert (refused.code, error["exit_code"], error["kind"]) == (2, 2, "ConfigError")
+    assert refused.err == lost(*sets, 1).err == f"lost: {error['message']}\n"
+    assert (value.pop("fits"), roomy.pop("fits")) == (False, True)
+    assert (value.pop("device_bytes"), roomy.pop("device_bytes")) == (1 << 30, 80 << 30)
+    assert value == roomy
+
+
 def test_memory_says_of_what_it_is(lost: Callable, run: Path, prepared: Dataset, tiny_yaml: Path) -> None:
     """The estimate counts arrays; the system counts the process, libraries included."""
     assert "B, the whole process)" in (run.parent / "shown").read_text()

@@ -20,7 +20,7 @@ from lost.data.dataset import Dataset
 from lost.engine import BACKENDS, Engine, create_engine
 from lost.evaluation.perplexity import Evaluation
 from lost.model.init import initial_values
-from lost.optim.skip_step import SkipRule
+from lost.optim.gradients.skip_step import SkipRule
 
 Lost = Callable[..., Any]
 NAN: Any = math.nan  # as a count of predictions it makes every gradient NaN

@@ -12,6 +12,8 @@ import pytest
 from lost.checkpoint import newest_valid
 from lost.data.dataset import Dataset
 from lost.storage.files import LOCK, sealed_json
+from lost.sweep.plan import read_sweep
+from lost.sweep.results import Results
 
 Lost = Callable[..., Any]
 
@@ -119,10 +121,11 @@ def test_a_path_through_a_folder_that_is_not_there(lost: Lost, run: Path, tmp_pa
 def test_a_report_replaces_reports_alone(lost: Lost, run: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(run / "config.yaml")
-    for out in (run / "metrics.jsonl", tmp_path / "pipe", tmp_path / "link"):
+    foreign = "a file is there that `lost report` hasn't made"
+    for out, words in ((run / "metrics.jsonl", foreign), (tmp_path / "pipe", "no file"), (tmp_path / "link", foreign)):
         answer = lost("report", run, "-o", out)
         assert answer.code == 2
-        assert "something else is there" in answer.err
+        assert words in answer.err
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert "pipe: it is no file" in lost("plot", run, "-o", tmp_path / "pipe").err
     for _ in range(2):
@@ -191,8 +194,7 @@ def test_links_and_pipes_in_a_sweeps_folder(lost: Lost, tiny_yaml: Path, prepare
     sweep.write_text(f"config: {tiny_yaml}\ngrid: {{optimizer.lr: [0.001]}}\n")
     (tmp_path / "kept").write_text("kept")
     for kind in ("link", "pipe"):
-        out = tmp_path / kind
-        out.mkdir()
+        out = Results(read_sweep(sweep), tmp_path / kind).folder
         log = out / "0.001-seed0.log"
         log.symlink_to(tmp_path / "kept") if kind == "link" else os.mkfifo(log)
         answer = lost("sweep", sweep, "--data", prepared.path, "--out", out, "--backend", "torch", "--device", "cpu")

@@ -50,7 +50,7 @@ def fit(
     With --compare, both kinds are fitted; RUNS may hold runs of other kinds too. `lost sweep` trains such runs.
 
     With --annealing, the loss by the schedule is fitted, of runs that differ in nothing else; one is enough if its rate
-    falls. It is told how far the law is off for runs that were held out.
+    falls. The error on held-out runs is reported.
     """
     from lost.cli.render.fit import annealing_lines, comparison_lines, law_lines
     from lost.cli.render.output import answer, note

@@ -1,12 +1,11 @@
 """`lost plot`: one figure of runs, in a file or in the terminal."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lost.cli.commands.afterwards.report import Runs
+from lost.cli.commands.afterwards.report import Overwrite, Runs, check_replaceable
 from lost.cli.options import path_option
 
 
@@ -20,14 +19,18 @@ def plot(
         "validation_loss"
     ),
     x: Annotated[str, typer.Option("--x", metavar="ACROSS", help="steps, tokens, hours or flops.")] = "tokens",
+    overwrite: Overwrite = False,
 ) -> None:
     """Plot a field of runs' metrics, a line a run.
 
-    The validation loss by tokens, unless something else is asked.
+    The validation loss by tokens, unless something else is asked. A .png, .svg or .pdf of `lost plot` is replaced;
+    another file only with --overwrite.
     """
     from lost.cli.render.output import note, say
+    from lost.cli.render.streams import check_written
     from lost.errors import UserError
     from lost.report.curves import ACROSS, curve
+    from lost.report.marks import is_picture
     from lost.report.plots import METRICS, STYLES, Metric, save_plot
     from lost.report.story import read_stories
     from lost.report.terminal import COLOURS, terminal_plot
@@ -58,7 +61,7 @@ def plot(
                 f"where lines of {len(COLOURS) * len(STYLES)} runs differ"
             )
     else:
-        if os.path.lexists(out) and not out.is_file():
-            raise UserError(f"--out {out}: it is no file; expected a new file's name, or a picture's to replace")
+        check_replaceable(out, overwrite, is_picture, "lost plot")
         save_plot(stories, metric, ACROSS[x], out)
         say(f"wrote {out}")
+    check_written()

@@ -103,11 +103,11 @@ def bench(
         rounds,
         note,
     )
-    answer(as_json, value, [])
     if not as_json:
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         for part in _shown(value, console):
             console.print(part)
+    answer(as_json, value, [])
 
 
 def _refuse(only: str, options: dict[str, Any]) -> None:

@@ -62,7 +62,8 @@ def plan(
     """Estimate the cost of a run.
 
     Parameters, FLOPs per token and memory, compared with the dense model's; for CUDA, a roofline of tokens a second.
-    With --world, what each of many cards holds, computes and sends. Fails if the run doesn't fit the device.
+    With --world, what each of many cards holds, computes and sends. Fails if the run doesn't fit the device;
+    with --json the estimate stands beside the error.
 
     With --suggest, a run is suggested: its size, tokens, batch, rate and steps, and the command that trains it. Its
     speed is measured here, for some seconds. Rate and batch follow from the runs of --from, and the size if a law fits
@@ -78,9 +79,9 @@ def plan(
         return
     from lost.cli.render.output import answer, count, note, table
     from lost.cli.render.plan import cluster_lines, rates_lines, roofline_line
-    from lost.errors import UserError
+    from lost.errors import ConfigError, UserError
     from lost.model.load import load_config
-    from lost.optim import groups
+    from lost.optim.rates import groups
     from lost.planning import cluster, roofline
     from lost.planning.alignment import unaligned
     from lost.planning.budget import report
@@ -159,14 +160,19 @@ def plan(
         if world is not None:
             value["cluster"] = cluster.report(asked, world, (link or _LINK) * 1e9, card, beside)
             lines += cluster_lines(value["cluster"], settings.projection.kind)
-    if as_json:
-        check_room(settings, name, device_name, room, cards, teacher, begins=True)  # whose error is then the one answer
     most = max(own["total"] + teacher, at_first)
     value |= {"teacher_bytes": teacher, "beginning_bytes": at_first, "device_bytes": room, "fits": most <= room}
     if value["fits"]:
         lines.append(f"fits: {sized(most)} of {sized(room)} on {'each card' if cards > 1 else device_name}")
+    try:
+        check_room(settings, name, device_name, room, cards, teacher, begins=True)
+    except ConfigError as error:
+        if as_json:
+            error.known = value  # printed with it, as one object
+        else:
+            answer(False, value, lines)
+        raise
     answer(as_json, value, lines)
-    check_room(settings, name, device_name, room, cards, teacher, begins=True)
 
 
 def _elsewhere(backend: str, device: str) -> tuple[str, str]:

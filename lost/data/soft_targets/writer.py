@@ -10,7 +10,7 @@ import numpy as np
 
 from lost.data.batch import SoftTargets
 from lost.data.soft_targets.reader import DESCRIPTION, LOG_PROBABILITIES, Description
-from lost.errors import DataError
+from lost.errors import DataError, InterruptedAtOnceError
 from lost.storage.arrays import is_finite
 from lost.storage.files import (
     LOCK,
@@ -52,6 +52,7 @@ def write_soft_targets(
     Raises:
         DataError: something else is there, or other soft targets and `overwrite` isn't given; or a prediction isn't
             finite.
+        InterruptedAtOnceError: Ctrl-C was pressed.
         RunBusyError: another job fills it.
         StorageError: the disk refused.
     """
@@ -63,9 +64,12 @@ def write_soft_targets(
         told = _begun(partial, told, overwrite, log)
         if first := _windows(told):
             log(f"going on after window {first} of {told.windows}")
-        for part in _parts(predictions(first), told, part_bytes):
-            told = _with_part(partial, told, part)
-            replace_text(partial / STATE, sealed_json(told.model_dump(mode="json")).decode())
+        try:
+            for part in _parts(predictions(first), told, part_bytes):
+                told = _with_part(partial, told, part)
+                replace_text(partial / STATE, sealed_json(told.model_dump(mode="json")).decode())
+        except KeyboardInterrupt:
+            raise InterruptedAtOnceError("interrupted; run the same command again to resume") from None
         write_new(partial / DESCRIPTION, sealed_json(told.model_dump(mode="json")))
         publish(partial, out, overwrite)
         for name in (STATE, LOCK):
