@@ -1,18 +1,18 @@
 """The MLX backend: Metal on Apple silicon; on Linux the CPU, for tests."""
 
-import re
 from importlib.metadata import version
 
 import mlx.core  # noqa: F401 - first, so that a missing library of its own is what is reported
 
+from lost.utils.extras import version_of
+
 _OLDEST = (0, 32, 2)
 
-if tuple(map(int, re.findall(r"\d+", version("mlx"))[:3])) < _OLDEST:
+if version_of("mlx") < _OLDEST:
     raise ImportError(f"mlx {version('mlx')} is older than {'.'.join(map(str, _OLDEST))}")
 
 from lost.backends.mlx.calibration import (  # noqa: E402
     input_moments,
-    likeliest,
     log_probabilities,
     squared_gradients,
     weight_gradients,
@@ -31,7 +31,6 @@ __all__ = [
     "create",
     "input_moments",
     "join",
-    "likeliest",
     "log_probabilities",
     "lostify",
     "resolve",

@@ -10,6 +10,7 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 
+from lost.backends.mlx import devices
 from lost.backends.mlx.arrays import DTYPES, to_mlx
 from lost.backends.mlx.engine import MlxEngine
 from lost.backends.mlx.kernels.group import works
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 def machine(device: str) -> Machine:
     """Describe a device."""
-    info = mx.device_info(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
+    info = mx.device_info(devices.named(device))
     name = str(info.get("device_name") or processor_name())
     return Machine(version("mlx"), name, None, "bytes of arrays (mx.get_peak_memory), without those of the other kinds")
 
@@ -36,7 +37,7 @@ def layer(
     projection: Projection, values: Mapping[str, np.ndarray], tokens: int, train: TrainConfig, device: str
 ) -> Pass:
     """Make a layer with these values, compiled if an engine's step would be."""
-    mx.set_default_device(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
+    devices.use(device)
     module, tensors = make_layer(projection, DTYPES[train.param_dtype]), projection.tensors()
     arrays = {
         name: to_mlx(value).astype(mx.int32 if tensors[name].integer else DTYPES[train.param_dtype])

@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from lost.backends.mlx.arrays import to_array
 from lost.backends.mlx.engine import MlxEngine
-from lost.backends.mlx.kernels.loss import head_loss
+from lost.backends.mlx.kernels.loss import head_loss, log_softmax
 from lost.data.batch import Batch
 from lost.engine import Engine
 from lost.method.calibration import record_inputs
@@ -57,22 +57,11 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
     return {name: to_array(each) for name, each in totals.items()}
 
 
-def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
-    scores = _log_probabilities(engine, tokens)
-    entries = mx.argsort(-scores, axis=-1)[..., :count]
-    return to_array(entries.astype(mx.int32)), to_array(mx.take_along_axis(scores, entries, axis=-1))
-
-
 def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
     """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
-    return to_array(mx.take_along_axis(_log_probabilities(engine, tokens), mx.array(entries), axis=-1))
-
-
-def _log_probabilities(engine: Engine, tokens: np.ndarray) -> mx.array:
     assert isinstance(engine, MlxEngine)
-    logits = engine.model(mx.array(tokens.astype(np.int32))).astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    scores = log_softmax(engine.model(mx.array(tokens.astype(np.int32))).astype(mx.float32))
+    return to_array(mx.take_along_axis(scores, mx.array(entries), axis=-1))
 
 
 class _Sum:

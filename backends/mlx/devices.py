@@ -1,12 +1,13 @@
-"""Devices that MLX sees here, and their memory. The only file with calls that need a Mac.
+"""Devices that MLX sees here, and their memory.
 
-Each is guarded by a check; none was tried on a Mac. What is and isn't verified: docs/mac.md.
+Calls that need a Mac are guarded by a check; none was tried on one. What is and isn't verified: docs/mac.md.
 """
 
 from importlib.metadata import version
 
 import mlx.core as mx
 
+from lost.backends.mlx.distributed.group import workers_here
 from lost.errors import BackendError
 from lost.utils.machine import memory_bytes
 
@@ -31,23 +32,31 @@ def resolve(name: str) -> str:
 
 def available() -> list[str]:
     """Return the devices that work here, the fastest first."""
-    return [*(["gpu"] if mx.is_available(mx.Device(mx.gpu)) else []), "cpu"]
+    return [*(["gpu"] if mx.is_available(named("gpu")) else []), "cpu"]
 
 
 def capacity(device: str) -> int:
-    """Return the memory in bytes that a run may take.
+    """Return the memory in bytes that a run may take: this process's share of the device's, used or not.
 
-    On a GPU, the system's recommended limit (about three quarters of a Mac's unified memory); else all of it.
+    On a GPU, of the system's recommended limit (about three quarters of a Mac's unified memory); else of all.
     """
-    if device == "gpu":
-        told = mx.device_info(mx.Device(mx.gpu))  # that of NVIDIA's has other names
-        return int(told.get("max_recommended_working_set_size") or told.get("total_memory") or memory_bytes())
-    return memory_bytes()
+    told = mx.device_info(named(device)) if device == "gpu" else {}  # that of NVIDIA's has other names
+    whole = told.get("max_recommended_working_set_size") or told.get("total_memory") or memory_bytes()
+    return int(whole) // workers_here()
 
 
-def prepare(device: str, cache_bytes: int) -> None:
-    """Make a device the default, and limit the memory that MLX keeps for reuse."""
-    mx.set_default_device(mx.Device(mx.gpu if device == "gpu" else mx.cpu))
+def named(device: str) -> mx.Device:
+    """Return the device that `resolve` named."""
+    return mx.Device(mx.gpu if device == "gpu" else mx.cpu)
+
+
+def use(device: str) -> None:
+    """Make a device the default, for the whole process."""
+    mx.set_default_device(named(device))
+
+
+def begin(cache_bytes: int) -> None:
+    """Limit the memory that MLX keeps for reuse, and begin the peak of `memory` anew, both for the whole process."""
     mx.set_cache_limit(cache_bytes)
     mx.reset_peak_memory()
 
@@ -62,7 +71,8 @@ def wire(size: int, device: str) -> None:
         raise BackendError("--wired-gib: only Metal can wire memory, and it isn't what computes here; leave it out")
     if size > capacity("gpu"):
         raise BackendError(
-            f"--wired-gib {size / 2**30:.1f}: this Mac recommends at most {capacity('gpu') / 2**30:.1f}; lower it"
+            f"--wired-gib {size / 2**30:.1f}: macOS recommends at most {capacity('gpu') / 2**30:.1f} for this process; "
+            "lower it"
         )
     mx.set_wired_limit(size)
 

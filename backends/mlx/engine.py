@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from math import inf, isqrt
+from math import inf
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +16,8 @@ from lost.backends.mlx.distributed.group import MlxGroup
 from lost.backends.mlx.kernels.loss import head_loss, head_scores
 from lost.backends.mlx.model import Model
 from lost.backends.mlx.optim.base import Named, Single, StackedUpdate
-from lost.backends.mlx.optim.stacks import Names, Stacks, joined, kinds, parted, split
+from lost.backends.mlx.optim.clipped import cast, joint, move
+from lost.backends.mlx.optim.stacks import Names, Stacks, kinds, parted, split
 from lost.config import Config
 from lost.data.batch import Batch, SoftTargets, check_tokens
 from lost.distributed.group import SingleProcess, Workers, local_batch_size
@@ -25,8 +26,8 @@ from lost.engine.registry import implementation
 from lost.errors import BackendError, GradientMemoryError
 from lost.model.parameters import EMBEDDING, HEAD, index_limits, parameter_table, vocabulary
 from lost.optim import optimizer_of, state_shapes
+from lost.optim.gradients.skip_step import SkipRule, worst
 from lost.optim.muon import AT_ONCE
-from lost.optim.skip_step import SkipRule, worst
 from lost.planning.budget import budget
 from lost.planning.memory.mlx import compiles
 from lost.storage.arrays import NamedArrays, check_arrays
@@ -61,7 +62,8 @@ class MlxEngine:
             )
         local_batch, micro_batch = local_batch_size(config, self.workers.world_size)
         memory = budget(config, self.backend, self.device, micro_batch, local_batch).memory
-        devices.prepare(self.device, memory.activations + memory.gradients)  # what a step frees, the next one takes
+        self._reusable = memory.activations + memory.gradients  # bytes that a step frees, and the next one takes
+        devices.use(self.device)
         self._table, self._entries = parameter_table(config), vocabulary(config)
         train = config.train
         kept = DTYPES[train.param_dtype]
@@ -83,9 +85,10 @@ class MlxEngine:
         self._micro_step: Callable[..., tuple[mx.array, Stacks]] = partial(
             _micro_step, self.model, config, self._stacks
         )
-        self._update: Callable[[mx.array, mx.array, Stacks], None] = self._move
+        # No method: the engine would refer to itself, and its model would stay after it is dropped.
+        self._update: Callable[[mx.array, mx.array, Stacks], None] = partial(move, self._optimizer, self._stacks, train)
         self._joint: Callable[[Stacks], tuple[mx.array, Stacks]] = partial(
-            _joint, {names: each.ndim for names, each in self._stacks.items()}
+            joint, {names: each.ndim for names, each in self._stacks.items()}
         )
         if self.compiled:
             self._micro_step = mx.compile(self._micro_step, inputs=[self.model.state, self._stacks])
@@ -100,7 +103,11 @@ class MlxEngine:
         return threads_asked_for() if self.device == "cpu" else None
 
     def load(self, parameters: NamedArrays) -> None:
-        """Take every parameter, cast to the type that it is stored in."""
+        """Take every parameter, cast to the type that it is stored in; the peak of memory is from here on.
+
+        And MLX keeps as much memory for reuse as this engine's steps want.
+        """
+        devices.begin(self._reusable)
         types = {**DTYPES, "int32": mx.int32}
         empty = {name: mx.zeros(row.shape, types[row.dtype]) for name, row in self._table.items()}
         self.model.update(tree_unflatten(list(self._filled(empty, parameters))))
@@ -217,20 +224,11 @@ class MlxEngine:
         """Name the parameters whose gradients in the last skipped update weren't finite, else the three largest."""
         return self._suspects
 
-    def _move(self, lr: mx.array, norm: mx.array, gradients: Stacks) -> None:
-        """Move every parameter by its gradient, all of them clipped to a joint norm.
-
-        All in float32, rounded once to `param_dtype`: in bfloat16 the decay of a step would round to nothing.
-        """
-        scale = mx.minimum((self._config.train.grad_clip or float("inf")) / (norm + 1e-6), 1.0)
-        clipped = {name: gradient.astype(mx.float32) * scale for name, gradient in gradients.items()}
-        moved = self._optimizer.step(lr, _cast(self._stacks, mx.float32), clipped)
-        self._stacks.update(_cast(moved, DTYPES[self._config.train.param_dtype]))
-
     def score(self, batches: Iterable[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each target's nll, and whether it is the likeliest."""
         for batch in batches:
-            nll, likeliest, _ = self._scores(batch)
+            nll, likeliest, _ = self._scores(batch, likeliest=True)
+            assert likeliest is not None
             mx.eval(nll, likeliest)  # together, or the whole model would be computed twice
             shape = batch.tokens[:, 1:].shape
             yield to_array(nll).reshape(shape), to_array(likeliest).reshape(shape)
@@ -239,7 +237,7 @@ class MlxEngine:
         """Return (summed nll, predictions), summed in float64."""
         total, count = 0.0, 0
         for batch in batches:
-            nll, _, mask = self._scores(batch)
+            nll, _, mask = self._scores(batch, likeliest=False)
             total += float(to_array(mx.where(mask, nll, 0.0)).sum(dtype=np.float64))
             count += batch.predictions
         return total, count
@@ -261,9 +259,10 @@ class MlxEngine:
             largest = max(largest, _number((states[first : first + 64] @ head.T).max()))
         return [_number(mx.sqrt(each.astype(mx.float32).square().mean())) for each in outputs], largest
 
-    def _scores(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
+    def _scores(self, batch: Batch, likeliest: bool) -> tuple[mx.array, mx.array | None, mx.array]:
         tokens, targets, mask = self._on_device(batch)
-        return *head_scores(self.model.model(tokens).flatten(0, 1), self.model.head, targets), mask
+        states = self.model.model(tokens).flatten(0, 1)
+        return *head_scores(states, self.model.head, targets, likeliest), mask
 
     def _on_device(self, batch: Batch) -> tuple[mx.array, mx.array, mx.array]:
         """Return tokens (b, s), and targets and whether they count, both (b * s,)."""
@@ -341,11 +340,11 @@ def _micro_step(
     def scaled_loss(parts: Stacks) -> tuple[mx.array, mx.array]:
         model.take(parts, read)
         states = model.model(tokens).flatten(0, 1)
+        trains_head = bool(model.head_owner.trainable_parameters())
         if not teaching:
-            trains_head = bool(model.head_owner.trainable_parameters())
             nll = head_loss(states, model.head, targets, mask, z_loss, trains_head)
             return nll * scale, nll
-        sums = taught_loss(states, model.head, targets, mask, teaching, config.teacher, z_loss)
+        sums = taught_loss(states, model.head, targets, mask, teaching, config.teacher, z_loss, trains_head)
         return sums[0] * scale, sums
 
     shown, dtype = model.trainable_parameters(), DTYPES[config.train.param_dtype]
@@ -355,7 +354,7 @@ def _micro_step(
     (_, sums), gradients = mx.value_and_grad(scaled_loss)(parts)
     model.update(shown)
     model.release()
-    gradients = _cast(gradients, dtype)
+    gradients = cast(gradients, dtype)
     if before is not None:
         gradients = tree_map(mx.add, before, gradients)
     return sums, gradients
@@ -372,26 +371,6 @@ def _read(model: Model, stacks: Stacks) -> Stacks:
         names: stack.astype(model.model.dtype) if stack.ndim == 3 and not {EMBEDDING, HEAD} & {*names} else stack
         for names, stack in stacks.items()
     }
-
-
-def _joint(axes: Mapping[Names, int], parts: Stacks) -> tuple[mx.array, Stacks]:
-    """Return the joint L2 norm of gradients, and their stacks.
-
-    Summed row by row, then the rows' sums in a square, its columns first: one sum over all entries, as
-    `mlx.optimizers.clip_grad_norm` takes it, is off by 2e-3 for an embedding of 2M entries on a CPU, which is enough
-    for two backends to part.
-    """
-    gradients = joined(parts, axes)
-    rows = mx.concatenate(
-        [gradient.astype(mx.float32).square().sum(axis=-1).flatten() for gradient in gradients.values()]
-    )
-    side = isqrt(rows.size - 1) + 1
-    square = mx.pad(rows, (0, side * side - rows.size)).reshape(side, side)
-    return mx.sqrt(square.sum(axis=0).sum()), gradients
-
-
-def _cast(arrays: Stacks, dtype: mx.Dtype) -> Stacks:
-    return {name: array.astype(dtype) for name, array in arrays.items()}
 
 
 def _number(value: mx.array) -> float:

@@ -159,7 +159,7 @@ def _composed_product(
     x: mx.array, down: mx.array, up: mx.array, values: mx.array, indices: mx.array, scale: float
 ) -> mx.array:
     up, down, values = (each.astype(x.dtype) for each in (up, down, values))
-    weight = (up @ down * scale).flatten().at[mx.stop_gradient(indices)].add(values).reshape(len(up), -1)
+    weight = _times(up @ down, scale).flatten().at[mx.stop_gradient(indices)].add(values).reshape(len(up), -1)
     return x @ weight.T
 
 
@@ -220,7 +220,7 @@ class Adapter(Layer):
 
     def narrow(self, x: mx.array) -> Narrow:
         """Return W x, and scale down x."""
-        return self._whole(x), x @ self.down.astype(x.dtype).T * self.scale
+        return self._whole(x), _times(x @ self.down.astype(x.dtype).T, self.scale)
 
     def _whole(self, x: mx.array) -> mx.array:
         """Return W x."""
@@ -244,6 +244,11 @@ class FixedPair(Adapter):
         return parts[0] + hidden @ self.up.astype(hidden.dtype).T
 
 
+def _times(x: mx.array, factor: float) -> mx.array:
+    """Return x * factor, multiplied in float32: MLX would round the factor to the type of x before."""
+    return (x.astype(mx.float32) * factor).astype(x.dtype)
+
+
 @cache
 def _activated(name: str) -> Callable[[mx.array], mx.array]:
     return recomputed(ACTIVATIONS[name])
@@ -256,10 +261,14 @@ def _mixed(activation: str, activation_at: str) -> Callable[[mx.array, mx.array,
 
     def mixed(inputs: mx.array, is_hidden: mx.array, gamma: mx.array | float) -> mx.array:
         # One entry a channel: gamma's gradient is then a sum of sums, on a CPU 50 times as accurate as a single sum.
-        scales = mx.where(is_hidden, gamma, 1 - gamma).astype(inputs.dtype)
+        # In float32, as in `_times`.
+        wide = gamma.astype(mx.float32) if isinstance(gamma, mx.array) else gamma
+        scales = mx.where(is_hidden, wide, 1 - wide)
         if activation_at == "low_rank":
-            return scales * mx.where(is_hidden, act(inputs), inputs)
-        return scales * (act(inputs) if activation_at == "inner" else inputs)
+            read = mx.where(is_hidden, act(inputs), inputs)
+        else:
+            read = act(inputs) if activation_at == "inner" else inputs
+        return (scales * read).astype(inputs.dtype)
 
     return recomputed(mixed)
 
@@ -328,12 +337,12 @@ class Group:
 
 
 def opens(*layers: Layer) -> Reads:
-    """Return the tensors that the first halves of layers read."""
-    return [(each, [name for name in each.opens if name in each and each[name].dtype != mx.int32]) for each in layers]
+    """Return the trained tensors that the first halves of layers read."""
+    return [(each, [name for name in each.trainable_parameters() if name in each.opens]) for each in layers]
 
 
 def closes(*layers: Layer) -> Reads:
-    """Return the tensors that the second halves of layers read."""
+    """Return the trained tensors that the second halves of layers read."""
     return [(each, [name for name in each.trainable_parameters() if name not in each.opens]) for each in layers]
 
 

@@ -1,11 +1,10 @@
-"""LLaMA with the core's projections, in mlx-lm's idiom: `Model`, `ModelArgs`, `layers`, caches.
+"""LLaMA with the core's projections, in mlx-lm's idiom: `Model`, `layers`, caches.
 
 Shapes: b batch, s sequence, h hidden_size, d head_width. Names and mathematics follow mlx-lm's llama, against which it
 is tested; its caches (`mlx_lm.models.cache`) serve here too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -14,27 +13,13 @@ import numpy as np
 from mlx.utils import tree_unflatten
 
 from lost.backends.mlx.kernels import gated, group, metal
-from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed
+from lost.backends.mlx.kernels.checkpointing import directly, rebuilt, recomputed, trained
 from lost.backends.mlx.kernels.gather import embedded
 from lost.backends.mlx.layers import Group, Narrow, closes, layer, opens
 from lost.backends.mlx.optim.stacks import Names, Stacks, view
-from lost.config import ModelConfig, ProjectionConfig
+from lost.config import ModelConfig
 from lost.model.parameters import Architecture, gate_is_activated, layer_projections, vocabulary
 from lost.model.rope import frequencies
-
-
-@dataclass(frozen=True)
-class ModelArgs:
-    """Arguments of `Model` for mlx-lm: the two sections of a configuration that a checkpoint's config.json holds."""
-
-    model: ModelConfig
-    projection: ProjectionConfig
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelArgs":
-        """Read a config.json."""
-        model = {key: value for key, value in values.items() if key in ModelConfig.model_fields}
-        return cls(ModelConfig.model_validate(model), ProjectionConfig.model_validate(values["projection"]))
 
 
 class Table(nn.Module):
@@ -179,13 +164,13 @@ class Block(nn.Module):
         q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
         gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
         first, second = self.input_layernorm, self.post_attention_layernorm
-        norms = [(each, list(each.parameters())) for each in (attention.q_norm, attention.k_norm)]
+        norms = [attention.q_norm, attention.k_norm]
         keys, before = (cache[0], cache[1]) if self.convolutions and cache is not None else (cache, None)
         whole = before is None
-        halves = run([(first, ["weight"]), *opens(q, k, v)], lambda x: attention.open(first(x), whole), x)
-        mixed = run([*closes(q, k, v), *norms, *opens(o)], attention.mix, *halves, mask, keys, before)
+        halves = run([*trained(first), *opens(q, k, v)], lambda x: attention.open(first(x), whole), x)
+        mixed = run([*closes(q, k, v), *trained(*norms), *opens(o)], attention.mix, *halves, mask, keys, before)
         x = x + o.widen(*mixed, before=before)
-        halves = run([(second, ["weight"]), *opens(gate, up)], lambda x: mlp.open(second(x), whole), x)
+        halves = run([*trained(second), *opens(gate, up)], lambda x: mlp.open(second(x), whole), x)
         x = x + down.widen(*run([*closes(gate, up), *opens(down)], mlp.mix, *halves, before), before=before)
         if before is not None:
             before.advance(x.shape[1])
@@ -250,7 +235,7 @@ class Model(nn.Module):
     """The trunk as `model`, the head as `lm_head` unless it is tied to the embedding.
 
     Args:
-        args: `ModelArgs`, or a whole `Config`.
+        args: a `Config`, or what else has its sections `model` and `projection`.
         dtype: of computation.
         param_dtype: of the weights.
     """

@@ -9,7 +9,6 @@ if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CO
 
 from lost.backends.torch.calibration import (
     input_moments,
-    likeliest,
     log_probabilities,
     squared_gradients,
     weight_gradients,
@@ -27,7 +26,6 @@ __all__ = [
     "create",
     "input_moments",
     "join",
-    "likeliest",
     "log_probabilities",
     "lostify",
     "resolve",

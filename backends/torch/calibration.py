@@ -48,24 +48,13 @@ def squared_gradients(engine: Engine, batches: Iterable[Batch]) -> dict[str, np.
     return {name: to_array(each) for name, each in totals.items()}
 
 
-def likeliest(engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities."""
-    scores = _log_probabilities(engine, tokens)
-    values, entries = scores.topk(min(count, scores.shape[-1]))
-    return to_array(entries.int()), to_array(values)
-
-
+@torch.no_grad()
 def log_probabilities(engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
     """Return the log-probabilities of entries (b, s, n) after each of tokens (b, s), float32."""
-    scores = _log_probabilities(engine, tokens)
-    return to_array(scores.gather(-1, torch.from_numpy(entries).to(scores.device).long()))
-
-
-@torch.no_grad()
-def _log_probabilities(engine: Engine, tokens: np.ndarray) -> Tensor:
     assert isinstance(engine, TorchEngine)
     logits = engine.model.logits(torch.from_numpy(tokens).to(engine.device).long()).float()
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))  # no second array of all of them
+    scores = logits.sub_(logits.logsumexp(-1, keepdim=True))  # no second array of all of them
+    return to_array(scores.gather(-1, torch.from_numpy(entries).to(scores.device).long()))
 
 
 class _Sum:

@@ -26,7 +26,7 @@ from lost.engine.registry import implementation
 from lost.errors import GradientMemoryError
 from lost.model.parameters import index_limits, parameter_table, shapes_of, vocabulary
 from lost.optim import optimizer_of, state_shapes
-from lost.optim.skip_step import worst
+from lost.optim.gradients.skip_step import worst
 from lost.planning.room import fits_whole
 from lost.storage.arrays import NamedArrays, check_arrays
 

@@ -32,6 +32,8 @@ def teach(
     beyond 65,536 entries. A run with `teacher.path` set to the folder needs none of the model's weights; it must have
     the same data, `data.seq_len` and `teacher.temperature`. What was interrupted goes on with the same command.
     """
+    from shlex import join
+
     from rich.console import Console
     from rich.progress import Progress
 
@@ -43,12 +45,17 @@ def teach(
 
     source = open_model(path)
     length = seq_len or source.seq_len or source.config.data.seq_len
-    asked = lesson(source, Dataset(data), out, length, top_k, temperature, overwrite)
+    dataset = Dataset(data)
+    asked = lesson(source, dataset, out, length, top_k, temperature, overwrite)
     engine = load_weights(source, backend, device)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("windows", total=asked.told.windows)
         told = asked.give(engine, batch_size, note, lambda done: progress.update(task, completed=done))
+    learning = ["lost", "train", "CONFIG", "--data", str(data), f"teacher.path={out}"]
+    # A run with others than these is refused, and what CONFIG has isn't known.
+    learning += [f"data.seq_len={told.seq_len}", f"teacher.temperature={told.temperature}"]
+    learning += [f"model.vocab_size={told.vocab_size}"] if told.vocab_size != dataset.tokenizer.vocab_size else []
     written = sum(file.size for file in (*told.ids, *told.log_probabilities))
     value = told.model_dump(mode="json", exclude={"ids", "log_probabilities"})
     answer(
@@ -57,6 +64,6 @@ def teach(
         [
             f"{out}: {counted(told.windows, 'window')} of {told.seq_len}, the {told.top_k} likeliest of "
             f"{told.vocab_size:,} entries each, {sized(written)}",
-            f"`lost train CONFIG --data {data} teacher.path={out}` learns from it",
+            f"`{join(learning)}` learns from it",
         ],
     )

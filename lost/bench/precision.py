@@ -42,7 +42,7 @@ def with_dtype(config: Config, backend: str, device: str, room: int, say: Callab
     seconds: dict[str, float] = {}
     for dtype, each in typed.items():
         seconds[dtype] = _seconds(each, backend, device, size, _HOPELESS * seconds.get(TYPES[0], float("inf")))
-        gc.collect()  # of a model on an accelerator nothing may stay
+        gc.collect()  # blocks that PyTorch compiled refer to themselves, and on an accelerator nothing of them may stay
     chosen = "bfloat16" if seconds["bfloat16"] * _WORTH < seconds["float32"] else "float32"
     found = ", ".join(f"{dtype} {value * 1e3:.3g} ms" for dtype, value in seconds.items())
     say(f"train.dtype = auto: {chosen} (a step of {size} x {config.data.seq_len} tokens: {found})")

@@ -19,7 +19,7 @@ import numpy as np
 from lost.errors import DataError
 from lost.storage.nofollow import open_read
 
-_OPEN = 64  # files of a process that are kept open: a Mac gives 256 to a process
+_OPEN = 64  # files of a process that are kept open: a quarter of what a Mac gives it, where nothing raises that
 _reading = Lock()  # a thread reads ahead, and what is open belongs to all
 _opened: "OrderedDict[ShardFile, io.BufferedReader]" = OrderedDict()  # the one read last is the last
 

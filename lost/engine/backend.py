@@ -84,11 +84,5 @@ class Backend(Protocol):
     def squared_gradients(self, engine: Engine, batches: Iterable[Batch]) -> dict[str, np.ndarray]:
         """Return, for each trained parameter, the mean over batches of their mean loss's squared gradient, float32."""
 
-    def likeliest(self, engine: Engine, tokens: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the likeliest entries after each of tokens (b, s), (b, s, count) int32, and their log-probabilities.
-
-        The latter are float32, natural log; both are of the vocabulary's size where that is smaller.
-        """
-
     def log_probabilities(self, engine: Engine, tokens: np.ndarray, entries: np.ndarray) -> np.ndarray:
         """Return the log-probabilities of entries (b, s, n) int32 after each of tokens (b, s), float32, natural log."""

@@ -9,7 +9,7 @@ import numpy as np
 from lost.config import Config
 from lost.data.batch import Batch, SoftTargets
 from lost.distributed.group import Workers
-from lost.optim.skip_step import Guard
+from lost.optim.gradients.skip_step import Guard
 from lost.storage.arrays import NamedArrays
 
 
@@ -132,6 +132,7 @@ class Engine(Protocol):
     def memory(self) -> dict[str, int]:
         """Return bytes under the names of metrics.jsonl.
 
-        `memory_bytes`, the peak since the engine was made (the process's, on devices that don't record one); and, where
-        known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for reuse.
+        `memory_bytes`, the peak since an engine last loaded parameters here (the whole process's, on devices that don't
+        record one); and, where known, `memory_active_bytes` in use now and `memory_cache_bytes` freed but kept for
+        reuse. All are of this process on the device, with whatever other engines hold there.
         """

@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
+from lost.config import Config
+from lost.data.batch import Batch
 from lost.engine import Engine, backend_module
 from lost.method.levels import Level, Levels
+from lost.model.parameters import vocabulary
 from lost.storage.arrays import NamedArrays
 
 _ENTRIES = 256  # of the vocabulary, the dense model's likeliest ones; the others count as one
@@ -22,8 +25,8 @@ class Divergence:
         engine: holds the dense model.
         parameters: the dense model's, anew with each call.
         levels: of each projection, by name.
-        tokens: (n,) of the calibration text.
-        seq_len: tokens of a sample.
+        tokens: (n,) int32, of the calibration text.
+        config: the dense model's; a sample has as many tokens as a sequence.
     """
 
     def __init__(
@@ -32,15 +35,17 @@ class Divergence:
         parameters: Callable[[], NamedArrays],
         levels: Mapping[str, Levels],
         tokens: np.ndarray,
-        seq_len: int,
+        config: Config,
     ) -> None:
         self._engine, self._backend = engine, backend_module(engine.backend)
         self._parameters, self._levels = parameters, levels
-        length = min(seq_len, len(tokens))
+        length = min(config.data.seq_len, len(tokens))
         last = len(tokens) - length
         count = min(_MOST_SAMPLES, len(tokens) // length)
         self._samples = [tokens[start : start + length] for start in np.linspace(0, last, count).astype(int)]
-        self._expected = [self._backend.likeliest(engine, each[None], _ENTRIES) for each in self._samples]
+        # The last token of a batch is only predicted, and what it is doesn't matter here.
+        batches = (Batch(np.append(each, np.int32(0))[None]) for each in self._samples)
+        self._expected = list(engine.predict(batches, min(_ENTRIES, vocabulary(config)), 1.0))
 
     @property
     def samples(self) -> int:
@@ -52,9 +57,9 @@ class Divergence:
         self._engine.load(self._composed(levels))
         found = []
         for number in samples:
-            entries, expected = self._expected[number]
-            given = self._backend.log_probabilities(self._engine, self._samples[number][None], entries)
-            found.append(divergence(expected, given))
+            expected = self._expected[number]
+            given = self._backend.log_probabilities(self._engine, self._samples[number][None], expected.ids)
+            found.append(divergence(expected.log_probabilities, given))
         return float(np.mean(found))
 
     def _composed(self, levels: Mapping[str, Level]) -> Iterator[tuple[str, np.ndarray]]:

@@ -102,9 +102,9 @@ def test_other_layers_stay_as_they_are_beside_adapters(
     adapt: Callable, lost: Callable, tmp_path: Path, backend: str
 ) -> None:
     """Whatever is recomputed, and compiled."""
-    ways = [f"train.checkpoint_activations={policy}" for policy in ("none", "narrow", "full")]
-    ways += ["train.compile=true"] if backend == "mlx" else []
-    runs = [adapt("lora", f"run-{n}", 2, way, base="mixed", backend=backend) for n, way in enumerate(ways)]
+    ways = [[f"train.checkpoint_activations={policy}"] for policy in ("none", "narrow", "full")]
+    ways += [[*each, "train.compile=true"] for each in ways] if backend == "mlx" else []
+    runs = [adapt("lora", f"run-{n}", 2, *way, base="mixed", backend=backend) for n, way in enumerate(ways)]
     before, after = arrays(at(runs[0], 0)), arrays(at(runs[0], 2))
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {name for name in before if ".self_attn." in name and name.endswith((".down", ".up"))}

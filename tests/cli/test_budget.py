@@ -219,12 +219,25 @@ def test_what_backends_say_of_the_next_token(backend: str, folder: Path, logits:
     tokens = np.random.default_rng(0).integers(0, 320, (2, 20))
     expected = logits(engine, tokens)
     expected -= np.log(np.exp(expected).sum(-1, keepdims=True))
-    entries, values = module.likeliest(engine, tokens, 5)
-    np.testing.assert_array_equal(np.sort(entries), np.sort(np.argsort(-expected)[..., :5]))
-    assert (entries.dtype, values.dtype) == (np.int32, np.float32)
-    for found in (values, module.log_probabilities(engine, tokens, entries)):
-        np.testing.assert_allclose(found, np.take_along_axis(expected, entries, -1), atol=1e-4)
-    assert module.likeliest(engine, tokens, 999)[0].shape == (2, 20, 330)
+    following = np.concatenate([tokens, tokens[:, :1]], axis=1).astype(np.int32)
+    (soft,) = engine.predict([Batch(following)], 5, 1.0)
+    np.testing.assert_array_equal(np.sort(soft.ids), np.sort(np.argsort(-expected)[..., :5]))
+    for found in (soft.log_probabilities, module.log_probabilities(engine, tokens, soft.ids)):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, np.take_along_axis(expected, soft.ids, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("entries", [19, 300])
+def test_a_model_is_as_far_from_itself_as_rounding(config: Callable[..., Config], backend: str, entries: int) -> None:
+    """Where fewer than 256 entries are known, all of them count."""
+    settings = config(projection={"kind": "dense"}, model={"vocab_size": entries, "initializer_range": 0.3})
+    engine = create_engine(settings, backend, "cpu")
+    engine.load(initial_values(settings))
+    tokens = np.random.default_rng(0).integers(0, entries, 100).astype(np.int32)
+    judge = divergence.Divergence(engine, lambda: initial_values(settings), {}, tokens, settings)
+    assert judge.samples == 12
+    assert judge({}, range(12)) == pytest.approx(0, abs=1e-6)
 
 
 def test_squared_gradients_of_rows(folder: Path) -> None:

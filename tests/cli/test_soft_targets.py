@@ -1,6 +1,7 @@
 """`lost teach`, and runs that learn from what it wrote, without the teacher."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,20 @@ def test_the_likeliest_are_kept(teach: Call, tmp_path: Path, prepared: Dataset) 
     same = (found[0].ids == found[1].ids).all(-1)
     assert same.mean() > 0.99, "but for ties"
     np.testing.assert_allclose(found[0].log_probabilities[same], found[1].log_probabilities[same], atol=1e-2)
+
+
+def test_the_command_that_learns_fits_what_was_written(
+    lost: Call, run: Call, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its configuration has for the length and the temperature, and its data for the vocabulary."""
+    assert run("wide", "model.vocab_size=330", "schedule.steps=3").code == 0
+    more = ("--top-k", 5, "--seq-len", 8, "--temperature", 2.5, "--device", "cpu")
+    done = lost("teach", tmp_path / "wide", "--data", prepared.path, "--out", tmp_path / "my targets", *more)
+    words = shlex.split(done.out.split("`")[1])
+    assert words[:3] == ["lost", "train", "CONFIG"]
+    monkeypatch.chdir(tmp_path)
+    started = lost("train", tiny_yaml, *words[3:], "--device", "cpu", "--dry-run")
+    assert started.code == 0, started.err
 
 
 def test_what_was_interrupted_goes_on(teach: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

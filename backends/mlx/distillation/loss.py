@@ -6,9 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from lost.backends.mlx.kernels.loss import in_chunks, scaled
+from lost.backends.mlx.kernels.loss import at_once, in_chunks, log_softmax, scaled
 from lost.config import TeacherConfig
-from lost.planning.memory.logits import logits_at_once
 
 _BUFFERS = 4  # of a chunk's logits, where the loss without a teacher has one: a chunk is so much smaller
 _LEAST = 1e-37
@@ -22,6 +21,7 @@ def taught_loss(
     teaching: Sequence[mx.array],
     settings: TeacherConfig,
     z_loss: float = 0.0,
+    trains_head: bool = True,
 ) -> mx.array:
     """Return the summed negative log-likelihood, and the summed divergence KL(teacher || student) at T, (2,).
 
@@ -36,15 +36,16 @@ def taught_loss(
             ids (n, k) int32, and their log-probabilities (n, k).
         settings: weight and T.
         z_loss: as in `head_loss`.
+        trains_head: as in `head_loss`.
     """
-    function = _function(settings.weight, settings.temperature, z_loss)
+    function = _function(settings.weight, settings.temperature, z_loss, trains_head)
     return function(x, weight, targets, mask, *teaching)[0]
 
 
 @cache
-def _function(share: float, heat: float, z_loss: float) -> Callable[..., Any]:
+def _function(share: float, heat: float, z_loss: float, trains_head: bool) -> Callable[..., Any]:
     """Return the loss, and the gradients that come with it, as a function that MLX differentiates by `scaled`."""
-    function = mx.custom_function(partial(_loss_and_gradients, share, heat, z_loss))
+    function = mx.custom_function(partial(_loss_and_gradients, share, heat, z_loss, trains_head))
     function.vjp(scaled)
     return function
 
@@ -53,6 +54,7 @@ def _loss_and_gradients(
     share: float,
     heat: float,
     z_loss: float,
+    trains_head: bool,
     x: mx.array,
     weight: mx.array,
     targets: mx.array,
@@ -66,7 +68,7 @@ def _loss_and_gradients(
         labels, counted = targets[rows][:, None], mask[rows].astype(mx.float32)[:, None]
         log_z = logits.logsumexp(axis=-1, keepdims=True)
         nll = log_z - mx.take_along_axis(logits, labels, axis=-1)
-        student = _log_softmax(logits / heat)
+        student = log_softmax(logits / heat)
         if whole:
             divergence, meant = _from_all(student, rows_of[rows], other, heat)
         else:
@@ -79,11 +81,7 @@ def _loss_and_gradients(
         sums = (mx.concatenate([nll, divergence], axis=-1) * counted).sum(axis=0)
         return sums, gradient * counted
 
-    return in_chunks(x, weight, chunk, logits_at_once("mlx", mx.default_device().type.name) // _BUFFERS)
-
-
-def _log_softmax(scores: mx.array) -> mx.array:
-    return scores - scores.logsumexp(axis=-1, keepdims=True)
+    return in_chunks(x, weight, chunk, at_once() // _BUFFERS, trains_head)
 
 
 def _from_all(student: mx.array, states: mx.array, head: mx.array, heat: float) -> tuple[mx.array, mx.array]:
@@ -95,7 +93,7 @@ def _from_all(student: mx.array, states: mx.array, head: mx.array, heat: float) 
         head: the teacher's, (vocab, h).
         heat: T.
     """
-    teacher = _log_softmax((states @ head.T).astype(mx.float32) / heat)
+    teacher = log_softmax((states @ head.T).astype(mx.float32) / heat)
     meant = mx.exp(teacher)
     return (meant * (teacher - student)).sum(axis=-1, keepdims=True), meant
 

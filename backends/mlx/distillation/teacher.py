@@ -4,11 +4,11 @@ import mlx.core as mx
 from mlx.utils import tree_unflatten
 
 from lost.backends.mlx.arrays import DTYPES, to_mlx
+from lost.backends.mlx.kernels.loss import at_once, chunks, log_softmax
 from lost.backends.mlx.model import Model
 from lost.config import Config
 from lost.data.batch import SoftTargets
 from lost.model.parameters import index_limits, parameter_table, shapes_of
-from lost.planning.memory.logits import logits_at_once
 from lost.storage.arrays import NamedArrays, check_arrays
 
 Teaching = tuple[mx.array, mx.array]
@@ -52,11 +52,9 @@ def likeliest(states: mx.array, head: mx.array, top_k: int, temperature: float) 
         top_k: how many.
         temperature: that logits are divided by.
     """
-    rows = max(64, logits_at_once("mlx", mx.default_device().type.name) // len(head))
     found: list[tuple[mx.array, mx.array]] = []
-    for first in range(0, len(states), rows):
-        scores = (states[first : first + rows] @ head.T).astype(mx.float32) / temperature
-        scores = scores - scores.logsumexp(axis=-1, keepdims=True)
+    for rows in chunks(len(states), len(head), at_once()):
+        scores = log_softmax((states[rows] @ head.T).astype(mx.float32) / temperature)
         ids = mx.argpartition(-scores, kth=top_k - 1, axis=-1)[:, :top_k]
         found.append((ids, mx.take_along_axis(scores, ids, axis=-1)))
         mx.eval(found[-1])  # never the logits of all

@@ -1,5 +1,6 @@
 """The process group under `mlx.launch`: every worker has a copy of the model and a share of the batch."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from mlx.nn import average_gradients
 
 from lost.distributed.group import SingleProcess, lost_contact, single_process
+from lost.distributed.launcher import lone_of_mlx
 from lost.errors import BackendError, GpuStoppedError, OutOfMemoryError
 
 Tree = Any  # arrays in nested dictionaries and lists, as `mlx.nn.Module.parameters` gives them
@@ -26,9 +28,8 @@ def join(device: str = "auto") -> "SingleProcess | MlxGroup":
     """
     if "MLX_RANK" not in os.environ:
         return single_process()
-    hosts = os.environ.get("MLX_HOSTFILE")
-    if hosts is not None and not (Path(hosts).exists() and Path(hosts).read_text().strip()):
-        return SingleProcess()  # `mlx.launch -n 1` writes an empty host file
+    if lone_of_mlx():
+        return SingleProcess()
     try:
         return MlxGroup(mx.distributed.init(strict=True))
     except RuntimeError as error:
@@ -36,6 +37,20 @@ def join(device: str = "auto") -> "SingleProcess | MlxGroup":
             f"the workers of mlx.launch can't connect: {error}; expected every host in the host file to be reachable; "
             "see docs/mac.md"
         ) from None
+
+
+def workers_here() -> int:
+    """Return how many of `mlx.launch`'s processes share this machine, by its ring's host file; 1 where none tells.
+
+    The file lists each rank's addresses, `IP:PORT`. Other backends have no such file: jaccl connects machines.
+    """
+    try:
+        nodes = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text())
+        hosts = [{address.rpartition(":")[0] for address in node} for node in nodes]
+        own = hosts[int(os.environ["MLX_RANK"])]
+        return max(1, sum(not own.isdisjoint(each) for each in hosts))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a lone process's is empty
+        return 1
 
 
 class MlxGroup:

@@ -14,7 +14,8 @@ def rebuilt(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
 
     `mx.checkpoint` silently gives zero gradients to arrays that aren't arguments. `mlx.nn.utils.checkpoint` passes all
     arrays of a module as arguments, and those that aren't read get gradients of zeros, which take memory and time; a
-    block has four steps, each of which reads only some of its arrays.
+    block has four steps, each of which reads only some of its arrays. Frozen arrays need no gradients, and stay where
+    they are: modules are left holding what they were given here, until whoever differentiates puts trained ones back.
 
     Args:
         reads: modules, and the names of their trained arrays that the function reads.
@@ -28,6 +29,11 @@ def rebuilt(reads: Reads, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
     return mx.checkpoint(inner)([[module[name] for name in names] for module, names in reads], *arguments)
+
+
+def trained(*modules: nn.Module) -> Reads:
+    """Return all trained arrays of modules that have no parts."""
+    return [(each, list(each.trainable_parameters())) for each in modules]
 
 
 def recomputed(function: Callable[..., mx.array]) -> Callable[..., mx.array]:

@@ -31,27 +31,31 @@ def head_loss(
     return _LOSSES[trains_head](x, weight, targets, mask, *extra)[0]  # type: ignore[index]
 
 
-def head_scores(x: mx.array, weight: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+def head_scores(
+    x: mx.array, weight: mx.array, targets: mx.array, likeliest: bool = True
+) -> tuple[mx.array, mx.array | None]:
     """Return the negative log-likelihood of each target, and whether it is the likeliest entry.
 
     Args:
         x: (n, h), the type that products are computed in.
         weight: (vocab, h), the head.
         targets: (n,) int32.
+        likeliest: whether the latter is asked for: it takes a pass over the logits.
 
     Returns:
-        (n,) float32, and (n,) bool.
+        (n,) float32; and (n,) bool, or None.
     """
     head = weight.astype(x.dtype)
     nll: list[mx.array] = []
-    likeliest: list[mx.array] = []
-    for rows in _chunks(x, head, _logits_at_once()):
-        before = nll[-1:] + likeliest[-1:]
+    first: list[mx.array] = []
+    for rows in chunks(len(x), len(head), at_once()):
+        before = nll[-1:] + first[-1:]
         (part,) = mx.depends([x[rows]], before) if before else (x[rows],)  # one chunk after the other
         logits = part @ head.T
-        likeliest.append(mx.argmax(logits, axis=-1) == targets[rows])
+        if likeliest:
+            first.append(mx.argmax(logits, axis=-1) == targets[rows])
         nll.append(mx.fast.cross_entropy(logits.astype(mx.float32), targets[rows]))
-    return mx.concatenate(nll), mx.concatenate(likeliest)
+    return mx.concatenate(nll), mx.concatenate(first) if likeliest else None
 
 
 def _loss_and_gradients(
@@ -69,7 +73,7 @@ def _loss_and_gradients(
             softmax = softmax * (1 + 2 * z_loss[0] * log_sums)
         return nll, (softmax - (entries == labels)) * weights[:, None]
 
-    return in_chunks(x, weight, chunk, _logits_at_once(), trains_head)
+    return in_chunks(x, weight, chunk, at_once(), trains_head)
 
 
 def in_chunks(
@@ -92,9 +96,10 @@ def in_chunks(
     total = mx.array(0.0)
     x_gradients: list[mx.array] = []
     weight_gradient = mx.zeros(weight.shape, mx.float32)
-    for rows in _chunks(x, head, entries):
+    for rows in chunks(len(x), len(head), entries):
         # One chunk after the other: without these dependencies MLX might hold all of them at once.
-        (part,) = mx.depends([x[rows]], [total, weight_gradient, *x_gradients[-1:]])
+        sums_so_far = [weight_gradient] if trains_head else []
+        (part,) = mx.depends([x[rows]], [total, *sums_so_far, *x_gradients[-1:]])
         sums, gradient = chunk(rows, (part @ head.T).astype(mx.float32))
         total, gradient = total + sums, gradient.astype(x.dtype)
         x_gradients.append(gradient @ head)
@@ -118,10 +123,17 @@ for function in _LOSSES.values():
     function.vjp(scaled)
 
 
-def _logits_at_once() -> int:
+def log_softmax(scores: mx.array) -> mx.array:
+    """Return log-probabilities (..., vocab); MLX's own takes each row's largest off before, in two more passes."""
+    return scores - scores.logsumexp(axis=-1, keepdims=True)
+
+
+def at_once() -> int:
+    """Return how many logits are made at a time, on the default device."""
     return logits_at_once("mlx", mx.default_device().type.name)
 
 
-def _chunks(x: mx.array, head: mx.array, entries: int) -> Iterator[slice]:
-    rows = max(64, entries // len(head))
-    return (slice(first, first + rows) for first in range(0, len(x), rows))
+def chunks(count: int, vocab: int, entries: int) -> Iterator[slice]:
+    """Yield the places of so many predictions' chunks, of at most so many logits each, or of 64 predictions."""
+    rows = max(64, entries // vocab)
+    return (slice(first, first + rows) for first in range(0, count, rows))

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lost.backends.torch.arrays import arriving, to_tensor
 from lost.backends.torch.distillation.loss import Teaching
+from lost.backends.torch.kernels.loss import chunks
 from lost.backends.torch.model import LostForCausalLM
 from lost.config import Config
 from lost.data.batch import SoftTargets
@@ -57,7 +58,7 @@ def likeliest(states: Tensor, head: Tensor, top_k: int, temperature: float) -> t
         temperature: that logits are divided by.
     """
     found = []
-    for part in states.split(max(64, logits_at_once("torch", states.device.type) // len(head))):
-        scores = (part @ head.T).to(torch.promote_types(part.dtype, torch.float32)).div_(temperature)
+    for rows in chunks(len(states), len(head), logits_at_once("torch", states.device.type)):
+        scores = (states[rows] @ head.T).to(torch.promote_types(states.dtype, torch.float32)).div_(temperature)
         found.append(scores.log_softmax(dim=1).topk(top_k, dim=1))
     return torch.cat([each.indices for each in found]), torch.cat([each.values for each in found])

@@ -75,11 +75,15 @@ def head_scores(x: Tensor, weight: Tensor, targets: Tensor, likeliest: bool = Tr
     return torch.cat(nll), torch.cat(first) if likeliest else None
 
 
+def chunks(count: int, vocab: int, logits: int) -> Iterator[slice]:
+    """Yield the places of so many predictions' chunks, of at most so many logits each, or of 64 predictions."""
+    most = max(64, logits // vocab)
+    size = -(-count // -(-count // most))  # as equal as can be: each size is compiled for itself
+    return (slice(first, first + size) for first in range(0, count, size))
+
+
 def _chunks(x: Tensor, weight: Tensor, targets: Tensor, logits: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    most = max(64, logits // len(weight))
-    size = -(-len(x) // -(-len(x) // most))  # as equal as can be: each size is compiled for itself
-    for first in range(0, len(x), size):
-        rows = slice(first, first + size)
+    for rows in chunks(len(x), len(weight), logits):
         yield rows, x[rows], targets[rows]
 
 
