@@ -51,7 +51,7 @@ demo: $(VENV)/.ready-$(COMPUTES)
 	$(LOST) eval $(DEMO)/run --backend $(BACKEND)
 	$(LOST) generate $(DEMO)/run --backend $(BACKEND) --max-tokens 120 --prompt '$(PROMPT)'
 
-# A test process for each core, and one thread in each: two threads that share a core wait for each other.
+# As many processes as tests/conftest.py says, and one thread in each: two threads that share a core wait for each other.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
