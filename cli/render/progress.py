@@ -135,6 +135,7 @@ class TrainingScreen(Tracker):
             f"loss {mean}",
             f"{duration(left)} left",
             f"{row['tokens_per_second']:,.0f} tokens/s",
+            *([f"MFU {row['mfu']:.1%}"] if "mfu" in row else []),
             *([f"last loss {own}"] if own != mean else []),
             *([f"divergence {number(row['divergence'], 4)}"] if "divergence" in row else []),
             f"lr {row['lr']:.2e}",

@@ -6,6 +6,9 @@ of that on all of them. float32: without TF32.
 
 import re
 
+from lost.config import Config
+from lost.planning.budget import budget
+
 # TFLOP/s in bfloat16 and in float32, by words of the device name that CUDA reports; the first match counts.
 _TFLOPS = {
     "gb200": (2500.0, 80.0),
@@ -45,3 +48,17 @@ def peak_flops(device_name: str, dtype: str) -> float | None:
     column, share = {"bfloat16": (0, 1.0), "tf32": (0, 0.5), "float32": (1, 1.0)}[dtype]
     rates = (rates for gpu, rates in _TFLOPS.items() if re.search(rf"\b{gpu}\b", name))
     return next((1e12 * share * each[column] for each in rates), None)
+
+
+def tokens_at_peak(config: Config, device_name: str, cards: int) -> float | None:
+    """Return the tokens a second at which a model's own FLOPs would be all that cards can; None: that isn't known.
+
+    What is reached, divided by it, is the MFU.
+
+    Args:
+        config: of the training, its vocabulary known.
+        device_name: of each card, as CUDA reports it.
+        cards: how many share the batch.
+    """
+    peak = peak_flops(device_name, config.train.product_dtype)
+    return cards * peak / budget(config).flops_per_token if peak else None

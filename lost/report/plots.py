@@ -61,6 +61,7 @@ METRICS = {
         Metric("lr", "learning rate"),
         Metric("grad_norm", "gradient norm", log=True, smooth=True),
         Metric("tokens_per_second", "tokens a second", smooth=True),
+        Metric("mfu", "model FLOPs utilization (MFU)", smooth=True),
         Metric("memory_bytes", "memory (GiB)", unit=2**30),
         Metric("skipped", "updates left out"),
         Metric("divergence", "divergence from the teacher, nats a token"),

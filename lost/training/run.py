@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lost import checkpoint
+from lost.bench.compare import Target
 from lost.checkpoint import CHECKPOINTS, BestLoss, Checkpoint, TrainState
 from lost.checkpoint.mirror import Mirror
 from lost.checkpoint.saver import Saver
@@ -27,6 +28,7 @@ from lost.generation.samples import write_samples
 from lost.model.init import initial_values
 from lost.optim.gradients.noise_scale import GradientNoise, estimates
 from lost.optim.rates.schedule import learning_rate
+from lost.planning.peak_flops import tokens_at_peak
 from lost.storage.arrays import NamedArrays
 from lost.storage.failpoints import failpoint
 from lost.tracking import KINDS as TRACKERS
@@ -124,6 +126,7 @@ class Run:
             self._mirror()  # what could not be, before
         self.loss: float | None = None
         self._clock, self._clock_step = time.perf_counter(), progress.step
+        self._at_peak = _tokens_at_peak(self.config, self.engine)
         return progress
 
     def _with_threads(self, progress: TrainState) -> TrainState:
@@ -196,6 +199,7 @@ class Run:
             "grad_norm": grad_norm,
             "tokens": progress.tokens,
             "tokens_per_second": steps * self.per_step / elapsed,
+            **({"mfu": steps * self.per_step / elapsed / self._at_peak} if self._at_peak else {}),
             "seconds": progress.seconds,
             **self.engine.memory(),
             "samples": [first, progress.samples - 1],
@@ -379,3 +383,11 @@ class Run:
         if self.config.train.on_save_error == "stop":
             raise error
         self.tracker.message(f"{error} Training goes on (train.on_save_error = continue)")
+
+
+def _tokens_at_peak(config: Config, engine: Engine) -> float | None:
+    """Return the tokens a second at which MFU would be 1; None: not known, as of anything but some CUDA cards."""
+    if not engine.device.startswith("cuda"):
+        return None
+    machine = Target(engine.backend, engine.device).bench.machine(engine.device)
+    return tokens_at_peak(config, machine.device_name, engine.workers.world_size)

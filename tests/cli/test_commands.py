@@ -19,6 +19,9 @@ from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
+from lost.tracking.metrics import FILE as METRICS
+from lost.tracking.metrics import read_rows
+from lost.training import run as training
 from lost.utils.wording import counted
 
 Lost = Callable[..., object]
@@ -66,6 +69,19 @@ def test_run_folder(run: Path, prepared: Dataset) -> None:
     assert [row["checkpoint"] for row in saves] == [f"step-{step:08d}" for step in (10, 20, 30, 40)]
     assert all(0 < row["stall_seconds"] <= row["seconds"] for row in saves)
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.5  # it learns
+
+
+def test_utilization_where_the_peak_is_known(
+    lost: Lost, tiny_yaml: Path, prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CUDA card; a CPU's isn't known."""
+    for place, at_peak in enumerate((None, 1e9)):
+        if at_peak:
+            monkeypatch.setattr(training, "_tokens_at_peak", lambda config, engine: 1e9)
+        out = tmp_path / f"{place}"
+        assert lost("train", tiny_yaml, "--data", prepared.path, "--out", out, "--set", "schedule.steps=2").code == 0
+        rows = [row for row in read_rows(out / METRICS) if "lr" in row]
+        assert [row.get("mfu") for row in rows] == [at_peak and row["tokens_per_second"] / at_peak for row in rows]
 
 
 def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:

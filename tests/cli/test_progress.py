@@ -160,6 +160,8 @@ def test_a_line_in_a_pipe_has_both_losses(capsys: pytest.CaptureFixture[str]) ->
         "step 20/40  loss 5.5000  0:00:20 left  100 tokens/s  last loss 5.2500  lr 1.00e-03  grad 1.00  1.0 MiB"
     )
     assert second.startswith("step 20/40  loss 5.2500  0:00:20 left  100 tokens/s  lr")
+    screen.step({**ROW, "mfu": 0.4567})
+    assert "100 tokens/s  MFU 45.7%  last loss" in capsys.readouterr().out
 
 
 SAMPLES = {"step": 20, "texts": [

@@ -12,7 +12,8 @@ from lost.bench.trial import tokens_per_second
 from lost.config import Config, ProjectionSettings
 from lost.engine import StepResult
 from lost.model.load import load_config
-from lost.planning.peak_flops import peak_flops
+from lost.planning.budget import budget
+from lost.planning.peak_flops import peak_flops, tokens_at_peak
 from lost.projections import projection
 
 
@@ -62,6 +63,13 @@ def test_summary() -> None:
 )
 def test_peaks(name: str, dtype: str, tera: float | None) -> None:
     assert peak_flops(name, dtype) == (tera and pytest.approx(tera * 1e12))
+
+
+def test_utilization_is_of_the_models_own_flops_on_all_cards(config: Callable[..., Config]) -> None:
+    settings = config(train={"dtype": "bfloat16"})
+    found = tokens_at_peak(settings, "NVIDIA H100 80GB HBM3", 8)
+    assert found == pytest.approx(8 * 989e12 / budget(settings).flops_per_token)
+    assert tokens_at_peak(settings, "AMD EPYC", 1) is None
 
 
 def test_cola_has_an_activation_beside_layers_without_one() -> None:
