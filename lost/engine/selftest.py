@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy.special import log_softmax
 
 from lost.config import Config
 from lost.data.batch import Batch
@@ -132,7 +133,7 @@ class ReferenceRun:
         """Return the log-probabilities of four greedy tokens after the prompt."""
         tokens, results = list(self.prompt), []
         for _ in range(4):
-            results.append(_log_softmax(reference.logits(self.config, self.weights, np.array([tokens]))[0, -1]))
+            results.append(log_softmax(reference.logits(self.config, self.weights, np.array([tokens]))[0, -1]))
             tokens.append(int(results[-1].argmax()))
         return results
 
@@ -174,7 +175,7 @@ class ReferenceRun:
         results: list[np.ndarray] = []
 
         def choose(scores: np.ndarray) -> int:
-            results.append(_log_softmax(scores.astype(np.float64)))
+            results.append(log_softmax(scores.astype(np.float64)))
             return int(self.logits[min(len(results), len(self.logits)) - 1].argmax())  # the reference's path
 
         list(engine.generate(self.prompt, choose, len(self.logits)))
@@ -189,11 +190,6 @@ def _in_place_of_zeros(name: str, shape: tuple[int, ...], std: float, random: np
     if name.endswith(".core"):
         return (std * (np.eye(*shape) if len(shape) == 2 else np.ones(shape))).astype(np.float32)
     return random.normal(0, std, shape).astype(np.float32)
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max()
-    return shifted - np.log(np.exp(shifted).sum())
 
 
 def _worst(results: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:

@@ -166,9 +166,10 @@ def _recite(tokens: Sequence[int], scores: list[np.ndarray]) -> Callable[[np.nda
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
     """Return log-probabilities of logits (n, vocab), float64: engines may leave out a constant common to all logits."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+    from scipy.special import log_softmax  # slow to import
+
+    found: np.ndarray = log_softmax(logits.astype(np.float64), axis=-1)
+    return found
 
 
 def probe(tokenizer: Tokenizer, texts: Sequence[str], positions: int) -> list[int]:
