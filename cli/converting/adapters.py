@@ -1,5 +1,6 @@
 """`lost convert --to peft`: exporting adapters alone."""
 
+from lost.cli.converting.exporting import NEEDS_OF_UPLOAD, UPLOAD, check_license, send
 from lost.cli.converting.request import Answer, Job, Request
 
 
@@ -8,11 +9,23 @@ def _export(request: Request) -> Answer:
     from lost.cli.converting.sources import checkpoint_of, own_type
     from lost.cli.render.output import note
     from lost.interop.hub.download import as_typed
+    from lost.interop.hub.upload import check_upload
     from lost.interop.to_peft import export
     from lost.utils.wording import sized
 
+    check_license(request.license)
     checkpoint = checkpoint_of(request)
-    result = export(checkpoint, request.out, own_type(request), request.overwrite, request.backend)
+    if request.push is not None:
+        check_upload(request.push, not request.dry_run)
+    result = export(
+        checkpoint,
+        request.out,
+        own_type(request),
+        request.overwrite,
+        request.backend,
+        request.license,
+        request.push is not None,
+    )
     for remark in result.remarks:
         note(remark)
     if result.base is None:
@@ -29,16 +42,16 @@ def _export(request: Request) -> Answer:
         f"{sized(result.bytes)}; opens with peft{f' on {as_typed(result.base)}' if result.base else ''}",
         f"the base model with what was written: log-probabilities differ by at most {result.difference:.1e}",
     ]
+    if request.push is not None:
+        value["push"], more = send(request.push, request)
+        lines += more
     return value, lines
 
 
 JOB = Job(
     "--to peft",
-    frozenset({"--dtype", "--backend"}),
+    frozenset({*UPLOAD, "--license"}),
     _export,
-    refuses={
-        "--device": "adapters are compared on the CPU",
-        "--part-mib": "adapters are one file",
-        "--push": "adapters alone aren't uploaded",
-    },
+    NEEDS_OF_UPLOAD,
+    {"--device": "adapters are compared on the CPU", "--part-mib": "adapters are one file"},
 )

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 License = Annotated[
     str | None,
-    typer.Option(
-        help="--to hf, mlx-lm, dense: the model's licence in its card, by the hub's name, such as apache-2.0."
-    ),
+    typer.Option(help="--to hf, mlx-lm, dense, peft: the licence in the card, by the hub's name, such as apache-2.0."),
 ]
 Push = Annotated[
     str | None,
@@ -36,7 +34,7 @@ def _export(request: Request) -> Answer:
     from lost.cli.render.output import note
     from lost.interop.hub.upload import check_upload
 
-    _check_license(request.license)
+    check_license(request.license)
     checkpoint = checkpoint_of(request)
     if request.push is not None:
         check_upload(request.push, not request.dry_run)
@@ -51,12 +49,17 @@ def _export(request: Request) -> Answer:
         note(f"{request.out} was NOT checked: install {reader} and convert again, to have it opened and compared")
     value, lines = _told(request, checkpoint, result)
     if request.push is not None:
-        value["push"], more = _send(request.push, request)
+        value["push"], more = send(request.push, request)
         lines += more
     return value, lines
 
 
-def _check_license(license: str | None) -> None:
+def check_license(license: str | None) -> None:
+    """Refuse what the hub wouldn't take for a licence's name.
+
+    Raises:
+        UserError: it is none.
+    """
     from lost.errors import UserError
 
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
@@ -117,8 +120,12 @@ def _told(request: Request, checkpoint: "Checkpoint", result: "Export") -> Answe
     return value, lines
 
 
-def _send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
-    """Upload an export unless it is a dry run, and return the answer as JSON and as lines."""
+def send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
+    """Upload an export unless it is a dry run, and return the answer as JSON and as lines.
+
+    Raises:
+        UserError, NetworkError: as `upload`.
+    """
     from lost.interop.hub.upload import replaced, upload
 
     files = {each.name: each.stat().st_size for each in sorted(request.out.iterdir())}
@@ -127,7 +134,8 @@ def _send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
     value["removed"] = []
     if request.dry_run:
         lines = [f"{name} ({seen}) would get {each}: {size:,} bytes" for each, size in files.items()]
-        lines.append(f"other files there of these names would be removed: {', '.join(replaced(request.out))}")
+        if patterns := replaced(request.out):
+            lines.append(f"other files there of these names would be removed: {', '.join(patterns)}")
         return value, [*lines, "nothing was uploaded; with --overwrite in place of --dry-run it will be"]
     done = upload(request.out, name, request.public)
     value |= {"commit": done.commit, "removed": done.removed}
@@ -137,18 +145,18 @@ def _send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
     return value, lines
 
 
-_UPLOAD = {"--dtype", "--push", "--public", "--dry-run", "--backend"}
-_FOLDER = frozenset({*_UPLOAD, "--license", "--part-mib"})
+UPLOAD = {"--dtype", "--push", "--public", "--dry-run", "--backend"}
+_FOLDER = frozenset({*UPLOAD, "--license", "--part-mib"})
 _ONLY_UPLOADED = "it says how an export is uploaded"
-_NEEDS = (Need("--public", ("--push",), _ONLY_UPLOADED), Need("--dry-run", ("--push",), _ONLY_UPLOADED))
+NEEDS_OF_UPLOAD = (Need("--public", ("--push",), _ONLY_UPLOADED), Need("--dry-run", ("--push",), _ONLY_UPLOADED))
 _REFUSES = {
     "--device": "exports are compared on the CPU",
     "--weights-only": "exports never hold an optimizer state",
 }
 _OF_GGUF = {"--part-mib": "a GGUF is one file", "--bits": "--dtype q8_0 stores a GGUF in 8 bits"}
 JOBS = (
-    Job("--to hf", _FOLDER, _export, _NEEDS, _REFUSES),
-    Job("--to mlx-lm", _FOLDER | quantizing.OPTIONS, _export, (*_NEEDS, *quantizing.NEEDS), _REFUSES),
-    Job("--to dense", _FOLDER, _export, _NEEDS, _REFUSES),
-    Job("--to gguf", frozenset(_UPLOAD), _export, _NEEDS, _REFUSES | _OF_GGUF),
+    Job("--to hf", _FOLDER, _export, NEEDS_OF_UPLOAD, _REFUSES),
+    Job("--to mlx-lm", _FOLDER | quantizing.OPTIONS, _export, (*NEEDS_OF_UPLOAD, *quantizing.NEEDS), _REFUSES),
+    Job("--to dense", _FOLDER, _export, NEEDS_OF_UPLOAD, _REFUSES),
+    Job("--to gguf", frozenset(UPLOAD), _export, NEEDS_OF_UPLOAD, _REFUSES | _OF_GGUF),
 )

@@ -11,13 +11,14 @@ import numpy as np
 
 from lost.checkpoint import Checkpoint, Origin
 from lost.config import Config, DType
-from lost.errors import CheckpointError, ConfigError
+from lost.errors import CheckpointError, ConfigError, UserError
 from lost.interop.destination import check_free
 from lost.interop.hub.download import as_typed, published
 from lost.interop.layout import is_plain
 from lost.interop.rewrite import NUMPY, cast
 from lost.interop.rewrite import compare as check_written
 from lost.interop.source import Source, is_folder_of_another, open_source
+from lost.interop.to_hf.card import adapter_card
 from lost.interop.to_hf.check import compare, own_scores, probe
 from lost.interop.to_hf.samples import validation_texts
 from lost.method.decompose import leading_pair
@@ -31,7 +32,7 @@ from lost.storage.tensors import read_tensors, write_tensors
 from lost.tokenizer.comparison import AWKWARD
 from lost.utils.parsing import parse_object
 
-DESCRIPTION, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DESCRIPTION, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 _ONE_FILE = 1 << 62  # bytes
 # What a run may change of its base model, and outputs depend on; PEFT takes it from the base. (Of the rest that is free
 # initial weights depend on one, and nothing that is computed on the number of positions.)
@@ -65,7 +66,13 @@ class AdapterExport:
 
 
 def export(
-    source: Checkpoint, path: Path, dtype: DType | None = None, overwrite: bool = False, backend: str = "auto"
+    source: Checkpoint,
+    path: Path,
+    dtype: DType | None = None,
+    overwrite: bool = False,
+    backend: str = "auto",
+    license: str | None = None,
+    to_publish: bool = False,
 ) -> AdapterExport:
     """Write the adapters of a checkpoint.
 
@@ -75,18 +82,28 @@ def export(
         dtype: of the factors; None: unchanged, or float32 for products, which the run's own type would round.
         overwrite: replace an earlier export of this kind.
         backend: computes the log-probabilities to compare with.
+        license: as in `adapter_card`.
+        to_publish: whether others are to open it, whose base model is then the hub's.
 
     Raises:
+        UserError: others are to open it, and the base model is on this machine alone.
         CheckpointError: something is at `path`, or the base model isn't where it was, and is needed.
         ConfigError: the run has no adapters, or trained more than them, or computes otherwise than its base; or PEFT
             has no such model.
         ExportError: the base model with the adapters isn't the run's.
         StorageError: the disk refused.
     """
-    check_free(path, overwrite, _is_ours, (DESCRIPTION, WEIGHTS))
+    check_free(path, overwrite, _is_ours, (DESCRIPTION, WEIGHTS, CARD))
     config = source.config
     _check(config)
     base = _base(source.progress.origin)
+    known = published(base.path) if base else None
+    if to_publish and not known:
+        found = f", but {base.path}" if base else ", or isn't in its cache any more"
+        raise UserError(
+            f"--push: the base model of {source.path} is none of the hub{found}; expected one that others can fetch, "
+            "with which training began (--init-from hf://OWNER/NAME); leave --push out"
+        )
     remarks = _compared(config, base)
     weights, pairs = _layers(source, base)
     kept = dtype or _exact(pairs, config.train.param_dtype)
@@ -100,6 +117,8 @@ def export(
         (partial / written).rename(partial / WEIGHTS)
         factors = dict(read_tensors([partial / WEIGHTS]))
         check_written(cast(_renamed(pairs), kept), factors.items())
+        entries = sum(each.size for each in factors.values())
+        write_new(partial / CARD, adapter_card(source, known, entries, kept, license).encode())
         difference = _difference(source, weights, pairs, factors, kept != "float32", tokens, backend)
         size = sum(each.stat().st_size for each in partial.iterdir())
     return AdapterExport(path, kept, size, difference, folder, base.path if base else None, remarks)

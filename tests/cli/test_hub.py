@@ -117,6 +117,16 @@ def test_adapters_name_their_base_as_the_hub_does(
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     named = (described["base_model_name_or_path"], described["revision"])
     assert named == ("some/one", hub.repositories["some/one"].sha)
+    words = ("--to", "peft", "--overwrite", "--license", "mit", "--push", "me/adapters")
+    done = lost("convert", run, tmp_path / "adapter", *words, "--dry-run")
+    assert (done.code, "would get README.md" in done.out, "removed" in done.out) == (0, True, False), done.err
+    done = lost("convert", run, tmp_path / "adapter", *words)
+    assert done.code == 0, done.err
+    there = hub.repositories["me/adapters"].files
+    assert there.keys() == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert there["README.md"].startswith(b"---\nlibrary_name: peft\nbase_model: some/one\nlicense: mit\n")
+    assert f'from_pretrained("some/one", revision="{named[1]}")'.encode() in there["README.md"]
+    assert str(tmp_path).encode() not in b"".join(there.values())
 
 
 def test_its_tokenizer_alone_comes_down_for_data(lost: Callable, hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -227,11 +237,14 @@ def test_uploads_that_cannot_be(monkeypatch: pytest.MonkeyPatch, lost: Callable,
         (("--to", "hf", "--push", "me/mine"), "expected a token"),
         (("--to", "hf", "--push", "../mine"), "can't name a repository"),
         (("--to", "hf", "--push", "me/one--two", "--dry-run"), "can't name a repository of the hub: Cannot have -- or"),
-        (("--to", "lost", "--push", "me/mine"), "--push me/mine without --to hf, --to mlx-lm, --to dense or --to gguf"),
+        (
+            ("--to", "lost", "--push", "me/mine"),
+            "--push me/mine without --to hf, --to mlx-lm, --to dense, --to g",
+        ),
         (("--to", "hf", "--public"), "--public without --push"),
         (("--to", "hf", "--dry-run"), "--dry-run without --push"),
         (("--to", "hf", "--license", "a: b"), "--license a: b: expected a licence by the hub's name"),
-        (("--to", "gguf", "--license", "mit"), "--license mit without --to hf, --to mlx-lm or --to dense"),
+        (("--to", "gguf", "--license", "mit"), "--license mit without --to hf, --to mlx-lm, --to dense or --to peft"),
     ):
         done = lost("convert", source, out, *options)
         assert (done.code, reason in done.err) == (2, True), (options, done.err)

@@ -57,12 +57,18 @@ def begun_on_an_export(
 
 
 def test_the_base_is_named_where_peft_opens_it(
-    lost: Callable, begun_on_an_export: Callable[[str], Path], tmp_path: Path
+    lost: Callable, begun_on_an_export: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By a path of this machine, with which adapters aren't published."""
     base = begun_on_an_export("pissa")
     assert lost("convert", tmp_path / "run", tmp_path / "adapter", "--to", "peft").code == 0
     described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == str(base.resolve())
+    assert str(tmp_path) not in (tmp_path / "adapter" / "README.md").read_text()
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    pushed = lost("convert", tmp_path / "run", tmp_path / "third", "--to", "peft", "--push", "me/mine")
+    assert (pushed.code, f"is none of the hub, but {base.resolve()}" in pushed.err) == (2, True), pushed.err
+    assert not (tmp_path / "third").exists()
     for change in (trained_further, lambda folder: folder.rename(tmp_path / "elsewhere")):
         change(base)
         gone = lost("convert", tmp_path / "run", tmp_path / "second", "--to", "peft")

@@ -27,7 +27,8 @@ class Upload:
 
 def replaced(folder: Path) -> tuple[str, ...]:
     """Return patterns of the files that an upload of this export removes if it doesn't have them."""
-    return _GGUF if any(folder.glob("*.gguf")) else _WEIGHTS
+    forms = (_GGUF, _WEIGHTS)  # adapters are one file, whose name is always the same
+    return next((each for each in forms if any(folder.glob(each[0]))), ())
 
 
 def check_upload(name: str, now: bool = True) -> None:

@@ -76,6 +76,60 @@ The flag lets them run the model's own layers, which stand in `modeling_lost.py`
 """
 
 
+_ADAPTERS = """\
+---
+library_name: peft
+{base}
+{license}
+tags:
+- lora
+- lost-pretrain
+---
+"""
+_OPEN_ADAPTERS = """\
+## Open them
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}"{revision})
+model = PeftModel.from_pretrained(base, "PATH")
+```
+"""
+
+
+def adapter_card(
+    source: Checkpoint, base: tuple[str, str] | None, entries: int, dtype: str, license: str | None
+) -> str:
+    """Return README.md of adapters alone.
+
+    Args:
+        source: the run's checkpoint.
+        base: the model of the hub that they are for, and its commit; None: it isn't one.
+        entries: of their factors.
+        dtype: of them.
+        license: the hub's name of their licence; None: none was chosen.
+    """
+    run = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path
+    name, revision = base or ("BASE", None)
+    return "\n".join(
+        [
+            _ADAPTERS.format(
+                base=f"base_model: {name}" if base else "# base_model: the hub's name of the model that they are for",
+                license=f"license: {license}" if license else _NO_LICENSE,
+            ),
+            f"# {resolved(run).name}\n",
+            f"Low-rank adapters of {entries:,} parameters in {dtype} for "
+            f"{f'[{name}](https://huggingface.co/{name})' if base else 'the model that the run began with'}, made with "
+            f"[lost-pretrain](https://arxiv.org/abs/2508.02668) {lost.__version__}.\n",
+            f"Licence: {license or _NONE_CHOSEN}.\n",
+            *_training(run, source),
+            _OPEN_ADAPTERS.format(base=name, revision=f', revision="{revision}"' if revision else ""),
+        ]
+    )
+
+
 def card(
     source: Checkpoint, target: Config, dtype: str, license: str | None = None, quantized: Quantized | None = None
 ) -> str:
