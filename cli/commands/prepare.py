@@ -1,7 +1,7 @@
 """`lost prepare`: turn text into token shards."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -71,6 +71,10 @@ def prepare(
     examples: Annotated[
         bool, typer.Option("--examples", help="The JSON lines are examples for fine-tuning; needs --tokenizer.")
     ] = False,
+    answers: Annotated[
+        Literal["last", "all"] | None,
+        typer.Option(help="With --examples: which answers of a conversation are learned; default: last."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Subset of hub data sets, such as en.")] = None,
     split: Annotated[str | None, typer.Option(help=f"Split of hub data sets; default {SPLIT}.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of hub data sets.")] = None,
@@ -95,7 +99,8 @@ def prepare(
     What --max-documents and --max-tokens take includes the fraction that is held out, but not --valid.
 
     With --examples, lines hold a prompt and a completion, messages, or a text, in mlx-lm's format, and only the
-    completion or the last answer is learned. A folder stands for its train.jsonl and valid.jsonl.
+    completion or the last answer is learned, or with --answers all each answer. A folder stands for its train.jsonl and
+    valid.jsonl.
 
     The folder appears only when it is complete. If interrupted, run the same command again to resume (with --examples,
     it starts over).
@@ -168,10 +173,14 @@ def prepare(
         train_files, valid_files = example_files(text, valid, valid_fraction)
         own = load_tokenizer(tokenizer_path(tokenizer), end_of_text)
         with screen.live():
-            splits = prepare_examples(train_files, out, own, valid_files or share, screen, overwrite, screen.message)
+            splits = prepare_examples(
+                train_files, out, own, valid_files or share, screen, overwrite, screen.message, answers or "last"
+            )
         remark_on_share(splits, None if valid_files else share)
         answer(as_json, *described(out, splits))
         return
+    if answers:
+        raise UserError(f"--answers {answers} without --examples: plain text is all learned; leave it out")
     key, choice = text_key or TEXT_KEY, HubChoice(config, split or SPLIT, revision)
     sources = Sources(text, include, exclude, key, choice=choice, cap=cap)
     held_out = None

@@ -9,7 +9,7 @@ import numpy as np
 from lost.data.dataset import TRAIN, VALID
 from lost.data.writer import MaskWriter, SplitWriter, write_description
 from lost.errors import DataError
-from lost.prepare.example_lines import Example, encode_example, read_examples
+from lost.prepare.example_lines import Answers, Example, encode_example, read_examples
 from lost.prepare.holdout import check_apart, check_share
 from lost.prepare.output import ProgressCallback, prepared_set, unsaid, unseen
 from lost.storage.nofollow import is_within
@@ -27,6 +27,7 @@ def prepare_examples(
     progress: ProgressCallback = unseen,
     overwrite: bool = False,
     log: Callable[[str], None] = unsaid,
+    answers: Answers = "last",
 ) -> dict[str, Any]:
     """Write a prepared set of examples.
 
@@ -39,6 +40,7 @@ def prepare_examples(
         progress: shown.
         overwrite: replace a set that is already there.
         log: told what else a user should know.
+        answers: of a conversation with several: the last is learned, or each.
 
     Returns:
         The entries of both splits, as in `dataset.json`.
@@ -54,23 +56,27 @@ def prepare_examples(
     else:
         check_share(valid)
     read = [*paths, *own]
-    with prepared_set(out, read, {"examples": [str(path) for path in paths]}, overwrite, log) as (folder, _):
+    further = {"answers": answers} if answers != "last" else {}  # sets of earlier versions don't say
+    stamp = {"examples": [str(path) for path in paths], **further}
+    with prepared_set(out, read, stamp, overwrite, log) as (folder, _):
         template = template_of(tokenizer)
-        held_out = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template), valid)
+        held_out = None if isinstance(valid, Sequence) else _held_out(read_examples(paths, template, answers), valid)
 
         def examples_of(split: str) -> Iterator[Example]:
             if held_out is not None:
-                examples = read_examples(paths, template)
+                examples = read_examples(paths, template, answers)
                 yield from (each for each in examples if (each.digest in held_out) == (split == VALID))
             else:
-                yield from read_examples(paths if split == TRAIN else own, template)
+                yield from read_examples(paths if split == TRAIN else own, template, answers)
 
         validation_first = (VALID, TRAIN)  # what is wrong there is said before all else is encoded
         written = {name: _write(folder, name, examples_of(name), tokenizer, progress) for name in validation_first}
         splits = {name: written[name][0] for name in (TRAIN, VALID)}
         if not tokenizer.chat_template and any(conversations for _, conversations in written.values()):
             tokenizer = tokenizer.with_chat_template(PLAIN)  # which runs and their exports then have too
-        write_description(folder, tokenizer, splits, {"sources": [str(path) for path in read], "examples": True})
+        write_description(
+            folder, tokenizer, splits, {"sources": [str(path) for path in read], "examples": True, **further}
+        )
         return splits
 
 
@@ -83,10 +89,9 @@ def _write(
     mask.append(np.zeros(shards.tokens, np.uint8))  # end-of-text, which every split begins with
     for example in examples:
         ids, marks = encode_example(example, tokenizer)
-        completion = len(example.completion.encode())
-        shards.append(ids, 1, len(example.prompt.encode()) + completion)
+        shards.append(ids, 1, len(example.text.encode()))
         mask.append(marks)
-        mask.bytes += completion
+        mask.bytes += len(example.learned.encode())
         conversations = conversations or example.conversation
         if shards.documents % _SHOWN_EVERY == 0:
             progress(f"encoding {name}", shards.bytes, 0)

@@ -255,6 +255,25 @@ def test_examples_in_a_folder_and_what_prepare_refuses(
         assert not (tmp_path / "b").exists()
 
 
+def test_each_answer_of_a_conversation(lost: Callable, prepared: Dataset, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("user", "the"), ("assistant", "rank"))]
+    lines = [json.dumps({"messages": [*turns, {"role": "user", "content": f"and {n}"}, turns[1]]}) for n in range(9)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines))
+    prepare = ("prepare", tmp_path / "chat.jsonl", "--tokenizer", prepared.path, "--valid-fraction", 0.2)
+    splits = []
+    for name, options in (("last", ()), ("all", ("--answers", "all"))):
+        done = lost(*prepare, "--examples", *options, "--out", tmp_path / name, "--json")
+        assert done.code == 0, done.err
+        described = json.loads((tmp_path / name / "dataset.json").read_text())
+        splits.append(described["splits"]["train"])
+        assert described["origin"].get("answers", "last") == name
+    assert splits[0]["tokens"] == splits[1]["tokens"]
+    answer = len(prepared.tokenizer.encode("rank"))
+    assert splits[1]["targets"]["tokens"] - splits[0]["targets"]["tokens"] == answer * splits[0]["documents"]
+    refused = lost(*prepare, "--answers", "all", "--out", tmp_path / "text")
+    assert (refused.code, "--answers all without --examples" in refused.err) == (2, True), refused.err
+
+
 def test_nothing_but_ends_to_learn(lost: Callable, base: dict[str, Path], tmp_path: Path) -> None:
     """Targets that stand for no bytes have no bits a byte."""
     lines = [json.dumps({"prompt": f"the rank {number}", "completion": ""}) for number in range(30)]

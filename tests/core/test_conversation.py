@@ -112,7 +112,7 @@ def test_a_record_is_an_example_to_learn_from(prepared: Dataset, template: str |
     (tmp_path / "chat.jsonl").write_text(record + "\n")
     (example,) = read_examples([tmp_path / "chat.jsonl"], template_of(tokenizer))
     assert example.conversation is (template is not None)
-    assert (example.prompt + example.completion).endswith("the\x1b[2J\u202e rank")
+    assert example.text.endswith("the\x1b[2J\u202e rank")
 
 
 def test_an_answer_ends_with_its_turn(tmp_path: Path) -> None:

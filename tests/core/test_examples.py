@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from lost.data.dataset import Dataset
 from lost.data.loss_mask import EXAMPLE_START, IN_LOSS
 from lost.errors import DataError, MissingPackageError
-from lost.prepare.example_lines import encode_example, read_examples
+from lost.prepare.example_lines import Answers, encode_example, read_examples
 from lost.tokenizer import Tokenizer, load_tokenizer
 from lost.tokenizer.chat_template import PlainTemplate, question, template_of
 
@@ -42,10 +42,12 @@ RECORDS: list[dict[str, Any]] = [
 ]
 
 
-def encoded(record: dict[str, Any], tokenizer: Tokenizer, folder: Path) -> tuple[list[int], np.ndarray]:
+def encoded(
+    record: dict[str, Any], tokenizer: Tokenizer, folder: Path, answers: Answers = "last"
+) -> tuple[list[int], np.ndarray]:
     file = folder / "one.jsonl"
     file.write_text(json.dumps(record))
-    (example,) = read_examples([file], template_of(tokenizer))
+    (example,) = read_examples([file], template_of(tokenizer), answers)
     ids, marks = encode_example(example, tokenizer)
     assert marks[0] & EXAMPLE_START
     assert not (marks[1:] & EXAMPLE_START).any()
@@ -75,6 +77,51 @@ def test_a_prompt_asked_is_encoded_as_it_was_learned(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(saved(tmp_path / "tokenizer", CHATML, TURN_END))
     ids, counted = encoded(RECORDS[0], tokenizer, tmp_path)
     assert question(tokenizer, "the rank of").tolist() == ids[: int(counted.argmax())]
+
+
+def test_each_answer_is_what_transformers_marks(tmp_path: Path) -> None:
+    """And what ends its turn; the tokens are those of the last answer's example, or of both spans alone."""
+    folder = saved(tmp_path / "tokenizer", CHATML, TURN_END)
+    tokenizer, theirs = load_tokenizer(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    messages = RECORDS[2]["messages"]
+    marked = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    ids, counted = encoded(RECORDS[2], tokenizer, tmp_path, "all")
+    assert ids == [*marked["input_ids"], tokenizer.end_of_text] or ids == marked["input_ids"]
+    ours, own = counted[: len(marked["input_ids"])], np.array(marked["assistant_masks"], bool)
+    assert ours[own].all()
+    assert {tokenizer.decode([ids[each]]) for each in np.flatnonzero(ours & ~own)} == {"\n"}
+    assert ids == encoded(RECORDS[2], tokenizer, tmp_path)[0]
+    assert tokenizer.decode(np.array(ids)[counted].tolist()).count("first") == 1
+    for record in (RECORDS[0], RECORDS[1], RECORDS[3]):
+        last, each = encoded(record, tokenizer, tmp_path), encoded(record, tokenizer, tmp_path, "all")
+        assert last[0] == each[0]
+        np.testing.assert_array_equal(last[1], each[1])
+
+
+def test_each_answer_without_a_template(prepared: Dataset, tmp_path: Path) -> None:
+    tokenizer = prepared.tokenizer
+    ids, counted = encoded(RECORDS[2], tokenizer, tmp_path, "all")
+    edges = np.flatnonzero(np.diff(counted, prepend=False)).tolist()
+    pieces = [tokenizer.decode(ids[begin:end]) for begin, end in zip([0, *edges], [*edges, len(ids) - 1], strict=True)]
+    assert pieces == [
+        "<|system|>\nYou answer.\n<|user|>\nthe <b>\u00e9</b>\n<|assistant|>\n",
+        "first",
+        "\n<|user|>\nand\n<|assistant|>\n",
+        "second",
+    ]
+    assert counted[-1]
+
+
+def test_a_template_that_changes_earlier_answers(tmp_path: Path) -> None:
+    last = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content if loop.last or m.role == 'user' else '...' }}{% endfor %}"
+    )
+    tokenizer = load_tokenizer(
+        saved(tmp_path / "t", last + "{% if add_generation_prompt %}[assistant]{% endif %}", END)
+    )
+    assert encoded(RECORDS[2], tokenizer, tmp_path)[1].any()
+    with pytest.raises(DataError, match=r"one.jsonl:1: .*changes an answer once others follow.*use --answers last"):
+        encoded(RECORDS[2], tokenizer, tmp_path, "all")
 
 
 def test_without_a_template(prepared: Dataset, tmp_path: Path) -> None:
@@ -119,8 +166,8 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path: Path) -> None:
     said = f'{{"role": "user", "content": {half}}}, {{"role": "assistant", "content": {half}}}'
     file.write_text(f'{{"prompt": {half}, "completion": {half}}}\n{{"messages": [{said}]}}\n{{"text": {half}}}\n')
     for example in read_examples([file], PlainTemplate()):
-        assert "kara ?" in example.completion
-        assert (example.prompt + example.completion).encode()
+        assert "kara ?" in example.learned
+        assert example.text.encode()
 
 
 @pytest.mark.parametrize(
