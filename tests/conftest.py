@@ -56,7 +56,7 @@ settings.load_profile("patient")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one more than there are cores: a third of the time tests wait, for other processes and for clocks."""
+    """Return one more than there are cores: more than a quarter of the time tests wait, for others and for clocks."""
     return machine.cores() + 1
 
 

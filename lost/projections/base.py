@@ -186,12 +186,12 @@ class Projection(ABC):
         """
         return Spectrum(energies_of(self.merged(values))) if self.is_one_matrix else None
 
-    def approximated(self, weight: Array) -> dict[str, Array]:
+    def approximated(self, weight: Array) -> dict[str, Array] | None:
         """Return tensors, without the bias, whose matrix is near a weight (out x in), float64 but for indices.
 
-        Asked only of kinds that some kind `decomposes_as`, without activation.
+        Asked of kinds that some kind `decomposes_as`, without activation. None: this one approximates no matrix.
         """
-        raise NotImplementedError(f"{type(self).__name__} is named by decomposes_as, and has no `approximated`")
+        return None
 
     @abstractmethod
     def saved_per_token(self) -> int:

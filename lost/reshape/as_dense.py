@@ -68,6 +68,7 @@ def averaged_as_dense(parts: Sequence[Part], target: Config) -> Iterator[tuple[s
 
     Raises:
         CheckpointError: a weight isn't finite.
+        ConfigError: a layer's kind approximates no matrix.
     """
     dtype = NUMPY[target.train.param_dtype]
     layers = projections(target)
@@ -93,4 +94,9 @@ def averaged_as_dense(parts: Sequence[Part], target: Config) -> Iterator[tuple[s
 def _decomposed(layer: Projection, weight: np.ndarray, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Return the tensors of a layer that approximates a weight, but for its bias, as they are stored."""
     values, tensors = layer.approximated(weight), layer.tensors()
+    if values is None:
+        raise ConfigError(
+            f"--as-dense: {layer.name} is to be of kind {layer.settings.kind}, which approximates no matrix; expected a "
+            "kind that does in `decomposes_as`; correct the extension, or leave the option out"
+        )
     return {name: value if tensors[name].integer else value.astype(dtype) for name, value in values.items()}

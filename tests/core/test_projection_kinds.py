@@ -20,7 +20,7 @@ from lost.checkpoint.writer import write
 from lost.config import Config, ProjectionSettings
 from lost.data.dataset import Dataset
 from lost.engine import selftest
-from lost.errors import UserError
+from lost.errors import ConfigError, UserError
 from lost.interop.to_hf.card import card
 from lost.interop.to_hf.dense import merged_config
 from lost.method.spectrum import Spectrum
@@ -33,7 +33,7 @@ from lost.planning.roofline import Card, step_on_a_card
 from lost.projections import KINDS, Projection, Tensor, projection
 from lost.projections.base import OF_THE_LAYERS
 from lost.projections.lost import Lost
-from lost.reshape.as_dense import decomposed_target
+from lost.reshape.as_dense import averaged_as_dense, decomposed_target
 from lost.reshape.merge import Part
 
 
@@ -198,6 +198,17 @@ def test_an_average_is_of_the_kind_that_it_names(prepared: Dataset, tmp_path: Pa
             continue
         with pytest.raises(UserError, match="layers of kind quiet can't be decomposed"):
             decomposed_target([Part(source, 1.0)], 4)
+
+
+def test_a_kind_that_approximates_no_matrix_is_refused(
+    prepared: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another names it all the same."""
+    monkeypatch.setitem(KINDS, "misled", type("Misled", (Quiet,), {"decomposes_as": "quiet"}))
+    config = tiny_config(projection={"kind": "misled"}, model={"vocab_size": 320})
+    part = Part(write(tmp_path / "a", initial_values(config), (), config, TrainState(), prepared.tokenizer), 1.0)
+    with pytest.raises(ConfigError, match="is to be of kind quiet, which approximates no matrix"):
+        dict(averaged_as_dense([part], decomposed_target([part], 4)))
 
 
 @pytest.mark.parametrize("kind", ["lost", "lowrank", "sltrain", "dense", "told"])
