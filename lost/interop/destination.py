@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 
-from lost.checkpoint import CHECKPOINTS, CONFIG, MANIFEST, MODEL, OPTIMIZER
+from lost.checkpoint import CHECKPOINTS, MANIFEST, open_checkpoint
 from lost.checkpoint.store import checkpoint_around, is_checkpoint_name
 from lost.errors import CheckpointError
 from lost.storage.nofollow import folder_within, resolved
@@ -14,7 +15,8 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
     """Refuse a path that exists, unless it is a checkpoint to be replaced, and one that a run would take for its own.
 
     Raises:
-        CheckpointError: something is at `path`, or around it.
+        CheckpointError: something is at `path`, or around it, or it is a checkpoint whose manifest is damaged, so that
+            nothing says what belongs to it.
     """
     if resolved(path) == resolved(source):
         raise CheckpointError(f"{path} is the source itself; expected another folder; choose one")
@@ -31,7 +33,7 @@ def check_destination(path: Path, source: Path, overwrite: bool) -> None:
         )
     _check_nothing_within(path)
     if path.exists():
-        check_only(path, (MANIFEST, CONFIG, f"{MODEL}-*", f"{OPTIMIZER}-*", "tokenizer*"))
+        check_only(path, (MANIFEST, *map(escape, open_checkpoint(path).files)))
 
 
 def _check_nothing_within(path: Path) -> None:

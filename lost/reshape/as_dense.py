@@ -96,7 +96,7 @@ def _decomposed(layer: Projection, weight: np.ndarray, dtype: np.dtype) -> dict[
     values, tensors = layer.approximated(weight), layer.tensors()
     if values is None:
         raise ConfigError(
-            f"--as-dense: {layer.name} is to be of kind {layer.settings.kind}, which approximates no matrix; expected a "
-            "kind that does in `decomposes_as`; correct the extension, or leave the option out"
+            f"--as-dense: {layer.name} is to be of kind {layer.settings.kind}, which approximates no matrix; expected "
+            "one that does in `decomposes_as`; correct the extension, or leave the option out"
         )
     return {name: value if tensors[name].integer else value.astype(dtype) for name, value in values.items()}

@@ -20,6 +20,7 @@ from lost.cli.converting.request import Request, check
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.errors import UserError
+from lost.interop.special_tokens import with_ends
 from lost.model.init import initial_values
 from lost.optim import state_shapes
 from lost.storage.files import atomic_dir
@@ -143,6 +144,22 @@ def test_nothing_is_overwritten_unasked(lost: Lost, run: Path, source: Checkpoin
     assert (answer.code, "holds notes.md, which would go with it" in answer.err) == (2, True), answer.err
     assert (tmp_path / "out" / "notes.md").exists()
     assert lost("convert", run, tmp_path / "other", "--to", "gguf").code == 2
+
+
+def test_all_that_a_checkpoint_has_is_its_own(
+    lost: Lost, config: Callable[..., Config], prepared: Dataset, tmp_path: Path
+) -> None:
+    """Of a model with several tokens that end a text too, which stand in a file; a damaged one doesn't say what it has."""
+    settings, source, out = config(model={"vocab_size": 320}), tmp_path / "source", tmp_path / "out"
+    tokenizer = with_ends(prepared.tokenizer, (prepared.tokenizer.end_of_text, 7))
+    checkpoint.write(source, initial_values(settings), (), settings, TrainState(), tokenizer)
+    for options in ((), ("--overwrite",)):
+        answer = lost("convert", source, out, *options)
+        assert answer.code == 0, answer.err
+    assert (out / "generation_config.json").exists()
+    (out / "manifest.json").write_text("{")
+    answer = lost("convert", source, out, "--overwrite")
+    assert (answer.code, "manifest.json is damaged" in answer.err, out.exists()) == (2, True, True), answer.err
 
 
 def test_what_was_not_written_correctly_replaces_nothing(
