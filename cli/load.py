@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lost.checkpoint import Checkpoint
     from lost.config import ModelConfig
     from lost.engine import Engine
     from lost.interop.source import Source
@@ -24,6 +25,30 @@ def open_model(path: Path) -> "Source":
     for remark in source.remarks:
         note(remark)
     return source
+
+
+def open_checkpoint_of(path: Path) -> "Checkpoint":
+    """Return the checkpoint that a path or RUN@STEP names, of a run its newest intact one, and show what was skipped.
+
+    Raises:
+        CheckpointError: there is none.
+        UserError: it is a model of another library, or an export.
+    """
+    from lost.checkpoint import checkpoint_named, find_checkpoint
+    from lost.cli.render.output import note
+    from lost.errors import UserError
+    from lost.interop.hub.download import as_typed, is_address
+    from lost.interop.source import is_folder_of_another
+
+    if is_address(path) or is_folder_of_another(path):
+        raise UserError(
+            f"{as_typed(path)} is an export, or a model of another library; expected a run or a checkpoint of `lost "
+            f"train`; make one of it by `lost convert {as_typed(path)} CHECKPOINT --from hf`"
+        )
+    checkpoint, rejected = find_checkpoint(checkpoint_named(path))
+    for reason in rejected:
+        note(f"skipped: {reason}")
+    return checkpoint
 
 
 def load_model(path: Path, backend: str, device: str) -> "tuple[Source, Engine]":

@@ -1,31 +1,28 @@
 """`lost convert --to peft`: exporting adapters alone."""
 
-from lost.cli.converting.exporting import NEEDS_OF_UPLOAD, UPLOAD, check_license, send
-from lost.cli.converting.request import Answer, Job, Request
+from typing import TYPE_CHECKING
+
+from lost.cli.converting.exporting import NEEDS, OPTIONS, REFUSES, published
+from lost.cli.converting.request import Answer, Job, Request, own_type
+
+if TYPE_CHECKING:
+    from lost.checkpoint import Checkpoint
 
 
 def _export(request: Request) -> Answer:
     """Export the adapters of a checkpoint, and say on which model they are to be opened."""
-    from lost.cli.converting.sources import checkpoint_of, own_type
+    return published(request, _written)
+
+
+def _written(request: Request, checkpoint: "Checkpoint") -> Answer:
     from lost.cli.render.output import note
     from lost.interop.hub.download import as_typed
-    from lost.interop.hub.upload import check_upload
     from lost.interop.to_peft import export
     from lost.utils.wording import sized
 
-    check_license(request.license)
-    checkpoint = checkpoint_of(request)
-    if request.push is not None:
-        check_upload(request.push, not request.dry_run)
-    result = export(
-        checkpoint,
-        request.out,
-        own_type(request),
-        request.overwrite,
-        request.backend,
-        request.license,
-        request.push is not None,
-    )
+    to_publish = request.push is not None
+    kept, how = own_type(request), (request.overwrite, request.backend, request.license, to_publish)
+    result = export(checkpoint, request.out, kept, *how)
     for remark in result.remarks:
         note(remark)
     if result.base is None:
@@ -42,16 +39,7 @@ def _export(request: Request) -> Answer:
         f"{sized(result.bytes)}; opens with peft{f' on {as_typed(result.base)}' if result.base else ''}",
         f"the base model with what was written: log-probabilities differ by at most {result.difference:.1e}",
     ]
-    if request.push is not None:
-        value["push"], more = send(request.push, request)
-        lines += more
     return value, lines
 
 
-JOB = Job(
-    "--to peft",
-    frozenset({*UPLOAD, "--license"}),
-    _export,
-    NEEDS_OF_UPLOAD,
-    {"--device": "adapters are compared on the CPU", "--part-mib": "adapters are one file"},
-)
+JOB = Job("--to peft", OPTIONS | {"--license"}, _export, NEEDS, REFUSES | {"--part-mib": "adapters are one file"})

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lost.cli.converting import quantizing
-from lost.cli.converting.request import Answer, Job, Need, Request
+from lost.cli.converting.request import Answer, Job, Need, Request, own_type
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lost.checkpoint import Checkpoint
     from lost.interop.to_hf.folder import Export
 
@@ -30,14 +32,32 @@ DryRun = Annotated[
 
 def _export(request: Request) -> Answer:
     """Export a checkpoint, tell which programs opened it and agreed, and upload it where that is wanted."""
-    from lost.cli.converting.sources import checkpoint_of
-    from lost.cli.render.output import note
+    return published(request, _written)
+
+
+def published(request: Request, write: "Callable[[Request, Checkpoint], Answer]") -> Answer:
+    """Return the answer of a function that writes an export, which is uploaded where that is wanted.
+
+    Raises:
+        UserError, NetworkError: it can't be uploaded, which is seen before anything is written as far as it can be.
+    """
+    from lost.cli.load import open_checkpoint_of
     from lost.interop.hub.upload import check_upload
 
-    check_license(request.license)
-    checkpoint = checkpoint_of(request)
+    _check_license(request.license)
+    checkpoint = open_checkpoint_of(request.source)
     if request.push is not None:
         check_upload(request.push, not request.dry_run)
+    value, lines = write(request, checkpoint)
+    if request.push is not None:
+        value["push"], more = _send(request, request.push)
+        lines += more
+    return value, lines
+
+
+def _written(request: Request, checkpoint: "Checkpoint") -> Answer:
+    from lost.cli.render.output import note
+
     note(f"writing {request.out}, then opening it with the programs that are installed, to compare ...")
     result = _gguf(request, checkpoint) if request.to == "gguf" else _folder(request, checkpoint)
     for remark in result.remarks:
@@ -47,19 +67,10 @@ def _export(request: Request) -> Answer:
     if not result.agreements:
         reader = "xllamacpp" if request.to == "gguf" else "transformers or mlx-lm"
         note(f"{request.out} was NOT checked: install {reader} and convert again, to have it opened and compared")
-    value, lines = _told(request, checkpoint, result)
-    if request.push is not None:
-        value["push"], more = send(request.push, request)
-        lines += more
-    return value, lines
+    return _told(request, checkpoint, result)
 
 
-def check_license(license: str | None) -> None:
-    """Refuse what the hub wouldn't take for a licence's name.
-
-    Raises:
-        UserError: it is none.
-    """
+def _check_license(license: str | None) -> None:
     from lost.errors import UserError
 
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
@@ -75,7 +86,6 @@ def _gguf(request: Request, checkpoint: "Checkpoint") -> "Export":
 
 
 def _folder(request: Request, checkpoint: "Checkpoint") -> "Export":
-    from lost.cli.converting.sources import own_type
     from lost.interop.to_hf.folder import export
 
     assert request.to == "hf" or request.to == "mlx-lm" or request.to == "dense"
@@ -120,12 +130,8 @@ def _told(request: Request, checkpoint: "Checkpoint", result: "Export") -> Answe
     return value, lines
 
 
-def send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
-    """Upload an export unless it is a dry run, and return the answer as JSON and as lines.
-
-    Raises:
-        UserError, NetworkError: as `upload`.
-    """
+def _send(request: Request, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Upload an export unless it is a dry run, and return the answer as JSON and as lines."""
     from lost.interop.hub.upload import replaced, upload
 
     files = {each.name: each.stat().st_size for each in sorted(request.out.iterdir())}
@@ -145,18 +151,19 @@ def send(name: str, request: Request) -> tuple[dict[str, Any], list[str]]:
     return value, lines
 
 
-UPLOAD = {"--dtype", "--push", "--public", "--dry-run", "--backend"}
-_FOLDER = frozenset({*UPLOAD, "--license", "--part-mib"})
+OPTIONS = frozenset({"--dtype", "--backend", "--push", "--public", "--dry-run"})
+"""What every export honours."""
+_FOLDER = OPTIONS | {"--license", "--part-mib"}
 _ONLY_UPLOADED = "it says how an export is uploaded"
-NEEDS_OF_UPLOAD = (Need("--public", ("--push",), _ONLY_UPLOADED), Need("--dry-run", ("--push",), _ONLY_UPLOADED))
-_REFUSES = {
+NEEDS = (Need("--public", ("--push",), _ONLY_UPLOADED), Need("--dry-run", ("--push",), _ONLY_UPLOADED))
+REFUSES = {
     "--device": "exports are compared on the CPU",
     "--weights-only": "exports never hold an optimizer state",
 }
 _OF_GGUF = {"--part-mib": "a GGUF is one file", "--bits": "--dtype q8_0 stores a GGUF in 8 bits"}
 JOBS = (
-    Job("--to hf", _FOLDER, _export, NEEDS_OF_UPLOAD, _REFUSES),
-    Job("--to mlx-lm", _FOLDER | quantizing.OPTIONS, _export, (*NEEDS_OF_UPLOAD, *quantizing.NEEDS), _REFUSES),
-    Job("--to dense", _FOLDER, _export, NEEDS_OF_UPLOAD, _REFUSES),
-    Job("--to gguf", frozenset(UPLOAD), _export, NEEDS_OF_UPLOAD, _REFUSES | _OF_GGUF),
+    Job("--to hf", _FOLDER, _export, NEEDS, REFUSES),
+    Job("--to mlx-lm", _FOLDER | quantizing.OPTIONS, _export, (*NEEDS, *quantizing.NEEDS), REFUSES),
+    Job("--to dense", _FOLDER, _export, NEEDS, REFUSES),
+    Job("--to gguf", OPTIONS, _export, NEEDS, REFUSES | _OF_GGUF),
 )

@@ -31,7 +31,7 @@ def _grow(request: Request) -> Answer:
     """Grow a checkpoint as `KEY=VALUE` say, and tell both sizes and how to train on."""
     from shlex import quote
 
-    from lost.cli.converting.sources import checkpoint_of
+    from lost.cli.load import open_checkpoint_of
     from lost.cli.render.output import count
     from lost.errors import UserError
     from lost.planning.budget import budget
@@ -44,7 +44,7 @@ def _grow(request: Request) -> Answer:
         raise UserError(
             f"--layers-by {depth}, and no layers are added: expected --grow layers=N with it; add it, or leave it out"
         )
-    source = checkpoint_of(request)
+    source = open_checkpoint_of(request.source)
     written, goal = grow(source, out, asked, depth or "stack", moments, request.part_bytes, request.overwrite)
     before, after = (budget(each).parameters for each in (goal.old, goal.new))
     total = sum(seal["size"] for seal in written.files.values())

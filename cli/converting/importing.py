@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lost.cli.converting import budgeting
-from lost.cli.converting.request import Answer, Job, Need, Request
+from lost.cli.converting.request import Answer, Job, Need, Request, own_type
 from lost.cli.options import path_option
 
 if TYPE_CHECKING:
@@ -49,14 +49,15 @@ MeasureOn = Annotated[
 
 def _import(request: Request) -> Answer:
     """Convert, and measure before and after."""
-    from lost.cli.converting.sources import own_type
     from lost.cli.render.output import note
     from lost.interop.destination import check_destination
     from lost.interop.from_hf import open_folder
     from lost.interop.from_hf.conversion import check_plain, write_decomposed, write_unchanged
     from lost.interop.hub.download import fetched
 
-    dtype, option = own_type(request), _asks_to_decompose(request)
+    dtype, budget = own_type(request), budgeting.asked(request)
+    option = request.given.get("--rank") or request.given.get("--budget")
+    _check_density(request.density)
     check_destination(request.out, request.source, request.overwrite)
     request = replace(request, source=fetched(request.source))
     imported = open_folder(request.source)
@@ -77,7 +78,7 @@ def _import(request: Request) -> Answer:
         written = write_unchanged(imported, request.out, dtype, *rest)
     else:
         weightings = _weightings(request, imported, engine, calibration)
-        target, chosen = _target(request, dtype, imported, weightings, engine, calibration)
+        target, chosen = _target(request, budget, dtype, imported, weightings, engine, calibration)
         written, layers = write_decomposed(imported, request.out, target, *rest, weightings, note)
         del weightings
     if engine and measured is not None:
@@ -89,18 +90,11 @@ def _import(request: Request) -> Answer:
     return value, _lines(request, value, layers, chosen.lines if chosen else [], before, after)
 
 
-def _asks_to_decompose(request: Request) -> str:
-    """Return the option that does, or nothing.
-
-    Raises:
-        UserError: its value is none that it takes.
-    """
+def _check_density(density: float | None) -> None:
     from lost.errors import UserError
 
-    budget = budgeting.asked(request)
-    if request.density is not None and not 0 < request.density <= 1:
-        raise UserError(f"density = {request.density}: expected a share of the input channels, in (0, 1]")
-    return request.given.get("--rank") or (f"--budget {budget.share:g}" if budget else "")
+    if density is not None and not 0 < density <= 1:
+        raise UserError(f"density = {density}: expected a share of the input channels, in (0, 1]")
 
 
 def _texts(request: Request, imported: "Imported") -> "tuple[np.ndarray | None, np.ndarray | None, int | None]":
@@ -124,6 +118,7 @@ def _texts(request: Request, imported: "Imported") -> "tuple[np.ndarray | None, 
 
 def _target(
     request: Request,
+    budget: "budgeting.Budget | None",
     dtype: "DType | None",
     imported: "Imported",
     weightings: "Weightings",
@@ -138,7 +133,6 @@ def _target(
 
     density = ProjectionSettings().density if request.density is None else request.density
     config = follow(imported.config, dtype)
-    budget = budgeting.asked(request)
     if budget is None:
         assert request.rank is not None
         return decomposed_config(config, equal_ranks(config, request.rank), density), None

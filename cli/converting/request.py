@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from lost.config import DType
     from lost.errors import UserError
     from lost.interop.to_gguf.tensors import GgufType
 
 Answer = tuple[dict[str, Any], list[str]]
 """What is answered: as JSON, and as lines."""
-_DEFAULTS = {"to": "lost", "source_kind": "lost"}  # which may be typed as well
-_EVERY_JOBS = {"--overwrite", "--json", "--to lost", "--from lost"}
+_WITH_VALUE = ("to", "source_kind")  # these name a job, which the value decides
+_EVERY_JOBS = {"--overwrite", "--json", "--to lost", "--from lost"}  # the defaults may be typed as well
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class Request:
     dry_run: bool
     backend: str
     device: str
-    as_json: bool
     given: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +75,7 @@ class Request:
             if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
                 option, value = max(parameter.opts, key=len), values[name]
                 shown = f"{option} {value}" if isinstance(value, str | int | float) and value is not True else option
-                given[shown if name in _DEFAULTS else option] = shown
+                given[shown if name in _WITH_VALUE else option] = shown
         names = {each.name for each in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names}, given=given)
 
@@ -83,6 +83,22 @@ class Request:
     def part_bytes(self) -> int:
         """After how many bytes a new file is started."""
         return self.part_mib << 20
+
+
+def own_type(request: Request) -> "DType | None":
+    """Return a type that our checkpoints and folders have; the others are GGUF's.
+
+    Raises:
+        UserError: it is one of those.
+    """
+    dtype = request.dtype
+    if dtype == "float16" or dtype == "q8_0":
+        from lost.errors import UserError
+
+        raise UserError(
+            f"--dtype {dtype} with --to {request.to}: expected float32 or bfloat16, or --to gguf; choose one"
+        )
+    return dtype
 
 
 @dataclass(frozen=True)

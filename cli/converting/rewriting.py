@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lost.cli.converting.request import Answer, Job, Request
+from lost.cli.converting.request import Answer, Job, Request, own_type
 
 WeightsOnly = Annotated[
     bool,
@@ -16,11 +16,11 @@ WeightsOnly = Annotated[
 
 def _rewrite(request: Request) -> Answer:
     from lost.checkpoint import OPTIMIZER
-    from lost.cli.converting.sources import checkpoint_of, own_type
+    from lost.cli.load import open_checkpoint_of
     from lost.interop.rewrite import rewrite
     from lost.utils.wording import counted, sized
 
-    source = checkpoint_of(request)
+    source = open_checkpoint_of(request.source)
     written = rewrite(
         source, request.out, own_type(request), request.weights_only, request.part_bytes, request.overwrite
     )

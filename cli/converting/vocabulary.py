@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lost.cli.converting.request import Answer, Job, Request
+from lost.cli.converting.request import Answer, Job, Request, own_type
 from lost.cli.options import model_path, path_option
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PruneVocab = Annotated[
 
 def _change(request: Request) -> Answer:
     """Write a checkpoint with another vocabulary."""
-    from lost.cli.converting.sources import checkpoint_of, own_type
+    from lost.cli.load import open_checkpoint_of
     from lost.cli.render.output import note
     from lost.interop.destination import check_destination
     from lost.interop.special_tokens import ends_of
@@ -44,7 +44,7 @@ def _change(request: Request) -> Answer:
     from lost.reshape.vocabulary.checkpoint import write_with
     from lost.reshape.vocabulary.pruning import prune
 
-    dtype, checkpoint = own_type(request), checkpoint_of(request)
+    dtype, checkpoint = own_type(request), open_checkpoint_of(request.source)
     check_destination(request.out, checkpoint.path, request.overwrite)
     before = checkpoint.tokenizer()
     if request.tokenizer:

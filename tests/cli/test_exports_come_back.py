@@ -167,7 +167,7 @@ def test_what_it_is_taken_for(lost: Callable, exported: Callable, tmp_path: Path
     """Each command that can't take it says which one can."""
     run, out = exported("lost")
     for arguments, words in (
-        ((out, tmp_path / "x"), "add --from hf"),
+        ((out, tmp_path / "x"), "CHECKPOINT --from hf`"),
         ((out, tmp_path / "x", "--from", "hf", "--rank", 4), "expected plain matrices"),
         ((run / "checkpoints" / "step-00000006", tmp_path / "x", "--from", "hf"), "is of a checkpoint of `lost train`"),
     ):

@@ -166,7 +166,7 @@ def test_models_that_the_hub_does_not_give(
     assert not [each for each in hub.requests if each.endswith((".bin", "x.safetensors"))]
     done = lost("convert", "hf://some/one@main", tmp_path / "out")
     assert (done.code, "hf://some/one@main is an export, or a model of another library" in done.err) == (2, True)
-    assert "add --from hf" in done.err
+    assert "CHECKPOINT --from hf`" in done.err
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     done = lost("inspect", "hf://some/one")
     assert (done.code, "the hub can't be reached" in done.err) == (75, True)

@@ -55,11 +55,10 @@ def merge(
 
     Models must be of one shape and vocabulary, keep the same channels and come from one start; others are refused.
     """
-    from lost.checkpoint import checkpoint_named, find_checkpoint
-    from lost.cli.render.output import answer, note
+    from lost.cli.load import open_checkpoint_of
+    from lost.cli.render.output import answer
     from lost.errors import UserError
     from lost.interop.destination import check_destination
-    from lost.interop.source import is_folder_of_another
     from lost.reshape.as_dense import averaged_as_dense, decomposed_target
     from lost.reshape.likeness import check_alike, layer_gaps
     from lost.reshape.merge import Part, averaged, write_merged
@@ -80,14 +79,7 @@ def merge(
     shares = _shares(weights, len(sources))
     parts = []
     for path, share in zip(sources, shares, strict=True):
-        if is_folder_of_another(path):
-            raise UserError(
-                f"{path} is an export, or a model of another library; expected a run or a checkpoint; make one of it "
-                f"by `lost convert {path} CHECKPOINT --from hf`, and merge that"
-            )
-        found, rejected = find_checkpoint(checkpoint_named(path))
-        for reason in rejected:
-            note(f"skipped: {reason}")
+        found = open_checkpoint_of(path)
         check_destination(out, found.path, overwrite)
         parts.append(Part(found, share))
     target = decomposed_target(parts, as_dense) if as_dense else parts[0].checkpoint.config
