@@ -19,7 +19,7 @@ PINS = Path(__file__).parents[1] / "constraints.txt"
 LIBRARY, KERNELS = "mlx/lib/libmlx.dylib", "mlx/lib/mlx.metallib"
 ANYWHERE = {  # in MLX for Linux too
     "MLX_RANK": "lost/distributed: which worker this is",
-    "MLX_HOSTFILE": "backends/mlx/distributed: whether a ring was started",
+    "MLX_HOSTFILE": "lost/distributed: whether a ring was started, and who is on this machine",
 }
 IN_LIBRARY = {
     **ANYWHERE,

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from lost.backends.mlx.distributed.group import workers_here
+from lost.distributed.launcher import local_rank
 from lost.errors import BackendError
 from lost.utils.machine import memory_bytes
 
@@ -42,7 +42,7 @@ def capacity(device: str) -> int:
     """
     told = mx.device_info(named(device)) if device == "gpu" else {}  # that of NVIDIA's has other names
     whole = told.get("max_recommended_working_set_size") or told.get("total_memory") or memory_bytes()
-    return int(whole) // workers_here()
+    return int(whole) // local_rank()[1]
 
 
 def named(device: str) -> mx.Device:

@@ -48,7 +48,7 @@ def generate(
     """
     from lost.cli.load import load_model
     from lost.cli.render.output import answer, note, write_text
-    from lost.cli.render.streams import check_read, opened_input
+    from lost.cli.render.streams import has_reader, opened_input
     from lost.errors import UserError
     from lost.generation.continuation import Continuation, begun
     from lost.generation.sampler import Sampler
@@ -85,7 +85,7 @@ def generate(
             write_text("" if chat else prompt, raw)
             for piece in answered:
                 write_text(piece, raw)
-                if not check_read():
+                if not has_reader():
                     return
             write_text("\n", raw)
         if answered.ended == "length" and room < max_tokens:

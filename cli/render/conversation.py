@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lost.cli.render.output import note, write_text
-from lost.cli.render.streams import check_read, check_written, opened_input
+from lost.cli.render.streams import check_written, has_reader, opened_input
 from lost.errors import StorageError, UserError
 from lost.generation.conversation import Conversation
 from lost.storage.files import replace_text
@@ -71,7 +71,7 @@ def converse(conversation: Conversation, model: str, seq_len: int | None, raw: b
         if new := conversation.dropped - dropped:
             note(f"left out the oldest {counted(new, 'turn')}: the model has no more positions; /reset begins anew")
         _show(conversation, pieces, raw, interactive)
-        if not check_read():
+        if not has_reader():
             break
         if seq_len and conversation.tokens > seq_len and not warned:
             warned = True
@@ -191,7 +191,7 @@ def _show(conversation: Conversation, pieces: Iterator[str], raw: bool, interact
     with _interruptible() if interactive else nullcontext(lambda: False) as interrupted, suppress(_Interrupted):
         for piece in pieces:
             write_text(piece, raw)
-            if interrupted() or not check_read():
+            if interrupted() or not has_reader():
                 break
     write_text("\n", raw)
     answer = conversation.answer

@@ -14,7 +14,7 @@ from rich.text import Text
 from lost.cli.render.folding import folded
 from lost.cli.render.output import count, duration, number
 from lost.tracking import Tracker
-from lost.tracking.metrics import texts
+from lost.tracking.metrics import kind_of, texts
 from lost.utils.printable import JOINERS, printable
 from lost.utils.wording import counted, sized
 
@@ -117,7 +117,7 @@ class TrainingScreen(Tracker):
 
     def measurement(self, row: dict[str, Any]) -> None:
         """Show the noise scale beside the batch, or the extremes of an inspection."""
-        parts = _noise(row) if "noise_scale" in row else _extremes(row)
+        parts = _noise(row) if kind_of(row) == "noise" else _extremes(row)
         self.message("  ".join([f"step {row['step']}/{self._total}", *parts]))
 
     def samples(self, row: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def tolerant_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def check_read() -> bool:
+def has_reader() -> bool:
     """Return whether anybody may read what is printed next; if not, there is no need to compute it.
 
     Raises:

@@ -21,11 +21,12 @@ from lost.bench.options import LayerShape, as_kind, at_least
 from lost.bench.timing import summarize, time_interleaved
 from lost.config import Config, ProjectionSettings, TrainConfig
 from lost.data.batch import Batch
+from lost.distributed.launcher import check_alone
 from lost.engine import Backend, Engine, backend_module
-from lost.errors import ConfigError, UserError
+from lost.errors import ConfigError
 from lost.model.parameters import parameter_table, projections
 from lost.planning.budget import budget
-from lost.planning.peak_flops import peak_flops
+from lost.planning.peak_flops import peak_flops, tokens_at_peak
 from lost.planning.room import check_room
 from lost.projections import Projection, projection
 from lost.utils.machine import cores
@@ -133,8 +134,7 @@ def measure(
         UserError: a value is invalid, or the models don't fit the device.
     """
     at_least("--rounds", rounds)
-    if target.module.join(target.device).world_size > 1:
-        raise UserError("several processes were started, and lost bench runs in one; start it without the launcher")
+    check_alone()
     machine = target.bench.machine(target.device)
     load = os.getloadavg()[0]
     if target.device == "cpu" and load > cores() / 2:
@@ -206,7 +206,6 @@ def _model(
     _check_room(target, configs)
     train, batches = config.train, list(random_batches(config))
     predictions = sum(batch.predictions for batch in batches)
-    peak_rate = peak_flops(machine.device_name, train.product_dtype) if target.device.startswith("cuda") else None
 
     def step(engine: Engine) -> None:
         engine.step(batches, predictions, _LR).wait()
@@ -230,12 +229,13 @@ def _model(
     for kind in kinds:
         timing, count = summarize(times, kind), counts[kind]
         rate = predictions / timing["seconds"]["median"]
+        at_peak = tokens_at_peak(configs[kind], target.device, machine.device_name, 1)
         results[kind] = {
             **timing,
             "parameters": count.parameters,
             "flops_per_token": count.flops_per_token,
             "tokens_per_second": rate,
-            "mfu": rate * count.flops_per_token / peak_rate if peak_rate else None,
+            "mfu": rate / at_peak if at_peak else None,
             "peak_memory_bytes": peaks[kind],
             "planned_memory_bytes": count.memory.total,
             "saved_bytes": saved[kind],
@@ -247,7 +247,7 @@ def _model(
         "vocab_size": config.model.vocab_size,
         "checkpoint_activations": train.checkpoint_activations,
         "rounds": rounds,
-        "peak_flops": peak_rate,
+        "peak_flops": peak_flops(machine.device_name, train.product_dtype, target.device),
         "peak_memory_is": machine.memory,
         "results": results,
     }

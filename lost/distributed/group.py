@@ -86,8 +86,11 @@ class SingleProcess:
 def single_process() -> SingleProcess:
     """Return a group of this process alone.
 
+    Stricter than `launcher.check_alone`: of several that trained apart, each would write to the same run folder. So
+    a WORLD_SIZE counts without torchrun too.
+
     Raises:
-        BackendError: a launcher started several, which would all write to the same run folder.
+        BackendError: a launcher started several.
     """
     for variable, launcher in _LAUNCHERS.items():
         value = os.environ.get(variable)

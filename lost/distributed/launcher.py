@@ -1,5 +1,6 @@
 """The launcher that started this process: the local rank, and exits that nothing which is gone can hold up."""
 
+import json
 import os
 import signal
 import sys
@@ -17,8 +18,20 @@ LONGEST_EXIT = 15  # seconds; torchrun kills after 30
 
 
 def local_rank() -> tuple[int, int]:
-    """Return this process's rank among torchrun's on this machine, and their number; without torchrun (0, 1)."""
-    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Return this process's rank among the launcher's on this machine, and their number; without a launcher (0, 1).
+
+    `mlx.launch` tells it by the ring's host file, which lists each rank's addresses, `IP:PORT`. Its other backends have
+    no such file: jaccl connects machines.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        nodes = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text())
+        hosts, rank = [{each.rpartition(":")[0] for each in node} for node in nodes], int(os.environ["MLX_RANK"])
+        here = [not hosts[rank].isdisjoint(each) for each in hosts]
+        return sum(here[:rank]), max(1, sum(here))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a lone process's is empty
+        return 0, 1
 
 
 def launched() -> bool:

@@ -39,7 +39,7 @@ class Backend(Protocol):
         """
 
     def capacity(self, device: str) -> int:
-        """Return the memory of a device in bytes that a run may take."""
+        """Return the memory of a device in bytes that this process may take: its share, where several use the same."""
 
     def join(self, device: str = "auto") -> Workers:
         """Return the group of processes that this one belongs to.

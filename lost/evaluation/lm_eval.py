@@ -1,7 +1,8 @@
 """Tasks of EleutherAI's lm-evaluation-harness (`lm_eval`), run on an engine.
 
-lm_eval brings the tasks: data, prompts, few-shot examples, metrics and standard errors. Only its documented interface,
-`TaskManager` and `evaluate`, is used.
+lm_eval brings the tasks: data, prompts, few-shot examples, metrics and standard errors. Beside its documented
+interface, `TaskManager` and `evaluate`, this and the modules beside it read tasks' `config`, `OUTPUT_TYPE` and
+`fewshot_cfg`, whose split they set, `TaskManager.task_index`, and generation settings by `normalize_gen_kwargs`.
 """
 
 import math

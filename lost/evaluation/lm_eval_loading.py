@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lost.errors import DataError, LostError, NetworkError, StorageError
+from lost.utils.hub import out_of_reach
 from lost.utils.wording import listed
 
-_BUSY = {408, 429}  # of HTTP: the same request may be answered later
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -111,7 +111,7 @@ def _told(name: str, error: Exception) -> LostError:
                 f"the data of task {name} can't be stored: {brief(cause)}; expected room in the cache of Hugging "
                 "Face's libraries; make some, or have HF_HOME name a folder elsewhere"
             )
-        if _of_the_network(cause):
+        if out_of_reach(cause):
             return NetworkError(
                 f"the data of task {name} can't be downloaded: {brief(cause)}; expected a network and a hub that "
                 "answers; give the same command again when there are"
@@ -126,13 +126,3 @@ def _behind(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-def _of_the_network(error: BaseException) -> bool:
-    """Whether this is what the hub's library, its HTTP client or the data's library raises of a hub out of reach."""
-    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "LocalEntryNotFoundError":
-        return True
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status is not None:
-        return bool(status >= 500 or status in _BUSY)
-    return type(error).__module__.startswith("httpx")

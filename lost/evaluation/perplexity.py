@@ -93,7 +93,7 @@ def evaluate(
 
     Args:
         engine: holds the model.
-        tokens: ids, beginning with end-of-text.
+        tokens: ids, beginning with the one that the text is read after.
         seq_len: tokens in a window.
         batch_size: windows at once; affects only speed, memory and `lineage_perplexity`.
         text_bytes: bytes of the text.
@@ -149,16 +149,14 @@ def _measured(
     return Evaluation(nll, count, counting.seen, text_bytes if count == whole else None)
 
 
-def text_tokens(
-    tokenizer: Tokenizer, path: Path, note: Callable[[str], None], begin: int | None = None
-) -> tuple[np.ndarray, int]:
+def text_tokens(tokenizer: Tokenizer, path: Path, note: Callable[[str], None], begin: int) -> tuple[np.ndarray, int]:
     """Return the tokens (n,) of a text, with end-of-text between documents, and its length in UTF-8 bytes.
 
     Args:
         tokenizer: makes the tokens.
         path: a file or a folder.
         note: told which files of a folder are left out.
-        begin: the token that it is read after, which stands first; None: end-of-text.
+        begin: the token that it is read after, which stands first.
 
     Raises:
         DataError: there is no text.
@@ -171,8 +169,7 @@ def text_tokens(
         note(remark)
     if not documents:
         raise DataError(f"{path} is empty; expected text")
-    first = tokenizer.end_of_text if begin is None else begin
-    tokens = np.concatenate([[first], tokenizer.encode_documents(documents)[:-1]])
+    tokens = np.concatenate([[begin], tokenizer.encode_documents(documents)[:-1]])
     return tokens, sum(len(document.encode()) for document in documents)
 
 

@@ -25,7 +25,7 @@ from lost.method.decompose import leading_pair
 from lost.model.adapted import adapters, base_config
 from lost.model.parameters import parameter_table
 from lost.projections.adapters import Adapter
-from lost.storage.arrays import Digest
+from lost.storage.arrays import digest_of
 from lost.storage.files import atomic_dir
 from lost.storage.nofollow import DOCUMENT_BYTES, read_bytes, write_new
 from lost.storage.tensors import read_tensors, write_tensors
@@ -164,17 +164,9 @@ def _base(origin: Origin | None) -> Source | None:
         except CheckpointError:
             return None
         if not adapters(found.config):
-            return found if _fingerprint(found) == origin.fingerprint else None
+            return found if digest_of(found.parameters()) == origin.fingerprint else None
         origin = found.progress.origin if found.progress else None
     return None
-
-
-def _fingerprint(base: Source) -> str:
-    """Return what a run notes of the weights that it begins with."""
-    digest = Digest()
-    for _ in digest.passing(base.parameters()):
-        pass
-    return digest.hexadecimal
 
 
 def _compared(config: Config, base: Source | None) -> list[str]:

@@ -14,13 +14,11 @@ class Spectrum:
     Attributes:
         energies: their squares, descending, as many as aren't zero by the sizes of the layer's parts.
         rank: of the low-rank pair; None without one.
-        channels: kept input channels; None where a layer keeps none.
         sparse_share: the sparse part's share of the sum of both parts' squared norms; None without one.
     """
 
     energies: np.ndarray
     rank: int | None = None
-    channels: int | None = None
     sparse_share: float | None = None
 
     @property

@@ -70,7 +70,7 @@ def _report(projection: Projection, values: Mapping[str, np.ndarray]) -> LayerRe
         kind=kind,
         shape=shape,
         rank=spectrum.rank,
-        channels=spectrum.channels,
+        channels=projection.channels or None,
         norm=spectrum.norm,
         spectrum=spectrum.leading_share,
         effective_rank=spectrum.effective_rank,

@@ -35,30 +35,32 @@ _TFLOPS = {
 _VARIANTS = re.compile(r"\b(laptop|max-q|ti|super|d|mig)\b")
 
 
-def peak_flops(device_name: str, dtype: str) -> float | None:
+def peak_flops(device_name: str, dtype: str, device: str = "cuda") -> float | None:
     """Return the peak dense FLOP/s of a GPU, or None where unknown.
 
     Args:
         device_name: as CUDA reports it, such as "NVIDIA H100 80GB HBM3".
         dtype: of the matrix products, float32, tf32 or bfloat16.
+        device: as PyTorch names it; of others than CUDA's no peak is known, though a processor may be called as a card.
     """
     name = device_name.lower()
-    if _VARIANTS.search(name):
+    if not device.startswith("cuda") or _VARIANTS.search(name):
         return None
     column, share = {"bfloat16": (0, 1.0), "tf32": (0, 0.5), "float32": (1, 1.0)}[dtype]
     rates = (rates for gpu, rates in _TFLOPS.items() if re.search(rf"\b{gpu}\b", name))
     return next((1e12 * share * each[column] for each in rates), None)
 
 
-def tokens_at_peak(config: Config, device_name: str, cards: int) -> float | None:
+def tokens_at_peak(config: Config, device: str, device_name: str, cards: int) -> float | None:
     """Return the tokens a second at which a model's own FLOPs would be all that cards can; None: that isn't known.
 
     What is reached, divided by it, is the MFU.
 
     Args:
         config: of the training, its vocabulary known.
+        device: as in `peak_flops`.
         device_name: of each card, as CUDA reports it.
         cards: how many share the batch.
     """
-    peak = peak_flops(device_name, config.train.product_dtype)
+    peak = peak_flops(device_name, config.train.product_dtype, device)
     return cards * peak / budget(config).flops_per_token if peak else None

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import getattr_static
 from math import prod
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -87,12 +88,13 @@ class Projection(ABC):
     """Whether a vector is added to the output, whatever the kind."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
-        """Take back what a subclass with layers of its own would claim of them by inheritance."""
+        """Take back what a subclass with layers of its own would claim of another's by inheritance."""
         super().__init_subclass__(**arguments)
         if "layers" in vars(cls):
+            without = next(each for each in cls.__mro__[1:] if getattr(each, "layers", None) is Projection.layers)
             for name in OF_THE_LAYERS:
                 if name not in vars(cls):
-                    setattr(cls, name, vars(Projection)[name])
+                    setattr(cls, name, getattr_static(without, name))
 
     def __post_init__(self) -> None:  # noqa: B027 - most kinds accept any shape
         """Refuse settings that don't fit the shape, with a ConfigError."""
@@ -198,11 +200,8 @@ class Projection(ABC):
         """Count the elements per token saved for the backward pass, without the input `x`."""
 
     def saved_beside(self, backend: str, device: str) -> int:
-        """Count the elements per token that a backend saves on a device beside `saved_per_token`.
-
-        On a CPU MLX keeps an activation's sigmoid, which is taken to be as wide as the rank.
-        """
-        return self.settings.rank if (backend, device) == ("mlx", "cpu") and self.has_activation else 0
+        """Count the elements per token that a backend saves on a device beside `saved_per_token`."""
+        return 0
 
     def elementwise_per_token(self) -> int | None:
         """Count the elements per token that are read and written between products, forward and backward, compiled.

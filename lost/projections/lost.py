@@ -110,7 +110,7 @@ class Lost(Bottleneck):
         selection[np.arange(kept), values["channels"]] = 1.0
         energies = energies_of_product(np.concatenate([basis, sparse], axis=1), np.concatenate([down, selection]))
         low = float(np.sum((basis.T @ basis) * (down @ down.T)))
-        return Spectrum(energies, rank, kept, share_of_sparse(sparse, low))
+        return Spectrum(energies, rank, share_of_sparse(sparse, low))
 
     def approximated(self, weight: Array) -> dict[str, Array]:
         """Return the leading triplets and what they leave of the kept channels, undone by gamma (`approximate`)."""

@@ -67,6 +67,10 @@ class Bottleneck(Projection):
         """The bottleneck."""
         return self.settings.rank
 
+    def saved_beside(self, backend: str, device: str) -> int:
+        """Count the sigmoid of an activation, which MLX keeps on a CPU."""
+        return self.settings.rank if (backend, device) == ("mlx", "cpu") and self.has_activation else 0
+
 
 class LowRank(Bottleneck):
     """y = up down x, with down (rank x in) and up (out x rank): the usual low-rank baseline."""

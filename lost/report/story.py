@@ -154,7 +154,7 @@ def _read(folder: Path, name: str) -> Story:
 
 def _with_mean(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with the mean loss since the one before; of versions that wrote none, the step's own loss."""
-    return {"loss_mean": row["loss"], **row} if "loss" in row else row
+    return {"loss_mean": row["loss"], **row} if kind_of(row) == "train" else row
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -22,7 +22,7 @@ from lost.interop.rewrite import NUMPY
 from lost.interop.special_tokens import own_tokenizer
 from lost.model.parameters import parameter_table
 from lost.projections import Projection
-from lost.storage.arrays import NOT_FINITE, Digest, NamedArrays, is_finite
+from lost.storage.arrays import NOT_FINITE, NamedArrays, digest_of, is_finite
 from lost.storage.nofollow import resolved
 from lost.storage.tensors import tensors_by_name
 
@@ -149,13 +149,11 @@ def _progress(parts: Sequence[Part]) -> TrainState:
 
 def _origin(part: Part) -> Origin:
     """Return where a part comes from."""
-    progress, data, digest = part.checkpoint.progress, part.checkpoint.config.data, Digest()
-    for _ in digest.passing(part.checkpoint.parameters()):
-        pass
+    progress, data = part.checkpoint.progress, part.checkpoint.config.data
     return Origin(
         str(resolved(part.checkpoint.path)),
         progress.step,
-        digest.hexadecimal,
+        digest_of(part.checkpoint.parameters()),
         before=kept_of_part(progress.origin),
         data=progress.data,
         data_path=data.path or " + ".join(data.mixture or ()),

@@ -98,3 +98,11 @@ class Digest:
     def hexadecimal(self) -> str:
         """The digest of all arrays so far."""
         return self._hash.hexdigest()
+
+
+def digest_of(arrays: NamedArrays) -> str:
+    """Return the digest of all arrays, read one by one."""
+    digest = Digest()
+    for _ in digest.passing(arrays):
+        pass
+    return digest.hexadecimal

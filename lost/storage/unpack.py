@@ -50,7 +50,7 @@ def opened(path: Path) -> BinaryIO:
         MissingPackageError: the package that unpacks it isn't installed.
         OSError: it can't be opened.
     """
-    unpack = {".gz": _gz, ".zst": _zst}.get(path.suffix)
+    unpack = _UNPACK.get(path.suffix)
     return io.BufferedReader(_Chunks(unpack(path)), _CHUNK) if unpack else open_read(path, follow=True)
 
 
@@ -100,3 +100,8 @@ class _Chunks(io.RawIOBase):
         size = min(len(buffer), len(self._left))
         buffer[:size], self._left = self._left[:size], self._left[size:]
         return size
+
+
+_UNPACK = {".gz": _gz, ".zst": _zst}
+PACKED = tuple(_UNPACK)
+"""Suffixes of packed files, which follow that of the format."""

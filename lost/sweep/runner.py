@@ -17,7 +17,7 @@ from lost.storage.files import storage
 from lost.storage.lock import holder
 from lost.storage.nofollow import open_update
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows
+from lost.tracking.metrics import last_of, read_rows
 from lost.training.run_dir import CONFIG
 from lost.utils.parsing import parse_object
 
@@ -162,7 +162,7 @@ def measured(folder: Path, answer: dict[str, Any], threads: int) -> dict[str, An
         threads: it had.
     """
     config, rows = load_config(folder / CONFIG), read_rows(folder / METRICS)
-    validated: dict[str, Any] = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    validated = last_of(rows, "validation")
     steps = [row for row in rows if "tokens_per_second" in row]
     per_step = config.tokens_per_step
     known = {**validated, **{key: value for key, value in answer.items() if value is not None}}

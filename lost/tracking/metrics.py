@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def kind_of(row: dict[str, Any]) -> str:
     """Return what a row tells of: `train` (a report), `validation`, `inspection`, `noise`, `samples`, `checkpoint`."""
     return next((kind for key, kind in _KINDS.items() if key in row), "checkpoint")
+
+
+def last_of(rows: Sequence[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Return the last row of a kind; an empty one where there is none."""
+    return next((row for row in reversed(rows) if kind_of(row) == kind), {})
 
 
 def texts(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -387,7 +387,5 @@ class Run:
 
 def _tokens_at_peak(config: Config, engine: Engine) -> float | None:
     """Return the tokens a second at which MFU would be 1; None: not known, as of anything but some CUDA cards."""
-    if not engine.device.startswith("cuda"):
-        return None
     machine = Target(engine.backend, engine.device).bench.machine(engine.device)
-    return tokens_at_peak(config, machine.device_name, engine.workers.world_size)
+    return tokens_at_peak(config, engine.device, machine.device_name, engine.workers.world_size)

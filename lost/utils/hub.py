@@ -7,6 +7,7 @@ from typing import Any
 from lost.errors import NetworkError, UserError
 from lost.utils.extras import need
 
+_BUSY = (408, 429)  # of HTTP: the same request may be answered later
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -58,14 +59,23 @@ def reaching(name: str, again: str = "give the same command again when there are
         status, said = error.response.status_code, " ".join((error.server_message or "").split())
         if status in (401, 403):
             raise UserError(f"{name}: the hub refused ({status} {said}); expected a token that may; {LOG_IN}") from None
-        if status < 500 and status not in (408, 429):
+        if not out_of_reach(error):
             raise UserError(f"{name}: the hub refused ({status} {said}); check name and options") from None
         raise _unreachable(name, f"it answers {status} {said}", again) from None
     except Exception as error:
-        network = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError)
-        if not isinstance(error, network) and not type(error).__module__.startswith("httpx"):
+        if not out_of_reach(error):
             raise  # of this machine's disk, or a defect
         raise _unreachable(name, " ".join(str(error).split()) or type(error).__name__, again) from None
+
+
+def out_of_reach(error: BaseException) -> bool:
+    """Return whether an error, of the hub's library, its HTTP client or the data's, says that it may answer later."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return bool(status >= 500 or status in _BUSY)
+    if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ == "LocalEntryNotFoundError":
+        return True
+    return type(error).__module__.startswith("httpx")
 
 
 def _unreachable(name: str, why: str, again: str) -> NetworkError:

@@ -7,18 +7,23 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from processes import run_python
 
+from lost.backends.torch import bench as torch_bench
 from lost.checkpoint import open_checkpoint
 from lost.config import Config
 from lost.data.dataset import Dataset
 from lost.model.load import load_config
 from lost.model.parameters import parameter_table
+from lost.planning.peak_flops import tokens_at_peak
 from lost.tracking.metrics import FILE as METRICS
 from lost.tracking.metrics import read_rows
 from lost.training import run as training
@@ -82,6 +87,16 @@ def test_utilization_where_the_peak_is_known(
         assert lost("train", tiny_yaml, "--data", prepared.path, "--out", out, "--set", "schedule.steps=2").code == 0
         rows = [row for row in read_rows(out / METRICS) if "lr" in row]
         assert [row.get("mfu") for row in rows] == [at_peak and row["tokens_per_second"] / at_peak for row in rows]
+
+
+def test_the_peak_is_that_of_all_cards(config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    described = replace(torch_bench.machine("cpu"), device_name="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch_bench, "machine", lambda device: described)
+    settings = config(train={"dtype": "bfloat16"})
+    for device, cards in (("cuda:0", 8), ("cpu", None)):
+        engine: Any = SimpleNamespace(backend="torch", device=device, workers=SimpleNamespace(world_size=8))
+        expected = cards and tokens_at_peak(settings, device, "h100", cards)
+        assert training._tokens_at_peak(settings, engine) == expected
 
 
 def test_eval(lost: Lost, run: Path, prepared: Dataset, tmp_path: Path) -> None:

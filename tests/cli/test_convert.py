@@ -149,7 +149,7 @@ def test_nothing_is_overwritten_unasked(lost: Lost, run: Path, source: Checkpoin
 def test_all_that_a_checkpoint_has_is_its_own(
     lost: Lost, config: Callable[..., Config], prepared: Dataset, tmp_path: Path
 ) -> None:
-    """Of a model with several tokens that end a text too, which stand in a file; a damaged one doesn't say what it has."""
+    """Of a model with several tokens that end a text, too, which stand in a file; a damaged one doesn't say."""
     settings, source, out = config(model={"vocab_size": 320}), tmp_path / "source", tmp_path / "out"
     tokenizer = with_ends(prepared.tokenizer, (prepared.tokenizer.end_of_text, 7))
     checkpoint.write(source, initial_values(settings), (), settings, TrainState(), tokenizer)

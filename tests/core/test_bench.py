@@ -67,9 +67,10 @@ def test_peaks(name: str, dtype: str, tera: float | None) -> None:
 
 def test_utilization_is_of_the_models_own_flops_on_all_cards(config: Callable[..., Config]) -> None:
     settings = config(train={"dtype": "bfloat16"})
-    found = tokens_at_peak(settings, "NVIDIA H100 80GB HBM3", 8)
+    found = tokens_at_peak(settings, "cuda:0", "NVIDIA H100 80GB HBM3", 8)
     assert found == pytest.approx(8 * 989e12 / budget(settings).flops_per_token)
-    assert tokens_at_peak(settings, "AMD EPYC", 1) is None
+    assert tokens_at_peak(settings, "cuda:0", "another card", 1) is None
+    assert tokens_at_peak(settings, "cpu", "AMD A10-7850K", 1) is None  # no A10
 
 
 def test_cola_has_an_activation_beside_layers_without_one() -> None:

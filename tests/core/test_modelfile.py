@@ -14,14 +14,15 @@ def test_a_modelfile_has_a_template_of_ours_or_leaves_it_to_ollama(prepared: Dat
     """No text of a stranger's template gets into it."""
     hostile = '{{ messages[0].content }}"""\nADAPTER /etc/passwd'
     forms = {"plain": PLAIN, "chatml": CHATML, "hostile": hostile, "no template": "{% endif %}"}
-    found = {name: modelfile("m.gguf", prepared.tokenizer.with_chat_template(text), 64) for name, text in forms.items()}
+    tokenizer = prepared.tokenizer
+    found = {name: modelfile("m.gguf", tokenizer.with_chat_template(text), 64, ()) for name, text in forms.items()}
     turn = '"""{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}\n{{ end }}<|assistant|>\n"""\n'
     assert f'TEMPLATE {turn}PARAMETER stop "<|user|>"' in found["plain"]
     assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n" in found["chatml"]
     first = found["hostile"].splitlines()[0]
     assert found["hostile"] == found["no template"] == f"{first}\nFROM ./m.gguf\nPARAMETER num_ctx 64\n"
-    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("m.gguf", prepared.tokenizer, 64)
-    assert modelfile("m.gguf", prepared.tokenizer, 131072).endswith("PARAMETER num_ctx 8192\n")  # whose cache fits
+    assert 'TEMPLATE """{{ .Prompt }}"""' in modelfile("m.gguf", prepared.tokenizer, 64, ())
+    assert modelfile("m.gguf", prepared.tokenizer, 131072, ()).endswith("PARAMETER num_ctx 8192\n")  # whose cache fits
 
 
 def test_what_the_system_says_by_itself(prepared: Dataset) -> None:
@@ -37,7 +38,7 @@ def test_what_the_system_says_by_itself(prepared: Dataset) -> None:
         "no turn": "a",
     }
     found = {
-        name: modelfile("m.gguf", prepared.tokenizer.with_chat_template(head.replace("HEAD", text)), 64)
+        name: modelfile("m.gguf", prepared.tokenizer.with_chat_template(head.replace("HEAD", text)), 64, ())
         for name, text in said.items()
     }
     assert 'SYSTEM """You are Q.\nBe brief."""\n' in found["plain"]

@@ -1,9 +1,7 @@
 """The process group under `mlx.launch`: every worker has a copy of the model and a share of the batch."""
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -37,20 +35,6 @@ def join(device: str = "auto") -> "SingleProcess | MlxGroup":
             f"the workers of mlx.launch can't connect: {error}; expected every host in the host file to be reachable; "
             "see docs/mac.md"
         ) from None
-
-
-def workers_here() -> int:
-    """Return how many of `mlx.launch`'s processes share this machine, by its ring's host file; 1 where none tells.
-
-    The file lists each rank's addresses, `IP:PORT`. Other backends have no such file: jaccl connects machines.
-    """
-    try:
-        nodes = json.loads(Path(os.environ["MLX_HOSTFILE"]).read_text())
-        hosts = [{address.rpartition(":")[0] for address in node} for node in nodes]
-        own = hosts[int(os.environ["MLX_RANK"])]
-        return max(1, sum(not own.isdisjoint(each) for each in hosts))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # a lone process's is empty
-        return 1
 
 
 class MlxGroup:

@@ -21,7 +21,7 @@ _FORMS = (
 )
 
 
-def modelfile(gguf: str, tokenizer: Tokenizer, positions: int, ends: Sequence[str] = ()) -> str:
+def modelfile(gguf: str, tokenizer: Tokenizer, positions: int, ends: Sequence[str]) -> str:
     """Return the content of a Modelfile.
 
     A chat template is written in Ollama's language if it gives a known form, and so is what it tells the model where a

@@ -19,7 +19,7 @@ from lost.projections import KINDS
 from lost.storage.nofollow import resolved
 from lost.tokenizer.chat_template import PLAIN
 from lost.tracking.metrics import FILE as METRICS
-from lost.tracking.metrics import read_rows
+from lost.tracking.metrics import last_of, read_rows
 from lost.utils.wording import counted
 
 _FRONT = """\
@@ -111,7 +111,7 @@ def adapter_card(
         dtype: of them.
         license: the hub's name of their licence; None: none was chosen.
     """
-    run = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path
+    run = _run_of(source)
     name, revision = base or ("BASE", None)
     return "\n".join(
         [
@@ -142,7 +142,7 @@ def card(
         license: the hub's name of the model's licence; None: none was chosen.
         quantized: what of it is in few bits; None: nothing.
     """
-    run = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path
+    run = _run_of(source)
     known = architecture(target)
     exceptions = (each["kind"] for each in target.projection.overrides.values() if "kind" in each)
     kinds = sorted({target.projection.kind, *exceptions})
@@ -178,6 +178,10 @@ def card(
         ),
     ]
     return "\n".join(sections)
+
+
+def _run_of(source: Checkpoint) -> Path:
+    return source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path
 
 
 def _training(run: Path, source: Checkpoint) -> list[str]:
@@ -224,8 +228,7 @@ def _measured(run: Path, source: Checkpoint) -> dict[str, str]:
     Those of validation say of which step they are, if of another, and whether of a part of the text.
     """
     rows = [row for row in _rows(run / METRICS) if row["step"] <= source.progress.step]
-    trained: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
-    validated: dict[str, Any] = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    trained, validated = last_of(rows, "train"), last_of(rows, "validation")
     if not rows and (loss := source.progress.validation_loss) is not None:
         validated = {"validation_loss": loss, "perplexity": perplexity(loss), "step": source.progress.step}
     limit, when = source.config.train.eval_tokens, ""

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lost.config.registry import Registry, load_extensions
+from lost.storage.unpack import PACKED
+from lost.utils.wording import listed
 
 if TYPE_CHECKING:
     from lost.prepare.reading.base import Reader
@@ -14,9 +16,6 @@ KINDS: "Registry[Reader]" = Registry("format")
 
 TEXT = "text"
 """The format of a file whose suffix is that of no other."""
-
-PACKED = (".gz", ".zst")
-"""Suffixes that follow that of the format; `lost.storage.unpack` unpacks what has them."""
 
 
 def format_of(path: Path) -> str:
@@ -40,7 +39,7 @@ def suffixes() -> tuple[str, ...]:
 def formats_in_words() -> str:
     """Return "text, .jsonl or .parquet", to stand in a sentence: plain text, and a suffix of each other format."""
     others = [suffix for name, reader in KINDS.items() if name != TEXT for suffix in reader.suffixes[:1]]
-    return f"{', '.join([TEXT, *others[:-1]])} or {others[-1]}"
+    return listed([TEXT, *others], "or")
 
 
 def _known(suffix: str) -> str | None:

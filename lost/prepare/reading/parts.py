@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from lost.prepare.reading.kinds import KINDS, PACKED, format_of
+from lost.prepare.reading.kinds import KINDS, format_of
+from lost.storage.unpack import PACKED
 
 _PARTS = 64  # of a file that can't be taken apart by ranges, or by few
 
