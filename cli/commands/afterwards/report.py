@@ -69,6 +69,6 @@ def check_replaceable(out: Path, overwrite: bool, ours: Callable[[Path], bool], 
         raise UserError(f"--out {out}: it is no file; expected a new file's name, or one to replace; name another")
     if not overwrite and not ours(out):
         raise UserError(
-            f"--out {out}: a file is there that `{command}` hasn't made, or not so that one can tell; expected a new "
-            "name, or what it made to replace; name another, or add --overwrite"
+            f"--out {out}: a file is there that `{command}` hasn't made, as far as it can tell; expected a new name, or "
+            "a file of its own to replace; choose another name, or add --overwrite"
         )
